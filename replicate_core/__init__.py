@@ -1,0 +1,40 @@
+"""Version control for machine learning, on any storage, with no server: the core, which knows no framework.
+
+`replicate` is the same API under the name people type. What is listed in `__all__` is the promise; everything else may
+change between versions.
+"""
+
+from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.errors import (
+    ConfigInvalid,
+    Corrupted,
+    InvalidInput,
+    MissingExtra,
+    NotFound,
+    ReplicateError,
+    StorageFailed,
+    TooNew,
+)
+from replicate_core.experiment import Experiment, ExperimentList
+from replicate_core.project import Experiments, Project, experiments, init
+from replicate_core.version import __version__
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointList",
+    "ConfigInvalid",
+    "Corrupted",
+    "Experiment",
+    "ExperimentList",
+    "Experiments",
+    "InvalidInput",
+    "MissingExtra",
+    "NotFound",
+    "Project",
+    "ReplicateError",
+    "StorageFailed",
+    "TooNew",
+    "__version__",
+    "experiments",
+    "init",
+]

@@ -1,0 +1,151 @@
+"""Laying the files of snapshots out in a local directory.
+
+Everything is fetched and verified first, beside its destination; only then is it moved into place. What one snapshot
+says about a path, a later one may replace: an experiment's code first, then the files of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicate_core.errors import InvalidInput, NotFound, StorageFailed
+from replicate_core.files import temporary_beside
+from replicate_core.manifest import File, Manifest, tree_problem
+from replicate_core.reading import read_parts
+from replicate_core.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a checkout will write. Paths are relative to the output directory."""
+
+    files: dict[str, File]
+    links: dict[str, str]
+    directories: tuple[str, ...]
+
+    def existing(self, directory: Path) -> list[str]:
+        """The paths that stand in `directory` already, and would be replaced."""
+        return [path for path in (*self.files, *self.links) if os.path.lexists(directory / path)]
+
+
+def lay_out(manifests: Sequence[Manifest], *, only: str | None = None) -> Layout:
+    """Plan a checkout of snapshots, later ones over earlier ones.
+
+    Args:
+        manifests: the snapshots.
+        only: a file or directory; nothing else is written.
+
+    Raises:
+        NotFound: nothing in the snapshots has the path `only`.
+    """
+    files: dict[str, File] = {}
+    links: dict[str, str] = {}
+    directories: dict[str, None] = {}
+    for manifest in manifests:
+        new = {*manifest.files, *manifest.links}
+        above = {parent for path in (*new, *manifest.directories) for parent in _parents(path)}
+        for path in [path for path in (*files, *links) if path in new or path in above or _parents(path) & new]:
+            files.pop(path, None)
+            links.pop(path, None)
+        files |= manifest.files
+        links |= manifest.links
+        directories |= dict.fromkeys(manifest.directories)
+    only = None if only is None else os.path.normpath(only).replace(os.sep, "/")
+    leaves = {path for path in (*files, *links) if _is_wanted(path, only)}
+    layout = Layout(
+        {path: file for path, file in files.items() if path in leaves},
+        {path: target for path, target in links.items() if path in leaves},
+        tuple(
+            path
+            for path in directories
+            if _is_wanted(path, only) and path not in leaves and not _parents(path) & leaves
+        ),
+    )
+    if only is not None and not (layout.files or layout.links or layout.directories):
+        known = ", ".join(sorted({*files, *links})[:10]) or "nothing"
+        raise NotFound(f"nothing has the path {only!r} there; there is: {known}")
+    if problem := tree_problem(layout.files, layout.links, layout.directories):
+        raise InvalidInput(f"these snapshots can't be laid out in one directory: {problem}")
+    return layout
+
+
+def _parents(path: str) -> set[str]:
+    names = path.split("/")
+    return {"/".join(names[:count]) for count in range(1, len(names))}
+
+
+def _is_wanted(path: str, only: str | None) -> bool:
+    return only in (None, ".", path) or only in _parents(path)
+
+
+def check_out(repository: Repository, layout: Layout, directory: Path) -> None:
+    """Write the files of a layout to a directory, which is made if needed; what stands in their place is replaced.
+
+    Raises:
+        Corrupted: a stored byte is not what was stored; nothing in the directory was changed.
+        InvalidInput: a directory stands where a file must go, or a link on the way leads out of `directory`.
+        StorageFailed: the storage can't be read, or the directory can't be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        root = directory.resolve()
+        for path in (*layout.files, *layout.links, *layout.directories):
+            _check_way(root, path)
+        for path in (*layout.files, *layout.links):
+            _check_replaceable(root / path)
+        staging = temporary_beside(root / "checkout")
+        staging.mkdir()
+        try:
+            for number, file in enumerate(layout.files.values()):
+                _write(repository, file, staging / str(number))
+            _move_into_place(layout, staging, root)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, StorageFailed):
+            raise
+        raise StorageFailed(f"can't write to {directory}: {error}. Make room there, or name another -o") from error
+
+
+def _check_way(root: Path, path: str) -> None:
+    target = root / path
+    if not target.parent.resolve().is_relative_to(root):
+        raise InvalidInput(f"{target.parent} leads out of {root}: remove the link in its place, or check out elsewhere")
+    blocking = next((above for above in target.parents if above != root and _is_file(above, root)), None)
+    if blocking is not None:
+        raise InvalidInput(f"{blocking} is a file, and {path!r} needs a directory there: move it away")
+
+
+def _check_replaceable(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        raise InvalidInput(f"{target} is a directory, and the checkout has a file of that name: move it away")
+
+
+def _is_file(path: Path, root: Path) -> bool:
+    return path.is_relative_to(root) and os.path.lexists(path) and not path.is_dir()
+
+
+def _write(repository: Repository, file: File, path: Path) -> None:
+    mode = 0o666 | file.mode & 0o111  # less what the user's umask says
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as output:
+        for data in read_parts(repository, file):
+            output.write(data)
+
+
+def _move_into_place(layout: Layout, staging: Path, root: Path) -> None:
+    for number, path in enumerate(layout.files):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / str(number), target)
+    for path in layout.directories:
+        (root / path).mkdir(parents=True, exist_ok=True)
+    for path, link_target in layout.links.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = temporary_beside(target)
+        os.symlink(link_target, fresh)
+        os.replace(fresh, target)

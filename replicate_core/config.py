@@ -1,0 +1,173 @@
+"""The project's `replicate.yaml`: where it is, what it may say, and what is wrong with it, by file and line.
+
+The only module that knows YAML. Opening the storage it names is `store`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from replicate_core.errors import ConfigInvalid, InvalidInput
+from replicate_core.records import PrimaryMetric, parse_primary_metric
+
+FILE_NAMES = ("replicate.yaml", "replicate.yml")
+DEFAULT_STORAGE = ".replicate/storage"
+
+KEYS = ("storage", "repository", "metrics")
+METRIC_KEYS = ("goal", "primary")
+OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
+"""Keys of the first replicate of 2020: taken, and without effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `replicate.yaml` says; the defaults where there is none."""
+
+    directory: Path
+    """The project directory, resolved."""
+    storage: str = DEFAULT_STORAGE
+    """A URL, or a path relative to the project directory."""
+    metrics: Mapping[str, PrimaryMetric] = field(default_factory=dict)
+    """The metrics whose goal is known, by name."""
+    primary_metric: PrimaryMetric | None = None
+    """The one of them that is marked as primary."""
+
+
+def find_directory(start: Path) -> Path:
+    """The project directory: the nearest one at or above `start` with a `replicate.yaml`, else `start` itself."""
+    start = start.resolve()
+    return next((above for above in (start, *start.parents) if _files(above)), start)
+
+
+def load(directory: Path) -> Config:
+    """Read the `replicate.yaml` of a project directory.
+
+    Raises:
+        ConfigInvalid: it can't be read or says something unknown; the message names file, line and nearest key.
+    """
+    directory = directory.resolve()
+    files = _files(directory)
+    if not files:
+        return Config(directory)
+    if len(files) > 1:
+        raise ConfigInvalid(f"{directory} has both {' and '.join(file.name for file in files)}: keep one of them")
+    return _Reader(files[0]).config(directory)
+
+
+def _files(directory: Path) -> list[Path]:
+    return [directory / name for name in FILE_NAMES if (directory / name).is_file()]
+
+
+class _Reader:
+    """Reads one file; knows the line of every value."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._loader: yaml.SafeLoader | None = None
+
+    def config(self, directory: Path) -> Config:
+        entries = dict(self._top())
+        self._warn_of_old_keys(entries)
+        storage = self._storage(entries)
+        metrics, primary = self._metrics(entries["metrics"]) if "metrics" in entries else ({}, None)
+        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary)
+
+    def _top(self) -> Iterator[tuple[str, yaml.Node]]:
+        try:
+            text = self._file.read_text("utf-8")
+            self._loader = yaml.SafeLoader(text)
+            root = self._loader.get_single_node()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigInvalid(f"{self._file} can't be read: {error}") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or error
+            raise ConfigInvalid(f"{self._file}{line}: this is no valid YAML: {problem}") from error
+        if root is None:  # an empty file
+            return
+        yield from self._mapping(root, "the file", (*KEYS, *OLD_KEYS), example="storage: s3://bucket/path")
+
+    def _mapping(
+        self, node: yaml.Node, what: str, known: tuple[str, ...] | None, *, example: str
+    ) -> Iterator[tuple[str, yaml.Node]]:
+        """The entries of a mapping, each key checked; `known=None` takes any name."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._error(node, f"{what} must hold `key: value` lines, for example `{example}`")
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if known is not None and key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[: len(KEYS)])}"
+                raise self._error(key_node, f"{key!r} is no key of {what}: {hint}")
+            if key in seen:
+                raise self._error(key_node, f"{key!r} stands twice in {what}")
+            seen.add(key)
+            yield key, value_node
+
+    def _storage(self, entries: Mapping[str, yaml.Node]) -> str | None:
+        found = {key: self._text(entries[key], key) for key in ("storage", "repository") if key in entries}
+        if len(set(found.values())) > 1:
+            raise self._error(
+                entries["repository"], "'storage' and 'repository' are two names for one thing, and here they differ"
+            )
+        return next(iter(found.values()), None)
+
+    def _text(self, node: yaml.Node, key: str) -> str:
+        value = self._value(node)
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(node, f"{key!r} must be a URL or a path, for example s3://bucket/path, not {value!r}")
+        return value.strip()
+
+    def _metrics(self, node: yaml.Node) -> tuple[dict[str, PrimaryMetric], PrimaryMetric | None]:
+        metrics: dict[str, PrimaryMetric] = {}
+        primary: PrimaryMetric | None = None
+        for name, entry in self._mapping(node, "metrics", None, example="val_loss: {goal: minimize, primary: true}"):
+            fields = dict(self._mapping(entry, f"the metric {name!r}", METRIC_KEYS, example="goal: minimize"))
+            if "goal" not in fields:
+                raise self._error(entry, f"the metric {name!r} needs a goal: minimize or maximize")
+            metrics[name] = self._goal(name, fields["goal"])
+            if "primary" in fields and self._flag(fields["primary"], name):
+                if primary is not None:
+                    raise self._error(entry, f"{name!r} and {primary.name!r} are both primary: only one metric can be")
+                primary = metrics[name]
+        return metrics, primary
+
+    def _goal(self, name: str, node: yaml.Node) -> PrimaryMetric:
+        value = self._value(node)
+        try:
+            return parse_primary_metric((name, value))  # type: ignore[return-value]  # a pair is never None
+        except InvalidInput as error:
+            raise self._error(node, f"the goal of {name!r} must be minimize or maximize, not {value!r}") from error
+
+    def _flag(self, node: yaml.Node, name: str) -> bool:
+        value = self._value(node)
+        if not isinstance(value, bool):
+            raise self._error(node, f"'primary' of the metric {name!r} must be true or false, not {value!r}")
+        return value
+
+    def _value(self, node: yaml.Node) -> object:
+        assert self._loader is not None, "nodes come from the loader"
+        try:
+            value: object = self._loader.construct_document(node)
+        except yaml.YAMLError as error:
+            raise self._error(node, f"this value can't be used: {error}") from error
+        return value
+
+    def _warn_of_old_keys(self, entries: Mapping[str, yaml.Node]) -> None:
+        old = [key for key in OLD_KEYS if key in entries]
+        if old:
+            warnings.warn(
+                f"{self._file}: {', '.join(old)}: these keys of the first replicate do nothing here, and can go",
+                stacklevel=2,
+            )
+
+    def _error(self, node: yaml.Node, problem: str) -> ConfigInvalid:
+        return ConfigInvalid(f"{self._file}, line {node.start_mark.line + 1}: {problem}")

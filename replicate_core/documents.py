@@ -1,0 +1,87 @@
+"""Stored documents: one line of JSON each, which carries the digest of its own bytes.
+
+Pure. What the documents say is in `records` and `manifest`; where they are stored is in `repository`.
+
+A sealed document is `{"digest":"sha256:<64 hex>","document":<JSON>}`, without white space between the parts: the
+digest is that of the bytes of the inner JSON. Any JSON tool reads it, and no flipped bit passes unseen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from replicate_core.errors import Corrupted
+from replicate_core.values import Value, dumps, loads
+
+DIGEST_NAME = "sha256"
+COUNT_MAX = 1 << 53
+"""The largest whole number that a document may hold: all JSON tools keep it exact."""
+
+DIGEST_LENGTH = len(DIGEST_NAME) + 1 + 64
+
+_HEAD = b'{"digest":"'
+_MIDDLE = b'","document":'
+_TAIL = b"}"
+_BODY_AT = len(_HEAD) + DIGEST_LENGTH + len(_MIDDLE)
+
+
+def digest(data: bytes | bytearray | memoryview) -> str:
+    """The digest of some bytes, in the form that is stored: `sha256:` and 64 hexadecimal characters."""
+    return f"{DIGEST_NAME}:{hashlib.sha256(data).hexdigest()}"
+
+
+def seal(document: Value) -> bytes:
+    """Write a document with its digest, as one line of UTF-8 that ends in a line break."""
+    body = dumps(document).encode()
+    return b"".join((_HEAD, digest(body).encode(), _MIDDLE, body, _TAIL, b"\n"))
+
+
+def unseal(data: bytes, *, key: str) -> Value:
+    """Read what `seal` wrote.
+
+    Args:
+        data: the stored bytes.
+        key: where they came from, for the error.
+
+    Raises:
+        Corrupted: the bytes are not those that were written.
+    """
+    line = data.removesuffix(b"\n")
+    framed = line[: len(_HEAD)] == _HEAD and line[_BODY_AT - len(_MIDDLE) : _BODY_AT] == _MIDDLE
+    if not framed or not line.endswith(_TAIL):
+        raise Corrupted(f"{key} is not a document of replicate: it begins with {data[:40]!r}")
+    wanted, body = line[len(_HEAD) : _BODY_AT - len(_MIDDLE)], line[_BODY_AT : -len(_TAIL)]
+    if digest(body).encode() != wanted:
+        raise Corrupted(
+            f"{key} was changed after it was written: its digest does not match. Restore it from a copy of the "
+            "repository; `replicate verify` lists everything that is damaged"
+        )
+    return loads(body)
+
+
+def expect_count(value: Value) -> int:
+    """The value, if it is a whole number from 0 to `COUNT_MAX`; else `Corrupted`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= COUNT_MAX:
+        raise Corrupted(f"{value!r} is no whole number from 0 to {COUNT_MAX}")
+    return value
+
+
+def expect_text(value: Value) -> str:
+    """The value, if it is text; else `Corrupted`."""
+    if not isinstance(value, str):
+        raise Corrupted(f"{value!r} is no text")
+    return value
+
+
+def expect_list(value: Value) -> list[Value]:
+    """The value, if it is a list; else `Corrupted`."""
+    if not isinstance(value, list):
+        raise Corrupted(f"{value!r} is no list")
+    return value
+
+
+def expect_mapping(value: Value) -> dict[str, Value]:
+    """The value, if it is a mapping; else `Corrupted`."""
+    if not isinstance(value, dict):
+        raise Corrupted(f"{value!r} is no mapping")
+    return value

@@ -1,0 +1,51 @@
+"""The errors of replicate: one tree, grouped by what the one who catches them does next.
+
+```
+ReplicateError
+  NotFound (KeyError)          an id, a file or a metric that is not there: look again
+  InvalidInput (ValueError)    a call with an argument that can't be taken: mend the call
+  ConfigInvalid (ValueError)   replicate.yaml or an ignore file is wrong: mend the file
+  StorageFailed (OSError)      the storage said no or nothing: check it, then try again
+  Corrupted                    stored bytes are not what was stored: restore them, or do without
+  TooNew                       written by a newer replicate: upgrade
+  MissingExtra (ImportError)   an optional package is not installed: install it
+```
+
+Every message says what was wanted, what was found and what to do. Foreign errors are translated in `store` alone.
+"""
+
+
+class ReplicateError(Exception):
+    """The root of the tree: catch it to catch everything that replicate raises on purpose."""
+
+
+class NotFound(ReplicateError, KeyError):
+    """Nothing has that id, name or path."""
+
+    def __str__(self) -> str:
+        # KeyError would show the message in quotes, with its line breaks escaped.
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidInput(ReplicateError, ValueError):
+    """An argument that can't be taken; nothing was recorded."""
+
+
+class ConfigInvalid(ReplicateError, ValueError):
+    """A file of the project that configures replicate is wrong; the message names file and line."""
+
+
+class StorageFailed(ReplicateError, OSError):
+    """The storage could not be reached, or refused; the original error is the `__cause__`."""
+
+
+class Corrupted(ReplicateError):
+    """Stored bytes do not match their digest, or a stored document can't be understood."""
+
+
+class TooNew(ReplicateError):
+    """The repository was written in a format that this version does not know."""
+
+
+class MissingExtra(ReplicateError, ImportError):
+    """A package that an optional feature needs is not installed; the message has the command."""

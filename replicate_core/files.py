@@ -1,0 +1,270 @@
+"""Local files: whole-or-nothing writes, copies that do not tear, and what of a directory belongs to a snapshot.
+
+What is stored of them, and where, is not here. Nothing follows a symbolic link out of the directory it is given.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pathspec
+
+from replicate_core.errors import ConfigInvalid, InvalidInput
+from replicate_core.manifest import link_problem
+
+IGNORE_FILE = ".replicateignore"
+
+SKIPPED_NAMES = frozenset(
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        ".replicate",
+        "__pycache__",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        ".ipynb_checkpoints",
+        ".nox",
+        ".tox",
+        ".venv",
+        "node_modules",
+        ".DS_Store",
+    }
+)
+"""Never part of a snapshot, wherever they stand."""
+
+ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
+"""A directory that holds one of these is a virtual environment, and never part of a snapshot."""
+
+COPY_BYTES = 1 << 20
+COPY_ATTEMPTS = 5
+
+_FALLOCATE_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_TEMPORARY = re.compile(r"\.replicate-[0-9a-f]{16}\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a snapshot of a directory holds. Paths are relative to its root, with `/` between their names."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    """Path of a link to its target, which is relative to the link."""
+    directories: tuple[str, ...] = ()
+    """Directories that hold nothing."""
+
+
+class IgnoreRules:
+    """The rules of a `.replicateignore`: the syntax of `.gitignore`."""
+
+    def __init__(self, lines: Sequence[str] = ()) -> None:
+        self._spec = pathspec.GitIgnoreSpec.from_lines(lines)
+
+    @classmethod
+    def of(cls, root: Path) -> IgnoreRules:
+        """The rules of the project at `root`; none where it has no such file.
+
+        Raises:
+            ConfigInvalid: the file is no UTF-8 text, or can't be read.
+        """
+        path = root / IGNORE_FILE
+        try:
+            return cls(path.read_text("utf-8").splitlines())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise ConfigInvalid(f"{path} can't be used: {error}. Its syntax is that of .gitignore") from error
+
+    def match(self, path: str, *, directory: bool) -> bool:
+        """Tell whether a path relative to the root is ignored."""
+        return self._spec.match_file(path + "/" if directory else path)
+
+
+def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path] = ()) -> Tree:
+    """Find the files of a snapshot: those at or below `start`, with paths relative to `root`.
+
+    Symbolic links that stay inside `root` are kept as links, except `start` itself, which is followed. What vanishes
+    meanwhile is left out; sockets, pipes and devices are passed over.
+
+    Args:
+        root: the project directory, resolved.
+        start: a file or directory inside it.
+        rules: what to leave out; `SKIPPED_NAMES` and virtual environments always are.
+        skipped: further directories to leave out, resolved (a storage inside the project).
+
+    Raises:
+        InvalidInput: a link leads out of the project, a name is no Unicode, or a directory can't be read.
+    """
+    tree = Tree()
+    if not start.is_dir():
+        return Tree({_relative(root, start): start.resolve()})
+    empty: list[str] = []
+    pending = [start]
+    while pending:
+        directory = pending.pop()
+        entries = _entries(directory, root)
+        kept = 0
+        for entry in entries:
+            path = _relative(root, Path(entry.path))
+            is_directory = entry.is_dir(follow_symlinks=False)
+            if entry.name in SKIPPED_NAMES or is_temporary(entry.name):
+                continue
+            if rules.match(path, directory=is_directory) or (is_directory and _left_out(Path(entry.path), skipped)):
+                continue
+            if entry.is_symlink():
+                tree.links[path] = _link_target(root, Path(entry.path))
+            elif is_directory:
+                pending.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                tree.files[path] = Path(entry.path)
+            else:
+                continue
+            kept += 1
+        if not kept and directory != root:
+            empty.append(_relative(root, directory))
+    for path in tree.links:
+        if problem := link_problem(path, tree.links):
+            raise InvalidInput(f"{problem}. Mend it, or name it in {root / IGNORE_FILE}")
+    return Tree(dict(sorted(tree.files.items())), dict(sorted(tree.links.items())), tuple(sorted(empty)))
+
+
+def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InvalidInput(
+            f"{directory} can't be read ({error.strerror}), so it can't be saved. Make it readable, or name it in "
+            f"{root / IGNORE_FILE}"
+        ) from error
+
+
+def _left_out(directory: Path, skipped: Sequence[Path]) -> bool:
+    return directory in skipped or any((directory / mark).exists() for mark in ENVIRONMENT_MARKS)
+
+
+def _relative(root: Path, path: Path) -> str:
+    text = path.relative_to(root).as_posix()
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"the name {text!r} in {root} is no Unicode text, so it can't be saved. Rename it, or name it in "
+            f"{root / IGNORE_FILE}"
+        ) from error
+    return text
+
+
+def _link_target(root: Path, link: Path) -> str:
+    """Where a link points, relative to itself."""
+    target = os.readlink(link)
+    relative = os.path.relpath(target, link.parent) if Path(target).is_absolute() else target
+    inside = Path(os.path.normpath(link.parent / relative)).is_relative_to(root)
+    if not inside:
+        raise InvalidInput(
+            f"{link} is a link to {target}, which lies outside of the project {root}, so it can't be saved. Copy what "
+            f"it points to into the project, or name the link in {root / IGNORE_FILE}"
+        )
+    return Path(relative).as_posix()
+
+
+def copy_steadily(source: Path, target: Path) -> os.stat_result:
+    """Copy a file that somebody may be writing: copied again until it stood still meanwhile.
+
+    Plain reads and writes into space that was set aside first: measured, no reflink, hard link or mapping is both
+    cheaper and safe for a file that was just written. `target` must not exist.
+
+    Raises:
+        InvalidInput: the file kept changing through `COPY_ATTEMPTS` copies.
+        OSError: it can't be read, or the copy can't be written.
+    """
+    for _ in range(COPY_ATTEMPTS):
+        before = os.stat(source)
+        _copy(source, target, before.st_size)
+        after = os.stat(source)
+        if _version(before) == _version(after) and os.stat(target).st_size == after.st_size:
+            return after
+    raise InvalidInput(f"{source} is being written all the time: it changed during {COPY_ATTEMPTS} copies in a row")
+
+
+def read_steadily(source: Path) -> tuple[bytes, os.stat_result]:
+    """Read a small file that somebody may be writing; as `copy_steadily`, into memory."""
+    for _ in range(COPY_ATTEMPTS):
+        before = os.stat(source)
+        data = source.read_bytes()
+        after = os.stat(source)
+        if _version(before) == _version(after) and len(data) == after.st_size:
+            return data, after
+    raise InvalidInput(f"{source} is being written all the time: it changed during {COPY_ATTEMPTS} readings in a row")
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _copy(source: Path, target: Path, size: int) -> None:
+    buffer = memoryview(bytearray(COPY_BYTES))
+    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+        set_aside(writer.fileno(), size)
+        while count := reader.readinto(buffer):
+            writer.write(buffer[:count])
+        writer.truncate()
+
+
+def set_aside(descriptor: int, size: int) -> None:
+    """Reserve space for a file that is about to be written, where the system can: faster, and a full disk shows now."""
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in _FALLOCATE_UNSUPPORTED:
+                raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut. Its directory must exist."""
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the directory of `path`, which listings of replicate pass over."""
+    return path.with_name(f".replicate-{os.urandom(8).hex()}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file name is one of `temporary_beside`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def regular_files(root: Path) -> Iterator[os.DirEntry[str]]:
+    """All regular files below a directory, temporary ones left out; nothing if it does not exist."""
+    try:
+        with os.scandir(root) as found:
+            entries = list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from regular_files(Path(entry.path))
+        elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode) and not is_temporary(entry.name):
+            yield entry

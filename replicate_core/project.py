@@ -1,0 +1,229 @@
+"""A project and its experiments: where `replicate.init` and `replicate.experiments` begin."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from replicate_core import config as configs
+from replicate_core import environment
+from replicate_core.checkpoint import Checkpoint
+from replicate_core.errors import InvalidInput, NotFound
+from replicate_core.experiment import Experiment, ExperimentList
+from replicate_core.recording import Place, Recording, mapping
+from replicate_core.records import Created, ExperimentState
+from replicate_core.repository import Repository
+from replicate_core.store import open_store, without_credentials
+from replicate_core.values import Value
+from replicate_core.version import __version__
+
+Filter = Callable[[Experiment], bool]
+
+CANDIDATES_SHOWN = 10
+
+
+class Project:
+    """A project directory, and the storage of its experiments.
+
+    Args:
+        storage: a URL or path; left out, the one in `replicate.yaml`, else `.replicate/storage`.
+        directory: the project directory; left out, the nearest one at or above the working directory with a
+            `replicate.yaml`, else the working directory.
+
+    Raises:
+        ConfigInvalid: `replicate.yaml` can't be used.
+        InvalidInput, MissingExtra, StorageFailed: the storage can't be opened.
+    """
+
+    def __init__(self, *, storage: str | None = None, directory: str | Path | None = None) -> None:
+        found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
+        self.config = configs.load(found)
+        self.storage = storage or self.config.storage
+        start = self.config.directory if storage is None else Path.cwd()
+        self._repository = Repository(open_store(self.storage, relative_to=start))
+        self.experiments = Experiments(lambda: self)
+
+    @property
+    def directory(self) -> Path:
+        """The project directory."""
+        return self.config.directory
+
+    @property
+    def repository(self) -> Repository:
+        """What is stored at the storage."""
+        return self._repository
+
+    def __repr__(self) -> str:
+        return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"
+
+
+class Experiments:
+    """The experiments of a project.
+
+    Args:
+        project: gives the project, each time it is needed.
+    """
+
+    def __init__(self, project: Callable[[], Project]) -> None:
+        self._project = project
+
+    def list(self, filter: Filter | None = None) -> ExperimentList:  # noqa: A002  # the name users know
+        """All experiments, in the order they began.
+
+        Args:
+            filter: keeps those for which it returns true.
+        """
+        repository = self._project().repository
+        found = (Experiment(state, repository) for state in repository.states().values())
+        return ExperimentList(experiment for experiment in found if filter is None or filter(experiment))
+
+    def get(self, prefix: str) -> Experiment:
+        """The experiment whose id begins with `prefix`.
+
+        Raises:
+            NotFound: there is none, or there are several; the message lists them.
+        """
+        experiment, checkpoint = self.find(prefix)
+        if checkpoint is not None:
+            raise NotFound(f"{prefix!r} is a checkpoint of the experiment {experiment.short_id}, and no experiment")
+        return experiment
+
+    def find(self, prefix: str) -> tuple[Experiment, Checkpoint | None]:
+        """The experiment, or the checkpoint and its experiment, whose id begins with `prefix`.
+
+        Raises:
+            NotFound: there is none, or there are several; the message lists them.
+        """
+        repository = self._project().repository
+        wanted = prefix.strip().lower()
+        matches = list(_matches(wanted, repository.states().values())) if wanted else []
+        if not matches:
+            raise NotFound(
+                f"no experiment or checkpoint in {repository.store.url} has an id that begins with {prefix!r}. "
+                "`replicate ls` shows those that are there"
+            )
+        if len(matches) > 1:
+            raise NotFound(_ambiguous(prefix, matches))
+        state, checkpoint_id = matches[0]
+        experiment = Experiment(state, repository)
+        return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
+
+    def create(
+        self,
+        params: Mapping[str, object] | None = None,
+        *,
+        path: str | None = ".",
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        notes: str | None = None,
+    ) -> Experiment:
+        """Begin an experiment; see `init`."""
+        recorded = mapping("params", {} if params is None else params)
+        labels = _labels(tags)
+        project = self._project()
+        place = Place(project.config, project.repository)
+        created = Created(
+            experiment=place.repository.new_id(),
+            created=place.repository.now(),
+            name=_optional_text("name", name),
+            tags=labels,
+            notes=_optional_text("notes", notes),
+            params=recorded,
+            user=environment.user(),
+            host=environment.host(),
+            command=environment.command_line(),
+            config=_config_record(project),
+            python_version=platform.python_version(),
+            packages=environment.packages(),
+            system=environment.system(),
+            git=environment.git_state(project.directory),
+            replicate_version=__version__,
+        )
+        recording, created = Recording.begin(place, created, path=path)
+        return Experiment(ExperimentState(created), place.repository, recording)
+
+
+def _matches(prefix: str, states: Iterable[ExperimentState]) -> Iterable[tuple[ExperimentState, str | None]]:
+    for state in states:
+        if state.created.experiment.startswith(prefix):
+            yield state, None
+        for checkpoint in state.checkpoints:
+            if checkpoint.id.startswith(prefix):
+                yield state, checkpoint.id
+
+
+def _ambiguous(prefix: str, matches: list[tuple[ExperimentState, str | None]]) -> str:
+    lines = [
+        f"  {checkpoint or state.created.experiment}  "
+        f"({'checkpoint' if checkpoint else 'experiment'}, {state.created.created:%Y-%m-%d %H:%M})"
+        for state, checkpoint in matches[:CANDIDATES_SHOWN]
+    ]
+    rest = len(matches) - CANDIDATES_SHOWN
+    more = [f"  and {rest} more"] if rest > 0 else []
+    return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
+
+
+def _labels(tags: object) -> tuple[str, ...]:
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
+    return tuple(_text("a tag", tag) for tag in tags)
+
+
+def _optional_text(what: str, value: object) -> str | None:
+    return None if value is None else _text(what, value)
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
+    return value
+
+
+def _config_record(project: Project) -> dict[str, Value]:
+    metrics: dict[str, Value] = {
+        name: {"goal": metric.goal, "primary": metric == project.config.primary_metric}
+        for name, metric in project.config.metrics.items()
+    }
+    return {"storage": without_credentials(project.storage), "metrics": metrics}
+
+
+experiments = Experiments(Project)
+"""The experiments of the project around the working directory."""
+
+
+def init(
+    params: Mapping[str, object] | None = None,
+    *,
+    path: str | None = ".",
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    notes: str | None = None,
+) -> Experiment:
+    """Begin an experiment: save the project's code and the hyperparameters, and return what records the rest.
+
+    The project directory is the nearest one at or above the working directory with a `replicate.yaml`, else the
+    working directory. All of it is saved, except what a `.replicateignore` in it names, version control, virtual
+    environments and caches.
+
+    Args:
+        params: hyperparameters: name to value, nested as you like. Numbers, texts, lists, None; scalars and arrays of
+            numpy, torch, TensorFlow and JAX.
+        path: what to save of the project, relative to its directory: a file or a directory. None saves no code.
+        name: for people; need not be unique.
+        tags: for people, and for finding it.
+        notes: for people.
+
+    Raises:
+        InvalidInput: an argument, or a file of the project, can't be recorded.
+        ConfigInvalid: `replicate.yaml` or `.replicateignore` can't be used.
+        MissingExtra: the storage needs a driver that is not installed.
+        StorageFailed: the storage can't be reached or written.
+
+    Example:
+        ```python
+        experiment = replicate.init(params={"learning_rate": 0.01})
+        experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
+        ```
+    """
+    return experiments.create(params, path=path, name=name, tags=tags, notes=notes)

@@ -1,0 +1,154 @@
+"""The repository: what stands under which key of a store, and how documents are written and read there.
+
+Records and manifests go through here, sealed; the bytes of files go through `writing` and `reading`. What records
+mean is in `records`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+
+from replicate_core import ids, manifest, records
+from replicate_core.documents import DIGEST_NAME, seal, unseal
+from replicate_core.errors import Corrupted, NotFound, TooNew
+from replicate_core.manifest import FORMAT, Manifest
+from replicate_core.records import ExperimentState, Record
+from replicate_core.store import Store
+
+FORMAT_KEY = "replicate.json"
+RECORDS = "records/"
+MANIFESTS = "manifests/"
+DATA = "data/"
+
+Clock = Callable[[], datetime]
+Randomness = Callable[[int], bytes]
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(timezone.utc)
+
+
+class Repository:
+    """Everything stored at one storage URL.
+
+    Args:
+        store: where the bytes go.
+        now: the clock.
+        randomness: gives as many random bytes as it is asked for.
+    """
+
+    def __init__(self, store: Store, *, now: Clock = utc_now, randomness: Randomness = secrets.token_bytes) -> None:
+        self.store = store
+        self.now = now
+        self._randomness = randomness
+        self._last_ulid = ""
+        self._lock = threading.Lock()
+        self._manifests: dict[str, Manifest] = {}
+
+    def check_format(self) -> bool:
+        """Tell whether a repository is there already.
+
+        Raises:
+            TooNew: it was made by a newer version.
+            Corrupted: what stands there is something else.
+            StorageFailed: the storage can't be reached.
+        """
+        try:
+            data = self.store.get(FORMAT_KEY)
+        except NotFound:
+            return False
+        try:
+            found = json.loads(data)
+            format_, digest = found["format"], found["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} can't be understood: {data[:80]!r}") from error
+        if not isinstance(format_, int) or format_ > FORMAT or digest != DIGEST_NAME:
+            raise TooNew(
+                f"the repository at {self.store.url} has format {format_} with {digest} digests; this version of "
+                f"replicate reads up to format {FORMAT} with {DIGEST_NAME}: upgrade replicate"
+            )
+        return True
+
+    def prepare(self) -> None:
+        """Make sure that a repository is there and can be written to."""
+        if not self.check_format():
+            document = json.dumps({"format": FORMAT, "digest": DIGEST_NAME}).encode() + b"\n"
+            self.store.put(FORMAT_KEY, document)
+
+    def new_id(self) -> str:
+        """A fresh id for an experiment or a checkpoint."""
+        return ids.random_id(self._randomness(ids.ID_BYTES))
+
+    def new_ulid(self) -> str:
+        """A fresh ULID, later than every other one that this object has made."""
+        with self._lock:
+            milliseconds = int(self.now().timestamp() * 1000)
+            self._last_ulid = ids.ulid_after(self._last_ulid, milliseconds, self._randomness(ids.ULID_BYTES))
+            return self._last_ulid
+
+    def new_object_key(self, digest: str, extension: str) -> str:
+        """A fresh key for an object: named by a digest, and never used before, whatever its digest."""
+        digits = manifest.digest_hex(digest)
+        return f"{DATA}{digits[:2]}/{digits}-{self._randomness(8).hex()}{extension}"
+
+    def append(self, record: Record) -> str:
+        """Publish a record: from now on everybody sees what it says. Returns its key."""
+        ulid = self.new_ulid()
+        day = datetime.fromtimestamp((ids.ulid_number(ulid) >> 80) / 1000, timezone.utc)
+        key = f"{RECORDS}{day:%Y%m%d}/{ulid}-{record.experiment}-{records.kind(record)}.json"
+        self.store.put(key, seal(records.encode(record)))
+        return key
+
+    def read_records(self) -> list[Record]:
+        """All records, in the order of their keys.
+
+        One that is damaged is left out with a warning, so that it hides only what it says itself.
+        """
+        self.check_format()
+        keys = [entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json")]
+        found = self.store.get_many(keys)
+        return [record for key in keys if key in found and (record := _read_record(key, found[key])) is not None]
+
+    def states(self) -> dict[str, ExperimentState]:
+        """Every experiment that is not deleted, by id, in the order they were created."""
+        folded = records.fold(self.read_records())
+        return dict(sorted(folded.items(), key=lambda item: (item[1].created.created, item[0])))
+
+    def put_manifest(self, content: Manifest) -> str:
+        """Store a manifest, after all the objects it names. Returns its key."""
+        key = f"{MANIFESTS}{self.new_ulid()}.json"
+        self.store.put(key, seal(manifest.encode(content)))
+        self._manifests[key] = content
+        return key
+
+    def manifest(self, key: str) -> Manifest:
+        """Read a manifest, verified.
+
+        Raises:
+            Corrupted: it is damaged or missing.
+        """
+        if key not in self._manifests:
+            try:
+                data = self.store.get(key)
+            except NotFound as error:
+                raise Corrupted(f"the manifest {key} is missing from {self.store.url}") from error
+            self._manifests[key] = manifest.decode(unseal(data, key=key), key=key)
+        return self._manifests[key]
+
+    def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
+        """Read several manifests; None stands for no files."""
+        return [self.manifest(key) for key in keys if key is not None]
+
+
+def _read_record(key: str, data: bytes) -> Record | None:
+    try:
+        return records.decode(unseal(data, key=key), key=key)
+    except Corrupted as error:
+        warnings.warn(f"left out of the listing: {error}", stacklevel=4)
+        return None
