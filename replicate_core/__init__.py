@@ -17,6 +17,7 @@ from replicate_core.errors import (
 )
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.project import Experiments, Project, experiments, init
+from replicate_core.records import PrimaryMetric
 from replicate_core.version import __version__
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidInput",
     "MissingExtra",
     "NotFound",
+    "PrimaryMetric",
     "Project",
     "ReplicateError",
     "StorageFailed",

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from replicate_core.errors import ConfigInvalid, InvalidInput
-from replicate_core.records import PrimaryMetric, parse_primary_metric
+from replicate_core.records import PrimaryMetric
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 DEFAULT_STORAGE = ".replicate/storage"
@@ -143,7 +143,7 @@ class _Reader:
     def _goal(self, name: str, node: yaml.Node) -> PrimaryMetric:
         value = self._value(node)
         try:
-            return parse_primary_metric((name, value))  # type: ignore[return-value]  # a pair is never None
+            return PrimaryMetric.parse((name, value))  # type: ignore[return-value]  # a pair is never None
         except InvalidInput as error:
             raise self._error(node, f"the goal of {name!r} must be minimize or maximize, not {value!r}") from error
 

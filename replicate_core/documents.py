@@ -13,6 +13,9 @@ import hashlib
 from replicate_core.errors import Corrupted
 from replicate_core.values import Value, dumps, loads
 
+FORMAT = 1
+"""The storage format that this version writes, and the newest that it reads."""
+
 DIGEST_NAME = "sha256"
 COUNT_MAX = 1 << 53
 """The largest whole number that a document may hold: all JSON tools keep it exact."""

@@ -67,7 +67,7 @@ def ulid_after(previous: str, milliseconds: int, randomness: bytes) -> str:
 
 def ulid_number(text: str) -> int:
     """The 128-bit number behind a ULID; its top 48 bits are milliseconds since 1970."""
-    if len(text) != 26 or any(character not in _CROCKFORD for character in text):
+    if len(text) != 26 or text[0] > "7" or any(character not in _CROCKFORD for character in text):
         raise InvalidInput(f"{text!r} is no ULID: 26 characters of {_CROCKFORD} were wanted")
     number = 0
     for character in text:

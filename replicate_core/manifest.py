@@ -7,19 +7,18 @@ out of a directory or make a reader allocate without bound. Fetching the bytes i
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
 from replicate_core.values import Value
-
-FORMAT = 1
-"""The format of manifests and records that this version writes, and the newest that it reads."""
 
 PART_BYTES_MAX = 64 << 20
 """The longest part a reader takes: it holds one whole part in memory to verify it."""
 
+PATH_LENGTH_MAX = 4096
 LINKS_FOLLOWED_MAX = 40
 CODECS = frozenset({"zlib"})
 
@@ -121,7 +120,7 @@ def decode(document: Value, *, key: str) -> Manifest:
         return _decode(document)
     except (Corrupted, TooNew) as error:
         raise type(error)(f"the manifest {key} can't be used: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise Corrupted(f"the manifest {key} can't be understood: {type(error).__name__} {error}") from error
 
 
@@ -160,8 +159,9 @@ def _decode_part(plain: list[Value], objects: list[tuple[str, int]]) -> Part:
     part = Part(key, expect_count(offset), expect_count(length), expect_text(digest), encoding)
     if not _DIGEST.fullmatch(part.digest):
         raise Corrupted(f"{part.digest!r} is no digest")
-    if not 0 < part.length <= PART_BYTES_MAX:
-        raise Corrupted(f"a part of {part.length} bytes: 1 to {PART_BYTES_MAX} are possible")
+    for count in (part.length, part.stored_bytes):
+        if not 0 < count <= PART_BYTES_MAX:
+            raise Corrupted(f"a part of {count} bytes: 1 to {PART_BYTES_MAX} are possible")
     if part.offset + part.stored_bytes > object_bytes:
         raise Corrupted(f"a part ends beyond the {object_bytes} bytes of its object {key}")
     return part
@@ -189,6 +189,8 @@ def path_problem(path: str) -> str | None:
     """Say why a path can't be a path of a snapshot (`is absolute`, `contains '..'`); None if it can."""
     if not path or "\0" in path:
         return "is empty or holds a NUL character"
+    if len(path) > PATH_LENGTH_MAX:
+        return f"is longer than {PATH_LENGTH_MAX} characters"
     if path.startswith("/"):
         return "is absolute"
     bad = next((name for name in path.split("/") if name in ("", ".", "..")), None)
@@ -199,7 +201,9 @@ def link_problem(path: str, links: Mapping[str, str]) -> str | None:
     """Say why the link at `path` can't be followed safely: it leads out of the snapshot, or in a circle.
 
     Links on the way are followed as the operating system would do it, so that no pair of harmless links leads out.
+    Names that differ in case only count as one: on some file systems they are.
     """
+    folded = {_fold(link): target for link, target in links.items()}
     pending, reached, followed = path.split("/")[::-1], list[str](), 0
     while pending:
         name = pending.pop()
@@ -210,17 +214,21 @@ def link_problem(path: str, links: Mapping[str, str]) -> str | None:
                 return f"the link {path!r} points out of the project, to {links[path]!r}"
             reached.pop()
             continue
-        target = links.get("/".join((*reached, name)))
+        target = folded.get(_fold("/".join((*reached, name))))
         if target is None:
             reached.append(name)
             continue
         followed += 1
         if followed > LINKS_FOLLOWED_MAX:
             return f"the link {path!r} leads in a circle"
-        if not target or target.startswith("/") or "\0" in target:
+        if not target or target.startswith("/") or "\0" in target or len(target) > PATH_LENGTH_MAX:
             return f"the link {path!r} points out of the project, to {target!r}"
         pending += target.split("/")[::-1]
     return None
+
+
+def _fold(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _above(path: str) -> Iterable[str]:

@@ -25,7 +25,6 @@ from replicate_core.records import (
     Ended,
     Ending,
     PrimaryMetric,
-    parse_primary_metric,
 )
 from replicate_core.repository import Repository
 from replicate_core.spool import Spool
@@ -147,7 +146,7 @@ class Recording:
             if name in recorded:
                 raise InvalidInput(f"{name!r} is given twice: among the metrics, and as a keyword argument")
             recorded[name] = other.pop(name)
-        primary = parse_primary_metric(primary_metric)
+        primary = PrimaryMetric.parse(primary_metric)
         if primary is None and config.primary_metric is not None and config.primary_metric.name in recorded:
             primary = config.primary_metric
         _warn_of_missing(primary, recorded)

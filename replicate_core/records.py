@@ -6,13 +6,12 @@ Where records are stored is in `repository`; the objects that users hold are in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
 from replicate_core.errors import Corrupted, InvalidInput
 from replicate_core.values import Value
 
@@ -26,6 +25,21 @@ class PrimaryMetric(NamedTuple):
 
     name: str
     goal: Goal
+
+    @classmethod
+    def parse(cls, pair: object) -> PrimaryMetric | None:
+        """Check a primary metric as users give it: `(name, "minimize" | "maximize")`, or None.
+
+        Raises:
+            InvalidInput: it has another shape or goal.
+        """
+        if pair is None:
+            return None
+        if isinstance(pair, (tuple, list)) and len(pair) == 2:
+            name, goal = pair
+            if isinstance(name, str) and name and goal in get_args(Goal):
+                return cls(name, goal)
+        raise InvalidInput(f'primary_metric must be a pair (name, "minimize" or "maximize"), got {pair!r}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +72,10 @@ class CheckpointFacts:
     stored_bytes: int = 0
     """What storing its files added to the storage."""
 
-    def value_of_primary(self, primary: PrimaryMetric) -> float | None:
+    def value_of_primary(self, primary: PrimaryMetric) -> int | float | None:
         """Its value of a primary metric; None where it has none that can be compared."""
         value = self.metrics.get(primary.name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  # NaN; math.isnan fails on huge integers
             return None
         return value
 
@@ -91,6 +105,10 @@ class Created:
     """Platform, processors, memory, accelerators."""
     git: GitState | None = None
     replicate_version: str | None = None
+    format: int = FORMAT
+    """The storage format that it was written in."""
+    resumed_from: str | None = None
+    """The checkpoint, of this or another experiment, that it began from."""
     manifest: str | None = None
     """Key of the manifest of the project's files."""
     size_bytes: int = 0
@@ -203,7 +221,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     checkpoints: dict[str, CheckpointFacts] = {}
     gone: set[str] = set()
     ended: Ended | None = None
-    resumed_from: str | None = None
+    resumed_from = created.resumed_from
     for record in records:
         match record:
             case Checkpointed():
@@ -221,7 +239,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
                 ended = record
             case Deleted():
                 gone |= set(record.checkpoints or ())
-            case Created():
+            case Created():  # pragma: no branch  # there is no other kind
                 pass
     kept = tuple(checkpoint for key, checkpoint in checkpoints.items() if key not in gone)
     return ExperimentState(created, kept, ended, resumed_from)
@@ -251,28 +269,9 @@ def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
     primary = primary_metric_of(checkpoints)
     if primary is None:
         return None
-    sign = 1.0 if primary.goal == "minimize" else -1.0
+    sign = 1 if primary.goal == "minimize" else -1
     rated = [(sign * value, item) for item in checkpoints if (value := item.value_of_primary(primary)) is not None]
     return min(rated, key=lambda pair: pair[0])[1] if rated else None
-
-
-def parse_primary_metric(value: object) -> PrimaryMetric | None:
-    """Check a primary metric as users give it: `(name, "minimize" | "maximize")`, or None.
-
-    Raises:
-        InvalidInput: it has another shape or goal.
-    """
-    if value is None:
-        return None
-    if (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and value[0]
-        and value[1] in get_args(Goal)
-    ):
-        return PrimaryMetric(value[0], value[1])
-    raise InvalidInput(f'primary_metric must be a pair (name, "minimize" or "maximize"), got {value!r}')
 
 
 # How records are written as plain data, and read back.
@@ -299,6 +298,8 @@ def encode(record: Record) -> Value:
                 "system": dict(record.system),
                 "git": _encode_git(record.git),
                 "replicate_version": record.replicate_version,
+                "format": record.format,
+                "resumed_from": record.resumed_from,
                 "manifest": record.manifest,
                 "size_bytes": record.size_bytes,
                 "stored_bytes": record.stored_bytes,
@@ -320,7 +321,7 @@ def encode(record: Record) -> Value:
                 "error": record.error,
                 "blocked_seconds": record.blocked_seconds,
             }
-        case Deleted():
+        case Deleted():  # pragma: no branch  # there is no other kind
             plain["checkpoints"] = None if record.checkpoints is None else list(record.checkpoints)
     return plain
 
@@ -378,6 +379,8 @@ def _decode_created(plain: dict[str, Value]) -> Created:
         system=expect_mapping(plain["system"]),
         git=_decode_git(plain["git"]),
         replicate_version=_optional_text(plain["replicate_version"]),
+        format=expect_count(plain["format"]),
+        resumed_from=_optional_text(plain["resumed_from"]),
         manifest=_optional_text(plain["manifest"]),
         size_bytes=expect_count(plain["size_bytes"]),
         stored_bytes=expect_count(plain["stored_bytes"]),
@@ -418,7 +421,7 @@ def _decode_primary_metric(value: Value) -> PrimaryMetric | None:
     if value is None:
         return None
     plain = expect_mapping(value)
-    return parse_primary_metric((plain["name"], plain["goal"]))
+    return PrimaryMetric.parse((plain["name"], plain["goal"]))
 
 
 def _decode_edited(plain: dict[str, Value]) -> Edited:
@@ -436,7 +439,7 @@ def _decode_resumed(plain: dict[str, Value]) -> Resumed:
 
 def _decode_ended(plain: dict[str, Value]) -> Ended:
     blocked = plain["blocked_seconds"]
-    if not isinstance(blocked, (int, float)):
+    if isinstance(blocked, bool) or not isinstance(blocked, (int, float)):
         raise Corrupted(f"{blocked!r} is no number of seconds")
     return Ended(
         experiment=expect_text(plain["experiment"]),

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from replicate_core import ids, manifest, records
-from replicate_core.documents import DIGEST_NAME, seal, unseal
+from replicate_core.documents import DIGEST_NAME, FORMAT, seal, unseal
 from replicate_core.errors import Corrupted, NotFound, TooNew
-from replicate_core.manifest import FORMAT, Manifest
+from replicate_core.manifest import Manifest
 from replicate_core.records import ExperimentState, Record
 from replicate_core.store import Store
 

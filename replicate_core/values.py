@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -19,7 +20,12 @@ Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | 
 DEPTH_MAX = 64
 """Nesting that is taken; deeper structures are most likely cycles."""
 
+WHOLE_DIGITS_MAX = 4000
+"""Digits of a whole number; Python itself refuses to write or read much longer ones."""
+
+_WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
 _ESCAPE = "$"
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _FLOAT = "$float"
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -47,11 +53,11 @@ def _plain(value: object, name: str, depth: int) -> Value:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return int(value)
+        return _whole(int(value), name)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
-        return _text(str(value), name)
+        return _text(str.__str__(value), name)  # a member of an Enum as what it stands for, not as its name
     if isinstance(value, bytes):
         return _decoded(value, name)
     if isinstance(value, os.PathLike):
@@ -60,7 +66,7 @@ def _plain(value: object, name: str, depth: int) -> Value:
         return _plain_mapping(value, name, depth)
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{name}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if (array := _from_array(value)) is not value:
+    if (array := _from_array(value, name)) is not value:
         return _plain(array, name, depth + 1)
     raise InvalidInput(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__} ({_shown(value)}), which can't be recorded. "
@@ -70,14 +76,22 @@ def _plain(value: object, name: str, depth: int) -> Value:
 
 def _plain_mapping(mapping: Mapping[object, object], name: str, depth: int) -> dict[str, Value]:
     result: dict[str, Value] = {}
-    for key, item in mapping.items():
+    for given, item in mapping.items():
+        key = _plain(given, f"a key of {name}", depth + 1) if hasattr(given, "dtype") else given  # np.int64, say
         if isinstance(key, bool) or not isinstance(key, (str, int, float)):
             raise InvalidInput(f"{name} has the key {_shown(key)} of type {type(key).__name__}: keys must be text")
-        text = _text(str(key), f"the key {key!r} of {name}")
+        called = f"the key {_shown(key)} of {name}" if isinstance(key, str) else f"a key of {name}"
+        text = str(_plain(key, called, depth + 1))
         if text in result:
             raise InvalidInput(f"{name} has the key {text!r} twice, once as text and once as a number")
         result[text] = _plain(item, f"{name}[{text!r}]", depth + 1)
     return result
+
+
+def _whole(number: int, name: str) -> int:
+    if abs(number) >= _WHOLE_LIMIT:
+        raise InvalidInput(f"{name} is a number of more than {WHOLE_DIGITS_MAX} digits: record its text instead")
+    return number
 
 
 def _text(text: str, name: str) -> str:
@@ -97,10 +111,11 @@ def _decoded(data: bytes, name: str) -> str:
         ) from error
 
 
-def _from_array(value: object) -> object:
+def _from_array(value: object, name: str) -> object:
     """Lists and numbers for an array of any library; anything else comes back as it is."""
-    if not hasattr(value, "dtype"):  # every array has one; files have a `detach`, and it would close them
+    if isinstance(value, type) or not hasattr(value, "dtype"):  # a file has a `detach`, too: it would be closed
         return value
+    array = value
     for method in ("detach", "numpy", "tolist"):  # torch; TensorFlow and Keras; numpy, torch and JAX
         convert = getattr(value, method, None)
         if not callable(convert) or (method == "numpy" and callable(getattr(value, "tolist", None))):
@@ -109,9 +124,10 @@ def _from_array(value: object) -> object:
             value = convert()
         except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
             raise InvalidInput(
-                f"{_shown(value)} has no value yet (is it symbolic, or inside a compiled function?): {error}"
+                f"{name} has no value yet (is it symbolic, or inside a compiled function?): {_shown(array)}: {error}"
             ) from error
-    return value
+    # numpy's longdouble has no plain counterpart, and stays what it is.
+    return float(value) if value is array or type(value) is type(array) else value  # type: ignore[arg-type]
 
 
 def _shown(value: object) -> str:
@@ -135,9 +151,17 @@ def loads(text: str | bytes) -> Value:
         Corrupted: the text is not such JSON.
     """
     try:
-        return _unescaped(json.loads(text))
+        return _unescaped(json.loads(_unicode(text)))
     except (ValueError, RecursionError) as error:
         raise Corrupted(f"a stored document is not valid JSON: {error}") from error
+
+
+def _unicode(text: str | bytes) -> str:
+    """The text, if every character in it is one: an escaped half of a pair would be no Unicode."""
+    decoded = text if isinstance(text, str) else text.decode("utf-8")
+    if _HALF_PAIR.search(decoded):
+        json.dumps(json.loads(decoded), ensure_ascii=False).encode("utf-8")  # raises if it is alone
+    return decoded
 
 
 def _escaped(value: Value) -> Value:

@@ -1,4 +1,79 @@
-"""x"""
+"""The command line: parse, call the core, print. Every error becomes words and an exit code here, in one place.
+
+The commands are beside this file, one job each; how values and tables look is in `output`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+import replicate
+from replicate.cli.checkout import checkout
+from replicate.cli.ls import ls
+from replicate.cli.show import show
+
+EXIT_CODES = """\b
+Exit codes: 0 done, 1 not found or answered with no, 2 wrong usage or
+configuration, 3 the storage failed, 4 stored data is corrupted."""
+
+_CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
+    (replicate.NotFound, 1),
+    (replicate.InvalidInput, 2),
+    (replicate.ConfigInvalid, 2),
+    (replicate.Corrupted, 4),
+    (replicate.ReplicateError, 3),  # the storage failed, lacks its driver, or is too new
+)
 
 
-def main() -> None: ...
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(replicate.__version__, prog_name="replicate")
+@click.option(
+    "-D",
+    "--project-directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The project. Default: the nearest directory at or above this one with a replicate.yaml.",
+)
+@click.option("-S", "--storage", help="A URL or path, instead of the storage in replicate.yaml.")
+@click.pass_context
+def cli(context: click.Context, project_directory: Path | None, storage: str | None) -> None:
+    """Version control for machine learning: list, show and get back what training runs have saved."""
+    context.obj = replicate.Project(storage=storage, directory=project_directory)
+
+
+for _command in (ls, show, checkout):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line, and return its exit code. What goes wrong is said on standard error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning
+        try:
+            result = cli.main(list(arguments), prog_name="replicate", standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            return 2
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Stopped.", err=True)
+            return 1
+        except replicate.ReplicateError as error:
+            click.echo(f"replicate: {error}", err=True)
+            return next(code for type_, code in _CODES if isinstance(error, type_))
+        except BrokenPipeError:  # `replicate ls | head`
+            return 0
+    return result if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"replicate: warning: {message}", err=True)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

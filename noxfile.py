@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Everything that is done with this repository, by one command each: `nox -s NAME`; `nox` alone runs the fast ones.
+
+Each session makes its own virtual environment below `.nox`, and installs the wheel that is built from this checkout.
+"""
+
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "imports", "tests", "bare"]
+
+ROOT = Path(__file__).parent
+PACKAGES = ("replicate", "replicate_core", "replicate_keras", "replicate_lightning")
+PURE_FLOOR = ("errors", "ids", "values", "documents", "records", "manifest", "chunks")
+TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "numpy")
+TORCH = "torch==2.13.0"
+"""Named exactly: on Linux a range takes the newest build, with several gigabytes of CUDA."""
+
+OLDEST_PYTHON = "python3.10"
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job: train a Keras model on real data twice, list the runs, get the better model back."""
+    session.install(".[keras]", "jax", "scikit-learn")
+    project = Path(session.create_tmp()) / "digits"
+    project.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "examples" / "keras_digits.py", project)
+    session.chdir(project)
+    session.run("python", "keras_digits.py", env={"KERAS_BACKEND": "jax"})
+    session.log(f"to look around: cd {project.relative_to(ROOT)} and {session.bin}/replicate ls")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the core and the command line; the pure floor must be covered to the last branch."""
+    session.install(".", *TEST_TOOLS)
+    session.run("pytest", "tests/core", "tests/cli", "--cov", "--cov-report=", *session.posargs)
+    if not session.posargs:
+        pure = ",".join(f"*/replicate_core/{name}.py" for name in PURE_FLOOR)
+        session.run("coverage", "report", f"--include={pure}", "--fail-under=100")
+        session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def keras(session: nox.Session) -> None:
+    """Test the Keras callback on the TensorFlow backend."""
+    session.install(".[tensorflow]", *TEST_TOOLS, "scikit-learn")
+    session.run("pytest", "tests/keras", *session.posargs, env={"KERAS_BACKEND": "tensorflow"})
+
+
+@nox.session
+def lightning(session: nox.Session) -> None:
+    """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`."""
+    session.install(TORCH)
+    session.install(".[lightning]", "lightning", *TEST_TOOLS)
+    session.run("pytest", "tests/lightning", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the form of the code, and lint it."""
+    session.install("ruff")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the four packages, strictly."""
+    session.install(".", "mypy", "types-PyYAML")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point down only, and that each outside library is known to one room alone."""
+    session.install(".", "import-linter>=2.16")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """Use the wheel without any extra in a clean environment: import, help, one checkpoint."""
+    session.install(".")
+    with tempfile.TemporaryDirectory() as directory:
+        session.chdir(directory)
+        session.run("python", "-c", "import replicate, replicate_core; print(replicate.__version__)")
+        session.run("replicate", "--help", silent=True)
+        Path("weights.txt").write_text("1.5")
+        session.run(
+            "python",
+            "-c",
+            "import replicate; experiment = replicate.init({'lr': 0.1}); "
+            "experiment.checkpoint('weights.txt', {'loss': 0.5}, ('loss', 'minimize')); "
+            "assert experiment.best().open().read() == b'1.5'",
+        )
+        session.run("replicate", "ls")
+        session.chdir(ROOT)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Test the core with the lowest versions of its dependencies, on the oldest Python at hand."""
+    python = OLDEST_PYTHON if _runs(OLDEST_PYTHON) else "python"
+    if python != OLDEST_PYTHON:
+        session.warn(f"{OLDEST_PYTHON} is not installed: testing the lowest dependencies on this Python instead")
+    environment = Path(session.create_tmp()) / "oldest"
+    session.run(python, "-m", "venv", "--clear", str(environment), external=True)
+    session.install("uv")
+    target = ("--python", str(environment))
+    session.run("uv", "pip", "install", "--quiet", *target, "--resolution=lowest-direct", ".")
+    session.run("uv", "pip", "install", "--quiet", *target, *TEST_TOOLS)
+    pytest = environment / "bin" / "pytest"
+    session.run(str(pytest), "tests/core", "tests/cli", "-p", "no:cacheprovider", *session.posargs, external=True)
+
+
+def _runs(python: str) -> bool:
+    """Tell whether a Python is there and starts: a shim of a version manager may be there and not start."""
+    return shutil.which(python) is not None and subprocess.run([python, "-V"], capture_output=True).returncode == 0
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every program in `examples/`."""
+    session.install(TORCH)
+    session.install(".[keras,lightning]", "jax", "scikit-learn", *TEST_TOOLS)
+    session.run("pytest", "tests/examples", *session.posargs, env={"KERAS_BACKEND": "jax"})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every code block of the README and the docs."""
+    session.install(TORCH)
+    session.install(".[keras,lightning]", "scikit-learn", *TEST_TOOLS)
+    session.run("pytest", "tests/docs", *session.posargs, env={"KERAS_BACKEND": "torch"})
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the source distribution and the wheel into `dist/`, and look inside the wheel."""
+    session.install("build")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", silent=True)
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    if top != set(PACKAGES):
+        session.error(f"{wheel.name} holds {sorted(top)}, and should hold {sorted(PACKAGES)}")
+    if missing := [package for package in PACKAGES if f"{package}/py.typed" not in names]:
+        session.error(f"{wheel.name} has no py.typed in {missing}")
+    session.log(f"dist/: {', '.join(sorted(path.name for path in (ROOT / 'dist').iterdir()))}")

@@ -1,0 +1,137 @@
+"""How things look in a terminal: values, times, sizes and tables. Nothing here knows a command."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import replicate
+
+VALUE_CHARACTERS = 20
+"""Longer texts, lists and mappings are cut in tables."""
+
+PIPE_COLUMNS = 10_000
+"""A pipe has no width: nothing is wrapped or cut to fit one."""
+
+_UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
+
+
+@contextmanager
+def console() -> Iterator[Console]:
+    """Where a command prints: colours and wrapping in a terminal, plain text in a pipe."""
+    if sys.stdout.isatty():
+        yield Console(highlight=False)
+        return
+    plain = Console(file=io.StringIO(), highlight=False, width=PIPE_COLUMNS)
+    try:
+        yield plain
+    finally:
+        for line in plain.file.getvalue().splitlines():  # type: ignore[attr-defined]  # it is the StringIO above
+            print(line.rstrip())
+
+
+def table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table without lines around it."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        made.add_column(heading, overflow="fold", no_wrap=heading.isupper() and heading in ("EXPERIMENT", "ID"))
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))  # Text: square brackets in values are no markup
+    return made
+
+
+def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
+    """A param or metric as people read it: floats with 5 significant digits, long things cut."""
+    if isinstance(shown, float):
+        return f"{shown:.5g}"
+    if shown is None or isinstance(shown, (bool, int)):
+        return json.dumps(shown)
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    return text if characters is None or len(text) <= characters else text[: characters - 1] + "…"
+
+
+def pairs(mapping: Mapping[str, object]) -> str:
+    """Names and values, one to a line."""
+    return "\n".join(f"{name}={value(item)}" for name, item in mapping.items())
+
+
+def ago(moment: datetime, *, now: datetime) -> str:
+    """How long ago something was, in its largest unit."""
+    passed = now - moment
+    for unit, word in _UNITS:
+        if (count := passed // unit) >= 1:
+            return f"{count} {word}{'s' if count > 1 else ''} ago"
+    return f"{max(0, int(passed.total_seconds()))} seconds ago"
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}"
+        amount /= 1000
+    return f"{amount:.4g} TB"
+
+
+def moment(time: datetime) -> str:
+    """A time in the zone of this machine."""
+    return time.astimezone().strftime("%a, %d %b %Y %H:%M:%S %Z")
+
+
+def as_json(content: object) -> str:
+    """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, Mapping):
+        return {key: _finite(item) for key, item in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(item) for item in content]
+    return content
+
+
+def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
+    """What `--json` prints of an experiment in a listing."""
+    best, latest = experiment.best(), experiment.latest()
+    return {
+        "id": experiment.id,
+        "name": experiment.name,
+        "created": experiment.created.isoformat(),
+        "status": experiment.status,
+        "params": experiment.params,
+        "user": experiment.user,
+        "host": experiment.host,
+        "command": experiment.command,
+        "tags": experiment.tags,
+        "num_checkpoints": len(experiment.checkpoints),
+        "best_checkpoint": None if best is None else checkpoint_fields(best),
+        "latest_checkpoint": None if latest is None else checkpoint_fields(latest),
+    }
+
+
+def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
+    """What `--json` prints of a checkpoint."""
+    primary = checkpoint.primary_metric
+    return {
+        "id": checkpoint.id,
+        "created": checkpoint.created.isoformat(),
+        "step": checkpoint.step,
+        "metrics": checkpoint.metrics,
+        "primary_metric": None if primary is None else {"name": primary.name, "goal": primary.goal},
+        "path": checkpoint.path,
+        "extra": checkpoint.extra,
+        "size_bytes": checkpoint.size_bytes,
+    }

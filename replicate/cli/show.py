@@ -1,0 +1,177 @@
+"""`replicate show`: all that is known of one experiment or checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import click
+from rich.console import Console
+
+import replicate
+from replicate.cli import output
+
+INTERESTING = (
+    "keras",
+    "tensorflow",
+    "torch",
+    "jax",
+    "lightning",
+    "pytorch-lightning",
+    "transformers",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+)
+"""Packages that are shown; `--all` shows the rest."""
+
+_INDENT = "  "
+
+
+@click.command(epilog="Example: replicate show 3fa2c1b")
+@click.argument("prefix", metavar="ID")
+@click.option("--all", "everything", is_flag=True, help="Show every package.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+@click.pass_obj
+def show(project: replicate.Project, prefix: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
+    """Show an experiment or a checkpoint. The first characters of an ID are enough."""
+    experiment, checkpoint = project.experiments.find(prefix)
+    if as_json:
+        click.echo(output.as_json(_fields(experiment, checkpoint)))
+        return
+    with output.console() as console:
+        if checkpoint is None:
+            _show_experiment(console, experiment, everything=everything)
+        else:
+            _show_checkpoint(console, experiment, checkpoint)
+
+
+def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint | None) -> dict[str, object]:
+    if checkpoint is not None:
+        return {**output.checkpoint_fields(checkpoint), "experiment": experiment.id, "files": checkpoint.files}
+    git = experiment.git
+    return {
+        **output.experiment_fields(experiment),
+        "notes": experiment.notes,
+        "path": experiment.path,
+        "config": experiment.config,
+        "python_version": experiment.python_version,
+        "system": experiment.system,
+        "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty},
+        "packages": experiment.packages,
+        "size_bytes": experiment.size_bytes,
+        "stored_bytes": experiment.stored_bytes,
+        "checkpoints": [output.checkpoint_fields(checkpoint) for checkpoint in experiment.checkpoints],
+    }
+
+
+def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool) -> None:
+    _section(console, f"Experiment: {experiment.id}", _facts(experiment))
+    _section(console, "Params", _values(experiment.params))
+    _section(console, "System", {"Python": experiment.python_version, **_system(experiment.system)})
+    _section(console, "Packages", _packages(experiment.packages, everything=everything))
+    if experiment.checkpoints:
+        _heading(console, "Checkpoints")
+        console.print(_checkpoints(experiment))
+        console.print()
+        console.print("To see more of a checkpoint: replicate show ID", style="dim")
+        console.print(f"To get code and files back: replicate checkout {experiment.short_id}", style="dim")
+
+
+def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
+    return {
+        "Name": experiment.name,
+        "Tags": ", ".join(experiment.tags) or None,
+        "Notes": experiment.notes,
+        "Created": output.moment(experiment.created),
+        "Status": experiment.status,
+        "Duration": None if experiment.duration is None else str(experiment.duration).partition(".")[0],
+        "Host": experiment.host,
+        "User": experiment.user,
+        "Command": experiment.command,
+        "Git": _git(experiment),
+        "Code": experiment.path,
+        "Size": f"{output.size(experiment.size_bytes)}, {output.size(experiment.stored_bytes)} stored",
+    }
+
+
+def _git(experiment: replicate.Experiment) -> str | None:
+    git = experiment.git
+    if git is None:
+        return None
+    changed = {True: ", with changes that are not committed", False: "", None: ""}[git.dirty]
+    return f"{git.commit[:12]} on {git.branch or 'no branch'}{changed}"
+
+
+def _system(system: Mapping[str, object]) -> dict[str, str | None]:
+    memory, accelerators = system.get("memory_bytes"), system.get("accelerators")
+    return {
+        "Platform": str(system.get("platform")),
+        "Processors": output.value(system.get("processors")),
+        "Memory": output.size(memory) if isinstance(memory, int) else None,
+        "Accelerators": ", ".join(map(str, accelerators)) if isinstance(accelerators, list) and accelerators else None,
+    }
+
+
+def _packages(packages: Mapping[str, str], *, everything: bool) -> dict[str, str | None]:
+    shown: dict[str, str | None] = {
+        name: version for name, version in packages.items() if everything or name.lower() in INTERESTING
+    }
+    rest = len(packages) - len(shown)
+    return shown | ({f"and {rest} more (--all)": ""} if rest else {})
+
+
+def _checkpoints(experiment: replicate.Experiment) -> object:
+    best = experiment.best()
+    names = list(dict.fromkeys(name for checkpoint in experiment.checkpoints for name in checkpoint.metrics))
+    rows = (
+        [
+            f"{checkpoint.short_id}{' (best)' if best is not None and checkpoint.id == best.id else ''}",
+            str(checkpoint.step),
+            output.moment(checkpoint.created),
+            *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
+        ]
+        for checkpoint in experiment.checkpoints
+    )
+    return output.table(["ID", "STEP", "CREATED", *(name.upper() for name in names)], rows)
+
+
+def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:
+    facts = {
+        "Created": output.moment(checkpoint.created),
+        "Step": str(checkpoint.step),
+        "Path": checkpoint.path,
+        "Size": output.size(checkpoint.size_bytes),
+        "Experiment": experiment.id,
+    }
+    _section(console, f"Checkpoint: {checkpoint.id}", facts)
+    _section(console, "Metrics", _metrics(checkpoint))
+    _section(console, "Other values", _values(checkpoint.extra))
+    _section(console, "Files", {path: output.size(size) for path, size in checkpoint.files.items()})
+    _section(console, "Params of the experiment", _values(experiment.params))
+
+
+def _metrics(checkpoint: replicate.Checkpoint) -> dict[str, str | None]:
+    primary = checkpoint.primary_metric
+    marks = {} if primary is None else {primary.name: f" (primary, {primary.goal})"}
+    return {name: output.value(item) + marks.get(name, "") for name, item in checkpoint.metrics.items()}
+
+
+def _values(mapping: Mapping[str, object]) -> dict[str, str | None]:
+    return {name: output.value(item, characters=None) for name, item in mapping.items()}
+
+
+def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> None:
+    """Names and values below a heading; what is None is left out, and so is a section without anything in it."""
+    rows: Iterable[tuple[str, str]] = [
+        (f"{_INDENT}{name}:" if text else _INDENT + name, text) for name, text in facts.items() if text is not None
+    ]
+    if rows:
+        _heading(console, title)
+        grid = output.table(["", ""], rows)
+        grid.show_header = False
+        console.print(grid)
+        console.print()
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print(title, style="bold", markup=False)

@@ -1,0 +1,20 @@
+"""The two namespaces of Lightning, which know nothing of one another: a class that serves both inherits from both."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def bases(name: str) -> tuple[type, ...]:
+    """The class of that name in `callbacks` of every namespace that is installed.
+
+    Raises:
+        ImportError: none is.
+    """
+    installed = [space for space in NAMESPACES if importlib.util.find_spec(space.partition(".")[0])]
+    if not installed:
+        raise ImportError('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
+    return tuple(getattr(importlib.import_module(f"{space}.callbacks"), name) for space in installed)

@@ -1,0 +1,251 @@
+"""The command line, through its real entry point, on experiments that were really recorded."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import replicate
+from replicate.cli import run
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command line in this process: its exit code, what it printed, what it said on standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(arguments)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def experiments(project: Path) -> list[replicate.Experiment]:
+    """Two experiments of three checkpoints each; the second one reaches the lower loss."""
+    made = []
+    for learning_rate, losses in ((0.1, [3.0, 1.0, 2.0]), (0.01, [0.9, 0.5, math.nan])):
+        (project / "train.py").write_text(f"learning_rate = {learning_rate}\n")
+        experiment = replicate.init(
+            {"learning_rate": learning_rate, "layers": 3, "model": {"kind": "mlp"}}, name=f"rate {learning_rate}"
+        )
+        for loss in losses:
+            (project / "model.txt").write_text(f"loss {loss}")
+            experiment.checkpoint("model.txt", {"loss": loss, "note": "[red]text"}, ("loss", "minimize"), device="cpu")
+        experiment.stop()
+        made.append(experiment)
+    return made
+
+
+def test_ls_shows_what_tells_experiments_apart_and_how_well_they_did(cli: Cli, experiments) -> None:
+    code, out, err = cli("ls")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split("  ")[0] == "EXPERIMENT"
+    assert "learning_rate=0.1" in out
+    assert "learning_rate=0.01" in out
+    assert "layers" not in out, "the same in both"
+    assert "HOST" not in out, "the same in both"
+    assert f"{experiments[0].best().short_id} (step 1)" in out
+    assert "loss=0.5" in out
+    assert "note" not in out, "not the primary metric"
+    assert not any(line.endswith(" ") for line in out.splitlines())
+
+
+def test_ls_all_shows_every_param_and_metric(cli: Cli, experiments) -> None:
+    _, out, _ = cli("ls", "--all")
+
+    assert "layers=3" in out
+    assert 'model={"kind": "mlp"}' in out
+    assert "note=[red]text" in out
+
+
+def test_ls_quiet_prints_whole_ids(cli: Cli, experiments) -> None:
+    assert cli("ls", "-q") == (0, "".join(f"{experiment.id}\n" for experiment in experiments), "")
+
+
+def test_ls_json_is_valid_json_also_with_nan(cli: Cli, experiments) -> None:
+    code, out, _ = cli("ls", "--json")
+
+    listed = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert code == 0
+    assert [item["id"] for item in listed] == [experiment.id for experiment in experiments]
+    assert listed[1]["best_checkpoint"]["metrics"]["loss"] == 0.5
+    assert listed[1]["latest_checkpoint"]["metrics"]["loss"] is None
+    assert listed[1]["num_checkpoints"] == 3
+
+
+def test_ls_of_an_empty_project_says_what_to_do(cli: Cli, project: Path) -> None:
+    code, out, _ = cli("ls")
+
+    assert code == 0
+    assert "replicate.init()" in out
+    assert not (project / ".replicate").exists(), "looking changes nothing"
+
+
+def test_show_tells_all_of_an_experiment(cli: Cli, experiments) -> None:
+    code, out, _ = cli("show", experiments[0].short_id)
+
+    assert code == 0
+    for expected in (
+        f"Experiment: {experiments[0].id}",
+        "rate 0.1",
+        "finished",
+        "learning_rate:  0.1",
+        f"{experiments[0].best().short_id} (best)",
+        "[red]text",
+        "numpy:",
+    ):
+        assert expected in out
+
+
+def test_show_tells_all_of_a_checkpoint(cli: Cli, experiments) -> None:
+    code, out, _ = cli("show", experiments[1].best().short_id)
+
+    assert code == 0
+    for expected in ("loss:  0.5 (primary, minimize)", "model.txt:  8 B", "device:  cpu", experiments[1].id):
+        assert expected in out
+
+
+def test_show_json_has_the_packages_and_the_files(cli: Cli, experiments) -> None:
+    _, shown, _ = cli("show", experiments[0].id, "--json")
+    assert json.loads(shown)["packages"]["numpy"]
+
+    _, shown, _ = cli("show", experiments[0].best().id, "--json")
+    assert json.loads(shown)["files"] == {"model.txt": 8}
+
+
+def test_checkout_of_an_experiment_gives_its_code_and_its_best_files(cli: Cli, experiments, project: Path) -> None:
+    code, out, _ = cli("checkout", experiments[0].short_id, "-o", "back")
+
+    assert code == 0
+    assert "2 files" in out
+    assert (project / "back" / "model.txt").read_text() == "loss 1.0"
+    assert (project / "back" / "train.py").read_text() == "learning_rate = 0.1\n"
+
+
+def test_checkout_without_a_directory_makes_one_named_by_the_id(cli: Cli, experiments, project: Path) -> None:
+    latest = experiments[0].latest()
+
+    cli("checkout", latest.short_id, "--path", "model.txt")
+
+    assert [path.name for path in (project / latest.short_id).iterdir()] == ["model.txt"]
+
+
+def test_checkout_asks_before_it_replaces_files(cli: Cli, experiments, project: Path, monkeypatch) -> None:
+    (project / "model.txt").write_text("mine")
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+
+    code, _, err = cli("checkout", experiments[0].short_id, "-o", ".")
+
+    assert code == 1
+    assert "model.txt" in err
+    assert (project / "model.txt").read_text() == "mine"
+
+    code, _, _ = cli("checkout", experiments[0].short_id, "-o", ".", "--force")
+
+    assert code == 0
+    assert (project / "model.txt").read_text() == "loss 1.0"
+
+
+def test_an_unknown_id_exits_with_1(cli: Cli, experiments) -> None:
+    code, _, err = cli("show", "zzzz")
+
+    assert code == 1
+    assert "'zzzz'" in err
+    assert "replicate ls" in err
+
+
+def test_a_prefix_of_several_ids_names_them(cli: Cli, experiments, monkeypatch) -> None:
+    monkeypatch.setattr(replicate.Experiment, "__eq__", object.__eq__)
+    ids = [experiment.id for experiment in experiments] + [c.id for e in experiments for c in e.checkpoints]
+    prefix = next(prefix for prefix in "0123456789abcdef" if sum(i.startswith(prefix) for i in ids) != 1)
+    wanted = sorted(identifier for identifier in ids if identifier.startswith(prefix))
+
+    code, _, err = cli("show", prefix)
+
+    assert code == 1
+    assert all(identifier in err for identifier in wanted)
+
+
+def test_wrong_usage_exits_with_2(cli: Cli, project: Path) -> None:
+    assert cli("ls", "--unknown")[0] == 2
+    assert cli("show")[0] == 2
+
+
+def test_a_wrong_replicate_yaml_exits_with_2(cli: Cli, project: Path) -> None:
+    (project / "replicate.yaml").write_text("storrage: x\n")
+
+    code, _, err = cli("ls")
+
+    assert code == 2
+    assert "replicate.yaml, line 1" in err
+    assert "'storage'" in err
+
+
+def test_a_storage_that_fails_exits_with_3(cli: Cli, project: Path) -> None:
+    code, _, err = cli("-S", "s3://bucket/path", "ls")
+
+    assert code == 3
+    assert "replicate[s3]" in err
+
+
+def test_a_corrupted_checkpoint_exits_with_4(cli: Cli, experiments, project: Path) -> None:
+    for manifest in (project / ".replicate/storage/manifests").iterdir():
+        manifest.write_bytes(manifest.read_bytes().replace(b'"size"', b'"sizf"'))
+
+    code, _, err = cli("checkout", experiments[0].short_id, "-o", "back")
+
+    assert code == 4
+    assert "manifests/" in err
+    assert not (project / "back").exists()
+
+
+def test_a_damaged_record_is_left_out_with_a_warning(cli: Cli, experiments, project: Path) -> None:
+    (record,) = (project / ".replicate/storage/records").rglob(f"*{experiments[0].id}-created.json")
+    record.write_bytes(record.read_bytes().replace(b"0.1", b"0.2"))
+
+    code, out, err = cli("ls", "-q")
+
+    assert (code, out) == (0, f"{experiments[1].id}\n")
+    assert record.name in err
+
+
+def test_the_project_directory_and_the_storage_can_be_given(cli: Cli, experiments, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert len(cli("-D", "project", "ls", "-q")[1].split()) == 2
+    assert len(cli("-S", "project/.replicate/storage", "ls", "-q")[1].split()) == 2
+
+
+def test_every_command_has_help_with_an_example(cli: Cli) -> None:
+    _, out, _ = cli("--help")
+    assert "Exit codes: 0 done" in out
+    for command in ("ls", "show", "checkout"):
+        assert "Example: replicate" in cli(command, "--help")[1]
+
+
+def test_the_installed_console_script_and_the_module_are_the_same_command(experiments, project: Path) -> None:
+    script = Path(sys.executable).parent / "replicate"
+    for command in ([str(script)], [sys.executable, "-m", "replicate"]):
+        done = subprocess.run([*command, "ls", "-q"], capture_output=True, text=True, check=True)
+        assert len(done.stdout.split()) == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error(experiments, project: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, "-m", "replicate", "ls"], stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,112 @@
+"""What several tests of the core share."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from replicate_core.values import Value
+
+pytest.register_assert_rewrite("store_suite")
+
+NOBODY = 65534
+
+settings.register_profile("replicate", deadline=None)  # a busy machine is no finding
+settings.load_profile("replicate")
+
+ANYTHING: st.SearchStrategy[Value] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([-1, 1 << 70]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(autouse=True)
+def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
+    pending: list[Callable[[], object]] = []
+    kept = SimpleNamespace(register=pending.append, unregister=lambda one: one in pending and pending.remove(one))
+    monkeypatch.setattr("replicate_core.recording.atexit", kept)
+    return pending
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project directory, which is also the working directory."""
+    directory = tmp_path.resolve() / "project"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
+def open_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory that every user may enter and `as_nobody` owns; `tmp_path` is its owner's alone."""
+    directory = Path(tempfile.mkdtemp(prefix="replicate-tests-")).resolve()
+    directory.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(directory, NOBODY, NOBODY)
+    monkeypatch.chdir(directory)
+    yield directory
+    subprocess.run(["chmod", "-R", "u+rwX", directory], check=True)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[], AbstractContextManager[None]]:
+    """Gives up, for a while, the right of root to read and write everything; who is not root never had it."""
+
+    @contextmanager
+    def as_nobody() -> Iterator[None]:
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return as_nobody
+
+
+@pytest.fixture(scope="session")
+def anything() -> st.SearchStrategy[Value]:
+    """Whatever JSON may hold."""
+    return ANYTHING
+
+
+@pytest.fixture(scope="session")
+def damaged() -> Callable[[Value], st.SearchStrategy[Value]]:
+    """Makes, of a document, the documents that differ in a few places: other JSON stands there, or nothing."""
+    return _damaged
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, document: Value) -> Value:
+    damaged = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        holder, place = draw(st.sampled_from(list(_places(damaged)) or [([None], 0)]))
+        if draw(st.booleans()):
+            del holder[place]
+        else:
+            holder[place] = draw(ANYTHING)
+    return damaged
+
+
+def _places(value: Value) -> Iterator[tuple[list | dict, int | str]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, item in inside:
+        yield value, place
+        yield from _places(item)

@@ -1,0 +1,231 @@
+"""Files are laid out whole and verified, later snapshots over earlier ones, and never outside of the directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from replicate_core.checkout import Layout, check_out, lay_out
+from replicate_core.documents import digest
+from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
+from replicate_core.manifest import File, Manifest, Part
+from replicate_core.repository import Repository
+from replicate_core.store import LocalStore
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(LocalStore(tmp_path / "storage"))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path.resolve() / "output"
+
+
+def stored(repository: Repository, text: str, *, mode: int = 0o644) -> File:
+    data = text.encode()
+    key = repository.new_object_key(digest(data), "")
+    repository.store.put(key, data)
+    return File(len(data), mode, (Part(key, 0, len(data), digest(data)),))
+
+
+def layout(repository: Repository, files: Mapping[str, str], links=None, directories=()) -> Layout:
+    return Layout({path: stored(repository, text) for path, text in files.items()}, links or {}, tuple(directories))
+
+
+def found(directory: Path) -> dict[str, str]:
+    """What stands below a directory: path to text, `-> target` or `/`."""
+    shown: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            shown[name] = f"-> {os.readlink(path)}"
+        elif not path.is_dir():
+            shown[name] = path.read_text()
+        elif not any(path.iterdir()):
+            shown[name] = "/"
+    return shown
+
+
+EMPTY = File(0, 0o644, ())
+OTHER = File(0, 0o755, ())
+
+
+def manifest(*files: str, links: Mapping[str, str] | None = None, directories: tuple[str, ...] = ()) -> Manifest:
+    return Manifest(dict.fromkeys(files, EMPTY), links or {}, directories)
+
+
+class TestLayingOut:
+    def test_no_snapshots_are_nothing(self) -> None:
+        assert lay_out([]) == Layout({}, {}, ())
+
+    def test_a_later_snapshot_goes_over_an_earlier_one(self) -> None:
+        code = manifest("train.py", "model.bin", links={"latest": "model.bin"}, directories=("logs",))
+        checkpoint = Manifest({"model.bin": OTHER}, {"latest": "train.py"}, ("more",))
+        assert lay_out([code, checkpoint]) == Layout(
+            {"train.py": EMPTY, "model.bin": OTHER}, {"latest": "train.py"}, ("logs", "more")
+        )
+
+    def test_a_file_takes_the_place_of_a_link_and_a_link_that_of_a_file(self) -> None:
+        assert lay_out([manifest("b", links={"a": "b"}), manifest("a", links={"b": "a"})]) == Layout(
+            {"a": EMPTY}, {"b": "a"}, ()
+        )
+
+    def test_a_directory_takes_the_place_of_a_file_or_link(self) -> None:
+        code = manifest("out", "kept", links={"logs": "kept"})
+        assert lay_out([code, manifest("out/model.bin", "logs/today")]) == Layout(
+            {"kept": EMPTY, "out/model.bin": EMPTY, "logs/today": EMPTY}, {}, ()
+        )
+
+    def test_an_empty_directory_takes_the_place_of_a_file_too(self) -> None:
+        assert lay_out([manifest("out"), manifest(directories=("out",))]) == Layout({}, {}, ("out",))
+        assert lay_out([manifest("out"), manifest(directories=("out/deep",))]) == Layout({}, {}, ("out/deep",))
+
+    def test_a_file_takes_the_place_of_a_directory_and_all_below(self) -> None:
+        code = manifest("out/a", "out/b/c", "outer", links={"out/l": "a"}, directories=("out/empty",))
+        assert lay_out([code, manifest("out")]) == Layout({"outer": EMPTY, "out": EMPTY}, {}, ())
+
+    @pytest.mark.parametrize("only", ["out", "out/", "./out", "a/../out"])
+    def test_only_a_directory(self, only: str) -> None:
+        code = manifest("out/a", "outer", "train.py", links={"out/l": "a"}, directories=("out/empty", "empty"))
+        assert lay_out([code], only=only) == Layout({"out/a": EMPTY}, {"out/l": "a"}, ("out/empty",))
+
+    def test_only_a_file_a_link_or_an_empty_directory(self) -> None:
+        code = manifest("a", "b", links={"l": "a"}, directories=("empty",))
+        assert lay_out([code], only="a") == Layout({"a": EMPTY}, {}, ())
+        assert lay_out([code], only="l") == Layout({}, {"l": "a"}, ())
+        assert lay_out([code], only="empty") == Layout({}, {}, ("empty",))
+
+    def test_only_everything(self) -> None:
+        code = manifest("a", links={"l": "a"}, directories=("empty",))
+        assert lay_out([code], only=".") == lay_out([code])
+
+    def test_a_path_that_is_not_there_lists_those_that_are(self) -> None:
+        with pytest.raises(NotFound, match="nothing has the path 'c' there; there is: a, b/x"):
+            lay_out([manifest("b/x", links={"a": "b/x"})], only="c")
+        with pytest.raises(NotFound, match="there is: nothing"):
+            lay_out([], only="../c")
+
+    def test_snapshots_that_are_dangerous_together_are_refused(self) -> None:
+        code = manifest("real/x", links={"a": "real"})
+        checkpoint = manifest(links={"b": "a/../../outside"})
+        with pytest.raises(InvalidInput, match="can't be laid out in one directory: the link 'b' points out"):
+            lay_out([code, checkpoint])
+
+    def test_what_would_be_replaced_is_known(self, output: Path) -> None:
+        plan = Layout({"a": EMPTY, "b/c": EMPTY}, {"l": "a"}, ("empty",))
+        assert plan.existing(output) == []
+        (output / "empty").mkdir(parents=True)
+        (output / "a").touch()
+        (output / "l").symlink_to("nowhere")
+        assert plan.existing(output) == ["a", "l"]
+
+
+class TestCheckingOut:
+    def test_files_links_and_empty_directories_are_there(self, repository: Repository, output: Path) -> None:
+        files = {"train.py": "print()\n", "données/模型.txt": "x", "empty": ""}
+        plan = layout(repository, {"train.py": "print()\n", "données/模型.txt": "x"}, {"deep/l": "../train.py"}, ("logs/now",))
+        plan.files["empty"] = EMPTY
+        check_out(repository, plan, output)
+        assert found(output) == files | {"deep/l": "-> ../train.py", "logs/now": "/"}
+
+    def test_a_relative_directory_is_made_where_one_stands(self, repository, project: Path) -> None:
+        check_out(repository, layout(repository, {"a": "1"}), Path("new/output"))
+        assert found(project) == {"new/output/a": "1"}
+
+    def test_programs_can_be_run_and_the_rest_is_up_to_the_user(self, repository: Repository, output: Path) -> None:
+        plan = Layout(
+            {"run.sh": stored(repository, "#!", mode=0o700), "private": stored(repository, "x", mode=0o600)}, {}, ()
+        )
+        before = os.umask(0o027)
+        try:
+            check_out(repository, plan, output)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((output / "run.sh").stat().st_mode) == 0o740
+        assert stat.S_IMODE((output / "private").stat().st_mode) == 0o640
+
+    def test_what_stands_there_is_replaced_and_the_rest_kept(self, repository: Repository, output: Path) -> None:
+        output.mkdir()
+        (output / "a").write_text("old")
+        (output / "mine").write_text("mine")
+        (output / "l").symlink_to("mine")
+        (output / "to-file").symlink_to("mine")
+        check_out(repository, layout(repository, {"a": "new", "to-file": "x"}, {"l": "a"}), output)
+        assert found(output) == {"a": "new", "l": "-> a", "mine": "mine", "to-file": "x"}
+        check_out(repository, layout(repository, {"a": "new", "to-file": "x"}, {"l": "a"}), output)
+        assert (output / "mine").read_text() == "mine"
+
+    def test_a_directory_that_is_a_link_is_entered(self, repository: Repository, output: Path, tmp_path: Path) -> None:
+        output.mkdir()
+        (tmp_path / "link").symlink_to("output")
+        (output / "real").mkdir()
+        (output / "inside").symlink_to("real")
+        check_out(repository, layout(repository, {"inside/a": "1"}, {}, ("real",)), tmp_path / "link")
+        assert found(output) == {"inside": "-> real", "real/a": "1"}
+
+    def test_a_damaged_byte_changes_nothing(self, repository: Repository, output: Path) -> None:
+        plan = layout(repository, {"a": "new", "b": "new"})
+        key = plan.files["b"].parts[0].object
+        repository.store.put(key, b"neW")
+        (output / "sub").mkdir(parents=True)
+        (output / "a").write_text("old")
+        with pytest.raises(Corrupted, match=key):
+            check_out(repository, plan, output)
+        assert found(output) == {"a": "old", "sub": "/"}
+
+    def test_a_storage_that_fails_passes_as_it_is(self, repository: Repository, output: Path, monkeypatch) -> None:
+        def failing(*_: object) -> bytes:
+            raise StorageFailed("no answer")
+
+        plan = layout(repository, {"a": "1"})
+        monkeypatch.setattr(repository.store, "get", failing)
+        with pytest.raises(StorageFailed, match="^no answer$"):
+            check_out(repository, plan, output)
+        assert found(output) == {}
+
+    def test_a_link_in_the_directory_never_leads_out_of_it(self, repository, output: Path, tmp_path: Path) -> None:
+        (tmp_path / "outside").mkdir()
+        output.mkdir()
+        (output / "out").symlink_to("../outside")
+        for plan in (
+            layout(repository, {"out/a": "1"}),
+            layout(repository, {}, {"out/l": "a"}),
+            layout(repository, {}, {}, ("out/deep",)),
+        ):
+            with pytest.raises(InvalidInput, match=f"{output}/out leads out of {output}: remove the link"):
+                check_out(repository, plan, output)
+        assert os.listdir(tmp_path / "outside") == []
+        assert found(output) == {"out": "-> ../outside"}
+
+    @pytest.mark.parametrize("kind", ["file", "link", "empty directory"])
+    def test_a_file_where_a_directory_is_needed_changes_nothing(self, repository, output: Path, kind: str) -> None:
+        output.mkdir()
+        (output / "a").write_text("old")
+        plan = {
+            "file": layout(repository, {"0": "1", "a/deep/b": "1"}),
+            "link": layout(repository, {"0": "1"}, {"a/b": "0"}),
+            "empty directory": layout(repository, {"0": "1"}, {}, ("a",)),
+        }[kind]
+        with pytest.raises(InvalidInput, match=f"{output}/a is a file, and 'a.*' needs a directory there"):
+            check_out(repository, plan, output)
+        assert found(output) == {"a": "old"}
+
+    def test_a_directory_where_a_file_must_go_changes_nothing(self, repository: Repository, output: Path) -> None:
+        (output / "a").mkdir(parents=True)
+        for plan in (layout(repository, {"0": "1", "a": "1"}), layout(repository, {"0": "1"}, {"a": "0"})):
+            with pytest.raises(InvalidInput, match=f"{output}/a is a directory, and the checkout has a file"):
+                check_out(repository, plan, output)
+        assert found(output) == {"a": "/"}
+
+    def test_an_output_that_cannot_be_written_says_so(self, repository: Repository, output: Path) -> None:
+        output.touch()
+        with pytest.raises(StorageFailed, match=f"can't write to {output}: .*name another -o"):
+            check_out(repository, layout(repository, {"a": "1"}), output)
+        with pytest.raises(StorageFailed, match="can't write to"):
+            check_out(repository, layout(repository, {"a": "1"}), output / "below")

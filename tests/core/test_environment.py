@@ -1,0 +1,244 @@
+"""What is known of machine, packages, git and command; and that credentials are not among it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replicate_core import environment
+from replicate_core.environment import accelerators, command_line, git_state, packages, redact, system, user
+from replicate_core.records import GitState
+
+KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
+
+
+class TestCommandLine:
+    def test_is_that_of_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1", "a file"])
+        assert command_line() == "train.py --lr 0.1 'a file'"
+
+    @pytest.mark.parametrize(
+        ("words", "shown"),
+        [
+            (["t.py", "--api-key", "s3cret", "--lr", "1"], "t.py --api-key [redacted] --lr 1"),
+            (["t.py", "--db.password=s3cret"], "t.py '--db.password=[redacted]'"),
+            (["t.py", "HF_TOKEN=s3cret"], "t.py 'HF_TOKEN=[redacted]'"),
+            (["t.py", "-token", "s3cret"], "t.py -token [redacted]"),
+            (["t.py", "--secret", "--lr", "1"], "t.py --secret --lr 1"),
+            (["t.py", "--token"], "t.py --token"),
+            (["t.py", f"--key={KEY}"], "t.py '--key=[redacted]'"),
+            (["t.py", "s3://me:s3cret@bucket/x"], "t.py 's3://[redacted]@bucket/x'"),
+        ],
+    )
+    def test_values_of_options_that_speak_of_secrets_are_left_out(self, words: list[str], shown: str) -> None:
+        assert command_line(words) == shown
+
+    @pytest.mark.parametrize("words", ["--max_tokens 512", "--tokenizer bert", "--author Ann", "token", "--lr=0.1"])
+    def test_what_only_sounds_like_a_secret_is_kept(self, words: str) -> None:
+        assert command_line(words.split()) == words
+
+    def test_several_lines_in_a_secret_are_left_out_whole(self) -> None:
+        assert "second" not in command_line(["t.py", "--password=first\nsecond"])
+
+
+class TestRedacting:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "sk-abcdefghijklmnop1234",
+            "hf_abcdefghijklmnop1234",
+            "ghp_abcdefghijklmnopqrst1234",
+            "github_pat_abcdefghijklmnopqrst12",
+            "glpat-abcdefghijklmnop1234",
+            "xoxb-1234567890-abc",
+            KEY,
+            "AIza" + "x" * 35,
+            "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
+            "https://user:s3cret@host/path",
+            "https://user:s3@cret@host/path",
+            "https://host/path?X-Amz-Signature=s3cret&a=b",
+            "https://host/path?a=b&sig=s3cret",
+        ],
+    )
+    def test_credentials_of_known_shapes_go(self, text: str) -> None:
+        shown = redact(f"before {text} after")
+        assert "[redacted]" in shown
+        assert shown.startswith("before ")
+        assert shown.endswith(" after")
+        assert "s3cret" not in shown
+        assert "cret@" not in shown
+        assert text not in shown
+
+    def test_everything_else_stays(self) -> None:
+        text = "https://host/path?design=7&page=2 mail@example.org risk-averse-but-long-enough"
+        assert redact(text) == text
+
+
+class TestUser:
+    def test_is_the_name_of_who_runs_this(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOGNAME", "ada")
+        assert user() == "ada"
+
+    def test_is_none_in_a_container_that_knows_no_users(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+        assert user() is None
+
+    def test_host_has_a_name(self) -> None:
+        assert environment.host()
+
+
+class TestPackages:
+    def test_are_all_that_are_installed_sorted_by_name(self) -> None:
+        found = packages()
+        assert found["fsspec"] == importlib.metadata.version("fsspec")
+        assert list(found) == sorted(found, key=str.lower)
+
+    def test_the_one_that_is_imported_wins_and_broken_ones_are_left_out(self, tmp_path: Path, monkeypatch) -> None:
+        for place, version in (("first", "1.0"), ("second", "2.0")):
+            info = tmp_path / place / "twice-0.dist-info"
+            info.mkdir(parents=True)
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: twice\nVersion: {version}\n")
+            monkeypatch.syspath_prepend(tmp_path / place)
+        broken = tmp_path / "first/broken-0.dist-info"
+        broken.mkdir()
+        (broken / "METADATA").write_text("")
+        found = packages()
+        assert found["twice"] == "2.0"
+        assert not any("broken" in str(name) for name in found)
+
+
+class TestSystem:
+    def test_says_what_machine_this_is(self) -> None:
+        found = system()
+        assert found["processors"] == os.cpu_count()
+        assert isinstance(found["memory_bytes"], int)
+        assert found["memory_bytes"] > 1 << 20
+        assert found["platform"]
+        assert found["machine"]
+        assert isinstance(found["accelerators"], list)
+
+    def test_memory_that_the_system_does_not_tell_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(os, "sysconf")
+        assert system()["memory_bytes"] is None
+
+    def test_accelerators_are_read_from_the_driver(self, tmp_path: Path) -> None:
+        for bus, text in {"0": "Model: \t\t NVIDIA H200\nIRQ: 1\n", "1": "Model: NVIDIA T4\n", "2": "IRQ: 1\n"}.items():
+            information = tmp_path / "driver/nvidia/gpus" / bus / "information"
+            information.parent.mkdir(parents=True)
+            information.write_text(text)
+        assert accelerators(tmp_path) == ["NVIDIA H200", "NVIDIA T4"]
+
+    def test_else_nvidia_smi_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install(tmp_path, "nvidia-smi", "printf ' NVIDIA A100 \\n\\nNVIDIA A100\\n'")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        assert accelerators(tmp_path) == ["NVIDIA A100", "NVIDIA A100"]
+
+    @pytest.mark.parametrize("script", ["exit 9", "exec sleep 60"], ids=["fails", "hangs"])
+    def test_a_tool_that_fails_or_hangs_is_left_out(self, tmp_path: Path, monkeypatch, script: str) -> None:
+        monkeypatch.setattr(environment, "COMMAND_SECONDS", 0.2)
+        install(tmp_path, "nvidia-smi", script)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        assert accelerators(tmp_path) == []
+
+    def test_no_tool_no_accelerators(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert accelerators(tmp_path) == []
+
+
+def install(directory: Path, name: str, script: str) -> None:
+    (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+    (directory / name).chmod(0o755)
+
+
+def git(directory: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "protocol.file.allow=always"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=directory, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git checkout with one commit on the branch `main`."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    directory = tmp_path / "checkout"
+    (directory / "src").mkdir(parents=True)
+    (directory / "src/train.py").write_text("print()\n")
+    git(directory, "init", "--quiet", "--initial-branch=main")
+    git(directory, "add", ".")
+    git(directory, "commit", "--quiet", "--message=first")
+    return directory
+
+
+class TestGit:
+    def test_commit_branch_and_clean(self, checkout: Path) -> None:
+        assert git_state(checkout) == GitState(git(checkout, "rev-parse", "HEAD"), "main", False)
+
+    def test_is_found_above_the_project(self, checkout: Path) -> None:
+        assert git_state(checkout / "src") == git_state(checkout)
+
+    def test_a_changed_file_makes_it_dirty_an_untracked_one_does_not(self, checkout: Path) -> None:
+        (checkout / "notes.txt").write_text("new")
+        clean = git_state(checkout)
+        assert clean is not None
+        assert clean.dirty is False
+        (checkout / "src/train.py").write_text("changed")
+        dirty = git_state(checkout)
+        assert dirty is not None
+        assert dirty.dirty is True
+
+    def test_a_branch_with_slashes_keeps_its_name(self, checkout: Path) -> None:
+        git(checkout, "switch", "--quiet", "--create", "feature/new/one")
+        state = git_state(checkout)
+        assert state is not None
+        assert state.branch == "feature/new/one"
+
+    def test_packed_references_are_read(self, checkout: Path) -> None:
+        commit = git(checkout, "rev-parse", "HEAD")
+        git(checkout, "pack-refs", "--all")
+        assert not (checkout / ".git/refs/heads/main").exists()
+        assert git_state(checkout) == GitState(commit, "main", False)
+
+    def test_without_a_branch_checked_out_there_is_only_the_commit(self, checkout: Path) -> None:
+        commit = git(checkout, "rev-parse", "HEAD")
+        git(checkout, "checkout", "--quiet", "--detach")
+        assert git_state(checkout) == GitState(commit, None, False)
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_worktrees_are_followed(self, checkout: Path, tmp_path: Path, packed: bool) -> None:
+        git(checkout, "worktree", "add", "--quiet", "-b", "side", str(tmp_path / "side"))
+        if packed:
+            git(checkout, "pack-refs", "--all")
+        assert git_state(tmp_path / "side") == GitState(git(checkout, "rev-parse", "HEAD"), "side", False)
+
+    def test_submodules_are_followed(self, checkout: Path, tmp_path: Path) -> None:
+        git(tmp_path, "init", "--quiet", "outer")
+        git(tmp_path / "outer", "submodule", "--quiet", "add", str(checkout), "inner")
+        state = git_state(tmp_path / "outer/inner")
+        assert state is not None
+        assert state.commit == git(checkout, "rev-parse", "HEAD")
+
+    def test_without_git_installed_only_dirty_is_unknown(self, checkout: Path, monkeypatch) -> None:
+        commit = git(checkout, "rev-parse", "HEAD")
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert git_state(checkout) == GitState(commit, "main", None)
+
+    def test_before_the_first_commit_there_is_nothing_to_say(self, tmp_path: Path) -> None:
+        (tmp_path / ".git").mkdir()
+        (tmp_path / ".git/HEAD").write_text("ref: refs/heads/main\n")
+        assert git_state(tmp_path) is None
+
+    def test_outside_of_git_there_is_nothing_to_say(self, tmp_path: Path) -> None:
+        assert git_state(tmp_path) is None
+
+    def test_git_files_that_make_no_sense_are_no_error(self, tmp_path: Path) -> None:
+        (tmp_path / ".git").write_text("gitdir: nowhere\n")
+        assert git_state(tmp_path) is None

@@ -1,0 +1,707 @@
+"""The whole path through the public API: record an experiment, find it again, get everything back."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replicate_core as replicate
+from replicate_core.records import Deleted
+from replicate_core.spool import SMALL_BYTES
+
+
+def write(project: Path, **contents: str | bytes) -> None:
+    for name, content in contents.items():
+        (project / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def only() -> replicate.Experiment:
+    """The only experiment there is, as another process would read it."""
+    (experiment,) = replicate.experiments.list()
+    return experiment
+
+
+def found(directory: Path) -> dict[str, str]:
+    """Path to content of every file below a directory; links as `-> target`, empty directories as `/`."""
+    shown: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink():
+            shown[name] = f"-> {os.readlink(path)}"
+        elif path.is_file():
+            shown[name] = path.read_text("latin-1")
+        elif not any(path.iterdir()):
+            shown[name] = "/"
+    return shown
+
+
+def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a training script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}"],
+        cwd=directory, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+class TestTheMainJob:
+    def test_from_training_to_a_checkout(self, project: Path, tmp_path: Path) -> None:
+        write(project, **{"train.py": "print('training')\n"})
+        experiment = replicate.init({"learning_rate": 0.1}, name="first", tags=["a", "b"], notes="A try.")
+        for step, loss in enumerate([0.5, 0.2, 0.3]):
+            write(project, **{"model.bin": f"weights of step {step}"})
+            checkpoint = experiment.checkpoint("model.bin", {"loss": loss}, primary_metric=("loss", "minimize"))
+            assert checkpoint.step == step
+        assert experiment.is_running()
+        experiment.stop()
+
+        read = only()
+        assert (read.id, read.name, read.tags, read.notes) == (experiment.id, "first", ("a", "b"), "A try.")
+        assert read.params == {"learning_rate": 0.1}
+        assert (read.status, read.is_running()) == ("finished", False)
+        assert [item.step for item in read.checkpoints] == [0, 1, 2]
+        assert read.primary_metric == ("loss", "minimize")
+        best, latest = read.best(), read.latest()
+        assert best is not None
+        assert latest is not None
+        assert (best.step, best.metrics) == (1, {"loss": 0.2})
+        assert (latest.step, latest.path) == (2, "model.bin")
+        best.checkout(tmp_path / "best")
+        assert found(tmp_path / "best") == {"train.py": "print('training')\n", "model.bin": "weights of step 1"}
+        read.checkout(tmp_path / "again")
+        assert found(tmp_path / "again") == found(tmp_path / "best")
+        latest.checkout(tmp_path / "latest", path="model.bin")
+        assert found(tmp_path / "latest") == {"model.bin": "weights of step 2"}
+        with latest.open() as stream:
+            assert stream.read() == b"weights of step 2"
+
+    def test_storage_is_in_the_project_where_nothing_else_is_said(self, project: Path) -> None:
+        replicate.init({})
+        assert sorted(os.listdir(project / ".replicate/storage")) == ["manifests", "records", "replicate.json"]
+
+    def test_large_files_come_back_too(self, project: Path, tmp_path: Path) -> None:
+        data = os.urandom(5 * SMALL_BYTES + 3)
+        write(project, model=data)
+        checkpoint = replicate.init({}).checkpoint("model", {})
+        write(project, model=b"something else")
+        checkpoint.checkout(tmp_path / "out")
+        assert (tmp_path / "out/model").read_bytes() == data
+        with checkpoint.open("model") as stream:
+            stream.seek(SMALL_BYTES)
+            assert stream.read(100) == data[SMALL_BYTES : SMALL_BYTES + 100]
+        assert checkpoint.size_bytes == len(data)
+        assert os.listdir(project / ".replicate/spool") == []
+
+    def test_in_memory_nothing_is_written_to_disk_but_the_copies(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": f"storage: memory://{uuid.uuid4().hex}\n", "model": "weights"})
+        experiment = replicate.init({"a": 1})
+        experiment.checkpoint("model", {"loss": 1.0})
+        assert only().id == experiment.id
+        with only().checkpoints[0].open("model") as stream:
+            assert stream.read() == b"weights"
+        assert sorted(os.listdir(project / ".replicate")) == [".gitignore", "spool"]
+
+
+class TestWhatIsRecorded:
+    def test_of_the_experiment(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", "--api-key=s3cret", "--lr", "1"])
+        text = "storage: storage\nmetrics:\n  loss: {goal: minimize, primary: true}\n  f1: {goal: maximize}\n"
+        write(project, **{"replicate.yaml": text})
+        before = datetime.now(timezone.utc)
+        experiment = replicate.init({"a": 1})
+        assert before <= experiment.created <= datetime.now(timezone.utc)
+        assert experiment.created.tzinfo is timezone.utc
+        assert re.fullmatch("[0-9a-f]{32}", experiment.id)
+        assert experiment.short_id == experiment.id[:7]
+        read = only()
+        for name in ("created", "name", "tags", "notes", "params", "user", "host", "command", "config", "path",
+                     "python_version", "packages", "system", "git", "size_bytes", "stored_bytes", "status", "duration",
+                     "primary_metric"):  # fmt: skip
+            assert getattr(read, name) == getattr(experiment, name)
+        assert read.command == "train.py '--api-key=[redacted]' --lr 1"
+        assert read.python_version == ".".join(map(str, sys.version_info[:3]))
+        assert read.packages["numpy"] == np.__version__
+        assert read.system["processors"] == os.cpu_count()
+        assert read.host
+        assert read.config == {
+            "storage": "storage",
+            "metrics": {"loss": {"goal": "minimize", "primary": True}, "f1": {"goal": "maximize", "primary": False}},
+        }
+        assert read.path == "."
+        assert read.git is None
+        assert (read.name, read.tags, read.notes, read.duration) == (None, (), None, None)
+        assert read.size_bytes == len(text)
+
+    def test_credentials_of_the_storage_are_not(self, project: Path) -> None:
+        name = uuid.uuid4().hex
+        write(project, **{"replicate.yaml": f"storage: memory://me:s3cret@{name}/x?token=s3cret\n"})
+        experiment = replicate.init({}, path=None)
+        assert experiment.config["storage"] == f"memory://{name}/x"
+        assert "s3cret" not in repr(replicate.Project())
+
+    def test_size_and_duration(self, project: Path) -> None:
+        write(project, model="12345", code="123")
+        experiment = replicate.init({}, path="code")
+        experiment.checkpoint("model", {})
+        experiment.checkpoint("model", {})
+        experiment.stop()
+        read = only()
+        assert read.size_bytes == 3 + 5 + 5
+        assert read.stored_bytes > read.size_bytes
+        assert read.duration is not None
+        assert timedelta(0) < read.duration < timedelta(minutes=1)
+
+    def test_params_of_every_kind(self, project: Path) -> None:
+        params = {
+            "scalar": np.float32(0.5),
+            "integer": np.int64(7),
+            "flag": np.bool_(True),
+            "array": np.arange(6).reshape(2, 3),
+            "zero-dimensional": np.array(3.0),
+            "nan": float("nan"),
+            "infinities": [float("inf"), -np.inf],
+            "nested": {"deep": {"er": [1, {"x": None}]}},
+            "nothing": None,
+            "text": "模型 🎉",
+            "tuple": (1, 2),
+            "path": Path("data/x.csv"),
+            3: "a number as key",
+            "$float": "nan",
+            "large": 1 << 60,
+            "empty": {},
+        }
+        experiment = replicate.init(params)
+        read = dict(only().params)
+        assert isinstance(read["nan"], float)
+        assert math.isnan(read.pop("nan"))
+        assert read == {
+            "scalar": 0.5,
+            "integer": 7,
+            "flag": True,
+            "array": [[0, 1, 2], [3, 4, 5]],
+            "zero-dimensional": 3.0,
+            "infinities": [math.inf, -math.inf],
+            "nested": {"deep": {"er": [1, {"x": None}]}},
+            "nothing": None,
+            "text": "模型 🎉",
+            "tuple": [1, 2],
+            "path": "data/x.csv",
+            "3": "a number as key",
+            "$float": "nan",
+            "large": 1 << 60,
+            "empty": {},
+        }
+        assert list(experiment.params) == list(only().params)
+
+    def test_what_is_recorded_does_not_change_with_the_objects(self, project: Path) -> None:
+        params = {"layers": [1, 2]}
+        experiment = replicate.init(params)
+        params["layers"].append(3)
+        assert experiment.params == only().params == {"layers": [1, 2]}
+
+    def test_no_params_are_fine(self, project: Path) -> None:
+        replicate.init()
+        replicate.init(None)
+        assert [experiment.params for experiment in replicate.experiments.list()] == [{}, {}]
+
+    def test_metrics_of_every_kind(self, project: Path) -> None:
+        experiment = replicate.init({})
+        experiment.checkpoint(None, {"loss": np.float64("nan"), "acc": np.float32(0.25), "hist": np.ones(2), "n": None})
+        experiment.checkpoint(None, None)
+        first, second = only().checkpoints
+        assert isinstance(first.metrics["loss"], float)
+        assert math.isnan(first.metrics["loss"])
+        assert {name: first.metrics[name] for name in ("acc", "hist", "n")} == {"acc": 0.25, "hist": [1, 1], "n": None}
+        assert second.metrics == {}
+
+    def test_other_keyword_arguments(self, project: Path) -> None:
+        replicate.init({}).checkpoint(None, {"loss": 1}, epoch=3, phase="warm-up")
+        (checkpoint,) = only().checkpoints
+        assert checkpoint.extra == {"epoch": 3, "phase": "warm-up"}
+        assert checkpoint.metrics == {"loss": 1}
+        assert (checkpoint.path, checkpoint.size_bytes, dict(checkpoint.files)) == (None, 0, {})
+
+
+class TestWhatIsSaved:
+    def test_everything_of_the_project_that_belongs_to_it(self, project: Path, tmp_path: Path) -> None:
+        (project / "src/empty").mkdir(parents=True)
+        (project / "données").mkdir()
+        for environment, mark in {"venv": "pyvenv.cfg", "conda": "conda-meta"}.items():
+            (project / environment / "lib").mkdir(parents=True)
+            (project / environment / mark).touch()
+            (project / environment / "lib/site.py").touch()
+        for skipped in (".git", "__pycache__", "src/.ipynb_checkpoints", "data"):
+            (project / skipped).mkdir()
+            (project / skipped / "x").touch()
+        write(project, **{"train.py": "1", "src/a.py": "2", "données/模型.txt": "3", ".replicateignore": "data/\n*.log\n"})
+        write(project, **{"train.log": "no", ".hidden": "4"})
+        (project / "src/link.py").symlink_to("../train.py")
+        (project / "train.py").chmod(0o755)
+        replicate.init({}).stop()
+        only().checkout(tmp_path / "out")
+        assert found(tmp_path / "out") == {
+            ".hidden": "4",
+            ".replicateignore": "data/\n*.log\n",
+            "données/模型.txt": "3",
+            "src/a.py": "2",
+            "src/empty": "/",
+            "src/link.py": "-> ../train.py",
+            "train.py": "1",
+        }
+        assert os.access(tmp_path / "out/train.py", os.X_OK)
+        assert not os.access(tmp_path / "out/src/a.py", os.X_OK)
+
+    @pytest.mark.parametrize(("path", "saved"), [("src", {"src/a.py"}), ("train.py", {"train.py"}), (None, set())])
+    def test_or_only_a_part_of_it(self, project: Path, tmp_path: Path, path: str | None, saved: set[str]) -> None:
+        (project / "src").mkdir()
+        write(project, **{"src/a.py": "1", "train.py": "2"})
+        replicate.init({}, path=path)
+        only().checkout(tmp_path / "out")
+        assert set(found(tmp_path / "out")) == saved
+        assert only().path == path
+
+    def test_the_storage_in_the_project_never_is(self, project: Path, tmp_path: Path) -> None:
+        write(project, **{"replicate.yaml": "storage: my/storage\n", "train.py": "1"})
+        for _ in range(2):
+            replicate.init({}).checkpoint(".", {})
+        for checkpoint in (experiment.checkpoints[0] for experiment in replicate.experiments.list()):
+            assert set(checkpoint.files) == {"replicate.yaml", "train.py"}
+        replicate.experiments.list()[1].checkout(tmp_path / "out")
+        assert set(found(tmp_path / "out")) == {"replicate.yaml", "train.py", "my"}
+
+    def test_the_storage_behind_a_link_never_is(self, project: Path) -> None:
+        (project / "disk").mkdir()
+        (project / "storage").symlink_to("disk")
+        write(project, **{"replicate.yaml": "storage: storage\n"})
+        replicate.init({}).checkpoint(".", {})
+        checkpoint = replicate.init({}).checkpoint(".", {})
+        assert set(checkpoint.files) == {"replicate.yaml"}
+
+    @pytest.mark.parametrize("storage", [".", ".."])
+    def test_a_storage_that_holds_the_project_is_refused_or_not_saved(self, project: Path, storage: str) -> None:
+        write(project, **{"replicate.yaml": f"storage: {storage}\n", "train.py": "1"})
+        try:
+            for _ in range(2):
+                checkpoint = replicate.init({}).checkpoint(".", {})
+        except replicate.ReplicateError as error:
+            assert "storage" in str(error)  # noqa: PT017  # either answer is fine
+        else:
+            assert set(checkpoint.files) == {"replicate.yaml", "train.py"}
+
+    def test_a_checkpoint_may_be_a_directory(self, project: Path) -> None:
+        (project / "out/deep").mkdir(parents=True)
+        (project / "out/none").mkdir()
+        write(project, **{"out/a": "1", "out/deep/b": "22"})
+        checkpoint = replicate.init({}, path=None).checkpoint("out", {})
+        assert dict(only().checkpoints[0].files) == {"out/a": 1, "out/deep/b": 2}
+        assert checkpoint.path == "out"
+        checkpoint.checkout("copy")
+        assert found(project / "copy") == {"out/a": "1", "out/deep/b": "22", "out/none": "/"}
+
+    def test_ignored_files_can_be_checkpoints(self, project: Path) -> None:
+        (project / "out").mkdir()
+        write(project, **{".replicateignore": "out/\n*.bin\n", "out/model.bin": "1"})
+        assert set(replicate.init({}).checkpoint("out", {}).files) == {"out/model.bin"}
+
+    def test_a_path_may_be_anything_that_names_a_file(self, project: Path) -> None:
+        (project / "out").mkdir()
+        write(project, **{"out/model": "1"})
+        (project / "latest").symlink_to("out/model")
+        (project / "current").symlink_to("out")
+        experiment = replicate.init({})
+        for path, saved in {
+            "out/model": "out/model",
+            Path("out/model"): "out/model",
+            project / "out/model": "out/model",
+            "./out/../out/model": "out/model",
+            "latest": "latest",
+            "current/model": "out/model",
+        }.items():
+            checkpoint = experiment.checkpoint(path, {})
+            assert (checkpoint.path, dict(checkpoint.files)) == (saved, {saved: 1})
+            with checkpoint.open(saved) as stream:
+                assert stream.read() == b"1"
+
+    def test_a_working_directory_below_the_project(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "src/deep").mkdir(parents=True)
+        write(project, **{"replicate.yaml": "", "src/deep/model": "1", "train.py": "2", "elsewhere": "3"})
+        monkeypatch.chdir(project / "src/deep")
+        experiment = replicate.init({})
+        assert replicate.Project().directory == project
+        assert experiment.path == "."
+        assert experiment.checkpoint("model", {}).path == "src/deep/model"
+        assert experiment.checkpoint("../../elsewhere", {}).path == "elsewhere"
+        assert only().checkpoints[1].path == "elsewhere"
+        assert (project / ".replicate/storage").is_dir()
+        assert os.listdir(project / "src/deep") == ["model"]
+
+    def test_a_file_that_vanishes_while_the_project_is_read_is_left_out(self, project: Path, tmp_path: Path) -> None:
+        (project / "tmp").mkdir()
+        write(project, **{"train.py": "1"})
+        over = threading.Event()
+
+        def come_and_go() -> None:
+            while not over.is_set():
+                for number in range(20):
+                    write(project, **{f"tmp/{number}": bytes(100)})
+                for number in range(20):
+                    (project / f"tmp/{number}").unlink()
+
+        worker = threading.Thread(target=come_and_go)
+        worker.start()
+        try:
+            for number in range(10):
+                replicate.init({}).checkout(tmp_path / str(number))
+                assert (tmp_path / f"{number}/train.py").read_text() == "1"
+        finally:
+            over.set()
+            worker.join()
+
+    def test_what_is_saved_is_what_stood_there_at_that_moment(self, project: Path) -> None:
+        experiment = replicate.init({})
+        checkpoints = []
+        for text in ("first", "second"):
+            write(project, model=text)
+            checkpoints.append(experiment.checkpoint("model", {}))
+        for checkpoint, text in zip(checkpoints, (b"first", b"second"), strict=True):
+            with checkpoint.open() as stream:
+                assert stream.read() == text
+
+
+class TestSteps:
+    def test_count_up_from_zero_and_go_on_from_the_last_one(self, project: Path) -> None:
+        experiment = replicate.init({})
+        steps: list[int | None] = [None, None, 10, None, 5, None, 0, None]
+        made = [experiment.checkpoint(None, {}, step=step).step for step in steps]
+        assert made == [item.step for item in only().checkpoints] == [0, 1, 10, 11, 5, 6, 0, 1]
+
+    def test_may_be_whole_numbers_of_numpy(self, project: Path) -> None:
+        assert replicate.init({}).checkpoint(None, {}, step=np.int64(7)).step == 7
+
+    @pytest.mark.parametrize("step", ["1", 1.5, True, [1], np.array([1, 2]), np.float32(1)], ids=repr)
+    def test_are_nothing_else(self, project: Path, step: object) -> None:
+        experiment = replicate.init({})
+        with pytest.raises(replicate.InvalidInput, match="step must be a whole number, got"):
+            experiment.checkpoint(None, {}, step=step)  # type: ignore[arg-type]
+        assert len(only().checkpoints) == 0
+
+    def test_a_checkpoint_that_was_refused_counts_for_nothing(self, project: Path) -> None:
+        (project / "out").mkdir()
+        (project / "out/link").symlink_to("/etc/passwd")
+        experiment = replicate.init({}, path=None)
+        experiment.checkpoint(None, {})
+        for refused in ({"path": "missing"}, {"path": "out"}, {"path": "out", "step": 7}):
+            with pytest.raises(replicate.InvalidInput):
+                experiment.checkpoint(metrics={}, **refused)
+        assert experiment.checkpoint(None, {}).step == 1
+        assert len(experiment.checkpoints) == len(only().checkpoints) == 2
+
+    def test_of_several_threads_are_all_there_once(self, project: Path) -> None:
+        write(project, model=b"weights")
+        experiment = replicate.init({})
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: experiment.checkpoint("model", {}), range(20)))
+        assert sorted(item.step for item in only().checkpoints) == list(range(20))
+
+
+class TestPrimaryMetric:
+    CONFIG = "metrics:\n  acc: {goal: maximize, primary: true}\n  loss: {goal: minimize}\n"
+
+    def test_comes_from_replicate_yaml_where_none_is_named(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": self.CONFIG})
+        experiment = replicate.init({})
+        assert experiment.checkpoint(None, {"acc": 0.5, "loss": 0.1}).primary_metric == ("acc", "maximize")
+        assert experiment.checkpoint(None, {"acc": 0.9, "loss": 0.3}).primary_metric == ("acc", "maximize")
+        best = only().best()
+        assert best is not None
+        assert best.step == 1
+
+    def test_that_is_named_wins(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": self.CONFIG})
+        checkpoint = replicate.init({}).checkpoint(None, {"acc": 0.5, "loss": 0.1}, ("loss", "minimize"))
+        assert checkpoint.primary_metric == ("loss", "minimize")
+
+    def test_of_replicate_yaml_may_be_missing_in_silence(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": self.CONFIG})
+        assert replicate.init({}).checkpoint(None, {"other": 1}).primary_metric is None
+        assert only().best() is None
+
+    def test_a_keyword_argument_that_the_config_knows_is_a_metric(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": self.CONFIG})
+        checkpoint = replicate.init({}).checkpoint(None, {"loss": 1}, acc=0.5, epoch=2)
+        assert checkpoint.metrics == {"loss": 1, "acc": 0.5}
+        assert checkpoint.extra == {"epoch": 2}
+        assert checkpoint.primary_metric == ("acc", "maximize")
+
+    def test_best_passes_over_nan_and_takes_the_first_of_equals(self, project: Path) -> None:
+        experiment = replicate.init({})
+        for loss in (float("nan"), 0.5, 0.2, np.float32("inf"), 0.2):
+            experiment.checkpoint(None, {"loss": loss}, ("loss", "minimize"))
+        best = only().best()
+        assert best is not None
+        assert best.step == 2
+        assert experiment.best() is not None
+        assert experiment.best().id == best.id
+
+    def test_without_any_there_is_no_best_and_without_checkpoints_no_latest(self, project: Path) -> None:
+        experiment = replicate.init({})
+        assert (experiment.best(), experiment.latest(), experiment.primary_metric) == (None, None, None)
+        experiment.checkpoint(None, {"loss": 1})
+        assert experiment.best() is None
+        assert experiment.latest() is not None
+
+
+class TestConfig:
+    @pytest.mark.parametrize("key", ["storage", "repository"])
+    def test_names_the_storage(self, project: Path, key: str) -> None:
+        write(project, **{"replicate.yaml": f"{key}: here\n"})
+        replicate.init({})
+        assert (project / "here/replicate.json").is_file()
+        assert replicate.Project().storage == "here"
+
+    def test_a_project_may_be_somewhere_else(self, project: Path, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        write(tmp_path / "other", **{"replicate.yaml": "storage: there\n"})
+        other = replicate.Project(directory=tmp_path / "other")
+        experiment = other.experiments.create({"a": 1}, path=None)
+        assert [item.id for item in other.experiments.list()] == [experiment.id]
+        assert len(replicate.experiments.list()) == 0
+        assert (tmp_path / "other/there/replicate.json").is_file()
+
+    def test_a_storage_may_be_given_directly(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": "storage: unused\n"})
+        given = replicate.Project(storage="given")
+        given.experiments.create({}, path=None)
+        assert sorted(os.listdir(project)) == ["given", "replicate.yaml"]
+        assert repr(given) == f"<Project {str(project)!r} storage='given'>"
+        assert given.repository.store.url == str(project / "given")
+
+
+class TestFinding:
+    def test_experiments_are_listed_in_the_order_they_began(self, project: Path) -> None:
+        made = [replicate.init({"n": number}, path=None).id for number in range(4)]
+        listed = replicate.experiments.list()
+        assert [experiment.id for experiment in listed] == made
+        assert isinstance(listed[1:], replicate.ExperimentList)
+        assert [experiment.id for experiment in listed[1:]] == made[1:]
+        assert listed[-1].id == made[-1]
+        assert repr(listed) == "<ExperimentList of 4>"
+
+    def test_a_filter_keeps_what_it_says_yes_to(self, project: Path) -> None:
+        for number in range(4):
+            replicate.init({"n": number}, path=None)
+        kept = replicate.experiments.list(filter=lambda experiment: experiment.params["n"] > 1)
+        assert [experiment.params["n"] for experiment in kept] == [2, 3]
+
+    def test_an_empty_project_has_none(self, project: Path) -> None:
+        assert len(replicate.experiments.list()) == 0
+        assert os.listdir(project) == []
+
+    def test_any_beginning_of_an_id_is_enough(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        for prefix in (experiment.id, experiment.short_id, experiment.id[:12].upper(), f" {experiment.id} "):
+            assert replicate.experiments.get(prefix).id == experiment.id
+
+    def test_checkpoints_are_found_too_and_are_no_experiments(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        experiment.checkpoint(None, {})
+        wanted = experiment.checkpoint(None, {})
+        found_experiment, found_checkpoint = replicate.experiments.find(wanted.id)
+        assert found_experiment.id == wanted.experiment_id == experiment.id
+        assert found_checkpoint is not None
+        assert (found_checkpoint.id, found_checkpoint.short_id) == (wanted.id, wanted.id[:7])
+        assert replicate.experiments.find(experiment.id)[1] is None
+        with pytest.raises(replicate.NotFound, match=f"is a checkpoint of the experiment {experiment.short_id}"):
+            replicate.experiments.get(wanted.id)
+
+    @pytest.mark.parametrize("prefix", ["zzz", "", "  ", "0" * 33])
+    def test_what_is_not_there_is_not_found(self, project: Path, prefix: str) -> None:
+        replicate.init({}, path=None)
+        with pytest.raises(replicate.NotFound, match="`replicate ls` shows those that are there"):
+            replicate.experiments.get(prefix)
+
+    def test_a_beginning_of_several_lists_them(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = iter(f"abc{number:029x}" for number in range(20))
+        monkeypatch.setattr("replicate_core.repository.Repository.new_id", lambda _: next(names))
+        experiment = replicate.init({}, path=None)
+        for _ in range(11):
+            experiment.checkpoint(None, {})
+        with pytest.raises(replicate.NotFound) as caught:
+            replicate.experiments.get("abc")
+        lines = str(caught.value).splitlines()
+        assert lines[0] == "'abc' begins 12 ids: give more characters of one of"
+        assert re.fullmatch(rf"  {experiment.id}  \(experiment, 20\d\d-\d\d-\d\d \d\d:\d\d\)", lines[1])
+        assert "(checkpoint, " in lines[2]
+        assert lines[11:] == ["  and 2 more"]
+
+    def test_lists_of_checkpoints_can_be_sliced(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        for number in range(4):
+            experiment.checkpoint(None, {"n": number})
+        listed = only().checkpoints
+        assert isinstance(listed[1:3], replicate.CheckpointList)
+        assert [item.step for item in listed[1:3]] == [1, 2]
+        assert listed[-1].step == 3
+        assert repr(listed) == "<CheckpointList of 4>"
+        assert repr(listed[2]) == f"<Checkpoint {listed[2].short_id} step=2 {{'n': 2}}>"
+
+    def test_an_experiment_shows_what_it_is(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None, name="big one")
+        assert repr(experiment) == f"<Experiment {experiment.short_id} 'big one' running checkpoints=0>"
+        assert repr(replicate.init({}, path=None)).endswith(" running checkpoints=0>")
+
+    def test_refreshing_sees_what_others_recorded(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        read = only()
+        experiment.checkpoint(None, {})
+        experiment.stop()
+        assert (len(read.checkpoints), read.status) == (0, "running")
+        read.refresh()
+        assert (len(read.checkpoints), read.status) == (1, "finished")
+
+    def test_refreshing_what_is_gone_is_not_found(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        replicate.Project().repository.append(Deleted(experiment.id))
+        with pytest.raises(replicate.NotFound, match=f"the experiment {experiment.short_id} is no longer in"):
+            experiment.refresh()
+
+
+class TestFilesOfACheckpoint:
+    def test_a_file_is_named_unless_it_is_the_only_one(self, project: Path) -> None:
+        (project / "out").mkdir()
+        for number in range(12):
+            write(project, **{f"out/{number:02}": str(number)})
+        checkpoint = replicate.init({}, path=None).checkpoint("out", {})
+        with checkpoint.open("out/07") as stream:
+            assert stream.read() == b"7"
+        with pytest.raises(replicate.NotFound, match="has 12 files: say which of 'out/00', .* and 2 more"):
+            checkpoint.open()
+        with pytest.raises(replicate.NotFound, match="has no file 'model'; it has 'out/00'"):
+            checkpoint.open("model")
+
+    def test_one_without_files_has_none(self, project: Path) -> None:
+        checkpoint = replicate.init({}, path=None).checkpoint(None, {})
+        with pytest.raises(replicate.NotFound, match="has 0 files: say which of none"):
+            checkpoint.open()
+        checkpoint.checkout("out")
+        assert found(project / "out") == {}
+
+    def test_code_that_was_not_saved_is_not_laid_out(self, project: Path) -> None:
+        write(project, **{"train.py": "1", "model": "2"})
+        replicate.init({}, path=None).checkpoint("model", {})
+        assert only().path is None
+        only().checkout("out")
+        assert found(project / "out") == {"model": "2"}
+
+    def test_the_model_in_the_code_gives_way_to_that_of_the_checkpoint(self, project: Path) -> None:
+        write(project, model="old", **{"train.py": "1"})
+        experiment = replicate.init({})
+        write(project, model="new")
+        experiment.checkpoint("model", {})
+        only().checkout("out")
+        assert found(project / "out") == {"model": "new", "train.py": "1"}
+        assert set(only().layout(path="model").files) == {"model"}
+
+    def test_an_experiment_without_checkpoints_gives_its_code(self, project: Path) -> None:
+        write(project, **{"train.py": "1"})
+        replicate.init({})
+        only().checkout("out", path="train.py")
+        assert found(project / "out") == {"train.py": "1"}
+
+
+class TestTheEnd:
+    def test_two_experiments_in_one_notebook_do_not_mix(self, project: Path) -> None:
+        write(project, model="1")
+        first = replicate.init({"n": 1})
+        first.checkpoint("model", {})
+        second = replicate.init({"n": 2})
+        second.checkpoint("model", {})
+        first.checkpoint(None, {})
+        first.stop()
+        listed = replicate.experiments.list()
+        assert [(item.params["n"], len(item.checkpoints), item.status) for item in listed] == [
+            (1, 2, "finished"), (2, 1, "running"),
+        ]  # fmt: skip
+
+    def test_stopping_twice_is_stopping_once(self, project: Path, at_exit: list) -> None:
+        experiment = replicate.init({}, path=None)
+        assert len(at_exit) == 1
+        experiment.stop()
+        ended = only().duration
+        experiment.stop()
+        assert only().duration == experiment.duration == ended
+        assert at_exit == []
+
+    def test_after_the_end_nothing_can_be_added(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        experiment.stop()
+        with pytest.raises(replicate.InvalidInput, match="has ended"):
+            experiment.checkpoint(None, {})
+        assert len(only().checkpoints) == 0
+
+    def test_what_was_loaded_is_not_recorded_by_this_process(self, project: Path) -> None:
+        replicate.init({}, path=None)
+        with pytest.raises(replicate.InvalidInput, match="was loaded, and is not recorded by this process"):
+            only().checkpoint(None, {})
+        only().stop()
+        assert only().is_running()
+
+    def test_an_experiment_ends_with_its_process(self, project: Path) -> None:
+        done = run("import replicate_core as replicate\nreplicate.init({'a': 1}).checkpoint(None, {'loss': 1})", project)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (only().status, len(only().checkpoints)) == ("finished", 1)
+
+    def test_an_experiment_that_was_stopped_ends_once(self, project: Path) -> None:
+        script = "import replicate_core as replicate\nexperiment = replicate.init({})\nexperiment.stop()"
+        assert run(script, project).stderr == ""
+        (record,) = (project / ".replicate/storage/records").rglob("*-ended.json")
+        assert only().status == "finished"
+
+    def test_a_process_that_is_killed_leaves_it_readable(self, project: Path) -> None:
+        write(project, model="1")
+        script = "import os, replicate_core as r\nr.init({}).checkpoint('model', {})\nos.kill(os.getpid(), 9)"
+        assert run(script, project).returncode == -9
+        read = only()
+        assert read.status == "running"
+        read.checkout("out")
+        assert found(project / "out") == {"model": "1"}
+
+
+class TestAStorageThatFails:
+    def test_never_stops_training(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": "storage: storage\n", "model": "1"})
+        experiment = replicate.init({})
+        (project / "storage").rename(project / "gone")
+        write(project, storage="a file where the storage was")
+        with pytest.warns(UserWarning, match="the checkpoint of step 0 is not stored: can't write") as caught:
+            experiment.checkpoint("model", {"loss": 1})
+        assert caught[0].filename == __file__
+        with pytest.warns(UserWarning, match="the checkpoint of step 1 is not stored"):
+            experiment.checkpoint(None, {"loss": 1})
+        (project / "storage").unlink()
+        (project / "gone").rename(project / "storage")
+        assert experiment.checkpoint("model", {"loss": 1}).step == 2
+        assert [item.step for item in only().checkpoints] == [2]
+        assert os.listdir(project / ".replicate/spool") == []
+
+    def test_at_the_end_is_reported_and_stopping_can_be_tried_again(self, project: Path) -> None:
+        write(project, **{"replicate.yaml": "storage: storage\n"})
+        experiment = replicate.init({}, path=None)
+        (project / "storage").rename(project / "gone")
+        write(project, storage="a file where the storage was")
+        with pytest.raises(replicate.StorageFailed):
+            experiment.stop()
+        (project / "storage").unlink()
+        (project / "gone").rename(project / "storage")
+        experiment.stop()
+        assert only().status == "finished"

@@ -1,0 +1,515 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from datetime import datetime, timedelta, timezone
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicate_core.documents import seal, unseal
+from replicate_core.errors import Corrupted, InvalidInput
+from replicate_core.records import (
+    KINDS,
+    Checkpointed,
+    CheckpointFacts,
+    Created,
+    Deleted,
+    Edited,
+    Ended,
+    Ending,
+    ExperimentState,
+    GitState,
+    PrimaryMetric,
+    Record,
+    Resumed,
+    best,
+    decode,
+    encode,
+    fold,
+    kind,
+    parse_time,
+    primary_metric_of,
+    time_text,
+)
+
+KEY = "records/20261123/01J-e-created.json"
+MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
+GOALS = ("minimize", "maximize")
+
+TEXTS = st.text(max_size=6)
+COUNTS = st.integers(0, 1 << 53)
+MOMENTS = st.datetimes(timezones=st.just(timezone.utc))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+MAPPINGS = st.dictionaries(TEXTS, VALUES, max_size=3)
+TUPLES = st.lists(TEXTS, max_size=3).map(tuple)
+CHECKPOINTS = st.builds(
+    CheckpointFacts,
+    id=TEXTS,
+    created=MOMENTS,
+    step=st.integers(),
+    metrics=MAPPINGS,
+    primary_metric=st.none() | st.builds(PrimaryMetric, st.text(min_size=1, max_size=6), st.sampled_from(GOALS)),
+    path=st.none() | TEXTS,
+    extra=MAPPINGS,
+    manifest=st.none() | TEXTS,
+    size_bytes=COUNTS,
+    stored_bytes=COUNTS,
+)
+RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
+    Created: st.builds(
+        Created,
+        experiment=TEXTS,
+        created=MOMENTS,
+        name=st.none() | TEXTS,
+        tags=TUPLES,
+        notes=st.none() | TEXTS,
+        params=MAPPINGS,
+        user=st.none() | TEXTS,
+        host=st.none() | TEXTS,
+        command=st.none() | TEXTS,
+        config=MAPPINGS,
+        path=st.none() | TEXTS,
+        python_version=st.none() | TEXTS,
+        packages=st.dictionaries(TEXTS, TEXTS, max_size=3),
+        system=MAPPINGS,
+        git=st.none() | st.builds(GitState, TEXTS, st.none() | TEXTS, st.none() | st.booleans()),
+        replicate_version=st.none() | TEXTS,
+        format=COUNTS,
+        resumed_from=st.none() | TEXTS,
+        manifest=st.none() | TEXTS,
+        size_bytes=COUNTS,
+        stored_bytes=COUNTS,
+    ),
+    Checkpointed: st.builds(Checkpointed, TEXTS, st.lists(CHECKPOINTS, max_size=3).map(tuple)),
+    Edited: st.builds(Edited, TEXTS, st.none() | TEXTS, st.none() | TUPLES, st.none() | TEXTS),
+    Resumed: st.builds(Resumed, TEXTS, MOMENTS, st.none() | TEXTS),
+    Ended: st.builds(
+        Ended,
+        TEXTS,
+        MOMENTS,
+        st.sampled_from(get_args(Ending)),
+        st.none() | TEXTS,
+        st.floats(min_value=0, allow_infinity=False),
+    ),
+    Deleted: st.builds(Deleted, TEXTS, st.none() | TUPLES),
+}
+SAMPLES: dict[str, Record] = {
+    "created": Created("e", MOMENT, git=GitState("abc", "main", dirty=True), packages={"numpy": "2.0"}),
+    "checkpoints": Checkpointed(
+        "e", (CheckpointFacts("c", MOMENT, 1, {"loss": 0.5}, PrimaryMetric("loss", "minimize")),)
+    ),
+    "edited": Edited("e", "name", ("tag",), "notes"),
+    "resumed": Resumed("e", MOMENT, "c"),
+    "ended": Ended("e", MOMENT, "failed", "ValueError: no", 1.5),
+    "deleted": Deleted("e", ("c",)),
+}
+
+
+def checkpoint(identifier: str, **metrics: object) -> CheckpointFacts:
+    return CheckpointFacts(identifier, MOMENT, 0, metrics)
+
+
+def rated(identifier: str, loss: object, goal: str = "minimize") -> CheckpointFacts:
+    return dataclasses.replace(checkpoint(identifier, loss=loss), primary_metric=PrimaryMetric("loss", goal))
+
+
+def made(*identifiers: str, experiment: str = "e") -> Checkpointed:
+    return Checkpointed(experiment, tuple(checkpoint(identifier) for identifier in identifiers))
+
+
+def shown(*records: Record, experiment: str = "e") -> str:
+    """The ids of the checkpoints that an experiment is left with, one letter each."""
+    return "".join(item.id for item in fold([Created(experiment, MOMENT), *records])[experiment].checkpoints)
+
+
+# Writing and reading.
+
+
+@pytest.mark.parametrize("type_", RECORDS, ids=lambda type_: type_.__name__)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_record_comes_back_as_it_was(type_, data):
+    record = data.draw(RECORDS[type_])
+    assert decode(unseal(seal(encode(record)), key=KEY), key=KEY) == record
+
+
+def test_there_is_a_word_for_every_kind_of_record():
+    assert set(KINDS.values()) == set(get_args(Record)) == set(RECORDS)
+    assert {word: kind(record) for word, record in SAMPLES.items()} == {word: word for word in KINDS}
+
+
+def test_nan_in_metrics_comes_back():
+    (item,) = decode(
+        unseal(seal(encode(Checkpointed("e", (checkpoint("a", loss=math.nan),)))), key=KEY), key=KEY
+    ).checkpoints
+    assert math.isnan(item.metrics["loss"])
+
+
+def test_a_kind_that_only_later_versions_know_is_passed_over():
+    assert decode({"kind": "archived", "by": "someone"}, key=KEY) is None
+
+
+def test_fields_that_only_later_versions_know_are_passed_over():
+    assert decode(encode(SAMPLES["ended"]) | {"signal": 9}, key=KEY) == SAMPLES["ended"]
+
+
+@given(data=st.data())
+def test_reading_anything_at_all_fails_in_one_way_only(anything, data):
+    with pytest.raises(Corrupted, match=KEY):
+        decode(data.draw(anything), key=KEY)
+
+
+@pytest.mark.parametrize("word", SAMPLES)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_a_record_that_is_wrong_somewhere_fails_in_one_way_only(damaged, word, data):
+    try:
+        record = decode(data.draw(damaged(encode(SAMPLES[word]))), key=KEY)
+    except Corrupted:
+        return
+    assert record is None or repr(decode(encode(record), key=KEY)) == repr(record)
+
+
+@pytest.mark.parametrize(
+    ("word", "field"), [(word, field) for word, record in SAMPLES.items() for field in encode(record)]
+)
+def test_every_field_must_be_there(word, field):
+    plain = encode(SAMPLES[word])
+    del plain[field]
+    with pytest.raises(Corrupted, match=field):
+        decode(plain, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("created", "experiment", None),
+        ("created", "created", None),
+        ("created", "created", "yesterday"),
+        ("created", "created", "2026-11-23T06:28:00"),
+        ("created", "created", "2026-11-23T06:28:00+01:00"),
+        ("created", "name", 7),
+        ("created", "tags", "tag"),
+        ("created", "tags", [7]),
+        ("created", "params", []),
+        ("created", "packages", {"numpy": 2}),
+        ("created", "git", "main"),
+        ("created", "git", {}),
+        ("created", "git", {"commit": None, "branch": None, "dirty": None}),
+        ("created", "size_bytes", -1),
+        ("created", "stored_bytes", 1.5),
+        ("checkpoints", "checkpoints", None),
+        ("checkpoints", "checkpoints", ["c"]),
+        ("checkpoints", "checkpoints", [{}]),
+        ("edited", "tags", "tag"),
+        ("resumed", "checkpoint", 7),
+        ("ended", "status", "running"),
+        ("ended", "status", None),
+        ("ended", "blocked_seconds", "1"),
+        ("ended", "blocked_seconds", None),
+        ("ended", "blocked_seconds", True),
+        ("deleted", "checkpoints", "c"),
+        ("deleted", "checkpoints", [7]),
+        ("deleted", "kind", 7),
+    ],
+)
+def test_every_field_must_have_its_type(word, field, value):
+    with pytest.raises(Corrupted, match=KEY):
+        decode(encode(SAMPLES[word]) | {field: value}, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", None),
+        ("step", 1.5),
+        ("step", True),
+        ("step", "1"),
+        ("metrics", []),
+        ("primary_metric", ["loss", "minimize"]),
+        ("primary_metric", {"name": "loss"}),
+        ("primary_metric", {"name": "loss", "goal": "lower"}),
+        ("primary_metric", {"name": "loss", "goal": []}),
+        ("primary_metric", {"name": "", "goal": "minimize"}),
+        ("primary_metric", {"name": 7, "goal": "minimize"}),
+        ("extra", None),
+        ("manifest", 7),
+        ("size_bytes", "1"),
+    ],
+)
+def test_every_field_of_a_checkpoint_must_have_its_type(field, value):
+    plain = encode(SAMPLES["checkpoints"])
+    plain["checkpoints"][0][field] = value
+    with pytest.raises(Corrupted, match=KEY):
+        decode(plain, key=KEY)
+
+
+def test_what_git_could_not_tell_is_not_made_up():
+    plain = encode(SAMPLES["created"])
+    plain["git"]["dirty"] = "perhaps"
+    assert decode(plain, key=KEY).git == GitState("abc", "main", dirty=None)
+
+
+# Times.
+
+
+def test_a_time_is_stored_in_utc_with_microseconds():
+    assert time_text(MOMENT) == "2026-11-23T06:28:00.000000Z"
+    assert time_text(MOMENT.astimezone(timezone(timedelta(hours=5, minutes=30)))) == time_text(MOMENT)
+
+
+@given(MOMENTS)
+def test_a_time_comes_back_as_it_was(moment):
+    assert parse_time(time_text(moment)) == moment
+    assert parse_time(time_text(moment)).utcoffset() == timedelta(0)
+
+
+@given(MOMENTS, MOMENTS)
+def test_stored_times_sort_as_times_do(one, other):
+    assert (time_text(one) < time_text(other)) == (one < other)
+
+
+# Folding: one experiment.
+
+
+def test_an_experiment_is_what_its_record_says():
+    created = Created("e", MOMENT, name="baseline", params={"lr": 0.1})
+    assert fold([created]) == {"e": ExperimentState(created)}
+
+
+def test_checkpoints_stand_in_the_order_they_were_made():
+    assert shown(made("b", "a"), made("c")) == "bac"
+
+
+def test_the_end_is_known_until_the_experiment_goes_on():
+    ended = Ended("e", MOMENT, "killed")
+    history = [Created("e", MOMENT), made("a"), ended]
+    assert fold(history)["e"].ended == ended
+    assert fold([*history, Edited("e", name="new")])["e"].ended == ended
+    assert fold([*history, Resumed("e", MOMENT, "a")])["e"].ended is None
+    assert fold([*history, made("b")])["e"].ended is None
+
+
+def test_resuming_sets_aside_what_came_after():
+    assert shown(made("a", "b"), made("c"), Resumed("e", MOMENT, "a")) == "a"
+    assert shown(made("a", "b"), Resumed("e", MOMENT, "a"), made("c")) == "ac"
+    assert shown(made("a", "b"), Resumed("e", MOMENT, "b")) == "ab"
+
+
+@pytest.mark.parametrize("checkpoint", [None, "unknown"])
+def test_resuming_from_the_very_beginning_sets_everything_aside(checkpoint):
+    assert shown(made("a", "b"), Resumed("e", MOMENT, checkpoint), made("c")) == "c"
+
+
+def test_an_experiment_knows_what_it_last_went_on_from():
+    history = [Created("e", MOMENT), made("a", "b")]
+    assert fold(history)["e"].resumed_from is None
+    history[0] = Created("e", MOMENT, resumed_from="of another experiment")
+    assert fold(history)["e"].resumed_from == "of another experiment"
+    history += [Resumed("e", MOMENT, "b"), Resumed("e", MOMENT, "a")]
+    assert fold(history)["e"].resumed_from == "a"
+
+
+def test_what_was_set_aside_stays_so_when_its_record_arrives_again():
+    assert shown(made("a", "b"), Resumed("e", MOMENT, "a"), made("a", "b"), made("c")) == "ac"
+
+
+def test_what_was_first_recorded_of_a_checkpoint_stands():
+    first, again = checkpoint("a", loss=1), checkpoint("a", loss=2)
+    folded = fold([Created("e", MOMENT), Checkpointed("e", (first,)), Checkpointed("e", (again,))])
+    assert folded["e"].checkpoints == (first,)
+
+
+def test_edits_change_what_they_name_and_keep_the_rest():
+    created = Created("e", MOMENT, name="old", tags=("t",), notes="old", params={"lr": 0.1})
+    assert fold([created, Edited("e", name="new")])["e"].created == dataclasses.replace(created, name="new")
+    edits = [Edited("e", tags=()), Edited("e", notes="x"), Edited("e", notes="y")]
+    assert fold([created, *edits])["e"].created == dataclasses.replace(created, tags=(), notes="y")
+    assert fold([created, Edited("e")])["e"].created == created
+
+
+def test_deleted_checkpoints_are_not_shown():
+    assert shown(made("a", "b", "c"), Deleted("e", ("b",))) == "ac"
+    assert shown(made("a"), Deleted("e", ())) == "a"
+    assert shown(made("a"), Deleted("e", ("a",)), made("a")) == ""
+
+
+def test_the_manifests_of_an_experiment_are_its_own_and_those_of_its_checkpoints():
+    items = [dataclasses.replace(checkpoint(name), manifest=name and f"m/{name}") for name in ("a", "", "b")]
+    items[1] = dataclasses.replace(items[1], manifest=None)
+    assert ExperimentState(Created("e", MOMENT, manifest="m/e"), tuple(items)).manifests == ("m/e", "m/a", "m/b")
+    assert ExperimentState(Created("e", MOMENT)).manifests == ()
+
+
+# Folding: any history.
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Record], list[str]]:
+    """What one experiment wrote, and the checkpoints that should be left of it."""
+    records: list[Record] = [Created("e", MOMENT)]
+    left: list[str] = []
+    for number in range(draw(st.integers(0, 8))):
+        match draw(st.sampled_from(["checkpoint", "checkpoint", "resume", "delete", "edit", "end"])):
+            case "checkpoint":
+                fresh = [f"{number}.{index}" for index in range(draw(st.integers(0, 3)))]
+                records.append(made(*fresh))
+                left += fresh
+            case "resume":
+                back_to = draw(st.sampled_from([None, *left]))
+                records.append(Resumed("e", MOMENT, back_to))
+                left = [] if back_to is None else left[: left.index(back_to) + 1]
+            case "delete":
+                some = draw(st.lists(st.sampled_from(left), unique=True)) if left else []
+                records.append(Deleted("e", tuple(some)))
+                left = [identifier for identifier in left if identifier not in some]
+            case "edit":
+                records.append(Edited("e", draw(st.none() | TEXTS), draw(st.none() | TUPLES), draw(st.none() | TEXTS)))
+            case "end":
+                records.append(Ended("e", MOMENT, draw(st.sampled_from(get_args(Ending)))))
+    return records, left
+
+
+@given(histories())
+def test_what_is_left_is_what_was_made_less_what_was_set_aside_or_deleted(history):
+    records, left = history
+    assert [item.id for item in fold(records)["e"].checkpoints] == left
+
+
+@given(histories(), st.data())
+def test_a_record_that_is_delivered_twice_counts_once(history, data):
+    records, _ = history
+    twice = [record for record in records for _ in range(data.draw(st.integers(1, 2)))]
+    assert fold(twice) == fold(records)
+
+
+@given(histories(), st.data())
+def test_checkpoints_that_are_delivered_again_much_later_count_once(history, data):
+    records, left = history
+    late = data.draw(
+        st.lists(st.sampled_from([item for item in records if isinstance(item, Checkpointed)] or [made()]))
+    )
+    assert [item.id for item in fold([*records, *late])["e"].checkpoints] == left
+
+
+@given(histories(), st.data())
+def test_a_deleted_experiment_is_never_shown_again(history, data):
+    records, _ = history
+    place = data.draw(st.integers(0, len(records)))
+    assert fold([*records[:place], Deleted("e"), *records[place:]]) == {}
+
+
+@given(histories())
+def test_an_experiment_whose_beginning_is_missing_is_passed_over(history):
+    records, _ = history
+    assert fold(records[1:]) == {}
+
+
+@given(histories(), histories(), st.randoms(use_true_random=False))
+def test_experiments_do_not_see_each_other(one, other, random):
+    ones, others = one[0], [dataclasses.replace(record, experiment="f") for record in other[0]]
+    queues, mixed = [ones[::-1], others[::-1]], []
+    while any(queues):
+        mixed.append(random.choice([queue for queue in queues if queue]).pop())
+    assert fold(mixed) == fold(ones) | fold(others)
+
+
+# The best checkpoint.
+
+
+def test_the_goal_says_which_way_is_better():
+    assert best([rated("a", 2), rated("b", 1), rated("c", 3)]).id == "b"
+    assert best([rated("a", 2, "maximize"), rated("b", 1, "maximize"), rated("c", 3, "maximize")]).id == "c"
+
+
+def test_of_equals_the_first_is_the_best():
+    assert best([rated("a", 1), rated("b", 1.0)]).id == "a"
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("loss", [math.nan, None, True, "0", [0]])
+def test_a_checkpoint_with_nothing_to_compare_is_never_the_best(loss, goal):
+    assert best([rated("a", loss, goal), rated("b", 7, goal)]).id == "b"
+    assert best([rated("a", loss, goal)]) is None
+
+
+def test_a_checkpoint_without_the_primary_metric_is_never_the_best():
+    assert best([checkpoint("a", accuracy=1), rated("b", 7)]).id == "b"
+    assert rated("b", 7).value_of_primary(PrimaryMetric("accuracy", "maximize")) is None
+
+
+@pytest.mark.parametrize(("goal", "wanted"), [("minimize", "b"), ("maximize", "a")])
+def test_infinities_compare_as_numbers_do(goal, wanted):
+    assert best([rated("a", math.inf, goal), rated("b", -math.inf, goal), rated("c", 0, goal)]).id == wanted
+
+
+@pytest.mark.parametrize(("goal", "wanted"), [("minimize", "b"), ("maximize", "a")])
+def test_numbers_beyond_the_largest_float_compare_too(goal, wanted):
+    assert best([rated("a", 10**400, goal), rated("b", 1, goal)]).id == wanted
+
+
+def test_nothing_is_the_best_without_a_primary_metric():
+    assert best([]) is None
+    assert best([checkpoint("a", loss=1)]) is None
+
+
+def test_the_latest_primary_metric_counts():
+    one, other = PrimaryMetric("loss", "minimize"), PrimaryMetric("accuracy", "maximize")
+    items = [dataclasses.replace(checkpoint("a"), primary_metric=metric) for metric in (one, other, None)]
+    assert primary_metric_of(items) == other
+    assert primary_metric_of(items[:1]) == one
+    assert primary_metric_of(items[2:]) is None
+
+
+@given(st.lists(st.floats() | st.integers(-3, 3), max_size=6), st.sampled_from(GOALS))
+def test_no_checkpoint_is_better_than_the_best(losses, goal):
+    items = [rated(str(number), loss, goal) for number, loss in enumerate(losses)]
+    found = best(items)
+    numbers = [loss for loss in losses if not math.isnan(loss)]
+    if found is None:
+        assert not numbers
+    else:
+        wanted = (min if goal == "minimize" else max)(numbers)
+        assert found is next(item for item in items if item.metrics["loss"] == wanted)
+
+
+# A primary metric as users give it.
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_a_primary_metric_is_a_name_and_a_goal(pair, goal):
+    assert PrimaryMetric.parse(pair(["loss", goal])) == PrimaryMetric("loss", goal)
+
+
+def test_there_need_not_be_a_primary_metric():
+    assert PrimaryMetric.parse(None) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "loss",
+        7,
+        {},
+        {"loss": "minimize"},
+        (),
+        ("loss",),
+        ("loss", "min"),
+        ("loss", None),
+        ("loss", []),
+        ("loss", "minimize", "maximize"),
+        ("", "minimize"),
+        (7, "minimize"),
+    ],
+)
+def test_a_primary_metric_of_another_shape_is_refused(value):
+    with pytest.raises(InvalidInput, match='must be a pair \\(name, "minimize" or "maximize"\\)'):
+        PrimaryMetric.parse(value)

@@ -1,0 +1,411 @@
+"""The byte seam on local disk, in memory and through a driver that is asynchronous inside; and what goes wrong there."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from store_suite import StoreSuite
+
+from replicate_core import store as stores
+from replicate_core.errors import InvalidInput, MissingExtra, NotFound, StorageFailed
+from replicate_core.store import Entry, FsspecStore, LocalStore, Store, local_root, open_store, without_credentials
+
+HERE = Path("/nowhere")
+
+
+class TestLocalStore(StoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return LocalStore(tmp_path / "storage")
+
+    def test_a_key_is_a_path_below_its_directory(self, store: LocalStore) -> None:
+        store.put("records/20261123/x.json", b"{}")
+        assert (store.root / "records/20261123/x.json").read_bytes() == b"{}"
+        assert store.url == str(store.root)
+
+    def test_temporary_files_are_never_listed(self, store: LocalStore) -> None:
+        store.put("key", b"data")
+        (store.root / f".replicate-{'0' * 16}.tmp").write_bytes(b"half writ")
+        assert store.list("") == [Entry("key", 4)]
+
+    def test_a_file_on_the_same_disk_becomes_the_object(self, store: LocalStore, tmp_path: Path) -> None:
+        (tmp_path / "staged").write_bytes(b"data")
+        number = (tmp_path / "staged").stat().st_ino
+        store.put_file("key", tmp_path / "staged")
+        assert (store.root / "key").stat().st_ino == number
+
+    def test_a_file_on_another_disk_is_copied(self, store: LocalStore) -> None:
+        other = Path("/dev/shm")
+        if not other.is_dir() or other.stat().st_dev == store.root.parent.stat().st_dev:
+            pytest.skip("there is no second file system here")
+        staged = Path(tempfile.mkdtemp(dir=other)) / "staged"
+        staged.write_bytes(b"data")
+        try:
+            store.put_file("data/key", staged)
+        finally:
+            shutil.rmtree(staged.parent)
+        assert store.get("data/key") == b"data"
+        assert os.listdir(store.root / "data") == ["key"]
+
+    def test_a_copy_that_fails_leaves_nothing_behind(self, store: LocalStore, tmp_path: Path) -> None:
+        (tmp_path / "staged").write_bytes(b"data")
+        (store.root / "key").mkdir(parents=True)
+        with pytest.raises(OSError, match="key"):
+            store._copy_across(tmp_path / "staged", store.root / "key")
+        assert os.listdir(store.root) == ["key"]
+
+    def test_a_file_where_a_directory_is_needed_says_so(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        store = LocalStore(tmp_path / "file/storage")
+        (tmp_path / "staged").write_text("")
+        for action in (lambda: store.put("a/b", b""), lambda: store.put_file("a/b", tmp_path / "staged")):
+            with pytest.raises(StorageFailed, match=r"can't write a/b in .*/file/storage: .*A file stands where"):
+                action()
+        assert store.list("") == []
+
+    def test_a_directory_where_a_file_must_go_says_so(self, store: LocalStore) -> None:
+        store.put("a/b", b"")
+        with pytest.raises(StorageFailed, match="can't write a in"):
+            store.put("a", b"")
+        with pytest.raises(StorageFailed, match="can't delete a in"):
+            store.delete(["a"])
+
+    def test_a_storage_that_may_not_be_written_says_what_to_do(self, open_directory: Path, as_nobody) -> None:
+        store = LocalStore(open_directory / "storage")
+        store.put("key", b"data")
+        store.root.chmod(0o555)
+        with as_nobody(), pytest.raises(StorageFailed, match=r"can't write new in .*Check that you may write there"):
+            store.put("new", b"data")
+        assert os.listdir(store.root) == ["key"]
+
+    def test_a_storage_that_may_not_be_read_is_no_empty_one(self, open_directory: Path, as_nobody) -> None:
+        store = LocalStore(open_directory / "storage")
+        store.put("key", b"data")
+        store.root.chmod(0)
+        with as_nobody():
+            for action in (lambda: store.list(""), lambda: store.get("key"), lambda: store.get_many(["key"])):
+                with pytest.raises(StorageFailed, match="Permission denied"):
+                    action()
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+    def test_a_full_disk_says_how_much_was_needed(self, store: LocalStore, monkeypatch, number: int) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StorageFailed, match=r"the disk is full \(4 bytes were needed, \d+ are free\). Make room"):
+            store.put("a/key", b"data")
+        assert store.list("") == []
+
+    def test_a_full_disk_is_seen_before_the_storage_exists(self, tmp_path: Path, monkeypatch) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "mkdir", full)
+        with pytest.raises(StorageFailed, match="the disk is full"):
+            LocalStore(tmp_path / "a/b").put("key", b"data")
+
+    def test_a_read_only_disk_says_so(self, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read_only(source: object, target: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "replace", read_only)
+        with pytest.raises(StorageFailed, match="read-only: name another storage"):
+            store.put("key", b"data")
+
+    def test_a_disk_that_fails_is_an_error(self, store: LocalStore, tmp_path: Path, monkeypatch) -> None:
+        def broken(source: object, target: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "replace", broken)
+        (tmp_path / "staged").write_bytes(b"data")
+        with pytest.raises(StorageFailed, match="Input/output error"):
+            store.put_file("key", tmp_path / "staged")
+
+
+class TestMemory(StoreSuite):
+    @pytest.fixture
+    def store(self) -> Store:
+        return open_store(f"memory://{uuid.uuid4().hex}/a b", relative_to=HERE)
+
+    def test_is_shared_in_this_process(self, store: Store) -> None:
+        store.put("key", b"data")
+        assert open_store(store.url, relative_to=HERE).get("key") == b"data"
+        assert local_root(store) is None
+
+
+class TestRootOfMemory(StoreSuite):
+    @pytest.fixture
+    def store(self) -> Store:
+        return FsspecStore(Alone(), "", "memory://")
+
+
+class Alone(MemoryFileSystem):
+    """A memory of its own: the common one belongs to every test."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: dict[str, Any] = {}
+        self.pseudo_dirs = [""]
+
+
+class Asynchronous(AsyncFileSystem):
+    """A small driver that is asynchronous inside, as those of the object stores are."""
+
+    cachable = False
+    protocol = "small"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, bytes] = {}
+        self.at_once = self.most_at_once = 0
+        self.fail: dict[str, BaseException] = {}
+        self.ranges = True
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0.001)
+            self._fail(path)
+            if path not in self.objects:
+                raise FileNotFoundError(path)
+            return self.objects[path][start:end] if self.ranges else self.objects[path]
+        finally:
+            self.at_once -= 1
+
+    async def _pipe_file(self, path: str, value: bytes, **_: object) -> None:
+        self._fail(path)
+        self.objects[path] = value
+
+    async def _put_file(self, lpath: str, rpath: str, **_: object) -> None:
+        self._fail(rpath)
+        self.objects[rpath] = Path(lpath).read_bytes()
+
+    async def _rm_file(self, path: str, **_: object) -> None:
+        self._fail(path)
+        if self.objects.pop(path, None) is None:
+            raise FileNotFoundError(path)
+
+    async def _find(self, path: str, *_: object, **__: object) -> dict[str, dict[str, Any]]:
+        self._fail(path)
+        found = {key: {"size": len(data)} for key, data in self.objects.items() if f"{key}/".startswith(f"{path}/")}
+        if not found:
+            raise FileNotFoundError(path)
+        return found
+
+    def _fail(self, path: str) -> None:
+        if error := self.fail.get(path):
+            raise error
+
+
+@pytest.fixture
+def remote() -> Asynchronous:
+    return Asynchronous()
+
+
+class TestAsynchronous(StoreSuite):
+    @pytest.fixture
+    def store(self, remote: Asynchronous) -> Store:
+        return FsspecStore(remote, "bucket/path/", "small://bucket/path")
+
+    def test_keys_lie_below_its_root(self, store: Store, remote: Asynchronous) -> None:
+        remote.objects["bucket/path2/other"] = b""
+        store.put("records/x", b"data")
+        assert sorted(remote.objects) == ["bucket/path/records/x", "bucket/path2/other"]
+        assert store.list("") == [Entry("records/x", 4)]
+
+    def test_many_keys_are_asked_for_together_but_not_too_many(self, store: Store, remote: Asynchronous) -> None:
+        remote.objects = {f"bucket/path/{number}": b"" for number in range(300)}
+        assert len(store.get_many([str(number) for number in range(300)])) == 300
+        assert remote.most_at_once == stores.SMALL_REQUESTS_AT_ONCE
+
+    def test_a_driver_that_ignores_ranges_makes_no_difference(self, store: Store, remote: Asynchronous) -> None:
+        remote.ranges = False
+        store.put("key", b"0123456789")
+        assert store.get("key", 3, 6) == b"345"
+        assert store.get("key", 0, 10) == b"0123456789"
+
+    def test_whatever_the_driver_raises_has_one_name(self, store: Store, remote: Asynchronous, tmp_path: Path) -> None:
+        failing = {f"bucket/path{below}" for below in ("", "/a", "/a/b")}
+        (tmp_path / "staged").touch()
+        for error in (RuntimeError("no credentials"), PermissionError("no credentials"), ValueError("no credentials")):
+            remote.fail = dict.fromkeys(failing, error)
+            for action in (
+                lambda: store.get("a/b"),
+                lambda: store.get_many(["a/b"]),
+                lambda: store.put("a/b", b""),
+                lambda: store.put_file("a/b", tmp_path / "staged"),
+                lambda: store.list("a/"),
+                lambda: store.list(""),
+                lambda: store.delete(["a/b"]),
+            ):
+                with pytest.raises(StorageFailed, match=r"in small://bucket/path: no credentials\. Check") as caught:
+                    action()
+                assert caught.value.__cause__ is error
+
+    def test_an_error_without_a_text_shows_its_type(self, store: Store, remote: Asynchronous) -> None:
+        remote.fail["bucket/path/a"] = RuntimeError()
+        with pytest.raises(StorageFailed, match="can't read a in small://bucket/path: RuntimeError"):
+            store.get("a")
+
+    def test_writing_to_a_bucket_that_is_missing_is_no_missing_key(self, store: Store, remote: Asynchronous) -> None:
+        remote.fail["bucket/path/a"] = FileNotFoundError("no such bucket")
+        with pytest.raises(StorageFailed, match="can't write a in .*no such bucket"):
+            store.put("a", b"")
+
+    def test_a_cancelled_request_is_an_error(self, store: Store, remote: Asynchronous) -> None:
+        remote.fail["bucket/path/a"] = asyncio.CancelledError()
+        for action in (
+            lambda: store.put("a", b""),
+            lambda: store.get("a"),
+            lambda: store.get_many(["a", "b"]),
+            lambda: store.delete(["a"]),
+        ):
+            with pytest.raises(StorageFailed, match="cancelled"):
+                action()
+
+    def test_a_request_that_is_never_answered_is_an_error(self, store: Store, remote, monkeypatch) -> None:
+        async def never(path: str, **_: object) -> bytes:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        monkeypatch.setattr(stores, "REQUEST_SECONDS", 0.05)
+        monkeypatch.setattr(remote, "_cat_file", never)
+        with pytest.raises(StorageFailed, match="can't read a in"):
+            store.get("a")
+        with pytest.raises(StorageFailed, match="can't read"):
+            store.get_many(["a"])
+
+
+class TestSynchronousDriver:
+    def test_whatever_it_raises_has_one_name(self) -> None:
+        class Refusing(Alone):
+            def _refuse(self, *_: object, **__: object) -> None:
+                raise RuntimeError("no")
+
+            cat_file = pipe_file = find = rm_file = _refuse
+
+        store = FsspecStore(Refusing(), "/root", "sftp://host/root")
+        for action in (
+            lambda: store.get("key"),
+            lambda: store.get_many(["key"]),
+            lambda: store.put("key", b""),
+            lambda: store.list(""),
+            lambda: store.delete(["key"]),
+        ):
+            with pytest.raises(StorageFailed, match="in sftp://host/root: no"):
+                action()
+
+
+class TestOpening:
+    def test_a_path_is_a_local_directory(self, tmp_path: Path) -> None:
+        for location in ("storage", "./storage", f"{tmp_path}/storage", f"file://{tmp_path}/storage", "local://storage"):
+            store = open_store(location, relative_to=tmp_path)
+            assert local_root(store) == tmp_path / "storage"
+            assert store.url == str(tmp_path / "storage")
+
+    def test_a_path_may_begin_at_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert local_root(open_store("~/storage", relative_to=HERE)) == tmp_path / "storage"
+
+    def test_a_path_may_have_a_colon(self, tmp_path: Path) -> None:
+        assert local_root(open_store("runs:2026", relative_to=tmp_path)) == tmp_path / "runs:2026"
+        assert local_root(open_store("C:/runs", relative_to=tmp_path)) == tmp_path / "C:/runs"
+
+    def test_opening_makes_nothing(self, tmp_path: Path) -> None:
+        open_store("storage", relative_to=tmp_path)
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("location", "meant"),
+        [
+            ("s3:/bucket/key", "s3://bucket/key"),
+            ("s3:bucket", "s3://bucket"),
+            ("GS:/bucket", "gs://bucket"),
+            ("memory:/here", "memory://here"),
+            ("file:/tmp/storage", "file:///tmp/storage"),
+        ],
+    )
+    def test_a_url_with_a_slash_missing_is_no_path(self, location: str, meant: str) -> None:
+        with pytest.raises(InvalidInput, match="a slash missing: did you mean") as caught:
+            open_store(location, relative_to=HERE)
+        assert f"did you mean {meant} ?" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("location", "hint"),
+        [
+            ("s33://bucket/x", "did you mean s3://bucket/x"),
+            ("S3://bucket/x", "did you mean s3://bucket/x"),
+            ("gcss://bucket", "did you mean gcs://bucket"),
+            ("qqqqqqqq://bucket", "s3, gs, az and sftp are known"),
+        ],
+    )
+    def test_an_unknown_scheme_has_a_nearest_one(self, location: str, hint: str) -> None:
+        with pytest.raises(InvalidInput, match="which nothing here can open") as caught:
+            open_store(location, relative_to=HERE)
+        assert hint in str(caught.value)
+
+    def test_a_chain_of_urls_is_no_path(self) -> None:
+        with pytest.raises(InvalidInput, match="simplecache::s3://bucket"):
+            open_store("simplecache::s3://bucket/x", relative_to=HERE)
+
+    @pytest.mark.parametrize(
+        ("location", "package", "extra"),
+        [
+            ("s3://bucket", "s3fs", "s3"),
+            ("gs://bucket", "gcsfs", "gcs"),
+            ("az://container", "adlfs", "azure"),
+            ("abfs://container", "adlfs", "azure"),
+        ],
+    )
+    def test_a_driver_that_is_missing_names_the_extra(self, location, package, extra, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtra, match=rf'{location} needs .*: pip install "replicate\[{extra}\]"'):
+            open_store(location, relative_to=HERE)
+
+    def test_a_missing_driver_without_an_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "libarchive", None)
+        with pytest.raises(MissingExtra, match="install its driver"):
+            open_store("libarchive://x", relative_to=HERE)
+
+    def test_a_driver_that_cannot_connect_is_an_error_that_hides_the_password(self) -> None:
+        with pytest.raises(StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*credentials") as caught:
+            open_store("ftp://me:s3cret@127.0.0.1:1/x", relative_to=HERE)
+        assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("s3://key:s3cret@bucket/path", "s3://bucket/path"),
+            ("sftp://me@host/path", "sftp://host/path"),
+            ("sftp://me:s3@cret@host/path", "sftp://host/path"),
+            ("az://container/path?sig=s3cret", "az://container/path"),
+            ("s3://bucket/a@b", "s3://bucket/a@b"),
+            ("/plain/path", "/plain/path"),
+        ],
+    )
+    def test_urls_are_shown_without_credentials(self, url: str, shown: str) -> None:
+        assert without_credentials(url) == shown
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers_in_memory() -> Iterator[None]:
+    before = set(MemoryFileSystem.store)
+    yield
+    for key in set(MemoryFileSystem.store) - before:
+        del MemoryFileSystem.store[key]
