@@ -125,7 +125,10 @@ def minimums(session: nox.Session) -> None:
 
 def _runs(python: str) -> bool:
     """Tell whether a Python is there and starts: a shim of a version manager may be there and not start."""
-    return shutil.which(python) is not None and subprocess.run([python, "-V"], capture_output=True).returncode == 0
+    return (
+        shutil.which(python) is not None
+        and subprocess.run([python, "-V"], capture_output=True, check=False).returncode == 0
+    )
 
 
 @nox.session

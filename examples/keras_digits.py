@@ -2,7 +2,7 @@
 
     python keras_digits.py
 
-The data, 1,797 images of 8x8 pixels, comes with scikit-learn. Keras needs one of its backends: TensorFlow, JAX or torch.
+The data, 1,797 images of 8x8 pixels, comes with scikit-learn. Keras needs a backend: TensorFlow, JAX or torch.
 """
 
 import importlib.util
@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 if "KERAS_BACKEND" not in os.environ:  # take the first backend that is installed
-    os.environ["KERAS_BACKEND"] = next(name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name))
+    os.environ["KERAS_BACKEND"] = next(
+        name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)
+    )
 
 import keras
 from sklearn.datasets import load_digits

@@ -46,8 +46,8 @@ def lay_out(manifests: Sequence[Manifest], *, only: str | None = None) -> Layout
     links: dict[str, str] = {}
     directories: dict[str, None] = {}
     for manifest in manifests:
-        new = {*manifest.files, *manifest.links}
-        above = {parent for path in (*new, *manifest.directories) for parent in _parents(path)}
+        new = {*manifest.files, *manifest.links, *manifest.directories}
+        above = {parent for path in new for parent in _parents(path)}
         for path in [path for path in (*files, *links) if path in new or path in above or _parents(path) & new]:
             files.pop(path, None)
             links.pop(path, None)
@@ -97,6 +97,8 @@ def check_out(repository: Repository, layout: Layout, directory: Path) -> None:
             _check_way(root, path)
         for path in (*layout.files, *layout.links):
             _check_replaceable(root / path)
+        for path in layout.directories:
+            _check_directory(root / path, path)
         staging = temporary_beside(root / "checkout")
         staging.mkdir()
         try:
@@ -115,18 +117,19 @@ def _check_way(root: Path, path: str) -> None:
     target = root / path
     if not target.parent.resolve().is_relative_to(root):
         raise InvalidInput(f"{target.parent} leads out of {root}: remove the link in its place, or check out elsewhere")
-    blocking = next((above for above in target.parents if above != root and _is_file(above, root)), None)
-    if blocking is not None:
-        raise InvalidInput(f"{blocking} is a file, and {path!r} needs a directory there: move it away")
+    for above in reversed(target.parents):
+        if above.is_relative_to(root) and above != root:
+            _check_directory(above, path)
+
+
+def _check_directory(directory: Path, path: str) -> None:
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise InvalidInput(f"{directory} is a file, and {path!r} needs a directory there: move it away")
 
 
 def _check_replaceable(target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         raise InvalidInput(f"{target} is a directory, and the checkout has a file of that name: move it away")
-
-
-def _is_file(path: Path, root: Path) -> bool:
-    return path.is_relative_to(root) and os.path.lexists(path) and not path.is_dir()
 
 
 def _write(repository: Repository, file: File, path: Path) -> None:

@@ -90,7 +90,7 @@ class _Reader:
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or error
             raise ConfigInvalid(f"{self._file}{line}: this is no valid YAML: {problem}") from error
-        if root is None:  # an empty file
+        if root is None or root.tag == "tag:yaml.org,2002:null":  # an empty file
             return
         yield from self._mapping(root, "the file", (*KEYS, *OLD_KEYS), example="storage: s3://bucket/path")
 
@@ -157,7 +157,7 @@ class _Reader:
         assert self._loader is not None, "nodes come from the loader"
         try:
             value: object = self._loader.construct_document(node)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: the 31st of February
             raise self._error(node, f"this value can't be used: {error}") from error
         return value
 

@@ -35,8 +35,10 @@ _SECRET_SHAPES = re.compile(
     r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
     r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,})"
 )
-_URL_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_URL_QUERY = re.compile(rf"([?&][\w.-]*(?:{_TELLTALE}|sig|signature)[\w.-]*=)[^&\s]+", re.IGNORECASE)
+_URL_USER = re.compile(r"(?<=://)[^/\s]+@")
+_URL_QUERY = re.compile(
+    rf"([?&][\w.-]*(?:{_TELLTALE}|(?<![a-z])sig(?:nature)?(?![a-z]))[\w.-]*=)[^&\s]+", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
@@ -62,7 +64,8 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
         found = _SECRET_OPTION.fullmatch(word)
         hide_next = bool(found and found[2] == "" and word.startswith("-"))
         shown.append(f"{found[1]}={REDACTED}" if found and found[2] else redact(word))
-    return " ".join(word if word == REDACTED else shlex.quote(word) for word in shown)
+    line = " ".join(word if word == REDACTED else shlex.quote(word) for word in shown)
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")  # a word need not be Unicode
 
 
 def user() -> str | None:

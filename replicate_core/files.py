@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,13 +103,19 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
         InvalidInput: a link leads out of the project, a name is no Unicode, or a directory can't be read.
     """
     tree = Tree()
+    if inside := next((directory for directory in skipped if start.is_relative_to(directory)), None):
+        raise InvalidInput(f"{start} lies in {inside}, which is where everything is stored: it can't be saved itself")
+    if start.is_file():
+        return Tree({_unicode(_relative(root, start), root): start.resolve()})
     if not start.is_dir():
-        return Tree({_relative(root, start): start.resolve()})
+        raise InvalidInput(f"{start} is neither a file nor a directory (a pipe or a device?): it can't be saved")
     empty: list[str] = []
     pending = [start]
     while pending:
         directory = pending.pop()
         entries = _entries(directory, root)
+        if entries is None:
+            continue
         kept = 0
         for entry in entries:
             path = _relative(root, Path(entry.path))
@@ -119,6 +124,7 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
                 continue
             if rules.match(path, directory=is_directory) or (is_directory and _left_out(Path(entry.path), skipped)):
                 continue
+            path = _unicode(path, root)
             if entry.is_symlink():
                 tree.links[path] = _link_target(root, Path(entry.path))
             elif is_directory:
@@ -129,19 +135,20 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
                 continue
             kept += 1
         if not kept and directory != root:
-            empty.append(_relative(root, directory))
+            empty.append(_unicode(_relative(root, directory), root))
     for path in tree.links:
         if problem := link_problem(path, tree.links):
             raise InvalidInput(f"{problem}. Mend it, or name it in {root / IGNORE_FILE}")
     return Tree(dict(sorted(tree.files.items())), dict(sorted(tree.links.items())), tuple(sorted(empty)))
 
 
-def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]]:
+def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]] | None:
+    """What stands in a directory; None if it vanished."""
     try:
         with os.scandir(directory) as found:
             return sorted(found, key=lambda entry: entry.name)
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
         raise InvalidInput(
             f"{directory} can't be read ({error.strerror}), so it can't be saved. Make it readable, or name it in "
@@ -150,16 +157,24 @@ def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]]:
 
 
 def _left_out(directory: Path, skipped: Sequence[Path]) -> bool:
-    return directory in skipped or any((directory / mark).exists() for mark in ENVIRONMENT_MARKS)
+    if directory in skipped:
+        return True
+    try:
+        return any((directory / mark).exists() for mark in ENVIRONMENT_MARKS)
+    except PermissionError:  # reading it will say so
+        return False
 
 
 def _relative(root: Path, path: Path) -> str:
-    text = path.relative_to(root).as_posix()
+    return path.relative_to(root).as_posix()
+
+
+def _unicode(text: str, root: Path, *, what: str = "the name") -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"the name {text!r} in {root} is no Unicode text, so it can't be saved. Rename it, or name it in "
+            f"{what} {text!r} in {root} is no Unicode text, so it can't be saved. Rename it, or name it in "
             f"{root / IGNORE_FILE}"
         ) from error
     return text
@@ -175,7 +190,7 @@ def _link_target(root: Path, link: Path) -> str:
             f"{link} is a link to {target}, which lies outside of the project {root}, so it can't be saved. Copy what "
             f"it points to into the project, or name the link in {root / IGNORE_FILE}"
         )
-    return Path(relative).as_posix()
+    return _unicode(Path(relative).as_posix(), root, what=f"the target of the link {link}")
 
 
 def copy_steadily(source: Path, target: Path) -> os.stat_result:
@@ -266,5 +281,5 @@ def regular_files(root: Path) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from regular_files(Path(entry.path))
-        elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode) and not is_temporary(entry.name):
+        elif entry.is_file(follow_symlinks=False) and not is_temporary(entry.name):
             yield entry

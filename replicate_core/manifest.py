@@ -20,7 +20,7 @@ PART_BYTES_MAX = 64 << 20
 
 PATH_LENGTH_MAX = 4096
 LINKS_FOLLOWED_MAX = 40
-CODECS = frozenset({"zlib"})
+CODECS = frozenset({"gzip"})
 
 _OBJECT = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}-[0-9a-z]+(\.[A-Za-z0-9]{1,16})*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

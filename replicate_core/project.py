@@ -15,7 +15,7 @@ from replicate_core.recording import Place, Recording, mapping
 from replicate_core.records import Created, ExperimentState
 from replicate_core.repository import Repository
 from replicate_core.store import open_store, without_credentials
-from replicate_core.values import Value
+from replicate_core.values import Value, plain
 from replicate_core.version import __version__
 
 Filter = Callable[[Experiment], bool]
@@ -177,7 +177,7 @@ def _optional_text(what: str, value: object) -> str | None:
 def _text(what: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
-    return value
+    return str(plain(value, name=what))
 
 
 def _config_record(project: Project) -> dict[str, Value]:

@@ -18,6 +18,8 @@ from replicate_core.repository import Repository
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+_GZIP = 16 + zlib.MAX_WBITS  # the gzip format, in the words of zlib
+
 PARTS_KEPT = 4
 """Parts that an open file holds in memory: going back and forth does not fetch them again."""
 
@@ -43,7 +45,7 @@ def read_part(repository: Repository, part: Part) -> bytes:
 
 def _decoded(stored: bytes, encoding: Encoding, part: Part) -> bytes:
     """Undo an encoding, without ever allocating more than the part says."""
-    decompressor = zlib.decompressobj()
+    decompressor = zlib.decompressobj(wbits=_GZIP)
     try:
         return decompressor.decompress(stored, part.length)
     except zlib.error as error:

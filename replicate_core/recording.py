@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import operator
 import os
 import threading
 import warnings
@@ -55,6 +56,8 @@ class Place:
     def store(self, tree: Tree) -> Snapshot:
         """Copy the files of a tree and store them."""
         with Spool(self.directory).staged(tree) as staged:
+            if tree.files and not staged.files:
+                raise InvalidInput(f"{' and '.join(tree.files)} vanished while it was copied: nothing was saved")
             return store_snapshot(self.repository, staged)
 
 
@@ -73,7 +76,7 @@ class Recording:
         self._next_step = next_step
         self._lock = threading.Lock()
         self._over = False
-        atexit.register(self.end)
+        atexit.register(self._end_at_exit)
 
     @classmethod
     def begin(cls, place: Place, created: Created, *, path: str | None) -> tuple[Recording, Created]:
@@ -88,6 +91,10 @@ class Recording:
             InvalidInput: the path, or what lies there, can't be saved.
             StorageFailed: the storage refuses; the experiment does not exist then.
         """
+        if local_root(place.repository.store) == place.directory:
+            raise InvalidInput(
+                f"the storage is the project {place.directory} itself: name a directory in it, or another"
+            )
         tree = None
         if path is not None:
             start = _inside(place.directory, place.directory, path)
@@ -114,23 +121,29 @@ class Recording:
         with self._lock:
             if step is None:
                 facts = replace(facts, step=self._next_step)
-            self._next_step = facts.step + 1
             try:
                 if start is not None:
                     facts = self._with_files(facts, start)
                 self._place.repository.append(Checkpointed(self._experiment, (facts,)))
             except StorageFailed as error:
                 warnings.warn(f"the checkpoint of step {facts.step} is not stored: {error}", stacklevel=3)
+            self._next_step = facts.step + 1
         return facts
 
     def end(self, status: Ending = "finished", error: str | None = None) -> None:
-        """Record that the experiment is over. Only the first call counts."""
+        """Record that the experiment is over; once it is, further calls do nothing."""
         with self._lock:
             if self._over:
                 return
+            self._place.repository.append(Ended(self._experiment, self._place.repository.now(), status, error))
             self._over = True
-        atexit.unregister(self.end)
-        self._place.repository.append(Ended(self._experiment, self._place.repository.now(), status, error))
+        atexit.unregister(self._end_at_exit)
+
+    def _end_at_exit(self) -> None:
+        try:
+            self.end()
+        except StorageFailed as error:
+            warnings.warn(f"that the experiment {self._experiment} ended is not stored: {error}", stacklevel=1)
 
     def _facts(
         self,
@@ -188,10 +201,12 @@ def _with_snapshot(facts: _WithFiles, snapshot: Snapshot, path: str) -> _WithFil
 def _checked_step(step: object) -> int:
     if step is None:
         return 0
-    index = getattr(step, "__index__", None)  # numpy's integers have it, too
-    if isinstance(step, bool) or index is None:
-        raise InvalidInput(f"step must be a whole number, got {step!r}")
-    return int(index())
+    try:
+        if not isinstance(step, bool):
+            return operator.index(step)  # type: ignore[arg-type]  # numpy's integers pass, and what else is one
+    except TypeError:
+        pass
+    raise InvalidInput(f"step must be a whole number, got {step!r}")
 
 
 def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
@@ -212,10 +227,16 @@ def _inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
     Raises:
         InvalidInput: it is empty, outside, or not there.
     """
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text.strip():
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidInput(f"path is {text!r}: give a file or directory of the project, or None to save no files")
-    given = Path(os.path.normpath(base / text))
+    try:
+        return _resolved_inside(Path(os.path.normpath(base / text)), root, text)
+    except OSError as error:
+        raise InvalidInput(f"path {text!r} can't be looked up: {error.strerror}") from error
+
+
+def _resolved_inside(given: Path, root: Path, text: str) -> Path:
     resolved = given.parent.resolve() / given.name
     if not resolved.is_relative_to(root):
         raise InvalidInput(

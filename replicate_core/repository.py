@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from replicate_core import ids, manifest, records
-from replicate_core.documents import DIGEST_NAME, FORMAT, seal, unseal
+from replicate_core.documents import DIGEST_NAME, FORMAT, expect_count, expect_mapping, expect_text, seal, unseal
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.manifest import Manifest
 from replicate_core.records import ExperimentState, Record
 from replicate_core.store import Store
+from replicate_core.values import loads
 
 FORMAT_KEY = "replicate.json"
 RECORDS = "records/"
@@ -64,15 +65,17 @@ class Repository:
         except NotFound:
             return False
         try:
-            found = json.loads(data)
-            format_, digest = found["format"], found["digest"]
-        except (ValueError, KeyError, TypeError) as error:
+            found = expect_mapping(loads(data))
+            format_, digest = expect_count(found["format"]), expect_text(found["digest"])
+        except (Corrupted, KeyError) as error:
             raise Corrupted(f"{FORMAT_KEY} in {self.store.url} can't be understood: {data[:80]!r}") from error
-        if not isinstance(format_, int) or format_ > FORMAT or digest != DIGEST_NAME:
+        if format_ > FORMAT or (format_ == FORMAT and digest != DIGEST_NAME):
             raise TooNew(
                 f"the repository at {self.store.url} has format {format_} with {digest} digests; this version of "
                 f"replicate reads up to format {FORMAT} with {DIGEST_NAME}: upgrade replicate"
             )
+        if format_ < FORMAT:
+            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} names the format {format_}, which there never was")
         return True
 
     def prepare(self) -> None:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from replicate_core.errors import StorageFailed
-from replicate_core.files import Tree, copy_steadily, read_steadily
+from replicate_core.errors import InvalidInput, StorageFailed
+from replicate_core.files import IGNORE_FILE, Tree, copy_steadily, read_steadily
 
 SMALL_BYTES = 256 << 10
 """Files up to this size are held in memory instead of copied: a copy costs 0.7 ms, whatever its size."""
@@ -67,15 +67,14 @@ class Spool:
         """
         directory = self.directory / os.urandom(8).hex()
         try:
-            self._prepare(directory)
-            files = tuple(_stage(tree, directory))
-        except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise StorageFailed(
-                f"can't copy the files that are to be saved to {self.directory}: {error}. Make room there, or make it "
-                "writable"
-            ) from error
-        try:
+            try:
+                self._prepare(directory)
+                files = tuple(_stage(tree, directory))
+            except OSError as error:
+                raise StorageFailed(
+                    f"can't copy the files that are to be saved to {self.directory}: {error}. Make room there, or make "
+                    "it writable"
+                ) from error
             yield Staged(directory, files, tree.links, tree.directories)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -100,7 +99,11 @@ def _stage(tree: Tree, directory: Path) -> Iterator[StagedFile]:
                 copy = directory / str(number)
                 status = copy_steadily(source, copy)
                 yield StagedFile(path, status.st_mode & 0o777, copy, status.st_size)
-        except FileNotFoundError:
-            if directory.exists():  # the source vanished, not the place of the copy
-                continue
-            raise
+        except OSError as error:
+            if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that fails
+                raise
+            if not isinstance(error, FileNotFoundError):  # else it vanished
+                raise InvalidInput(
+                    f"{source} can't be read ({error.strerror}), so it can't be saved. Make it readable, or name it in "
+                    f"{IGNORE_FILE}"
+                ) from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from replicate_core.errors import InvalidInput, MissingExtra, NotFound, ReplicateError, StorageFailed
+from replicate_core.errors import InvalidInput, MissingExtra, NotFound, StorageFailed
 from replicate_core.files import regular_files, temporary_beside, write_atomically
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ EXTRAS = {
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
-_USER_IN_URL = re.compile(r"(?<=://)[^/@]*@")
+_USER_IN_URL = re.compile(r"(?<=://)[^/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,8 @@ def open_store(location: str, *, relative_to: Path) -> Store:
         MissingExtra: the driver for its scheme is not installed.
         StorageFailed: the driver refuses it.
     """
+    if "::" in location:
+        raise InvalidInput(f"the storage {location!r} is a chain of URLs: name the last one alone, without '::'")
     scheme = _SCHEME.match(location)
     if scheme is None:
         _check_is_path(location)
@@ -121,10 +123,9 @@ def _check_is_path(location: str) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
     found = _ONE_SLASH.fullmatch(location)
     if found and (found[1].lower() in EXTRAS or location[len(found[1]) + 1 :].startswith("/")):
-        raise InvalidInput(
-            f"the storage {location!r} looks like a URL with a slash missing: "
-            f"did you mean {found[1].lower()}://{found[2]} ?"
-        )
+        scheme = found[1].lower()
+        meant = f"{scheme}:///{found[2]}" if scheme == "file" else f"{scheme}://{found[2]}"
+        raise InvalidInput(f"the storage {location!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
 def _open_fsspec(url: str, scheme: str) -> Store:
@@ -208,10 +209,13 @@ class LocalStore:
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
         with self._translating(f"list {prefix or 'everything'}"):
-            found = [
-                Entry(Path(entry.path).relative_to(self.root).as_posix(), entry.stat().st_size)
-                for entry in regular_files(self.root / prefix)
-            ]
+            found = []
+            for entry in regular_files(self.root / prefix):
+                try:
+                    size = entry.stat().st_size
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+                found.append(Entry(Path(entry.path).relative_to(self.root).as_posix(), size))
         return sorted(found, key=lambda entry: entry.key)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -272,7 +276,8 @@ class FsspecStore:
         names = list(keys)
         if not self._fs.async_impl:
             return {name: data for name in names if (data := self._get_or_none(name)) is not None}
-        results = self._run(_gather(self._cat, names))
+        with self._translating(f"read {len(names)} keys"):
+            results = self._run(_gather(self._cat, names))
         found: dict[str, bytes] = {}
         for name, result in zip(names, results, strict=True):
             if isinstance(result, bytes):
@@ -311,7 +316,8 @@ class FsspecStore:
                 return []
         above = self._root.strip("/") + "/" if self._root else ""
         names = ((name.lstrip("/").removeprefix(above), info) for name, info in found.items())
-        return sorted((Entry(name, int(info["size"])) for name, info in names), key=lambda entry: entry.key)
+        entries = (Entry(name, int(info["size"])) for name, info in names if name.startswith(prefix))
+        return sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Store.delete`."""
@@ -348,8 +354,6 @@ class FsspecStore:
     def _translating(self, action: str, key: str | None = None) -> Iterator[None]:
         try:
             yield
-        except ReplicateError:
-            raise
         except FileNotFoundError as error:
             if key is not None:
                 raise NotFound(f"{key} is not in {self.url}") from error

@@ -42,15 +42,6 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project directory, which is also the working directory."""
-    directory = tmp_path.resolve() / "project"
-    directory.mkdir()
-    monkeypatch.chdir(directory)
-    return directory
-
-
-@pytest.fixture
 def open_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory that every user may enter and `as_nobody` owns; `tmp_path` is its owner's alone."""
     directory = Path(tempfile.mkdtemp(prefix="replicate-tests-")).resolve()

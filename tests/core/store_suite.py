@@ -1,8 +1,8 @@
 """The contract of a `Store`, as a class that the tests of every storage inherit.
 
-    class TestMyStore(StoreSuite):
-        @pytest.fixture
-        def store(self): ...
+class TestMyStore(StoreSuite):
+    @pytest.fixture
+    def store(self): ...
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class StoreSuite:
     def test_a_listing_has_all_keys_below_a_prefix_in_order(self, store: Store) -> None:
         for key in ("b/2", "b/10", "a", "b/c/d/e", "B/1", "bb/1", "b.x/1", "é/1"):
             store.put(key, key.encode())
-        everything = [Entry(key, len(key.encode())) for key in ("B/1", "a", "b.x/1", "b/10", "b/2", "b/c/d/e", "bb/1", "é/1")]
+        everything = [
+            Entry(key, len(key.encode())) for key in ("B/1", "a", "b.x/1", "b/10", "b/2", "b/c/d/e", "bb/1", "é/1")
+        ]
         assert store.list("") == everything
         assert store.list("b/") == [entry for entry in everything if entry.key.startswith("b/")]
         assert store.list("b/c/") == [Entry("b/c/d/e", 7)]

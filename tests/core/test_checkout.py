@@ -129,7 +129,9 @@ class TestLayingOut:
 class TestCheckingOut:
     def test_files_links_and_empty_directories_are_there(self, repository: Repository, output: Path) -> None:
         files = {"train.py": "print()\n", "données/模型.txt": "x", "empty": ""}
-        plan = layout(repository, {"train.py": "print()\n", "données/模型.txt": "x"}, {"deep/l": "../train.py"}, ("logs/now",))
+        plan = layout(
+            repository, {"train.py": "print()\n", "données/模型.txt": "x"}, {"deep/l": "../train.py"}, ("logs/now",)
+        )
         plan.files["empty"] = EMPTY
         check_out(repository, plan, output)
         assert found(output) == files | {"deep/l": "-> ../train.py", "logs/now": "/"}
@@ -185,7 +187,7 @@ class TestCheckingOut:
 
         plan = layout(repository, {"a": "1"})
         monkeypatch.setattr(repository.store, "get", failing)
-        with pytest.raises(StorageFailed, match="^no answer$"):
+        with pytest.raises(StorageFailed, match=r"^no answer$"):
             check_out(repository, plan, output)
         assert found(output) == {}
 

@@ -127,7 +127,7 @@ class TestErrors:
 
     def test_two_files_are_one_too_many(self, tmp_path: Path) -> None:
         (tmp_path / "replicate.yml").touch()
-        with pytest.raises(ConfigInvalid, match="both replicate.yaml and replicate.yml: keep one"):
+        with pytest.raises(ConfigInvalid, match=r"both replicate\.yaml and replicate\.yml: keep one"):
             loaded(tmp_path, "")
 
     def test_a_file_that_is_no_text_is_named(self, tmp_path: Path) -> None:

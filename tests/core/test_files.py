@@ -1,4 +1,4 @@
-"""Local files: what of a directory belongs to a snapshot, copies that do not tear, writes that are whole or not at all."""
+"""Local files: what of a directory belongs to a snapshot, copies that do not tear, writes that are whole or nothing."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ class TestSettingAside:
         assert (tmp_path / "target").read_bytes() == b"content"
 
     def test_a_full_disk_shows_at_once(self, tmp_path: Path) -> None:
-        with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match="space|large"):
+        with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=r"space|large"):
             set_aside(file.fileno(), 1 << 60)
 
 

@@ -81,7 +81,7 @@ def parts(draw: st.DrawFn, objects: Mapping[str, int]) -> Part:
         offset,
         draw(st.integers(1, PART_BYTES_MAX)) if encoded else stored_bytes,
         digest(draw(st.binary(max_size=4))),
-        Encoding("zlib", stored_bytes) if encoded else None,
+        Encoding("gzip", stored_bytes) if encoded else None,
     )
 
 
@@ -133,7 +133,7 @@ def test_the_size_of_a_snapshot_is_that_of_its_files():
 
 def test_an_encoded_part_takes_its_encoded_size_in_the_object():
     assert Part(OBJECT, 0, 20, DIGEST).stored_bytes == 20
-    assert Part(OBJECT, 0, 20, DIGEST, Encoding("zlib", 8)).stored_bytes == 8
+    assert Part(OBJECT, 0, 20, DIGEST, Encoding("gzip", 8)).stored_bytes == 8
 
 
 def test_a_file_is_never_given_the_rights_of_its_owner():
@@ -157,7 +157,7 @@ def test_a_manifest_that_is_wrong_somewhere_is_refused_in_one_way_or_safe(damage
     start["files"]["code/train.py"] = {
         "size": 9,
         "mode": 0o644,
-        "parts": [[0, 0, 9, DIGEST, {"codec": "zlib", "size": 5}]],
+        "parts": [[0, 0, 9, DIGEST, {"codec": "gzip", "size": 5}]],
     }
     try:
         manifest = decode(data.draw(damaged(start)), key=KEY)
@@ -215,7 +215,7 @@ def test_a_part_may_end_where_its_object_ends():
 
 
 def test_an_encoded_part_must_lie_in_its_object_too():
-    assert "ends beyond" in refused(one_part(0, 0, 10, DIGEST, {"codec": "zlib", "size": OBJECT_BYTES + 1}))
+    assert "ends beyond" in refused(one_part(0, 0, 10, DIGEST, {"codec": "gzip", "size": OBJECT_BYTES + 1}))
 
 
 @pytest.mark.parametrize("number", [1, 2, COUNT_MAX, -1, "0", None])
@@ -230,7 +230,7 @@ def test_a_part_must_be_of_a_length_that_can_be_held_in_memory(length):
 
 
 def test_a_part_must_be_of_a_length_that_can_be_held_in_memory_when_it_is_encoded_too():
-    changed = one_part(0, 0, 10, DIGEST, {"codec": "zlib", "size": 2 * PART_BYTES_MAX})
+    changed = one_part(0, 0, 10, DIGEST, {"codec": "gzip", "size": 2 * PART_BYTES_MAX})
     assert refused(changed | {"objects": [[OBJECT, COUNT_MAX]]})
 
 
@@ -239,7 +239,7 @@ def test_the_longest_part_is_taken():
     assert decode(changed, key=KEY).total_bytes == PART_BYTES_MAX
 
 
-@pytest.mark.parametrize("part", [[], [0], [0, 0, 10], [0, 0, 10, DIGEST, "zlib"], [0, 0, 10, DIGEST, {}], "part", {}])
+@pytest.mark.parametrize("part", [[], [0], [0, 0, 10], [0, 0, 10, DIGEST, "gzip"], [0, 0, 10, DIGEST, {}], "part", {}])
 def test_a_part_must_say_where_it_lies(part):
     assert refused(document(files={"model.pt": {"size": 10, "mode": 0o644, "parts": [part]}}))
 

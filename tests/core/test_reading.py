@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import random
 import tracemalloc
-import zlib
 
 import pytest
 from hypothesis import given
@@ -94,26 +94,26 @@ class TestEncodedParts:
     DATA = b"text " * 1000
 
     def part(self, stored: bytes, data: bytes = DATA, *, length: int | None = None) -> tuple[Repository, Part]:
-        encoding = Encoding("zlib", len(stored))
+        encoding = Encoding("gzip", len(stored))
         part = Part(KEY, 3, len(data) if length is None else length, digest(data), encoding)
         return Repository(Objects({KEY: b"..." + stored + b"..."})), part
 
     def test_are_decoded(self) -> None:
-        stored = zlib.compress(self.DATA)
+        stored = gzip.compress(self.DATA)
         repository, part = self.part(stored)
         assert read_part(repository, part) == self.DATA
         assert repository.store.read == [(3, 3 + len(stored))]
 
     def test_what_cannot_be_decoded_is_corrupted(self) -> None:
-        with pytest.raises(Corrupted, match=f"a part of {KEY} can't be decoded as zlib"):
-            read_part(*self.part(b"this is no zlib"))
+        with pytest.raises(Corrupted, match=f"a part of {KEY} can't be decoded as gzip"):
+            read_part(*self.part(b"this is no gzip"))
         with pytest.raises(Corrupted, match="is damaged"):
-            read_part(*self.part(zlib.compress(self.DATA)[:-20]))
+            read_part(*self.part(gzip.compress(self.DATA)[:-20]))
         with pytest.raises(Corrupted, match="is damaged"):
-            read_part(*self.part(zlib.compress(b"shorter")))
+            read_part(*self.part(gzip.compress(b"shorter")))
 
     def test_a_part_that_unpacks_to_more_than_it_says_allocates_no_more(self) -> None:
-        bomb = zlib.compress(bytes(64 << 20))
+        bomb = gzip.compress(bytes(64 << 20))
         tracemalloc.start()
         try:
             with pytest.raises(Corrupted, match="is damaged"):

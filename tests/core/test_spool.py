@@ -108,9 +108,10 @@ class TestWhenItFails:
 
     def test_a_project_that_cannot_be_written_says_so(self, project: Path) -> None:
         (project / ".replicate").write_text("a file where a directory is needed")
-        with pytest.raises(StorageFailed, match=r"can't copy the files .* to .*/\.replicate/spool: .*Make room there"):
-            with Spool(project).staged(tree(project, small=b"x")):
-                pass
+        content = tree(project, small=b"x")
+        message = r"can't copy the files .* to .*/\.replicate/spool: .*Make room there"
+        with pytest.raises(StorageFailed, match=message), Spool(project).staged(content):
+            pass
 
     def test_a_spool_that_is_removed_meanwhile_is_no_vanished_file(self, project: Path) -> None:
         content = tree(project, large=bytes(SMALL_BYTES + 1))
@@ -132,15 +133,15 @@ class TestWhenItFails:
                 log.write(b"x")
 
         monkeypatch.setattr("replicate_core.files.set_aside", append)
-        with pytest.raises(InvalidInput, match="log is being written all the time"):
-            with Spool(project).staged(content):
-                pass
+        message = "log is being written all the time"
+        with pytest.raises(InvalidInput, match=message), Spool(project).staged(content):
+            pass
 
 
 def test_a_file_that_may_not_be_read_is_named_with_what_to_do(open_directory: Path, as_nobody) -> None:
     content = tree(open_directory, secret=b"x")
     (open_directory / "secret").chmod(0)
-    with as_nobody(), pytest.raises(InvalidInput, match=r"secret can't be read .*\.replicateignore"):
-        with Spool(open_directory).staged(content):
-            pass
+    message = r"secret can't be read .*\.replicateignore"
+    with as_nobody(), pytest.raises(InvalidInput, match=message), Spool(open_directory).staged(content):
+        pass
     assert os.listdir(open_directory / ".replicate/spool") == []

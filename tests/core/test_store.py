@@ -1,4 +1,4 @@
-"""The byte seam on local disk, in memory and through a driver that is asynchronous inside; and what goes wrong there."""
+"""The byte seam on local disk, in memory and through an asynchronous driver; and what goes wrong there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from store_suite import StoreSuite
 
 from replicate_core import store as stores
-from replicate_core.errors import InvalidInput, MissingExtra, NotFound, StorageFailed
+from replicate_core.errors import InvalidInput, MissingExtra, StorageFailed
 from replicate_core.store import Entry, FsspecStore, LocalStore, Store, local_root, open_store, without_credentials
 
 HERE = Path("/nowhere")
@@ -265,7 +265,7 @@ class TestAsynchronous(StoreSuite):
 
     def test_writing_to_a_bucket_that_is_missing_is_no_missing_key(self, store: Store, remote: Asynchronous) -> None:
         remote.fail["bucket/path/a"] = FileNotFoundError("no such bucket")
-        with pytest.raises(StorageFailed, match="can't write a in .*no such bucket"):
+        with pytest.raises(StorageFailed, match=r"can't write a in .*no such bucket"):
             store.put("a", b"")
 
     def test_a_cancelled_request_is_an_error(self, store: Store, remote: Asynchronous) -> None:
@@ -314,7 +314,13 @@ class TestSynchronousDriver:
 
 class TestOpening:
     def test_a_path_is_a_local_directory(self, tmp_path: Path) -> None:
-        for location in ("storage", "./storage", f"{tmp_path}/storage", f"file://{tmp_path}/storage", "local://storage"):
+        for location in (
+            "storage",
+            "./storage",
+            f"{tmp_path}/storage",
+            f"file://{tmp_path}/storage",
+            "local://storage",
+        ):
             store = open_store(location, relative_to=tmp_path)
             assert local_root(store) == tmp_path / "storage"
             assert store.url == str(tmp_path / "storage")
@@ -384,7 +390,9 @@ class TestOpening:
             open_store("libarchive://x", relative_to=HERE)
 
     def test_a_driver_that_cannot_connect_is_an_error_that_hides_the_password(self) -> None:
-        with pytest.raises(StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*credentials") as caught:
+        with pytest.raises(
+            StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*credentials"
+        ) as caught:
             open_store("ftp://me:s3cret@127.0.0.1:1/x", relative_to=HERE)
         assert "s3cret" not in str(caught.value)
 

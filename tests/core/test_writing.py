@@ -70,9 +70,7 @@ def test_a_large_file_is_one_object_byte_for_byte(repository: Repository, stage)
     assert [(part.offset, part.length) for part in parts] == [
         (0, GRID_BYTES), (GRID_BYTES, GRID_BYTES), (2 * GRID_BYTES, 5),
     ]  # fmt: skip
-    assert [part.digest for part in parts] == [
-        digest(data[part.offset : part.offset + part.length]) for part in parts
-    ]
+    assert [part.digest for part in parts] == [digest(data[part.offset : part.offset + part.length]) for part in parts]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +166,9 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 
 
 @settings(max_examples=25)
-@given(st.dictionaries(NAMES, st.one_of(st.binary(max_size=700), st.integers(0, 3).map(lambda n: bytes([n]) * 300_000))))
+@given(
+    st.dictionaries(NAMES, st.one_of(st.binary(max_size=700), st.integers(0, 3).map(lambda n: bytes([n]) * 300_000)))
+)
 def test_whatever_is_stored_comes_back(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as name:
         repository = Repository(LocalStore(Path(name) / "storage"))

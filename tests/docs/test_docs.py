@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "replicate_core").glob("__init__.py")])
-BLOCK = re.compile(r"^(<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
+BLOCK = re.compile(
+    r"^(<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -43,6 +45,6 @@ def run(line: str) -> None:
 
 
 def replicate(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "replicate", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "replicate", *words], check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"replicate {' '.join(words)}: {done.stderr}"
     return done.stdout

@@ -42,7 +42,7 @@ def test_the_example_of_the_specification_runs_and_records_what_it_says(project:
         metrics=["mean_absolute_error"],
     )
 
-    (x_train, y_train), (x_test, y_test) = load_data()
+    (x_train, y_train), (x_test, _) = load_data()
     x_train = x_train.reshape(-1, 784).astype("float32") / 255.0
     x_test = x_test.reshape(-1, 784).astype("float32") / 255.0
 
