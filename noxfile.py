@@ -31,8 +31,9 @@ OLDEST_PYTHON = "python3.10"
 def demo(session: nox.Session) -> None:
     """The main job: train a Keras model on real data twice, list the runs, get the better model back."""
     session.install(".[keras]", "jax", "scikit-learn")
-    project = Path(session.create_tmp()) / "digits"
-    project.mkdir(exist_ok=True)
+    project = ROOT / ".nox" / "demo" / "digits"
+    shutil.rmtree(project, ignore_errors=True)
+    project.mkdir()
     shutil.copy(ROOT / "examples" / "keras_digits.py", project)
     session.chdir(project)
     session.run("python", "keras_digits.py", env={"KERAS_BACKEND": "jax"})
@@ -113,7 +114,7 @@ def minimums(session: nox.Session) -> None:
     python = OLDEST_PYTHON if _runs(OLDEST_PYTHON) else "python"
     if python != OLDEST_PYTHON:
         session.warn(f"{OLDEST_PYTHON} is not installed: testing the lowest dependencies on this Python instead")
-    environment = Path(session.create_tmp()) / "oldest"
+    environment = Path(session.bin).parent / "oldest"
     session.run(python, "-m", "venv", "--clear", str(environment), external=True)
     session.install("uv")
     target = ("--python", str(environment))
