@@ -17,7 +17,10 @@ from replicate_core.errors import (
 )
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.project import Experiments, Project, experiments, init
+from replicate_core.pruning import Report as PruneReport
 from replicate_core.records import PrimaryMetric
+from replicate_core.verifying import Damage
+from replicate_core.verifying import Report as VerifyReport
 from replicate_core.version import __version__
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "CheckpointList",
     "ConfigInvalid",
     "Corrupted",
+    "Damage",
     "Experiment",
     "ExperimentList",
     "Experiments",
@@ -33,9 +37,11 @@ __all__ = [
     "NotFound",
     "PrimaryMetric",
     "Project",
+    "PruneReport",
     "ReplicateError",
     "StorageFailed",
     "TooNew",
+    "VerifyReport",
     "__version__",
     "experiments",
     "init",

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
-from replicate_core.files import temporary_beside
+from replicate_core.files import set_aside, temporary_beside
 from replicate_core.manifest import File, Manifest, tree_problem
-from replicate_core.reading import read_parts
+from replicate_core.reading import read_all
 from replicate_core.repository import Repository
 
 
@@ -32,11 +32,12 @@ class Layout:
         return [path for path in (*self.files, *self.links) if os.path.lexists(directory / path)]
 
 
-def lay_out(manifests: Sequence[Manifest], *, only: str | None = None) -> Layout:
+def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only: str | None = None) -> Layout:
     """Plan a checkout of snapshots, later ones over earlier ones.
 
     Args:
         manifests: the snapshots.
+        replaced: what the last snapshot is a snapshot of: of this file or directory nothing of the others remains.
         only: a file or directory; nothing else is written.
 
     Raises:
@@ -46,6 +47,11 @@ def lay_out(manifests: Sequence[Manifest], *, only: str | None = None) -> Layout
     links: dict[str, str] = {}
     directories: dict[str, None] = {}
     for manifest in manifests:
+        if replaced is not None and manifest is manifests[-1]:
+            for old in [path for path in (*files, *links, *directories) if _is_wanted(path, replaced)]:
+                files.pop(old, None)
+                links.pop(old, None)
+                directories.pop(old, None)
         new = {*manifest.files, *manifest.links, *manifest.directories}
         above = {parent for path in new for parent in _parents(path)}
         for path in [path for path in (*files, *links) if path in new or path in above or _parents(path) & new]:
@@ -102,8 +108,7 @@ def check_out(repository: Repository, layout: Layout, directory: Path) -> None:
         staging = temporary_beside(root / "checkout")
         staging.mkdir()
         try:
-            for number, file in enumerate(layout.files.values()):
-                _write(repository, file, staging / str(number))
+            _fetch(repository, list(layout.files.values()), staging)
             _move_into_place(layout, staging, root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -132,11 +137,26 @@ def _check_replaceable(target: Path) -> None:
         raise InvalidInput(f"{target} is a directory, and the checkout has a file of that name: move it away")
 
 
-def _write(repository: Repository, file: File, path: Path) -> None:
-    mode = 0o666 | file.mode & 0o111  # less what the user's umask says
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as output:
-        for data in read_parts(repository, file):
+def _fetch(repository: Repository, files: Sequence[File], staging: Path) -> None:
+    """Write each file under its number."""
+    for number, file in enumerate(files):
+        if not file.size:
+            os.close(_create(file, staging / str(number)))
+    begun: set[int] = set()
+    for wanted, data in read_all(repository, files):
+        path, file = staging / str(wanted.file), files[wanted.file]
+        descriptor = os.open(path, os.O_WRONLY) if wanted.file in begun else _create(file, path)
+        begun.add(wanted.file)
+        with open(descriptor, "wb", buffering=0) as output:
+            output.seek(wanted.position)
             output.write(data)
+
+
+def _create(file: File, path: Path) -> int:
+    mode = 0o666 | file.mode & 0o111  # less what the user's umask says
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    set_aside(descriptor, file.size)
+    return descriptor
 
 
 def _move_into_place(layout: Layout, staging: Path, root: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import overload
@@ -13,7 +13,7 @@ from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.errors import NotFound
 from replicate_core.manifest import Manifest
 from replicate_core.reading import open_file
-from replicate_core.records import CheckpointFacts, PrimaryMetric
+from replicate_core.records import CheckpointFacts, Deleted, PrimaryMetric
 from replicate_core.repository import Repository
 from replicate_core.values import Value
 
@@ -34,9 +34,16 @@ class Checkpoint:
     """
 
     def __init__(
-        self, facts: CheckpointFacts, repository: Repository, *, experiment_id: str, code_manifest: str | None
+        self,
+        facts: CheckpointFacts,
+        repository: Repository,
+        *,
+        experiment_id: str,
+        code_manifest: str | None,
+        on_delete: Callable[[str], None],
     ) -> None:
         self.experiment_id = experiment_id
+        self._on_delete = on_delete
         self._facts = facts
         self._repository = repository
         self._code_manifest = code_manifest
@@ -94,6 +101,8 @@ class Checkpoint:
             Corrupted: while reading, when a stored byte is not what was stored.
         """
         files = self._manifest().files
+        if self.path is not None and self._facts.manifest is None:
+            raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
         if path is None:
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
@@ -116,9 +125,19 @@ class Checkpoint:
         """
         check_out(self._repository, self.layout(path=path), Path(directory))
 
+    def delete(self) -> None:
+        """Delete the checkpoint: it is in no listing any more. `replicate prune` frees the space that only it needed.
+
+        Raises:
+            StorageFailed: the storage refuses.
+        """
+        self._repository.append(Deleted(self.experiment_id, (self.id,)))
+        self._on_delete(self.id)
+
     def layout(self, *, path: str | None = None) -> Layout:
         """What `checkout` will write, without writing it."""
-        return lay_out(self._repository.manifests([self._code_manifest, self._facts.manifest]), only=path)
+        manifests = self._repository.manifests([self._code_manifest, self._facts.manifest])
+        return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
 
     def _manifest(self) -> Manifest:
         return self._repository.manifest(self._facts.manifest) if self._facts.manifest else Manifest()
@@ -144,6 +163,11 @@ class CheckpointList(Sequence[Checkpoint]):
     def __getitem__(self, index: slice) -> CheckpointList: ...
     def __getitem__(self, index: int | slice) -> Checkpoint | CheckpointList:
         return CheckpointList(self._items[index]) if isinstance(index, slice) else self._items[index]
+
+    def delete(self) -> None:
+        """Delete them all; see `Checkpoint.delete`."""
+        for checkpoint in self:
+            checkpoint.delete()
 
     def __len__(self) -> int:
         return len(self._items)

@@ -10,16 +10,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
+from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
 from replicate_core.records import PrimaryMetric
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 DEFAULT_STORAGE = ".replicate/storage"
 
-KEYS = ("storage", "repository", "metrics")
+KEYS = ("storage", "repository", "metrics", "compression")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
 """Keys of the first replicate of 2020: taken, and without effect."""
@@ -37,6 +39,8 @@ class Config:
     """The metrics whose goal is known, by name."""
     primary_metric: PrimaryMetric | None = None
     """The one of them that is marked as primary."""
+    compression: Policy = "auto"
+    """What is compressed: nothing, what compresses well, or what compresses at all."""
 
 
 def find_directory(start: Path) -> Path:
@@ -76,7 +80,8 @@ class _Reader:
         self._warn_of_old_keys(entries)
         storage = self._storage(entries)
         metrics, primary = self._metrics(entries["metrics"]) if "metrics" in entries else ({}, None)
-        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary)
+        compression = self._compression(entries["compression"]) if "compression" in entries else "auto"
+        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression)
 
     def _top(self) -> Iterator[tuple[str, yaml.Node]]:
         try:
@@ -146,6 +151,13 @@ class _Reader:
             return PrimaryMetric.parse((name, value))  # type: ignore[return-value]  # a pair is never None
         except InvalidInput as error:
             raise self._error(node, f"the goal of {name!r} must be minimize or maximize, not {value!r}") from error
+
+    def _compression(self, node: yaml.Node) -> Policy:
+        value = self._value(node)
+        for policy in get_args(Policy):
+            if value == policy:
+                return policy  # type: ignore[no-any-return]  # get_args can't tell that its strings are Policies
+        raise self._error(node, f"'compression' must be none, auto or max, not {value!r}")
 
     def _flag(self, node: yaml.Node, name: str) -> bool:
         value = self._value(node)

@@ -49,17 +49,31 @@ def unseal(data: bytes, *, key: str) -> Value:
     Raises:
         Corrupted: the bytes are not those that were written.
     """
-    line = data.removesuffix(b"\n")
-    framed = line[: len(_HEAD)] == _HEAD and line[_BODY_AT - len(_MIDDLE) : _BODY_AT] == _MIDDLE
-    if not framed or not line.endswith(_TAIL):
+    framed = _body(data)
+    if framed is None:
         raise Corrupted(f"{key} is not a document of replicate: it begins with {data[:40]!r}")
-    wanted, body = line[len(_HEAD) : _BODY_AT - len(_MIDDLE)], line[_BODY_AT : -len(_TAIL)]
+    wanted, body = framed
     if digest(body).encode() != wanted:
         raise Corrupted(
             f"{key} was changed after it was written: its digest does not match. Restore it from a copy of the "
             "repository; `replicate verify` lists everything that is damaged"
         )
     return loads(body)
+
+
+def is_sealed(data: bytes) -> bool:
+    """Tell whether bytes are a document as `seal` wrote it, without reading what it says."""
+    framed = _body(data)
+    return framed is not None and digest(framed[1]).encode() == framed[0]
+
+
+def _body(data: bytes) -> tuple[bytes, bytes] | None:
+    """The digest and the inner document; None if the bytes are not framed as a document."""
+    line = data.removesuffix(b"\n")
+    framed = line[: len(_HEAD)] == _HEAD and line[_BODY_AT - len(_MIDDLE) : _BODY_AT] == _MIDDLE
+    if not framed or not line.endswith(_TAIL):
+        return None
+    return line[len(_HEAD) : _BODY_AT - len(_MIDDLE)], line[_BODY_AT : -len(_TAIL)]
 
 
 def expect_count(value: Value) -> int:

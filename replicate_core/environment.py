@@ -10,62 +10,23 @@ import importlib.metadata
 import os
 import platform
 import re
-import shlex
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from replicate_core.records import GitState
+from replicate_core.redaction import redact_command
 from replicate_core.values import Value
 
 COMMAND_SECONDS = 5
 """How long an outside command (git, nvidia-smi) may take before it is left out."""
 
-REDACTED = "[redacted]"
 
-# Whole words only: `--max_tokens 512`, `--tokenizer bert` and `--author Ann` say nothing secret.
-_TELLTALE = (
-    r"(?<![a-z])(?:pass|passwd|password|passphrase|secret|token|api[-_]?key|access[-_]?key|credentials?|auth)(?![a-z])"
-)
-_SECRET_OPTION = re.compile(rf"(-{{0,2}}[\w.-]*{_TELLTALE}[\w.-]*)(=|$)(.*)", re.IGNORECASE | re.DOTALL)
-_SECRET_SHAPES = re.compile(
-    r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
-    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,})"
-)
-_URL_USER = re.compile(r"(?<=://)[^/\s]+@")
-_URL_QUERY = re.compile(
-    rf"([?&][\w.-]*(?:{_TELLTALE}|(?<![a-z])sig(?:nature)?(?![a-z]))[\w.-]*=)[^&\s]+", re.IGNORECASE
-)
-
-
-def redact(text: str) -> str:
-    """Take credentials out of a text: users in URLs, signatures in queries, tokens of known shapes."""
-    text = _URL_USER.sub(f"{REDACTED}@", text)
-    text = _URL_QUERY.sub(rf"\g<1>{REDACTED}", text)
-    return _SECRET_SHAPES.sub(REDACTED, text)
-
-
-def command_line(arguments: Sequence[str] | None = None) -> str:
-    """The command that started this process, quoted for a shell, credentials redacted.
-
-    The value of an option whose name speaks of a secret (`--api-key X`, `--password=X`, `TOKEN=X`) is left out.
-    """
-    words = list(sys.argv if arguments is None else arguments)
-    shown: list[str] = []
-    hide_next = False
-    for word in words:
-        if hide_next and not word.startswith("-"):
-            shown.append(REDACTED)
-            hide_next = False
-            continue
-        found = _SECRET_OPTION.fullmatch(word)
-        hide_next = bool(found and found[2] == "" and word.startswith("-"))
-        shown.append(f"{found[1]}={REDACTED}" if found and found[2] else redact(word))
-    line = " ".join(word if word == REDACTED else shlex.quote(word) for word in shown)
-    return line.encode("utf-8", "backslashreplace").decode("utf-8")  # a word need not be Unicode
+def command_line() -> str:
+    """The command that started this process, quoted for a shell, credentials redacted."""
+    return redact_command(sys.orig_argv)
 
 
 def user() -> str | None:
@@ -134,7 +95,7 @@ def git_state(directory: Path) -> GitState | None:
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):  # no commit yet
         return None
     branch = None if reference is None else reference.removeprefix("refs/heads/")
-    status = _run(["git", "-C", str(directory), "status", "--porcelain", "--untracked-files=no"])
+    status = _run(["git", "--no-optional-locks", "-C", str(directory), "status", "--porcelain", "--untracked-files=no"])
     return GitState(commit, branch, None if status is None else bool(status.strip()))
 
 

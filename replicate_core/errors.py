@@ -11,7 +11,8 @@ ReplicateError
   MissingExtra (ImportError)   an optional package is not installed: install it
 ```
 
-Every message says what was wanted, what was found and what to do. Foreign errors are translated in `store` alone.
+Every message says what was wanted, what was found and what to do. What a storage raises is translated in `store`
+alone; what the local disk raises, where it is read or written.
 """
 
 

@@ -13,7 +13,7 @@ from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.checkpoint import Checkpoint, CheckpointList
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.recording import Recording
-from replicate_core.records import CheckpointFacts, ExperimentState, GitState, PrimaryMetric, Status
+from replicate_core.records import CheckpointFacts, Deleted, ExperimentState, GitState, PrimaryMetric, Status
 from replicate_core.repository import Repository
 from replicate_core.values import Value
 
@@ -116,8 +116,16 @@ class Experiment:
 
     @property
     def status(self) -> Status:
-        """`running` until it ended; then `finished`, `failed`, `interrupted` or `killed`."""
+        """`running` until it ended; then `finished`, `failed` or `interrupted`.
+
+        A process that is killed can't say so: its experiment stays `running`.
+        """
         return "running" if self._ended is None else self._ended.status
+
+    @property
+    def error(self) -> str | None:
+        """Type and message of the exception that ended it, if one did."""
+        return None if self._ended is None else self._ended.error
 
     @property
     def duration(self) -> timedelta | None:
@@ -174,15 +182,14 @@ class Experiment:
         """
         if self._recording is None:
             raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
-        facts = self._recording.checkpoint(path, metrics, primary_metric, step, kwargs)
-        self._checkpoints.append(facts)
+        facts, stored = self._recording.checkpoint(path, metrics, primary_metric, step, kwargs)
+        self._checkpoints += [facts] if stored else []
         return self._held(facts)
 
     def stop(self) -> None:
         """End the experiment. Needed in notebooks only: elsewhere it ends with the process."""
         if self._recording is not None:
-            self._recording.end()
-            self.refresh()
+            self._ended = self._recording.end() or self._ended
 
     def refresh(self) -> None:
         """Read again what the repository knows of the experiment.
@@ -194,6 +201,18 @@ class Experiment:
         if state is None:
             raise NotFound(f"the experiment {self.short_id} is no longer in {self._repository.store.url}")
         self._created, self._checkpoints, self._ended = state.created, list(state.checkpoints), state.ended
+
+    def delete(self) -> None:
+        """Delete the experiment and its checkpoints: they are in no listing any more.
+
+        What others share with it stays. `replicate prune` frees the space that only it needed. What is recorded of it
+        later, should it still run, is not seen either.
+
+        Raises:
+            StorageFailed: the storage refuses.
+        """
+        self._repository.append(Deleted(self.id))
+        self._checkpoints = []
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
         """Write its code and the files of its best checkpoint (else its latest) to a directory.
@@ -210,7 +229,12 @@ class Experiment:
         return lay_out(self._repository.manifests([self._created.manifest]), only=path)
 
     def _held(self, facts: CheckpointFacts) -> Checkpoint:
-        return Checkpoint(facts, self._repository, experiment_id=self.id, code_manifest=self._created.manifest)
+        return Checkpoint(
+            facts, self._repository, experiment_id=self.id, code_manifest=self._created.manifest, on_delete=self._forget
+        )
+
+    def _forget(self, checkpoint_id: str) -> None:
+        self._checkpoints = [facts for facts in self._checkpoints if facts.id != checkpoint_id]
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
@@ -229,6 +253,11 @@ class ExperimentList(Sequence[Experiment]):
     def __getitem__(self, index: slice) -> ExperimentList: ...
     def __getitem__(self, index: int | slice) -> Experiment | ExperimentList:
         return ExperimentList(self._items[index]) if isinstance(index, slice) else self._items[index]
+
+    def delete(self) -> None:
+        """Delete them all; see `Experiment.delete`."""
+        for experiment in self:
+            experiment.delete()
 
     def __len__(self) -> int:
         return len(self._items)

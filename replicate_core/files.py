@@ -15,7 +15,7 @@ from pathlib import Path
 import pathspec
 
 from replicate_core.errors import ConfigInvalid, InvalidInput
-from replicate_core.manifest import link_problem
+from replicate_core.manifest import FORBIDDEN_NAMES, link_problem
 
 IGNORE_FILE = ".replicateignore"
 
@@ -62,9 +62,15 @@ class Tree:
 
 
 class IgnoreRules:
-    """The rules of a `.replicateignore`: the syntax of `.gitignore`."""
+    """The rules of a `.replicateignore`: the syntax of `.gitignore`.
 
-    def __init__(self, lines: Sequence[str] = ()) -> None:
+    Args:
+        lines: the rules.
+        advice: how to leave something out, for errors.
+    """
+
+    def __init__(self, lines: Sequence[str] = (), *, advice: str = "save another path") -> None:
+        self.advice = advice
         self._spec = pathspec.GitIgnoreSpec.from_lines(lines)
 
     @classmethod
@@ -75,10 +81,11 @@ class IgnoreRules:
             ConfigInvalid: the file is no UTF-8 text, or can't be read.
         """
         path = root / IGNORE_FILE
+        advice = f"name it in {path}"
         try:
-            return cls(path.read_text("utf-8").splitlines())
+            return cls(path.read_text("utf-8").splitlines(), advice=advice)
         except FileNotFoundError:
-            return cls()
+            return cls(advice=advice)
         except (OSError, ValueError) as error:
             raise ConfigInvalid(f"{path} can't be used: {error}. Its syntax is that of .gitignore") from error
 
@@ -105,15 +112,17 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
     tree = Tree()
     if inside := next((directory for directory in skipped if start.is_relative_to(directory)), None):
         raise InvalidInput(f"{start} lies in {inside}, which is where everything is stored: it can't be saved itself")
+    if forbidden := FORBIDDEN_NAMES & set(start.relative_to(root).parts):
+        raise InvalidInput(f"{start} lies in {' and '.join(forbidden)}, which is never saved")
     if start.is_file():
-        return Tree({_unicode(_relative(root, start), root): start.resolve()})
+        return Tree({_unicode(_relative(root, start), rules): start.resolve()})
     if not start.is_dir():
         raise InvalidInput(f"{start} is neither a file nor a directory (a pipe or a device?): it can't be saved")
     empty: list[str] = []
     pending = [start]
     while pending:
         directory = pending.pop()
-        entries = _entries(directory, root)
+        entries = _entries(directory, rules)
         if entries is None:
             continue
         kept = 0
@@ -124,9 +133,9 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
                 continue
             if rules.match(path, directory=is_directory) or (is_directory and _left_out(Path(entry.path), skipped)):
                 continue
-            path = _unicode(path, root)
+            path = _unicode(path, rules)
             if entry.is_symlink():
-                tree.links[path] = _link_target(root, Path(entry.path))
+                tree.links[path] = _link_target(root, Path(entry.path), rules)
             elif is_directory:
                 pending.append(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
@@ -135,14 +144,14 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
                 continue
             kept += 1
         if not kept and directory != root:
-            empty.append(_unicode(_relative(root, directory), root))
+            empty.append(_unicode(_relative(root, directory), rules))
     for path in tree.links:
         if problem := link_problem(path, tree.links):
-            raise InvalidInput(f"{problem}. Mend it, or name it in {root / IGNORE_FILE}")
+            raise InvalidInput(f"{problem}. Mend it, or {rules.advice}")
     return Tree(dict(sorted(tree.files.items())), dict(sorted(tree.links.items())), tuple(sorted(empty)))
 
 
-def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]] | None:
+def _entries(directory: Path, rules: IgnoreRules) -> list[os.DirEntry[str]] | None:
     """What stands in a directory; None if it vanished."""
     try:
         with os.scandir(directory) as found:
@@ -151,8 +160,7 @@ def _entries(directory: Path, root: Path) -> list[os.DirEntry[str]] | None:
         return None
     except OSError as error:
         raise InvalidInput(
-            f"{directory} can't be read ({error.strerror}), so it can't be saved. Make it readable, or name it in "
-            f"{root / IGNORE_FILE}"
+            f"{directory} can't be read ({error.strerror}), so it can't be saved. Make it readable, or {rules.advice}"
         ) from error
 
 
@@ -169,35 +177,35 @@ def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _unicode(text: str, root: Path, *, what: str = "the name") -> str:
+def _unicode(text: str, rules: IgnoreRules, *, what: str = "the name") -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{what} {text!r} in {root} is no Unicode text, so it can't be saved. Rename it, or name it in "
-            f"{root / IGNORE_FILE}"
+            f"{what} {text!r} is no Unicode text, so it can't be saved. Rename it, or {rules.advice}"
         ) from error
     return text
 
 
-def _link_target(root: Path, link: Path) -> str:
+def _link_target(root: Path, link: Path, rules: IgnoreRules) -> str:
     """Where a link points, relative to itself."""
-    target = os.readlink(link)
-    relative = os.path.relpath(target, link.parent) if Path(target).is_absolute() else target
-    inside = Path(os.path.normpath(link.parent / relative)).is_relative_to(root)
-    if not inside:
+    target = Path(os.readlink(link))
+    if target.is_absolute():  # the project may be reached by several paths
+        target = Path(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))
+    if not Path(os.path.normpath(link.parent / target)).is_relative_to(root):
         raise InvalidInput(
-            f"{link} is a link to {target}, which lies outside of the project {root}, so it can't be saved. Copy what "
-            f"it points to into the project, or name the link in {root / IGNORE_FILE}"
+            f"{link} is a link to {os.readlink(link)}, which lies outside of the project {root}, so it can't be saved. "
+            f"Copy what it points to into the project, or {rules.advice}"
         )
-    return _unicode(Path(relative).as_posix(), root, what=f"the target of the link {link}")
+    return _unicode(target.as_posix(), rules, what=f"the target of the link {link}")
 
 
 def copy_steadily(source: Path, target: Path) -> os.stat_result:
     """Copy a file that somebody may be writing: copied again until it stood still meanwhile.
 
     Plain reads and writes into space that was set aside first: measured, no reflink, hard link or mapping is both
-    cheaper and safe for a file that was just written. `target` must not exist.
+    cheaper and safe for a file that was just written. A `target` that exists is written over: that takes a fraction of
+    the time, because its pages need not be found first.
 
     Raises:
         InvalidInput: the file kept changing through `COPY_ATTEMPTS` copies.
@@ -229,10 +237,15 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 def _copy(source: Path, target: Path, size: int) -> None:
     buffer = memoryview(bytearray(COPY_BYTES))
-    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+    with (
+        open(source, "rb", buffering=0) as reader,
+        open(os.open(target, os.O_WRONLY | os.O_CREAT, 0o666), "wb", buffering=0) as writer,
+    ):
         set_aside(writer.fileno(), size)
         while count := reader.readinto(buffer):
-            writer.write(buffer[:count])
+            view = buffer[:count]
+            while view:
+                view = view[writer.write(view) :]
         writer.truncate()
 
 
@@ -256,9 +269,29 @@ def write_atomically(path: Path, data: bytes) -> None:
                 view = view[file.write(view) :]
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on the disk, where the system can: a rename is durable then."""
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -12,16 +12,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.encodings import CODECS
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
 from replicate_core.values import Value
 
 PART_BYTES_MAX = 64 << 20
 """The longest part a reader takes: it holds one whole part in memory to verify it."""
 
+FORBIDDEN_NAMES = frozenset({".git", ".replicate"})
+"""Never part of a snapshot: what stands there is carried out by tools, or is our own."""
+
 PATH_LENGTH_MAX = 4096
 LINKS_FOLLOWED_MAX = 40
-CODECS = frozenset({"gzip"})
 
+_MANIFEST = re.compile(r"manifests/[0-9A-HJKMNP-TV-Z]{26}\.json")
 _OBJECT = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}-[0-9a-z]+(\.[A-Za-z0-9]{1,16})*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -75,6 +79,8 @@ class Manifest:
     """Directories that hold nothing."""
     object_bytes: Mapping[str, int] = field(default_factory=dict)
     """Key of every object that a part lies in, to the size of that object."""
+    object_digests: Mapping[str, str] = field(default_factory=dict)
+    """Key of every pack among them to the digest of all its bytes, between its members, too."""
 
     @property
     def total_bytes(self) -> int:
@@ -88,7 +94,7 @@ def encode(manifest: Manifest) -> Value:
     index = {key: number for number, key in enumerate(objects)}
     return {
         "format": FORMAT,
-        "objects": [[key, manifest.object_bytes[key]] for key in objects],
+        "objects": [_encode_object(manifest, key) for key in objects],
         "files": {
             path: {
                 "size": file.size,
@@ -100,6 +106,11 @@ def encode(manifest: Manifest) -> Value:
         "links": dict(manifest.links),
         "directories": list(manifest.directories),
     }
+
+
+def _encode_object(manifest: Manifest, key: str) -> Value:
+    digest = manifest.object_digests.get(key)
+    return [key, manifest.object_bytes[key], *([] if digest is None else [digest])]
 
 
 def _encode_part(part: Part, number: int) -> Value:
@@ -128,7 +139,8 @@ def _decode(document: Value) -> Manifest:
     top = expect_mapping(document)
     if (found := expect_count(top["format"])) > FORMAT:
         raise TooNew(f"it has format {found}, and this version of replicate reads {FORMAT}: upgrade replicate")
-    objects = [(_object_key(key), expect_count(size)) for key, size in map(_pair, expect_list(top["objects"]))]
+    described = [_decode_object(expect_list(item)) for item in expect_list(top["objects"])]
+    objects = [(key, size) for key, size, _ in described]
     files = {
         path: _decode_file(path, expect_mapping(item), objects) for path, item in expect_mapping(top["files"]).items()
     }
@@ -136,7 +148,13 @@ def _decode(document: Value) -> Manifest:
     directories = tuple(expect_text(path) for path in expect_list(top["directories"]))
     if problem := tree_problem(files, links, directories):
         raise Corrupted(problem)
-    return Manifest(files, links, directories, dict(objects))
+    digests = {key: digest for key, _, digest in described if digest is not None}
+    return Manifest(files, links, directories, dict(objects), digests)
+
+
+def _decode_object(plain: list[Value]) -> tuple[str, int, str | None]:
+    key, size, *rest = plain
+    return _object_key(key), expect_count(size), _digest(rest[0]) if rest else None
 
 
 def _decode_file(path: str, item: Mapping[str, Value], objects: list[tuple[str, int]]) -> File:
@@ -156,9 +174,7 @@ def _decode_part(plain: list[Value], objects: list[tuple[str, int]]) -> Part:
         encoding = Encoding(expect_text(extra["codec"]), expect_count(extra["size"]))
         if encoding.codec not in CODECS:
             raise TooNew(f"a part has the encoding {encoding.codec!r}, unknown to this version: upgrade replicate")
-    part = Part(key, expect_count(offset), expect_count(length), expect_text(digest), encoding)
-    if not _DIGEST.fullmatch(part.digest):
-        raise Corrupted(f"{part.digest!r} is no digest")
+    part = Part(key, expect_count(offset), expect_count(length), _digest(digest), encoding)
     for count in (part.length, part.stored_bytes):
         if not 0 < count <= PART_BYTES_MAX:
             raise Corrupted(f"a part of {count} bytes: 1 to {PART_BYTES_MAX} are possible")
@@ -193,7 +209,8 @@ def path_problem(path: str) -> str | None:
         return f"is longer than {PATH_LENGTH_MAX} characters"
     if path.startswith("/"):
         return "is absolute"
-    bad = next((name for name in path.split("/") if name in ("", ".", "..")), None)
+    names = path.split("/")
+    bad = next((name for name in names if name in ("", ".", "..") or _fold(name) in FORBIDDEN_NAMES), None)
     return None if bad is None else f"has the name {bad!r} in it"
 
 
@@ -238,6 +255,16 @@ def _above(path: str) -> Iterable[str]:
         at = path.find("/", at + 1)
 
 
+def is_manifest_key(key: str) -> bool:
+    """Tell whether a key is one that a manifest may have."""
+    return _MANIFEST.fullmatch(key) is not None
+
+
+def is_object_key(key: str) -> bool:
+    """Tell whether a key is one that an object may have."""
+    return _OBJECT.fullmatch(key) is not None
+
+
 def digest_hex(digest: str) -> str:
     """The hexadecimal part of a digest, as names of objects use it."""
     if not _DIGEST.fullmatch(digest):
@@ -245,13 +272,15 @@ def digest_hex(digest: str) -> str:
     return digest.partition(":")[2]
 
 
+def _digest(value: Value) -> str:
+    digest = expect_text(value)
+    if not _DIGEST.fullmatch(digest):
+        raise Corrupted(f"{digest!r} is no digest")
+    return digest
+
+
 def _object_key(value: Value) -> str:
     key = expect_text(value)
-    if not _OBJECT.fullmatch(key):
+    if not is_object_key(key):
         raise Corrupted(f"{key!r} is no key of an object")
     return key
-
-
-def _pair(value: Value) -> tuple[Value, Value]:
-    first, second = expect_list(value)
-    return first, second

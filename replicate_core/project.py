@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from replicate_core import config as configs
-from replicate_core import environment
+from replicate_core import environment, pruning, verifying
+from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.experiment import Experiment, ExperimentList
-from replicate_core.recording import Place, Recording, mapping
+from replicate_core.known import GRACE, Known
+from replicate_core.recording import Place, Recording, check_inside, mapping
 from replicate_core.records import Created, ExperimentState
+from replicate_core.redaction import without_credentials
 from replicate_core.repository import Repository
-from replicate_core.store import open_store, without_credentials
+from replicate_core.spool import Spool
+from replicate_core.store import open_store
 from replicate_core.values import Value, plain
 from replicate_core.version import __version__
 
@@ -41,7 +46,8 @@ class Project:
         self.config = configs.load(found)
         self.storage = storage or self.config.storage
         start = self.config.directory if storage is None else Path.cwd()
-        self._repository = Repository(open_store(self.storage, relative_to=start))
+        self._store = open_store(self.storage, relative_to=start)
+        self._repository = Repository(cached(self._store))
         self.experiments = Experiments(lambda: self)
 
     @property
@@ -49,10 +55,63 @@ class Project:
         """The project directory."""
         return self.config.directory
 
+    def check_path(self, path: str | Path) -> None:
+        """Make sure that a file at `path`, relative to the working directory, could be saved once it is there.
+
+        Raises:
+            InvalidInput: it lies outside of the project.
+        """
+        check_inside(Path.cwd(), self.directory, path)
+
     @property
     def repository(self) -> Repository:
         """What is stored at the storage."""
         return self._repository
+
+    def verify(
+        self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
+    ) -> verifying.Report:
+        """Check that every object that experiments refer to exists, or, `deep`, that every byte is what was stored.
+
+        Args:
+            prefixes: of the ids of experiments and checkpoints; left out, all are checked.
+            deep: read everything, instead of comparing sizes.
+            progress: called with the bytes that are checked and all there are.
+
+        Raises:
+            NotFound: a prefix fits nothing.
+            StorageFailed: the storage can't be reached.
+        """
+        chosen = [self.experiments.find(prefix) for prefix in prefixes]
+
+        def wanted(snapshot: verifying.Snapshot) -> bool:
+            return not chosen or any(
+                experiment.id == snapshot.experiment
+                and (checkpoint is None or snapshot.checkpoint in (None, checkpoint.id))
+                for experiment, checkpoint in chosen
+            )
+
+        return verifying.verify(Repository(self._store), wanted=wanted, deep=deep, progress=progress)
+
+    def prune(self, *, dry_run: bool = False, grace: timedelta = GRACE, repack: bool = True) -> pruning.Report:
+        """Remove from the storage what nothing refers to any more, in two steps: announce, and a grace later delete.
+
+        Safe beside running experiments, on any machine.
+
+        Args:
+            dry_run: change nothing.
+            grace: from announcement to deletion. Less than 24 hours only where no experiment is running anywhere.
+            repack: pack objects anew of which little is needed.
+
+        Raises:
+            Corrupted: it can't be told what is still needed; nothing was deleted.
+            StorageFailed: the storage can't be reached.
+        """
+        repository = Repository(self._store)
+        if not repository.check_format():  # nothing was ever stored
+            return pruning.Report()
+        with Spool(self.directory).scratch() as scratch:
+            return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
 
     def __repr__(self) -> str:
         return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"
@@ -122,7 +181,7 @@ class Experiments:
         recorded = mapping("params", {} if params is None else params)
         labels = _labels(tags)
         project = self._project()
-        place = Place(project.config, project.repository)
+        place = Place(project.config, project.repository, Known(project.repository), Spool(project.directory))
         created = Created(
             experiment=place.repository.new_id(),
             created=place.repository.now(),

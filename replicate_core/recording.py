@@ -9,16 +9,20 @@ import atexit
 import difflib
 import operator
 import os
+import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from replicate_core.config import Config
+from replicate_core.documents import COUNT_MAX
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
+from replicate_core.known import Known
 from replicate_core.records import (
     Checkpointed,
     CheckpointFacts,
@@ -31,7 +35,7 @@ from replicate_core.repository import Repository
 from replicate_core.spool import Spool
 from replicate_core.store import local_root
 from replicate_core.values import Value, plain
-from replicate_core.writing import Snapshot, store_snapshot
+from replicate_core.writing import AnyRecord, Snapshot, publish
 
 _WithFiles = TypeVar("_WithFiles", Created, CheckpointFacts)
 
@@ -42,6 +46,8 @@ class Place:
 
     config: Config
     repository: Repository
+    known: Known
+    spool: Spool
 
     @property
     def directory(self) -> Path:
@@ -53,12 +59,33 @@ class Place:
         storage = local_root(self.repository.store)
         return scan(self.directory, start, rules=rules, skipped=() if storage is None else (storage.resolve(),))
 
-    def store(self, tree: Tree) -> Snapshot:
-        """Copy the files of a tree and store them."""
-        with Spool(self.directory).staged(tree) as staged:
+    def publish(self, tree: Tree, record_of: Callable[[Snapshot], AnyRecord]) -> AnyRecord:
+        """Copy the files of a tree, store them, and then the record that makes them visible."""
+        with self.spool.staged(tree) as staged:
             if tree.files and not staged.files:
                 raise InvalidInput(f"{' and '.join(tree.files)} vanished while it was copied: nothing was saved")
-            return store_snapshot(self.repository, staged)
+            return publish(self.repository, self.known, staged, self.config.compression, record_of)
+
+
+class _Uncaught:
+    """The exception that ends this process, if one does: when the process exits, nothing else knows it any more."""
+
+    def __init__(self) -> None:
+        self.ending: tuple[Ending, str | None] = ("finished", None)
+        self._before: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
+
+    def watch(self) -> None:
+        """Take the place of `sys.excepthook`, and call what stood there."""
+        if sys.excepthook != self._notice:
+            self._before, sys.excepthook = sys.excepthook, self._notice
+
+    def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        status: Ending = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        self.ending = status, f"{kind.__name__}: {error}"
+        self._before(kind, error, trace)
+
+
+_uncaught = _Uncaught()
 
 
 class Recording:
@@ -76,6 +103,8 @@ class Recording:
         self._next_step = next_step
         self._lock = threading.Lock()
         self._over = False
+        self._process = os.getpid()
+        _uncaught.watch()
         atexit.register(self._end_at_exit)
 
     @classmethod
@@ -91,18 +120,19 @@ class Recording:
             InvalidInput: the path, or what lies there, can't be saved.
             StorageFailed: the storage refuses; the experiment does not exist then.
         """
-        if local_root(place.repository.store) == place.directory:
-            raise InvalidInput(
-                f"the storage is the project {place.directory} itself: name a directory in it, or another"
-            )
+        storage = local_root(place.repository.store)
+        if storage is not None and place.directory.is_relative_to(storage.resolve()):
+            raise InvalidInput(f"the storage {storage} holds the project {place.directory} itself: keep them apart")
         tree = None
         if path is not None:
-            start = _inside(place.directory, place.directory, path)
+            start = _existing_inside(place.directory, place.directory, path)
             tree = place.tree(start, rules=IgnoreRules.of(place.directory))
         place.repository.prepare()
-        if tree is not None:
-            created = _with_snapshot(created, place.store(tree), start.relative_to(place.directory).as_posix())
-        place.repository.append(created)
+        if tree is None:
+            place.repository.append(created)
+        else:
+            saved = start.relative_to(place.directory).as_posix()
+            created = place.publish(tree, lambda snapshot: _with_snapshot(created, snapshot, saved))
         return cls(place, created.experiment), created
 
     def checkpoint(
@@ -112,38 +142,50 @@ class Recording:
         primary_metric: tuple[str, str] | None,
         step: int | None,
         extra: Mapping[str, object],
-    ) -> CheckpointFacts:
-        """Record a checkpoint; see `Experiment.checkpoint`."""
+    ) -> tuple[CheckpointFacts, bool]:
+        """Record a checkpoint, and tell whether it is stored; see `Experiment.checkpoint`."""
         if self._over:
             raise InvalidInput("this experiment has ended: a checkpoint can't be added to it any more")
         facts = self._facts(metrics, primary_metric, step, extra)
-        start = None if path is None else _inside(Path.cwd(), self._place.directory, path)
+        start = None if path is None else _existing_inside(Path.cwd(), self._place.directory, path)
         with self._lock:
             if step is None:
                 facts = replace(facts, step=self._next_step)
+            stored = True
             try:
-                if start is not None:
-                    facts = self._with_files(facts, start)
-                self._place.repository.append(Checkpointed(self._experiment, (facts,)))
+                if start is None:
+                    self._place.repository.append(Checkpointed(self._experiment, (facts,)))
+                else:
+                    facts = self._publish(facts, start)
             except StorageFailed as error:
                 warnings.warn(f"the checkpoint of step {facts.step} is not stored: {error}", stacklevel=3)
+                stored = False
             self._next_step = facts.step + 1
-        return facts
+        return facts, stored
 
-    def end(self, status: Ending = "finished", error: str | None = None) -> None:
-        """Record that the experiment is over; once it is, further calls do nothing."""
+    def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
+        """Record that the experiment is over.
+
+        Returns:
+            What was recorded; None where it is over already, where another process records it (a forked child that
+            exits), or where the storage fails, which gives a warning and can be tried again.
+        """
         with self._lock:
-            if self._over:
-                return
-            self._place.repository.append(Ended(self._experiment, self._place.repository.now(), status, error))
+            if self._over or os.getpid() != self._process:
+                return None
+            ended = Ended(self._experiment, self._place.repository.now(), status, error)
+            try:
+                self._place.repository.append(ended)
+            except StorageFailed as failure:
+                warnings.warn(f"that the experiment ended is not stored: {failure}", stacklevel=3)
+                return None
             self._over = True
+            self._place.spool.close()
         atexit.unregister(self._end_at_exit)
+        return ended
 
     def _end_at_exit(self) -> None:
-        try:
-            self.end()
-        except StorageFailed as error:
-            warnings.warn(f"that the experiment {self._experiment} ended is not stored: {error}", stacklevel=1)
+        self.end(*_uncaught.ending)
 
     def _facts(
         self,
@@ -168,10 +210,13 @@ class Recording:
             repository.new_id(), repository.now(), _checked_step(step), recorded, primary, extra=other
         )
 
-    def _with_files(self, facts: CheckpointFacts, start: Path) -> CheckpointFacts:
-        place = self._place
-        snapshot = place.store(place.tree(start, rules=IgnoreRules()))
-        return _with_snapshot(facts, snapshot, start.relative_to(place.directory).as_posix())
+    def _publish(self, facts: CheckpointFacts, start: Path) -> CheckpointFacts:
+        saved = start.relative_to(self._place.directory).as_posix()
+        record = self._place.publish(
+            self._place.tree(start, rules=IgnoreRules()),
+            lambda snapshot: Checkpointed(self._experiment, (_with_snapshot(facts, snapshot, saved),)),
+        )
+        return record.checkpoints[0]
 
 
 def mapping(name: str, value: object) -> dict[str, Value]:
@@ -202,11 +247,14 @@ def _checked_step(step: object) -> int:
     if step is None:
         return 0
     try:
-        if not isinstance(step, bool):
-            return operator.index(step)  # type: ignore[arg-type]  # numpy's integers pass, and what else is one
+        number = None if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]  # np.int64 is one
     except TypeError:
-        pass
-    raise InvalidInput(f"step must be a whole number, got {step!r}")
+        number = None
+    if number is None:
+        raise InvalidInput(f"step must be a whole number, got {step!r}")
+    if abs(number) > COUNT_MAX:
+        raise InvalidInput(f"step must be a whole number up to {COUNT_MAX}, got a larger one")
+    return number
 
 
 def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
@@ -221,33 +269,43 @@ def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]
         )
 
 
-def _inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
-    """The absolute form of a path that must exist inside the project directory.
+def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
+    """The absolute form of a path that must lie inside the project directory, whether it exists yet or not.
+
+    Args:
+        base: the directory that a relative path starts from.
+        root: the project directory, resolved.
+        path: as a user gave it.
 
     Raises:
-        InvalidInput: it is empty, outside, or not there.
+        InvalidInput: it is empty, or outside.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidInput(f"path is {text!r}: give a file or directory of the project, or None to save no files")
-    try:
-        return _resolved_inside(Path(os.path.normpath(base / text)), root, text)
-    except OSError as error:
-        raise InvalidInput(f"path {text!r} can't be looked up: {error.strerror}") from error
-
-
-def _resolved_inside(given: Path, root: Path, text: str) -> Path:
+    given = Path(os.path.normpath(base / text))
     resolved = given.parent.resolve() / given.name
     if not resolved.is_relative_to(root):
         raise InvalidInput(
             f"path {text!r} lies outside of the project {root}: save into the project, or put a replicate.yaml into a "
             "directory above both"
         )
-    if not resolved.exists():
-        raise InvalidInput(f"path {text!r} does not exist{_similar(resolved)}")
-    if not resolved.resolve().is_relative_to(root):
-        raise InvalidInput(f"path {text!r} is a link to {resolved.resolve()}, outside of the project {root}")
     return resolved
+
+
+def _existing_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
+    """As `check_inside`, for a path that must exist."""
+    inside = check_inside(base, root, path)
+    try:
+        if not inside.exists():
+            raise InvalidInput(f"path {os.fspath(path)!r} does not exist{_similar(inside)}")
+        if not inside.resolve().is_relative_to(root):
+            raise InvalidInput(
+                f"path {os.fspath(path)!r} is a link to {inside.resolve()}, outside of the project {root}"
+            )
+    except OSError as error:
+        raise InvalidInput(f"path {os.fspath(path)!r} can't be looked up: {error.strerror}") from error
+    return inside
 
 
 def _similar(path: Path) -> str:

@@ -1,18 +1,18 @@
 """Records: the small immutable documents that a repository is a log of, and what they fold to.
 
 Pure. The state of an experiment is never stored: it is what `fold` makes of its records, in the order of their keys.
-Where records are stored is in `repository`; the objects that users hold are in `experiment` and `checkpoint`.
+How records are written is in `record_format`, where in `repository`; what users hold is in `experiment`, `checkpoint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
-from replicate_core.errors import Corrupted, InvalidInput
+from replicate_core.documents import FORMAT
+from replicate_core.errors import InvalidInput
 from replicate_core.values import Value
 
 Goal: TypeAlias = Literal["minimize", "maximize"]
@@ -165,22 +165,16 @@ class Deleted:
     """None: the whole experiment."""
 
 
-Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted
+@dataclass(frozen=True, slots=True)
+class Repacked:
+    """Manifests were replaced by others that say the same of the files, and name other objects."""
 
-KINDS: Mapping[str, type[Record]] = {
-    "created": Created,
-    "checkpoints": Checkpointed,
-    "edited": Edited,
-    "resumed": Resumed,
-    "ended": Ended,
-    "deleted": Deleted,
-}
-"""The word for each kind of record, in keys and in documents."""
+    experiment: str
+    manifests: Mapping[str, str]
+    """Key of a manifest to the key of the one that takes its place."""
 
 
-def kind(record: Record) -> str:
-    """The word for the kind of a record."""
-    return next(word for word, type_ in KINDS.items() if isinstance(record, type_))
+Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Repacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +187,6 @@ class ExperimentState:
     ended: Ended | None = None
     resumed_from: str | None = None
     """The checkpoint that the experiment last went on from."""
-
-    @property
-    def manifests(self) -> tuple[str, ...]:
-        """Keys of all manifests it refers to."""
-        keys = (self.created.manifest, *(checkpoint.manifest for checkpoint in self.checkpoints))
-        return tuple(key for key in keys if key is not None)
 
 
 def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
@@ -220,6 +208,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
         return None
     checkpoints: dict[str, CheckpointFacts] = {}
     gone: set[str] = set()
+    replaced: dict[str, str] = {}
     ended: Ended | None = None
     resumed_from = created.resumed_from
     for record in records:
@@ -239,10 +228,24 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
                 ended = record
             case Deleted():
                 gone |= set(record.checkpoints or ())
+            case Repacked():
+                replaced |= record.manifests
             case Created():  # pragma: no branch  # there is no other kind
                 pass
     kept = tuple(checkpoint for key, checkpoint in checkpoints.items() if key not in gone)
+    if replaced:
+        kept = tuple(replace(item, manifest=_replacement(item.manifest, replaced)) for item in kept)
+        created = replace(created, manifest=_replacement(created.manifest, replaced))
     return ExperimentState(created, kept, ended, resumed_from)
+
+
+def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | None:
+    """The manifest that stands for another one now: it may have been replaced several times."""
+    for _ in range(len(replaced)):
+        if manifest is None or manifest not in replaced:
+            break
+        manifest = replaced[manifest]
+    return manifest
 
 
 def _after(checkpoint: str | None, checkpoints: Mapping[str, CheckpointFacts]) -> set[str]:
@@ -272,229 +275,3 @@ def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
     sign = 1 if primary.goal == "minimize" else -1
     rated = [(sign * value, item) for item in checkpoints if (value := item.value_of_primary(primary)) is not None]
     return min(rated, key=lambda pair: pair[0])[1] if rated else None
-
-
-# How records are written as plain data, and read back.
-
-
-def encode(record: Record) -> Value:
-    """A record as plain data, ready to be sealed."""
-    plain: dict[str, Value] = {"kind": kind(record), "experiment": record.experiment}
-    match record:
-        case Created():
-            plain |= {
-                "created": time_text(record.created),
-                "name": record.name,
-                "tags": list(record.tags),
-                "notes": record.notes,
-                "params": dict(record.params),
-                "user": record.user,
-                "host": record.host,
-                "command": record.command,
-                "config": dict(record.config),
-                "path": record.path,
-                "python_version": record.python_version,
-                "packages": dict(record.packages),
-                "system": dict(record.system),
-                "git": _encode_git(record.git),
-                "replicate_version": record.replicate_version,
-                "format": record.format,
-                "resumed_from": record.resumed_from,
-                "manifest": record.manifest,
-                "size_bytes": record.size_bytes,
-                "stored_bytes": record.stored_bytes,
-            }
-        case Checkpointed():
-            plain["checkpoints"] = [_encode_checkpoint(item) for item in record.checkpoints]
-        case Edited():
-            plain |= {
-                "name": record.name,
-                "tags": None if record.tags is None else list(record.tags),
-                "notes": record.notes,
-            }
-        case Resumed():
-            plain |= {"created": time_text(record.created), "checkpoint": record.checkpoint}
-        case Ended():
-            plain |= {
-                "created": time_text(record.created),
-                "status": record.status,
-                "error": record.error,
-                "blocked_seconds": record.blocked_seconds,
-            }
-        case Deleted():  # pragma: no branch  # there is no other kind
-            plain["checkpoints"] = None if record.checkpoints is None else list(record.checkpoints)
-    return plain
-
-
-def _encode_git(git: GitState | None) -> Value:
-    return None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty}
-
-
-def _encode_checkpoint(item: CheckpointFacts) -> Value:
-    primary = item.primary_metric
-    return {
-        "id": item.id,
-        "created": time_text(item.created),
-        "step": item.step,
-        "metrics": dict(item.metrics),
-        "primary_metric": None if primary is None else {"name": primary.name, "goal": primary.goal},
-        "path": item.path,
-        "extra": dict(item.extra),
-        "manifest": item.manifest,
-        "size_bytes": item.size_bytes,
-        "stored_bytes": item.stored_bytes,
-    }
-
-
-def decode(document: Value, *, key: str) -> Record | None:
-    """Read a record from plain data; None for a kind that only later versions know.
-
-    Raises:
-        Corrupted: it is no record.
-    """
-    try:
-        plain = expect_mapping(document)
-        return _DECODERS[word](plain) if (word := expect_text(plain["kind"])) in _DECODERS else None
-    except Corrupted as error:
-        raise Corrupted(f"the record {key} can't be used: {error}") from None
-    except (KeyError, ValueError) as error:
-        raise Corrupted(f"the record {key} can't be understood: {type(error).__name__} {error}") from error
-
-
-def _decode_created(plain: dict[str, Value]) -> Created:
-    return Created(
-        experiment=expect_text(plain["experiment"]),
-        created=parse_time(plain["created"]),
-        name=_optional_text(plain["name"]),
-        tags=_texts(plain["tags"]),
-        notes=_optional_text(plain["notes"]),
-        params=expect_mapping(plain["params"]),
-        user=_optional_text(plain["user"]),
-        host=_optional_text(plain["host"]),
-        command=_optional_text(plain["command"]),
-        config=expect_mapping(plain["config"]),
-        path=_optional_text(plain["path"]),
-        python_version=_optional_text(plain["python_version"]),
-        packages={name: expect_text(version) for name, version in expect_mapping(plain["packages"]).items()},
-        system=expect_mapping(plain["system"]),
-        git=_decode_git(plain["git"]),
-        replicate_version=_optional_text(plain["replicate_version"]),
-        format=expect_count(plain["format"]),
-        resumed_from=_optional_text(plain["resumed_from"]),
-        manifest=_optional_text(plain["manifest"]),
-        size_bytes=expect_count(plain["size_bytes"]),
-        stored_bytes=expect_count(plain["stored_bytes"]),
-    )
-
-
-def _decode_git(value: Value) -> GitState | None:
-    if value is None:
-        return None
-    plain = expect_mapping(value)
-    dirty = plain["dirty"]
-    return GitState(
-        expect_text(plain["commit"]), _optional_text(plain["branch"]), dirty if isinstance(dirty, bool) else None
-    )
-
-
-def _decode_checkpoints(plain: dict[str, Value]) -> Checkpointed:
-    items = (expect_mapping(item) for item in expect_list(plain["checkpoints"]))
-    return Checkpointed(expect_text(plain["experiment"]), tuple(_decode_checkpoint(item) for item in items))
-
-
-def _decode_checkpoint(plain: dict[str, Value]) -> CheckpointFacts:
-    return CheckpointFacts(
-        id=expect_text(plain["id"]),
-        created=parse_time(plain["created"]),
-        step=_whole_number(plain["step"]),
-        metrics=expect_mapping(plain["metrics"]),
-        primary_metric=_decode_primary_metric(plain["primary_metric"]),
-        path=_optional_text(plain["path"]),
-        extra=expect_mapping(plain["extra"]),
-        manifest=_optional_text(plain["manifest"]),
-        size_bytes=expect_count(plain["size_bytes"]),
-        stored_bytes=expect_count(plain["stored_bytes"]),
-    )
-
-
-def _decode_primary_metric(value: Value) -> PrimaryMetric | None:
-    if value is None:
-        return None
-    plain = expect_mapping(value)
-    return PrimaryMetric.parse((plain["name"], plain["goal"]))
-
-
-def _decode_edited(plain: dict[str, Value]) -> Edited:
-    return Edited(
-        experiment=expect_text(plain["experiment"]),
-        name=_optional_text(plain["name"]),
-        tags=None if plain["tags"] is None else _texts(plain["tags"]),
-        notes=_optional_text(plain["notes"]),
-    )
-
-
-def _decode_resumed(plain: dict[str, Value]) -> Resumed:
-    return Resumed(expect_text(plain["experiment"]), parse_time(plain["created"]), _optional_text(plain["checkpoint"]))
-
-
-def _decode_ended(plain: dict[str, Value]) -> Ended:
-    blocked = plain["blocked_seconds"]
-    if isinstance(blocked, bool) or not isinstance(blocked, (int, float)):
-        raise Corrupted(f"{blocked!r} is no number of seconds")
-    return Ended(
-        experiment=expect_text(plain["experiment"]),
-        created=parse_time(plain["created"]),
-        status=_ending(plain["status"]),
-        error=_optional_text(plain["error"]),
-        blocked_seconds=blocked,
-    )
-
-
-def _decode_deleted(plain: dict[str, Value]) -> Deleted:
-    checkpoints = plain["checkpoints"]
-    return Deleted(expect_text(plain["experiment"]), None if checkpoints is None else _texts(checkpoints))
-
-
-_DECODERS: Mapping[str, Callable[[dict[str, Value]], Record]] = {
-    "created": _decode_created,
-    "checkpoints": _decode_checkpoints,
-    "edited": _decode_edited,
-    "resumed": _decode_resumed,
-    "ended": _decode_ended,
-    "deleted": _decode_deleted,
-}
-
-
-def time_text(moment: datetime) -> str:
-    """A moment as it is stored: ISO 8601 in UTC with microseconds, `2026-11-23T06:28:00.000000Z`."""
-    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def parse_time(value: Value) -> datetime:
-    """Read what `time_text` wrote; the result is in UTC."""
-    text = expect_text(value)
-    moment = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text)
-    if moment.utcoffset() != timedelta(0):
-        raise Corrupted(f"{text!r} is no time in UTC")
-    return moment
-
-
-def _optional_text(value: Value) -> str | None:
-    return None if value is None else expect_text(value)
-
-
-def _texts(value: Value) -> tuple[str, ...]:
-    return tuple(expect_text(item) for item in expect_list(value))
-
-
-def _whole_number(value: Value) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise Corrupted(f"{value!r} is no whole number")
-    return value
-
-
-def _ending(value: Value) -> Ending:
-    for ending in get_args(Ending):
-        if value == ending:
-            return ending  # type: ignore[no-any-return]  # get_args can't tell that its strings are Endings
-    raise Corrupted(f"{value!r} is no status of an experiment that ended: {', '.join(get_args(Ending))}")

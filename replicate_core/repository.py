@@ -13,10 +13,19 @@ import warnings
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
-from replicate_core import ids, manifest, records
-from replicate_core.documents import DIGEST_NAME, FORMAT, expect_count, expect_mapping, expect_text, seal, unseal
+from replicate_core import ids, manifest, record_format, records
+from replicate_core.documents import (
+    DIGEST_NAME,
+    FORMAT,
+    expect_count,
+    expect_list,
+    expect_mapping,
+    expect_text,
+    seal,
+    unseal,
+)
 from replicate_core.errors import Corrupted, NotFound, TooNew
-from replicate_core.manifest import Manifest
+from replicate_core.manifest import Manifest, is_manifest_key, is_object_key
 from replicate_core.records import ExperimentState, Record
 from replicate_core.store import Store
 from replicate_core.values import loads
@@ -25,9 +34,11 @@ FORMAT_KEY = "replicate.json"
 RECORDS = "records/"
 MANIFESTS = "manifests/"
 DATA = "data/"
+TOMBSTONES = "prune/"
 
 Clock = Callable[[], datetime]
 Randomness = Callable[[int], bytes]
+Unusable = Callable[[Corrupted | TooNew], None]
 
 
 def utc_now() -> datetime:
@@ -104,23 +115,55 @@ class Repository:
         """Publish a record: from now on everybody sees what it says. Returns its key."""
         ulid = self.new_ulid()
         day = datetime.fromtimestamp((ids.ulid_number(ulid) >> 80) / 1000, timezone.utc)
-        key = f"{RECORDS}{day:%Y%m%d}/{ulid}-{record.experiment}-{records.kind(record)}.json"
-        self.store.put(key, seal(records.encode(record)))
+        key = f"{RECORDS}{day:%Y%m%d}/{ulid}-{record.experiment}-{record_format.kind(record)}.json"
+        self.store.put(key, seal(record_format.encode(record)))
         return key
 
-    def read_records(self) -> list[Record]:
+    def read_records(self, unusable: Unusable | None = None) -> list[Record]:
         """All records, in the order of their keys.
 
-        One that is damaged is left out with a warning, so that it hides only what it says itself.
+        Args:
+            unusable: called with the error of each record that can't be used, which is left out: `Corrupted`, or
+                `TooNew` for a kind that only later versions know. By default a damaged one is warned of, because it
+                hides only what it says itself, and a newer kind is passed over.
         """
         self.check_format()
         keys = [entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json")]
         found = self.store.get_many(keys)
-        return [record for key in keys if key in found and (record := _read_record(key, found[key])) is not None]
+        read: list[Record] = []
+        for key in keys:
+            try:
+                if key not in found:
+                    if unusable is None:  # someone removed it meanwhile
+                        continue
+                    raise Corrupted(f"the record {key} is listed, and can't be read")
+                record = record_format.decode(unseal(found[key], key=key), key=key)
+                if record is None:
+                    raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
+                read.append(record)
+            except (Corrupted, TooNew) as error:
+                (unusable or _warn)(error)
+        return read
 
-    def states(self) -> dict[str, ExperimentState]:
-        """Every experiment that is not deleted, by id, in the order they were created."""
-        folded = records.fold(self.read_records())
+    def put_tombstone(self, keys: Iterable[str]) -> str:
+        """Announce that these keys will be deleted. Returns the key of the announcement."""
+        key = f"{TOMBSTONES}{self.new_ulid()}.json"
+        self.store.put(key, seal({"keys": list(keys)}))
+        return key
+
+    def tombstone(self, key: str) -> list[str]:
+        """The keys that an announcement dooms. Raises `NotFound` when they have been deleted meanwhile."""
+        return _tombstone_keys(key, self.store.get(key))
+
+    def tombstoned(self) -> set[str]:
+        """All keys whose deletion is announced: nothing may refer to them any more."""
+        listed = (entry.key for entry in self.store.list(TOMBSTONES))
+        found = self.store.get_many(key for key in listed if key.endswith(".json"))
+        return {doomed for key, data in found.items() for doomed in _tombstone_keys(key, data)}
+
+    def states(self, unusable: Unusable | None = None) -> dict[str, ExperimentState]:
+        """Every experiment that is not deleted, by id, in the order they began; `unusable` as in `read_records`."""
+        folded = records.fold(self.read_records(unusable))
         return dict(sorted(folded.items(), key=lambda item: (item[1].created.created, item[0])))
 
     def put_manifest(self, content: Manifest) -> str:
@@ -149,9 +192,15 @@ class Repository:
         return [self.manifest(key) for key in keys if key is not None]
 
 
-def _read_record(key: str, data: bytes) -> Record | None:
-    try:
-        return records.decode(unseal(data, key=key), key=key)
-    except Corrupted as error:
+def _tombstone_keys(key: str, data: bytes) -> list[str]:
+    keys = expect_mapping(unseal(data, key=key)).get("keys")
+    doomed = [expect_text(item) for item in expect_list(keys)]
+    strange = next((item for item in doomed if not (is_object_key(item) or is_manifest_key(item))), None)
+    if strange is not None:
+        raise Corrupted(f"{key} dooms {strange!r}, which is neither an object nor a manifest")
+    return doomed
+
+
+def _warn(error: Corrupted | TooNew) -> None:
+    if isinstance(error, Corrupted):
         warnings.warn(f"left out of the listing: {error}", stacklevel=4)
-        return None

@@ -10,17 +10,21 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicate_core.errors import InvalidInput, StorageFailed
-from replicate_core.files import IGNORE_FILE, Tree, copy_steadily, read_steadily
+from replicate_core.files import Tree, copy_steadily, read_steadily
 
 SMALL_BYTES = 256 << 10
 """Files up to this size are held in memory instead of copied: a copy costs 0.7 ms, whatever its size."""
 
 SMALL_TOTAL_BYTES = 64 << 20
 """Small files are copied after all once so much is in memory."""
+
+
+SPARES_MAX = 2
+"""So many staged copies are kept to be written over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Staged:
     files: tuple[StagedFile, ...]
     links: dict[str, str]
     directories: tuple[str, ...]
+    taken: set[Path] = field(default_factory=set)
+    """Those of its files that have become objects: they must never be written again."""
 
 
 class Spool:
@@ -55,6 +61,7 @@ class Spool:
     def __init__(self, project: Path) -> None:
         self._home = project / ".replicate"
         self.directory = self._home / "spool"
+        self._spares: list[Path] = []
 
     @contextmanager
     def staged(self, tree: Tree) -> Iterator[Staged]:
@@ -65,45 +72,73 @@ class Spool:
         Raises:
             StorageFailed: there is no room, or the project directory can't be written.
         """
+        with self.scratch() as directory:
+            try:
+                files = tuple(self._stage(tree, directory))
+            except OSError as error:
+                raise self._failed(error) from error
+            staged = Staged(directory, files, tree.links, tree.directories)
+            yield staged
+            self._keep_spares(staged)
+
+    def close(self) -> None:
+        """Remove the copies that are kept to be written over."""
+        while self._spares:
+            self._spares.pop().unlink(missing_ok=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A fresh directory, which is removed after the `with` block.
+
+        Raises:
+            StorageFailed: the project directory can't be written.
+        """
         directory = self.directory / os.urandom(8).hex()
         try:
             try:
-                self._prepare(directory)
-                files = tuple(_stage(tree, directory))
+                directory.mkdir(parents=True)
+                ignore = self._home / ".gitignore"
+                if not ignore.exists():
+                    ignore.write_text("*\n")
             except OSError as error:
-                raise StorageFailed(
-                    f"can't copy the files that are to be saved to {self.directory}: {error}. Make room there, or make "
-                    "it writable"
-                ) from error
-            yield Staged(directory, files, tree.links, tree.directories)
+                raise self._failed(error) from error
+            yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _prepare(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        ignore = self._home / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
+    def _stage(self, tree: Tree, directory: Path) -> Iterator[StagedFile]:
+        in_memory = 0
+        for number, (path, source) in enumerate(tree.files.items()):
+            try:
+                size = source.stat().st_size
+                if size <= SMALL_BYTES and in_memory + size <= SMALL_TOTAL_BYTES:
+                    data, status = read_steadily(source)
+                    in_memory += len(data)
+                    yield StagedFile(path, status.st_mode & 0o777, data, len(data))
+                else:
+                    copy = directory / str(number)
+                    if self._spares:
+                        os.replace(self._spares.pop(), copy)
+                    status = copy_steadily(source, copy)
+                    yield StagedFile(path, status.st_mode & 0o777, copy, status.st_size)
+            except OSError as error:
+                if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that fails
+                    raise
+                if not isinstance(error, FileNotFoundError):  # else it vanished
+                    raise InvalidInput(
+                        f"{source} can't be read ({error.strerror}), so it can't be saved. Make it so, or leave it out"
+                    ) from error
 
+    def _keep_spares(self, staged: Staged) -> None:
+        """Keep a few copies to be written over by the next ones, unless they have become objects."""
+        copies = {file.content for file in staged.files if isinstance(file.content, Path)} - staged.taken
+        for copy in sorted(copies)[: SPARES_MAX - len(self._spares)]:
+            spare = self.directory / f"spare-{os.urandom(8).hex()}"
+            os.replace(copy, spare)
+            self._spares.append(spare)
 
-def _stage(tree: Tree, directory: Path) -> Iterator[StagedFile]:
-    in_memory = 0
-    for number, (path, source) in enumerate(tree.files.items()):
-        try:
-            size = source.stat().st_size
-            if size <= SMALL_BYTES and in_memory + size <= SMALL_TOTAL_BYTES:
-                data, status = read_steadily(source)
-                in_memory += len(data)
-                yield StagedFile(path, status.st_mode & 0o777, data, len(data))
-            else:
-                copy = directory / str(number)
-                status = copy_steadily(source, copy)
-                yield StagedFile(path, status.st_mode & 0o777, copy, status.st_size)
-        except OSError as error:
-            if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that fails
-                raise
-            if not isinstance(error, FileNotFoundError):  # else it vanished
-                raise InvalidInput(
-                    f"{source} can't be read ({error.strerror}), so it can't be saved. Make it readable, or name it in "
-                    f"{IGNORE_FILE}"
-                ) from error
+    def _failed(self, error: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"can't copy the files that are to be saved to {self.directory}: {error}. Make room there, or make it "
+            "writable"
+        )

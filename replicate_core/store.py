@@ -13,22 +13,27 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from replicate_core.errors import InvalidInput, MissingExtra, NotFound, StorageFailed
-from replicate_core.files import regular_files, temporary_beside, write_atomically
+from replicate_core.files import regular_files, sync, sync_directory, temporary_beside, write_atomically
+from replicate_core.redaction import redact, without_credentials
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
 
 T = TypeVar("T")
 
-REQUEST_SECONDS = 300
-"""How long one request to a storage may take before it counts as failed."""
+REQUEST_SECONDS = 120
+"""How long a small request to a storage may take before it counts as failed."""
+
+BYTES_PER_SECOND_MIN = 50_000
+"""How slow the transfer of a large one may be."""
 
 SMALL_REQUESTS_AT_ONCE = 64
 
@@ -45,9 +50,11 @@ EXTRAS = {
 }
 """Scheme of a URL to the extra of this package that installs its driver."""
 
+DRIVERS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "sftp": "sshfs"}
+"""Extra to the package that it brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
-_USER_IN_URL = re.compile(r"(?<=://)[^/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class Entry:
 
     key: str
     size: int
+    modified: datetime | None = field(default=None, compare=False)
+    """When it was written, by the clock of the store; None where the store does not tell."""
 
 
 class Store(Protocol):
@@ -76,11 +85,18 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write a key, whole or not at all. A key that exists is replaced."""
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Write a key from a local file, whole or not at all. The file may be gone afterwards: it may be moved."""
+    def put_file(self, key: str, path: Path) -> bool:
+        """Write a key from a local file, whole or not at all.
+
+        Returns:
+            Whether the file itself has become the object, by a link: then it must never be changed.
+        """
 
     def list(self, prefix: str) -> list[Entry]:
         """All keys that begin with `prefix`, which is empty or ends in `/`, in order. Empty if there are none."""
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """The sizes of many keys at once; those that are missing are left out."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete keys; those that are missing are fine."""
@@ -98,8 +114,9 @@ def open_store(location: str, *, relative_to: Path) -> Store:
         MissingExtra: the driver for its scheme is not installed.
         StorageFailed: the driver refuses it.
     """
+    shown = without_credentials(location)
     if "::" in location:
-        raise InvalidInput(f"the storage {location!r} is a chain of URLs: name the last one alone, without '::'")
+        raise InvalidInput(f"the storage {shown!r} is a chain of URLs: name the last one alone, without '::'")
     scheme = _SCHEME.match(location)
     if scheme is None:
         _check_is_path(location)
@@ -114,34 +131,35 @@ def local_root(store: Store) -> Path | None:
     return store.root if isinstance(store, LocalStore) else None
 
 
-def without_credentials(url: str) -> str:
-    """A URL as it may be shown and recorded: without user, password and query."""
-    return _USER_IN_URL.sub("", url).partition("?")[0]
-
-
 def _check_is_path(location: str) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
     found = _ONE_SLASH.fullmatch(location)
+    shown = re.sub(r"(:/*)[^/]*@", r"\1", location)
     if found and (found[1].lower() in EXTRAS or location[len(found[1]) + 1 :].startswith("/")):
         scheme = found[1].lower()
-        meant = f"{scheme}:///{found[2]}" if scheme == "file" else f"{scheme}://{found[2]}"
-        raise InvalidInput(f"the storage {location!r} looks like a URL with a slash missing: did you mean {meant} ?")
+        rest = found[2].rpartition("@")[2]
+        meant = f"{scheme}:///{rest}" if scheme == "file" else f"{scheme}://{rest}"
+        raise InvalidInput(f"the storage {shown!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
 def _open_fsspec(url: str, scheme: str) -> Store:
     from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
-    from fsspec.registry import known_implementations  # noqa: PLC0415
+    from fsspec.registry import available_protocols  # noqa: PLC0415
 
     shown = without_credentials(url)
-    if scheme not in known_implementations:
-        near = difflib.get_close_matches(scheme.lower(), sorted({*EXTRAS, *known_implementations}), n=1)
-        hint = f"did you mean {near[0]}://{url.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
+    if scheme not in available_protocols():
+        near = difflib.get_close_matches(scheme.lower(), sorted({*EXTRAS, *available_protocols()}), n=1)
+        hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
         raise InvalidInput(f"the storage {shown!r} has the scheme {scheme!r}, which nothing here can open: {hint}")
     try:
         file_system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         extra = EXTRAS.get(scheme)
-        todo = f'pip install "replicate[{extra}]"' if extra else f"install its driver ({error})"
+        todo = (
+            f'pip install {DRIVERS[extra]} (the extra "replicate[{extra}]" of this package)'
+            if extra
+            else f"install its driver ({error})"
+        )
         raise MissingExtra(f"the storage {shown} needs a driver that is not installed: {todo}") from error
     except Exception as error:  # a driver may raise anything; all of it means the same
         raise _translated(error, shown, "open the storage") from error
@@ -157,7 +175,7 @@ class LocalStore:
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `Store.get`."""
-        with self._translating(f"read {key}", key), open(self.root / key, "rb") as file:
+        with self._translating(f"read {key}", key), open(self._path(key), "rb") as file:
             file.seek(start)
             return file.read() if end is None else file.read(max(0, end - start))
 
@@ -177,34 +195,19 @@ class LocalStore:
             path = self._prepared(key)
             write_atomically(path, data)
 
-    def put_file(self, key: str, path: Path) -> None:
-        """See `Store.put_file`. On the same file system the file becomes the object: nothing is copied."""
+    def put_file(self, key: str, path: Path) -> bool:
+        """See `Store.put_file`. On the same file system the object is a second name of the file: nothing is copied."""
         with self._translating(f"write {key}", needed_bytes=path.stat().st_size):
             target = self._prepared(key)
-            descriptor = os.open(path, os.O_RDWR)
+            temporary = temporary_beside(target)
             try:
-                os.fsync(descriptor)
+                linked = _link_or_copy(path, temporary)
+                sync(temporary)
+                os.replace(temporary, target)
+                sync_directory(target.parent)
+                return linked
             finally:
-                os.close(descriptor)
-            try:
-                os.replace(path, target)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                self._copy_across(path, target)
-
-    def _copy_across(self, path: Path, target: Path) -> None:
-        temporary = temporary_beside(target)
-        try:
-            shutil.copyfile(path, temporary)
-            descriptor = os.open(temporary, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
@@ -212,20 +215,33 @@ class LocalStore:
             found = []
             for entry in regular_files(self.root / prefix):
                 try:
-                    size = entry.stat().st_size
+                    status = entry.stat()
                 except FileNotFoundError:  # deleted meanwhile
                     continue
-                found.append(Entry(Path(entry.path).relative_to(self.root).as_posix(), size))
+                modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+                found.append(Entry(Path(entry.path).relative_to(self.root).as_posix(), status.st_size, modified))
         return sorted(found, key=lambda entry: entry.key)
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """See `Store.sizes`."""
+        found: dict[str, int] = {}
+        for key in keys:
+            with self._translating(f"look up {key}"), suppress(FileNotFoundError, NotADirectoryError):
+                found[key] = self._path(key).stat().st_size
+        return found
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Store.delete`."""
         for key in keys:
             with self._translating(f"delete {key}"):
-                (self.root / key).unlink(missing_ok=True)
+                self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        _check_key(key, self.url)
+        return self.root / key
 
     def _prepared(self, key: str) -> Path:
-        path = self.root / key
+        path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -244,6 +260,23 @@ class LocalStore:
                     f"{_free_bytes(self.root)} are free). Make room, then try again"
                 ) from error
             raise _translated(error, self.url, action) from error
+
+
+def _link_or_copy(path: Path, target: Path) -> bool:
+    """Give a file a second name, or copy it where that can't be done; tells whether it was linked."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(path, target)
+        return False
+    return True
+
+
+def _check_key(key: str, url: str) -> None:
+    if key.startswith("/") or ".." in key.split("/"):
+        raise InvalidInput(f"{key!r} is no key: it leads out of {url}")
 
 
 def _free_bytes(path: Path) -> int:
@@ -268,7 +301,7 @@ class FsspecStore:
         """See `Store.get`."""
         ranged = {} if start == 0 and end is None else {"start": start, "end": end}
         with self._translating(f"read {key}", key):
-            data = self._call("cat_file", self._path(key), **ranged)
+            data = self._call("cat_file", self._path(key), transfer_bytes=(end or 0) - start, **ranged)
         return _checked_range(data, start, end)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -276,15 +309,33 @@ class FsspecStore:
         names = list(keys)
         if not self._fs.async_impl:
             return {name: data for name in names if (data := self._get_or_none(name)) is not None}
-        with self._translating(f"read {len(names)} keys"):
-            results = self._run(_gather(self._cat, names))
-        found: dict[str, bytes] = {}
+        return self._many(self._cat, names, "read")
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """See `Store.sizes`."""
+        names = list(keys)
+        if self._fs.async_impl:
+            return {name: int(info["size"]) for name, info in self._many(self._info, names, "look up").items()}
+        found: dict[str, int] = {}
+        for name in names:
+            with self._translating(f"look up {name}"), suppress(FileNotFoundError):
+                found[name] = int(self._fs.info(self._path(name))["size"])
+        return found
+
+    def _many(self, request: Callable[[str], Awaitable[T]], names: list[str], verb: str) -> dict[str, T]:
+        """Make one request for each name; what is missing is left out."""
+        with self._translating(f"{verb} {len(names)} keys"):
+            results = self._run(_gather(request, names))
+        found: dict[str, T] = {}
         for name, result in zip(names, results, strict=True):
-            if isinstance(result, bytes):
+            if not isinstance(result, Exception):
                 found[name] = result
             elif not isinstance(result, FileNotFoundError):
-                raise _translated(result, self.url, f"read {name}") from result
+                raise _translated(result, self.url, f"{verb} {name}") from result
         return found
+
+    def _info(self, key: str) -> Awaitable[dict[str, Any]]:
+        return self._fs._info(self._path(key))  # type: ignore[no-any-return]  # noqa: SLF001  # as `_cat`
 
     def _cat(self, key: str) -> Awaitable[bytes]:
         return self._fs._cat_file(self._path(key))  # type: ignore[no-any-return]  # noqa: SLF001  # fsspec's way for asynchronous callers
@@ -299,13 +350,14 @@ class FsspecStore:
         """See `Store.put`."""
         with self._translating(f"write {key}"):
             self._make_parent(key)
-            self._call("pipe_file", self._path(key), data)
+            self._call("pipe_file", self._path(key), data, transfer_bytes=len(data))
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path) -> bool:
         """See `Store.put_file`."""
         with self._translating(f"write {key}"):
             self._make_parent(key)
-            self._call("put_file", str(path), self._path(key))
+            self._call("put_file", str(path), self._path(key), transfer_bytes=path.stat().st_size)
+        return False
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
@@ -316,7 +368,7 @@ class FsspecStore:
                 return []
         above = self._root.strip("/") + "/" if self._root else ""
         names = ((name.lstrip("/").removeprefix(above), info) for name, info in found.items())
-        entries = (Entry(name, int(info["size"])) for name, info in names if name.startswith(prefix))
+        entries = (Entry(name, int(info["size"]), _modified(info)) for name, info in names if name.startswith(prefix))
         return sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -329,21 +381,23 @@ class FsspecStore:
                     continue
 
     def _path(self, key: str) -> str:
+        _check_key(key, self.url)
         return f"{self._root}/{key}" if key else self._root
 
     def _make_parent(self, key: str) -> None:
         if not self._fs.async_impl:  # object stores have no directories to make
             self._fs.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
 
-    def _call(self, method: str, *arguments: object, **options: object) -> Any:
+    def _call(self, method: str, *arguments: object, transfer_bytes: int = 0, **options: object) -> Any:
         if self._fs.async_impl:
-            return self._run(getattr(self._fs, f"_{method}")(*arguments, **options))
+            seconds = REQUEST_SECONDS + max(0, transfer_bytes) / BYTES_PER_SECOND_MIN
+            return self._run(asyncio.wait_for(getattr(self._fs, f"_{method}")(*arguments, **options), seconds))
         return getattr(self._fs, method)(*arguments, **options)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         try:
-            return future.result(REQUEST_SECONDS)
+            return future.result()
         except concurrent.futures.CancelledError as error:
             raise ConnectionError("the request was cancelled before it was answered") from error
         except BaseException:
@@ -362,15 +416,30 @@ class FsspecStore:
             raise _translated(error, self.url, action) from error
 
 
-async def _gather(request: Callable[[str], Awaitable[bytes]], names: list[str]) -> list[bytes | Exception]:
+_MODIFIED_WORDS = ("mtime", "LastModified", "last_modified", "updated", "created", "modified")
+"""What drivers call the time at which a key was written."""
+
+
+def _modified(info: Mapping[str, object]) -> datetime | None:
+    found = next((info[word] for word in _MODIFIED_WORDS if info.get(word)), None)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found.replace("Z", "+00:00"))
+    if isinstance(found, (int, float)):
+        return datetime.fromtimestamp(found, timezone.utc)
+    if isinstance(found, datetime):
+        return found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return None
+
+
+async def _gather(request: Callable[[str], Awaitable[T]], names: list[str]) -> list[T | Exception]:
     """Make a request for each name, `SMALL_REQUESTS_AT_ONCE` at a time; an error takes the place of its answer."""
-    results: list[bytes | Exception] = [b""] * len(names)
+    results: list[T | Exception] = [TimeoutError("it was never asked")] * len(names)
     waiting = iter(enumerate(names))
 
     async def work() -> None:
         for index, name in waiting:
             try:
-                results[index] = await request(name)
+                results[index] = await asyncio.wait_for(request(name), REQUEST_SECONDS)
             except Exception as error:  # noqa: BLE001  # handed to the caller, who raises or leaves out
                 results[index] = error
 
@@ -387,7 +456,7 @@ def _checked_range(data: bytes, start: int, end: int | None) -> bytes:
 
 def _translated(error: BaseException, url: str, action: str) -> StorageFailed:
     """A foreign error as one of ours: what was tried, where, why, and what to do."""
-    reason = str(error) or type(error).__name__
+    reason = redact(str(error)) or type(error).__name__
     if isinstance(error, PermissionError):
         todo = "Check that you may write there, or name another storage in replicate.yaml"
     elif isinstance(error, OSError) and error.errno == errno.EROFS:

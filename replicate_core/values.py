@@ -126,8 +126,12 @@ def _from_array(value: object, name: str) -> object:
             raise InvalidInput(
                 f"{name} has no value yet (is it symbolic, or inside a compiled function?): {_shown(array)}: {error}"
             ) from error
-    # numpy's longdouble has no plain counterpart, and stays what it is.
-    return float(value) if value is array or type(value) is type(array) else value  # type: ignore[arg-type]
+    if type(value) is not type(array):
+        return value
+    try:
+        return float(value)  # type: ignore[arg-type]  # numpy's longdouble has no plain counterpart
+    except (TypeError, ValueError):
+        return array  # a model has a dtype, too, and is no array
 
 
 def _shown(value: object) -> str:

@@ -1,28 +1,46 @@
-"""Storing the files of a snapshot: chunks to objects, objects to the store, then the manifest.
+"""Storing the files of a snapshot: chunks that are not known yet to objects, objects to the store, then the manifest.
 
 The order is the promise: a manifest is written when every object it names is there. Where a file is cut is decided in
-`chunks`; what refers to the manifest is a record, and written by the caller afterwards.
+`chunks`, what is compressed in `encodings`, what is known in `known`.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TypeVar
 
 from replicate_core.chunks import Chunk, cut
-from replicate_core.documents import digest
-from replicate_core.manifest import File, Manifest, Part
+from replicate_core.containers import Read
+from replicate_core.documents import DIGEST_NAME, digest
+from replicate_core.encodings import Policy, encode
+from replicate_core.errors import StorageFailed
+from replicate_core.known import Known, Location
+from replicate_core.manifest import Encoding, File, Manifest, Part
+from replicate_core.records import Record, Repacked
 from replicate_core.repository import Repository
 from replicate_core.spool import SMALL_BYTES, Staged, StagedFile
 
 PACK_BYTES = 64 << 20
 """A pack that has grown beyond this is closed."""
+
+NEW_SHARE = 0.5
+"""A file of which at least so much is new is stored as one object, byte for byte: any tool can fetch it."""
+
+ATTEMPTS = 5
+"""So often the files are looked up again when objects of others vanish meanwhile."""
+
+HASHING_THREADS = 2
+"""sha256 gives up the interpreter's lock; more would take processors from the training."""
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
@@ -33,137 +51,259 @@ class Snapshot:
 
     manifest: str
     """The key of its manifest."""
+    objects: tuple[str, ...]
+    """The keys of the objects that the manifest names."""
     size_bytes: int
     stored_bytes: int
+    """Size of the objects that were added for it."""
 
 
-def store_snapshot(repository: Repository, staged: Staged) -> Snapshot:
-    """Store the files of a snapshot and its manifest.
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A chunk of a file, and its digest."""
 
-    Small files go together into tar packs, every larger one is an object of its own, byte for byte.
+    chunk: Chunk
+    digest: str
+
+
+def publish(
+    repository: Repository, known: Known, staged: Staged, policy: Policy, record_of: Callable[[Snapshot], AnyRecord]
+) -> AnyRecord:
+    """Store the files of a snapshot, then the record that makes them visible.
+
+    Objects of others that the snapshot refers to are looked up before and after: should one vanish between, its chunks
+    are stored again from the staged files, and the manifest is replaced.
+
+    Args:
+        repository: where to.
+        known: what is there already.
+        staged: the files.
+        policy: what to compress.
+        record_of: makes the record of what was stored.
 
     Raises:
         StorageFailed: the storage refused; what was stored until then is referred to by nothing.
     """
-    objects = _Objects(repository, staged.directory)
-    small, large = _sorted_by_size(staged.files)
-    files = {file.path: objects.store_whole(file) for file in large} | objects.store_packed(small)
-    manifest = Manifest(
-        {file.path: files[file.path] for file in staged.files}, staged.links, staged.directories, objects.sizes
+    snapshot = store_snapshot(repository, known, staged, policy)
+    record = record_of(snapshot)
+    repository.append(record)
+    with suppress(StorageFailed):  # it is published: that a second look fails is no failure of it
+        while missing := known.missing(snapshot.objects):
+            known.forget(missing)
+            healed = store_snapshot(repository, known, staged, policy)
+            repository.append(Repacked(record.experiment, {snapshot.manifest: healed.manifest}))
+            snapshot = healed
+    return record_of(snapshot)
+
+
+def store_snapshot(repository: Repository, known: Known, staged: Staged, policy: Policy) -> Snapshot:
+    """Store the files of a snapshot and its manifest, each chunk that is known already by reference.
+
+    Raises:
+        StorageFailed: the storage refused; what was stored until then is referred to by nothing.
+    """
+    with ThreadPoolExecutor(HASHING_THREADS) as executor:
+        cuts = {file.path: _cut(file, executor) for file in staged.files}
+    stored_bytes = 0
+    for _ in range(ATTEMPTS):
+        known.refresh()
+        writer = _Writer(repository, known, staged, policy)
+        files = writer.store(staged.files, cuts)
+        manifest = Manifest(files, staged.links, staged.directories, writer.object_bytes, writer.object_digests)
+        stored_bytes += writer.stored_bytes
+        missing = known.missing(manifest.object_bytes)
+        known.forget(missing)
+        if not missing and known.is_fresh():
+            key = repository.put_manifest(manifest)
+            return Snapshot(key, tuple(manifest.object_bytes), manifest.total_bytes, stored_bytes)
+    raise StorageFailed(
+        f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
+        "deleting there? Only `replicate prune` may"
     )
-    return Snapshot(repository.put_manifest(manifest), manifest.total_bytes, sum(objects.sizes.values()))
 
 
-def _sorted_by_size(files: Iterable[StagedFile]) -> tuple[list[StagedFile], list[StagedFile]]:
-    small: list[StagedFile] = []
-    large: list[StagedFile] = []
-    for file in files:
-        (small if file.size <= SMALL_BYTES else large).append(file)
-    return small, large
+def _cut(file: StagedFile, executor: Executor) -> list[_Piece]:
+    """Cut a file, and digest its chunks."""
+    with _reader(file) as read:
+        chunks = list(cut(read, file.size))
+        return list(map(_Piece, chunks, executor.map(lambda chunk: digest(read(*chunk)), chunks)))
 
 
-class _Objects:
-    """The objects that one snapshot adds to the store."""
+class _Writer:
+    """Stores the files of one snapshot; gathers where every chunk of it lies."""
 
-    def __init__(self, repository: Repository, directory: Path) -> None:
+    def __init__(self, repository: Repository, known: Known, staged: Staged, policy: Policy) -> None:
+        self.object_bytes: dict[str, int] = {}
+        """The objects that the snapshot refers to: key to size."""
+        self.object_digests: dict[str, str] = {}
+        """The packs among them: key to digest."""
+        self.stored_bytes = 0
         self._repository = repository
-        self._directory = directory
-        self.sizes: dict[str, int] = {}
-        """Key to size, in bytes."""
+        self._known = known
+        self._places: dict[str, Location] = {}
+        self._staged = staged
+        self._policy = policy
 
-    def store_whole(self, file: StagedFile) -> File:
-        """Store a file as one object, byte for byte."""
-        with _reader(file) as reader:
-            chunks = [(chunk, digest(_read(reader, chunk))) for chunk in cut(file.size)]
+    def store(self, files: Iterable[StagedFile], cuts: Mapping[str, list[_Piece]]) -> dict[str, File]:
+        """Store what is not known yet; returns the files by their paths."""
+        files = list(files)
+        whole = {file.path: self._store_whole(file, cuts[file.path]) for file in files if self._is_new(file, cuts)}
+        self._store_packed([file for file in files if file.path not in whole], cuts)
+        return {file.path: whole.get(file.path) or self._file(file, cuts[file.path]) for file in files}
+
+    def _is_new(self, file: StagedFile, cuts: Mapping[str, list[_Piece]]) -> bool:
+        """Tell whether a file is stored as an object of its own."""
+        if file.size <= SMALL_BYTES or not isinstance(file.content, Path):
+            return False
+        pieces = {piece.digest: piece.chunk for piece in cuts[file.path]}
+        new = [chunk for found, chunk in pieces.items() if self._find(found) is None]
+        if sum(chunk.length for chunk in new) < NEW_SHARE * file.size:
+            return False
+        return self._policy != "max" or not self._compresses(file, new)
+
+    def _compresses(self, file: StagedFile, new: list[Chunk]) -> bool:
+        """Tell whether the middle one of these chunks gets smaller when it is encoded."""
+        with _reader(file) as read:
+            return encode(read(*new[len(new) // 2]), self._policy) is not None
+
+    def _store_whole(self, file: StagedFile, pieces: list[_Piece]) -> File:
+        assert isinstance(file.content, Path), "large files are staged on disk"
         suffix = Path(file.path).suffix
         extension = suffix if _EXTENSION.fullmatch(suffix) else ""
-        key = self._put(_staged_path(file, self._directory), [found for _, found in chunks], extension, file.size)
-        return File(
-            file.size, file.mode, tuple(Part(key, chunk.offset, chunk.length, found) for chunk, found in chunks)
-        )
+        key = self._put(file.content, [piece.digest for piece in pieces], extension, file.size)
+        for piece in pieces:
+            self._wrote(piece.digest, Location(key, file.size, piece.chunk.offset))
+        parts = (Part(key, piece.chunk.offset, piece.chunk.length, piece.digest) for piece in pieces)
+        return File(file.size, file.mode, tuple(parts))
 
-    def store_packed(self, files: Iterable[StagedFile]) -> dict[str, File]:
-        """Store files in tar packs."""
-        stored: dict[str, File] = {}
-        for pack in _packs(files):
-            stored |= self._store_pack(pack)
-        return stored
-
-    def _store_pack(self, files: list[StagedFile]) -> dict[str, File]:
-        path = self._directory / "pack.tar"
-        digests: dict[str, str] = {}
-        offsets: dict[str, int] = {}
-        with open(path, "wb") as pack:
+    def _store_packed(self, files: list[StagedFile], cuts: Mapping[str, list[_Piece]]) -> None:
+        """Store the chunks of these files that are not known in packs."""
+        pack = _Pack(self._staged.directory)
+        try:
             for file in files:
-                with _reader(file) as reader:
-                    data = reader.read()
-                if data:
-                    digests[file.path] = digest(data)
-                offsets[file.path] = _add_member(pack, file, data)
-            pack.write(bytes(2 * tarfile.BLOCKSIZE))
-            size = pack.tell()
-        if not digests:  # nothing but empty files: a manifest needs no object for them
-            return {file.path: File(0, file.mode, ()) for file in files}
-        key = self._put(path, list(digests.values()), ".tar", size)
-        return {
-            file.path: File(
-                file.size,
-                file.mode,
-                (Part(key, offsets[file.path], file.size, digests[file.path]),) if file.size else (),
-            )
-            for file in files
-        }
+                pack = self._pack(file, cuts[file.path], pack)
+            self._seal(pack)
+        finally:
+            pack.close()
+
+    def _pack(self, file: StagedFile, pieces: list[_Piece], pack: _Pack) -> _Pack:
+        """Append the chunks of a file that are not known; returns the pack, or the next one once it is full."""
+        with _reader(file) as read:
+            for piece in pieces:
+                if self._find(piece.digest) is not None or piece.digest in pack.members:
+                    continue
+                pack.add(file, piece, read(*piece.chunk), self._policy)
+                if pack.size > PACK_BYTES:
+                    self._seal(pack)
+                    pack = _Pack(self._staged.directory)
+        return pack
+
+    def _seal(self, pack: _Pack) -> None:
+        if not pack.members:
+            return
+        pack.end()
+        key = self._put(pack.path, list(pack.members), ".tar", pack.size)
+        for found, (offset, encoding) in pack.members.items():
+            self._wrote(found, Location(key, pack.size, offset, encoding, pack.digest))
+
+    def _file(self, file: StagedFile, pieces: list[_Piece]) -> File:
+        return File(file.size, file.mode, tuple(self._part(piece) for piece in pieces))
+
+    def _part(self, piece: _Piece) -> Part:
+        location = self._places[piece.digest]
+        self.object_bytes[location.object] = location.object_bytes
+        if location.object_digest is not None:
+            self.object_digests[location.object] = location.object_digest
+        return Part(location.object, location.offset, piece.chunk.length, piece.digest, location.encoding)
+
+    def _find(self, found: str) -> Location | None:
+        """Where a chunk is. What was found once stays found, whatever is forgotten meanwhile."""
+        if found not in self._places and (location := self._known.find(found)) is not None:
+            self._places[found] = location
+        return self._places.get(found)
+
+    def _wrote(self, found: str, location: Location) -> None:
+        self._places[found] = location
+        self._known.wrote(found, location)
 
     def _put(self, path: Path, digests: list[str], extension: str, size: int) -> str:
         key = self._repository.new_object_key(digest("\n".join(digests).encode()), extension)
-        self._repository.store.put_file(key, path)
-        self.sizes[key] = size
+        if self._repository.store.put_file(key, path):
+            self._staged.taken.add(path)
+        self.object_bytes[key] = size
+        self.stored_bytes += size
         return key
 
 
-def _packs(files: Iterable[StagedFile]) -> Iterator[list[StagedFile]]:
-    pack: list[StagedFile] = []
-    pack_bytes = 0
-    for file in files:
-        pack.append(file)
-        pack_bytes += file.size
-        if pack_bytes > PACK_BYTES:
-            yield pack
-            pack, pack_bytes = [], 0
-    if pack:
-        yield pack
+class _Pack:
+    """A tar that is being written: each member is a chunk, under the name of its file."""
 
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"pack-{os.urandom(8).hex()}.tar"  # a stored pack may be a link to this very file
+        self.size = 0
+        self._hash = hashlib.new(DIGEST_NAME)
+        self.members: dict[str, tuple[int, Encoding | None]] = {}
+        """Digest of a chunk to where it begins, and how it is encoded."""
+        self._names: set[str] = set()
+        self._file = open(self.path, "xb")
 
-def _add_member(pack: BinaryIO, file: StagedFile, data: bytes) -> int:
-    """Append a file to a tar; returns where its bytes begin."""
-    member = tarfile.TarInfo(file.path)
-    member.size, member.mode = len(data), file.mode
-    pack.write(member.tobuf(tarfile.GNU_FORMAT))
-    offset = pack.tell()
-    pack.write(data)
-    pack.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-    return offset
+    def add(self, file: StagedFile, piece: _Piece, data: bytes, policy: Policy) -> None:
+        """Append a chunk."""
+        encoded = encode(data, policy)
+        codec, stored = encoded or ("", data)
+        member = tarfile.TarInfo(self._unused_name(file, piece, codec))
+        member.size, member.mode = len(stored), file.mode
+        header = member.tobuf(tarfile.GNU_FORMAT)
+        padding = bytes(-len(stored) % tarfile.BLOCKSIZE)
+        encoding = Encoding(codec, len(stored)) if codec else None
+        self.members[piece.digest] = (self.size + len(header), encoding)
+        self._write(header + stored + padding)
+
+    def end(self) -> None:
+        """Write the end of the tar: it is whole then."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self.close()
+
+    @property
+    def digest(self) -> str:
+        """Of all that was written."""
+        return f"{DIGEST_NAME}:{self._hash.hexdigest()}"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def _unused_name(self, file: StagedFile, piece: _Piece, codec: str) -> str:
+        """The path of the file; where a chunk of it begins; and the ending by which tools know how it is encoded."""
+        ending = f".{codec.replace('+', '.').replace('gzip', 'gz')}" if codec else ""
+        name = file.path + ending
+        if piece.chunk.length != file.size or name in self._names:
+            name = f"{file.path}@{piece.chunk.offset}{ending}"
+        self._names.add(name)
+        return name
 
 
 @contextmanager
-def _reader(file: StagedFile) -> Iterator[BinaryIO]:
-
+def _reader(file: StagedFile) -> Iterator[Read]:
+    """Read a staged file, from several threads if need be."""
     if isinstance(file.content, bytes):
-        yield io.BytesIO(file.content)
-    else:
-        with open(file.content, "rb") as reader:
-            yield reader
+        content = file.content
+        yield lambda offset, length: content[offset : offset + length]
+        return
+    descriptor = os.open(file.content, os.O_RDONLY)
+    try:
+        yield lambda offset, length: _pread(descriptor, offset, length)
+    finally:
+        os.close(descriptor)
 
 
-def _read(reader: BinaryIO, chunk: Chunk) -> bytes:
-    reader.seek(chunk.offset)
-    return reader.read(chunk.length)
-
-
-def _staged_path(file: StagedFile, directory: Path) -> Path:
-    """The file on disk; one that is in memory is written there."""
-    if isinstance(file.content, Path):
-        return file.content
-    path = directory / "object"
-    path.write_bytes(file.content)
-    return path
+def _pread(descriptor: int, offset: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
+        data += more
+    return data

@@ -7,6 +7,15 @@ model.fit(x, y, callbacks=[ReplicateCallback(params={"learning_rate": 0.01}, pri
 ```
 """
 
-from replicate_keras.callback import ReplicateCallback
+import importlib.util
+
+from replicate_core import MissingExtra
+
+if importlib.util.find_spec("keras") is None:
+    raise MissingExtra(
+        'Keras is not installed: pip install "replicate[keras]", and a backend: tensorflow, jax or torch'
+    )
+
+from replicate_keras.callback import ReplicateCallback  # it imports Keras
 
 __all__ = ["ReplicateCallback"]

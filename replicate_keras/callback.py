@@ -46,9 +46,10 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         save_weights_only: bool = False,
     ) -> None:
         super().__init__("unused.weights.h5", save_weights_only=True)  # its file is never written: ours is
-        self.filepath = check_filepath(filepath, save_weights_only=save_weights_only)
         self.save_weights_only = save_weights_only
         self.save_freq = _checked_save_freq(save_freq)
+        places = ("epoch",) if self.save_freq == "epoch" else ("epoch", "batch")
+        self.filepath = check_filepath(filepath, save_weights_only=save_weights_only, places=places)
         self.experiment: replicate_core.Experiment | None = None
         self._experiment_params = params
         self._primary_metric = PrimaryMetric.parse(primary_metric)
@@ -59,6 +60,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102  # a hook of Keras
         self._batches = self._saved_batches = 0
+        if self.filepath is not None:
+            replicate_core.Project().check_path(self.filepath)
         self.experiment = replicate_core.init(self._experiment_params)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
@@ -86,8 +89,9 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         if self.filepath is not None:
             path = expand(self.filepath, {**metrics, **place})
             save(self.model, path, weights_only=self.save_weights_only)
-        # Batches know no validation metrics: such a checkpoint has no primary metric.
-        primary = self._primary_metric if self._primary_metric and self._primary_metric.name in metrics else None
+        primary = self._primary_metric
+        if self.save_freq != "epoch" and primary is not None and primary.name not in metrics:
+            primary = None  # batches know no validation metrics
         self.experiment.checkpoint(path, metrics, primary, step, epoch=self._epoch)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import string
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,18 @@ MODEL_ENDINGS = (".keras", ".h5", ".hdf5")
 WEIGHTS_ENDINGS = (".weights.h5",)
 
 
-def check_filepath(filepath: str | os.PathLike[str] | None, *, save_weights_only: bool) -> str | None:
+def check_filepath(
+    filepath: str | os.PathLike[str] | None, *, save_weights_only: bool, places: Sequence[str]
+) -> str | None:
     """Check where a model is to be saved.
 
+    Args:
+        filepath: as the user gave it; may be a template.
+        save_weights_only: whether the file is to hold weights only.
+        places: what a template may always name, whole numbers; everything else it names is a metric.
+
     Raises:
-        InvalidInput: Keras can't save to a file of that name.
+        InvalidInput: Keras can't save to a file of that name, or the template can't be filled in.
     """
     if filepath is None:
         return None
@@ -32,14 +40,22 @@ def check_filepath(filepath: str | os.PathLike[str] | None, *, save_weights_only
         raise InvalidInput(f"filepath must end in {' or '.join(endings)}{only}, got {path!r}")
     if path.endswith(WEIGHTS_ENDINGS) and not save_weights_only:
         raise InvalidInput(f"filepath {path!r} is a name for weights: give save_weights_only=True, or another name")
+    try:
+        expand(path, dict.fromkeys(places, 1))
+    except (ValueError, LookupError, AttributeError) as error:
+        example = "m-{epoch:02d}-{val_loss:.2f}.keras"
+        raise InvalidInput(
+            f"filepath {path!r} can't be filled in ({error}): name {' or '.join(places)} or metrics, as in {example!r}"
+        ) from error
     return path
 
 
 def expand(filepath: str, values: Mapping[str, Any]) -> str:
-    """Fill in the names of a file path template. What has no value yet becomes `nan`: that never stops training."""
-    wanted = {name.partition(".")[0].partition("[")[0] for _, name, _, _ in string.Formatter().parse(filepath) if name}
-    known = {name: float("nan") for name in wanted} | {name: _number(values[name]) for name in wanted & values.keys()}
-    return filepath.format(**known) if wanted else filepath
+    """Fill in the names of a file path template; a metric that is not there becomes `nan`, and stops nothing."""
+    names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
+    if "" in names:
+        raise ValueError("a pair of braces holds no name")
+    return filepath.format(**{name: _number(values[name]) if name in values else math.nan for name in names})
 
 
 def _number(value: Any) -> Any:

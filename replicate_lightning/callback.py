@@ -85,6 +85,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
         self._saved_step = trainer.global_step
         if trainer.is_global_zero and not trainer.fast_dev_run:
+            if self.filepath is not None:
+                replicate_core.Project().check_path(self.filepath)
             self.experiment = replicate_core.init(self._params)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
@@ -111,7 +113,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if self.experiment is None:
             return
         metrics = dict(trainer.callback_metrics)
-        primary = self._primary_metric if self._primary_metric and self._primary_metric.name in metrics else None
+        primary = self._primary_metric
+        if self.save_freq != "epoch" and primary is not None and primary.name not in metrics:
+            primary = None  # steps before the first validation know none of its metrics
         self.experiment.checkpoint(
             self.filepath, metrics, primary, step, epoch=trainer.current_epoch, global_step=trainer.global_step
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+from replicate_core import MissingExtra
+
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 
 
@@ -12,9 +14,9 @@ def bases(name: str) -> tuple[type, ...]:
     """The class of that name in `callbacks` of every namespace that is installed.
 
     Raises:
-        ImportError: none is.
+        MissingExtra: none is.
     """
     installed = [space for space in NAMESPACES if importlib.util.find_spec(space.partition(".")[0])]
     if not installed:
-        raise ImportError('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
+        raise MissingExtra('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
     return tuple(getattr(importlib.import_module(f"{space}.callbacks"), name) for space in installed)

@@ -5,17 +5,23 @@ The commands are beside this file, one job each; how values and tables look is i
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 import replicate
+from replicate.cli import output
 from replicate.cli.checkout import checkout
 from replicate.cli.ls import ls
+from replicate.cli.prune import prune
+from replicate.cli.rm import rm
 from replicate.cli.show import show
+from replicate.cli.verify import verify
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 not found or answered with no, 2 wrong usage or
@@ -42,15 +48,18 @@ _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
 @click.pass_context
 def cli(context: click.Context, project_directory: Path | None, storage: str | None) -> None:
     """Version control for machine learning: list, show and get back what training runs have saved."""
-    context.obj = replicate.Project(storage=storage, directory=project_directory)
+    context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, show, checkout):
+for _command in (ls, show, checkout, rm, verify, prune):
     cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line, and return its exit code. What goes wrong is said on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
@@ -60,10 +69,10 @@ def run(arguments: Sequence[str]) -> int:
             error.show()
             return 2
         except (click.Abort, KeyboardInterrupt):
-            click.echo("Stopped.", err=True)
+            click.echo("Stopped, and nothing was changed. Where a command asks, --force does it without.", err=True)
             return 1
         except replicate.ReplicateError as error:
-            click.echo(f"replicate: {error}", err=True)
+            click.echo(f"replicate: {output.printable(str(error))}", err=True)
             return next(code for type_, code in _CODES if isinstance(error, type_))
         except BrokenPipeError:  # `replicate ls | head`
             return 0
@@ -71,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"replicate: warning: {message}", err=True)
+    click.echo(f"replicate: warning: {output.printable(str(message))}", err=True)
 
 
 def main() -> None:

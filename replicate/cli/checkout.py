@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 import replicate
+from replicate.cli import output
 
 LISTED = 10
 """So many paths that would be replaced are named before asking."""
@@ -24,7 +26,7 @@ LISTED = 10
 @click.option("-f", "--force", is_flag=True, help="Replace what stands in the way without asking.")
 @click.pass_obj
 def checkout(
-    project: replicate.Project,
+    open_project: Callable[[], replicate.Project],
     prefix: str,
     output_directory: Path | None,
     path: str | None,
@@ -34,7 +36,7 @@ def checkout(
 
     An experiment gives its best checkpoint, else its latest. Files in the directory that have other names stay.
     """
-    experiment, checkpoint = project.experiments.find(prefix)
+    experiment, checkpoint = open_project().experiments.find(prefix)
     chosen = checkpoint or experiment.best() or experiment.latest()
     source = chosen or experiment
     directory = output_directory or Path(source.short_id)
@@ -50,14 +52,14 @@ def checkout(
         f"Wrote the {what} of experiment {experiment.short_id} to {directory} ({count} file{'s' * (count != 1)})."
     )
     if experiment.command and path is None:
-        click.echo(f"It was started as: {experiment.command}")
+        click.echo(f"It was started as: {output.printable(experiment.command)}")
     return 0
 
 
 def _agreed(existing: list[str], directory: Path) -> bool:
     click.echo(f"These files in {directory} would be replaced:", err=True)
     for path in existing[:LISTED]:
-        click.echo(f"  {path}", err=True)
+        click.echo(f"  {output.printable(path)}", err=True)
     if len(existing) > LISTED:
         click.echo(f"  and {len(existing) - LISTED} more", err=True)
     return click.confirm("Replace them?", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
 import click
@@ -16,8 +16,9 @@ from replicate.cli import output
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print whole ids only, one to a line.")
 @click.pass_obj
-def ls(project: replicate.Project, everything: bool, as_json: bool, quiet: bool) -> None:  # noqa: FBT001  # click's way
+def ls(open_project: Callable[[], replicate.Project], everything: bool, as_json: bool, quiet: bool) -> None:  # noqa: FBT001  # click's way
     """List the experiments of the project."""
+    project = open_project()
     experiments = project.experiments.list()
     if quiet:
         for experiment in experiments:

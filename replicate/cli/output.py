@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -22,6 +23,7 @@ VALUE_CHARACTERS = 20
 PIPE_COLUMNS = 10_000
 """A pipe has no width: nothing is wrapped or cut to fit one."""
 
+_CONTROLS = re.compile("[\x7f-\x9f]")
 _UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
 
 
@@ -39,14 +41,20 @@ def console() -> Iterator[Console]:
             print(line.rstrip())
 
 
-def table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without lines around it."""
+def table(headings: Iterable[str], rows: Iterable[Sequence[str]], *, wrapped: Collection[str] = ()) -> Table:
+    """A table without lines around it. Where the terminal is too narrow, cells are cut, or `wrapped` where named so."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        made.add_column(heading, overflow="fold", no_wrap=heading.isupper() and heading in ("EXPERIMENT", "ID"))
+        wraps = heading in wrapped
+        made.add_column(Text(printable(heading)), overflow="fold" if wraps else "ellipsis", no_wrap=not wraps)
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))  # Text: square brackets in values are no markup
+        made.add_row(*(Text(printable(cell)) for cell in row))  # Text: square brackets in values are no markup
     return made
+
+
+def printable(text: str) -> str:
+    """Text without control characters but line breaks: what a repository says must not steer a terminal."""
+    return "".join(char if char == "\n" or char.isprintable() or char == " " else ascii(char)[1:-1] for char in text)
 
 
 def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
@@ -73,6 +81,11 @@ def ago(moment: datetime, *, now: datetime) -> str:
     return f"{max(0, int(passed.total_seconds()))} seconds ago"
 
 
+def elapsed(passed: timedelta) -> str:
+    """A duration in hours, minutes and whole seconds: `1:02:03`."""
+    return str(passed).partition(".")[0]
+
+
 def size(count: int) -> str:
     """A number of bytes as people read it."""
     amount = float(count)
@@ -90,7 +103,8 @@ def moment(time: datetime) -> str:
 
 def as_json(content: object) -> str:
     """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them."""
-    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json leaves these as they are
 
 
 def _finite(content: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import click
 from rich.console import Console
@@ -32,9 +32,9 @@ _INDENT = "  "
 @click.option("--all", "everything", is_flag=True, help="Show every package.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
-def show(project: replicate.Project, prefix: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
+def show(open_project: Callable[[], replicate.Project], prefix: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
     """Show an experiment or a checkpoint. The first characters of an ID are enough."""
-    experiment, checkpoint = project.experiments.find(prefix)
+    experiment, checkpoint = open_project().experiments.find(prefix)
     if as_json:
         click.echo(output.as_json(_fields(experiment, checkpoint)))
         return
@@ -51,6 +51,7 @@ def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint |
     git = experiment.git
     return {
         **output.experiment_fields(experiment),
+        "error": experiment.error,
         "notes": experiment.notes,
         "path": experiment.path,
         "config": experiment.config,
@@ -83,8 +84,8 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Tags": ", ".join(experiment.tags) or None,
         "Notes": experiment.notes,
         "Created": output.moment(experiment.created),
-        "Status": experiment.status,
-        "Duration": None if experiment.duration is None else str(experiment.duration).partition(".")[0],
+        "Status": experiment.status + (f" ({experiment.error})" if experiment.error else ""),
+        "Duration": None if experiment.duration is None else output.elapsed(experiment.duration),
         "Host": experiment.host,
         "User": experiment.user,
         "Command": experiment.command,
@@ -127,12 +128,12 @@ def _checkpoints(experiment: replicate.Experiment) -> object:
         [
             f"{checkpoint.short_id}{' (best)' if best is not None and checkpoint.id == best.id else ''}",
             str(checkpoint.step),
-            output.moment(checkpoint.created),
+            output.elapsed(checkpoint.created - experiment.created),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
         ]
         for checkpoint in experiment.checkpoints
     )
-    return output.table(["ID", "STEP", "CREATED", *(name.upper() for name in names)], rows)
+    return output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows)
 
 
 def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:
@@ -167,11 +168,11 @@ def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> N
     ]
     if rows:
         _heading(console, title)
-        grid = output.table(["", ""], rows)
+        grid = output.table(["", " "], rows, wrapped=[" "])
         grid.show_header = False
         console.print(grid)
         console.print()
 
 
 def _heading(console: Console, title: str) -> None:
-    console.print(title, style="bold", markup=False)
+    console.print(output.printable(title), style="bold", markup=False)

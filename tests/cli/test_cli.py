@@ -251,3 +251,72 @@ def test_a_reader_that_leaves_early_is_no_error(experiments, project: Path) -> N
         os.close(write)
 
     assert b"Traceback" not in done.stderr
+
+
+def test_help_needs_no_project(cli: Cli, project: Path) -> None:
+    (project / "replicate.yaml").write_text("storrage: [\n")
+
+    for command in ("ls", "show", "checkout", "rm", "verify", "prune"):
+        code, out, err = cli(command, "--help")
+        assert (code, err) == (0, "")
+        assert "Usage: replicate" in out
+
+
+CONTROLS = "\x1b[31m\x1b]0;title\x07\x9b2J\r\x08\x7f"
+
+
+@pytest.fixture
+def hostile(project: Path) -> replicate.Experiment:
+    """An experiment that speaks to the terminal wherever it can."""
+    (project / "model.txt").write_text("model")
+    experiment = replicate.init(
+        {f"param{CONTROLS}": f"value{CONTROLS}", "nested": {f"deep{CONTROLS}": [f"item{CONTROLS}"]}},
+        name=f"name{CONTROLS}",
+        tags=[f"tag{CONTROLS}"],
+        notes=f"notes{CONTROLS}",
+    )
+    name = f"metric{CONTROLS}[/red]"
+    extra = {f"extra{CONTROLS}": f"text{CONTROLS}"}
+    experiment.checkpoint("model.txt", {name: 0.5, "text": f"text{CONTROLS}"}, (name, "minimize"), **extra)
+    replicate.init({f"param{CONTROLS}": "other"}, name="other").stop()
+    return experiment
+
+
+@pytest.mark.parametrize("command", ["ls", "ls --all", "show", "show --all", "show checkpoint", "checkout"])
+def test_control_characters_in_names_do_not_reach_the_terminal(cli: Cli, hostile, command: str) -> None:
+    arguments = command.replace(" checkpoint", "").split()
+    shown = hostile.checkpoints[0].id if "checkpoint" in command else hostile.id
+    code, out, err = cli(*arguments, *([] if command.startswith("ls") else [shown]))
+
+    assert code == 0, err
+    assert [char for char in out + err if not char.isprintable() and char != "\n"] == []
+    if command.startswith("show"):
+        assert "metric" in out.lower()
+
+
+@pytest.mark.parametrize("command", ["ls", "show"])
+def test_control_characters_are_escaped_in_json(cli: Cli, hostile, command: str) -> None:
+    code, out, _ = cli(command, "--json", *([hostile.id] if command == "show" else []))
+
+    assert code == 0
+    found = json.loads(out)
+    assert (found if command == "show" else found[0])["name"] == f"name{CONTROLS}"
+    assert [char for char in out if not char.isprintable() and char != "\n"] == []
+
+
+@pytest.mark.parametrize("command", ["ls", "ls --all", "ls --json", "show", "show --json", "checkout"])
+def test_a_name_that_the_terminal_can_not_show_is_no_crash(project: Path, command: str) -> None:
+    (project / "model.txt").write_text("model")
+    experiment = replicate.init({"größe": "模型"}, name="模型 🙂", notes="é")
+    experiment.checkpoint("model.txt", {"läuft": 1.0}, ("läuft", "minimize"))
+    arguments = [*command.split(), *([] if "ls" in command else [experiment.id])]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "replicate", *arguments], check=False, capture_output=True, env=environment
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    if "--json" in command:
+        assert "模型 🙂" in done.stdout.decode("utf-8"), "JSON is for programs, and is UTF-8"
+    else:
+        assert done.stdout.decode("ascii")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -197,12 +196,8 @@ class TestPathOfACheckpoint:
 
     def test_a_pipe(self, experiment: replicate.Experiment) -> None:
         os.mkfifo("pipe")
-        writer = threading.Thread(target=lambda: os.close(os.open("pipe", os.O_WRONLY)), daemon=True)
-        writer.start()  # so that who opens it after all reads its end, and does not wait for ever
         with pytest.raises(replicate.InvalidInput, match="pipe"):
-            experiment.checkpoint("pipe", {})
-        os.close(os.open("pipe", os.O_RDONLY | os.O_NONBLOCK))
-        writer.join(10)
+            experiment.checkpoint("pipe", {})  # whoever opens it waits for ever
 
 
 class TestMetrics:
@@ -268,9 +263,9 @@ class TestStorage:
                 "scheme 's33', which nothing here can open: did you mean s3://b",
             ),
             ("s3:/bucket/x", replicate.InvalidInput, "a slash missing: did you mean s3://bucket/x"),
-            ("s3://bucket/x", replicate.MissingExtra, r'pip install "replicate\[s3\]"'),
-            ("gs://bucket/x", replicate.MissingExtra, r'pip install "replicate\[gcs\]"'),
-            ("sftp://host/x", replicate.MissingExtra, r'pip install "replicate\[sftp\]"'),
+            ("s3://bucket/x", replicate.MissingExtra, r'replicate\[s3\]"'),
+            ("gs://bucket/x", replicate.MissingExtra, r'replicate\[gcs\]"'),
+            ("sftp://host/x", replicate.MissingExtra, r'replicate\[sftp\]"'),
             ("ftp://127.0.0.1:1/x", replicate.StorageFailed, r"can't open the storage in ftp://127\.0\.0\.1:1/x"),
         ],
     )

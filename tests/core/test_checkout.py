@@ -231,3 +231,35 @@ class TestCheckingOut:
             check_out(repository, layout(repository, {"a": "1"}), output)
         with pytest.raises(StorageFailed, match="can't write to"):
             check_out(repository, layout(repository, {"a": "1"}), output / "below")
+
+
+class TestADirectoryOfACheckpoint:
+    def test_has_nothing_of_the_older_code_below_it(self, repository: Repository, output: Path) -> None:
+        code = Manifest(
+            {
+                path: stored(repository, path)
+                for path in ("train.py", "model/old.bin", "model/deep/old.bin", "models.py")
+            },
+            {"model/link": "old.bin"},
+            ("model/empty", "logs"),
+        )
+        checkpoint = Manifest({"model/new.bin": stored(repository, "new")}, {}, ("model/fresh",))
+        plan = lay_out([code, checkpoint], replaced="model")
+        check_out(repository, plan, output)
+        assert found(output) == {
+            "train.py": "train.py",
+            "models.py": "models.py",
+            "logs": "/",
+            "model/new.bin": "new",
+            "model/fresh": "/",
+        }
+
+    def test_leaves_the_code_alone_when_only_a_file_of_it_was_saved(self, repository: Repository) -> None:
+        code = manifest("model/old.bin", "model/config.json")
+        assert set(lay_out([code, manifest("model/old.bin")], replaced="model/old.bin").files) == {
+            "model/old.bin",
+            "model/config.json",
+        }
+
+    def test_that_is_the_whole_project_replaces_all_of_the_code(self, repository: Repository) -> None:
+        assert set(lay_out([manifest("a", "b/c"), manifest("b/d")], replaced=".").files) == {"b/d"}

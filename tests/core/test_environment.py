@@ -1,4 +1,4 @@
-"""What is known of machine, packages, git and command; and that credentials are not among it."""
+"""What is known of machine, packages, git and command."""
 
 from __future__ import annotations
 
@@ -12,72 +12,14 @@ from pathlib import Path
 import pytest
 
 from replicate_core import environment
-from replicate_core.environment import accelerators, command_line, git_state, packages, redact, system, user
+from replicate_core.environment import accelerators, command_line, git_state, packages, system, user
 from replicate_core.records import GitState
-
-KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
 
 
 class TestCommandLine:
     def test_is_that_of_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1", "a file"])
-        assert command_line() == "train.py --lr 0.1 'a file'"
-
-    @pytest.mark.parametrize(
-        ("words", "shown"),
-        [
-            (["t.py", "--api-key", "s3cret", "--lr", "1"], "t.py --api-key [redacted] --lr 1"),
-            (["t.py", "--db.password=s3cret"], "t.py '--db.password=[redacted]'"),
-            (["t.py", "HF_TOKEN=s3cret"], "t.py 'HF_TOKEN=[redacted]'"),
-            (["t.py", "-token", "s3cret"], "t.py -token [redacted]"),
-            (["t.py", "--secret", "--lr", "1"], "t.py --secret --lr 1"),
-            (["t.py", "--token"], "t.py --token"),
-            (["t.py", f"--key={KEY}"], "t.py '--key=[redacted]'"),
-            (["t.py", "s3://me:s3cret@bucket/x"], "t.py 's3://[redacted]@bucket/x'"),
-        ],
-    )
-    def test_values_of_options_that_speak_of_secrets_are_left_out(self, words: list[str], shown: str) -> None:
-        assert command_line(words) == shown
-
-    @pytest.mark.parametrize("words", ["--max_tokens 512", "--tokenizer bert", "--author Ann", "token", "--lr=0.1"])
-    def test_what_only_sounds_like_a_secret_is_kept(self, words: str) -> None:
-        assert command_line(words.split()) == words
-
-    def test_several_lines_in_a_secret_are_left_out_whole(self) -> None:
-        assert "second" not in command_line(["t.py", "--password=first\nsecond"])
-
-
-class TestRedacting:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "sk-abcdefghijklmnop1234",
-            "hf_abcdefghijklmnop1234",
-            "ghp_abcdefghijklmnopqrst1234",
-            "github_pat_abcdefghijklmnopqrst12",
-            "glpat-abcdefghijklmnop1234",
-            "xoxb-1234567890-abc",
-            KEY,
-            "AIza" + "x" * 35,
-            "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
-            "https://user:s3cret@host/path",
-            "https://user:s3@cret@host/path",
-            "https://host/path?X-Amz-Signature=s3cret&a=b",
-            "https://host/path?a=b&sig=s3cret",
-        ],
-    )
-    def test_credentials_of_known_shapes_go(self, text: str) -> None:
-        shown = redact(f"before {text} after")
-        assert "[redacted]" in shown
-        assert shown.startswith("before ")
-        assert shown.endswith(" after")
-        assert "s3cret" not in shown
-        assert "cret@" not in shown
-        assert text not in shown
-
-    def test_everything_else_stays(self) -> None:
-        text = "https://host/path?design=7&page=2 mail@example.org risk-averse-but-long-enough"
-        assert redact(text) == text
+        monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--lr", "0.1", "a file"])
+        assert command_line() == "python train.py --lr 0.1 'a file'"
 
 
 class TestUser:

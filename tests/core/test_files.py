@@ -42,7 +42,7 @@ def write(root: Path, *paths: str) -> None:
 def scanned(
     root: Path, start: Path | None = None, *, ignored: Sequence[str] = (), skipped: Sequence[Path] = ()
 ) -> Tree:
-    return scan(root, start or root, rules=IgnoreRules(ignored), skipped=skipped)
+    return scan(root, start or root, rules=IgnoreRules(ignored, advice="name it in .replicateignore"), skipped=skipped)
 
 
 class TestScan:

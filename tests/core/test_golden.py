@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from array import array
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def experiment() -> replicate.Experiment:
 
 
 def weights(step: int) -> bytes:
-    return bytes((step * 31 + index * index) % 251 for index in range(3000))
+    return array("f", (1 + (step + 1) / (index + 2) for index in range(750))).tobytes()
 
 
 def test_everything_about_the_experiment_is_there(experiment: replicate.Experiment) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -311,7 +312,7 @@ def test_a_path_that_is_no_unicode_is_refused():
         decode(unseal(b'{"digest":"%s","document":%s}\n' % (digest(body).encode(), body), key=KEY), key=KEY)
 
 
-@pytest.mark.parametrize("path", ["a", "a/b", "...", "..a", "a..b/c..", ".git", "a b", "-rf", "~", "ä/\n"])
+@pytest.mark.parametrize("path", ["a", "a/b", "...", "..a", "a..b/c..", ".github", "a b", "-rf", "~", "ä/\n"])
 def test_other_paths_are_taken(path):
     assert path_problem(path) is None
 
@@ -469,3 +470,17 @@ def test_a_path_or_a_target_beyond_all_measure_is_refused():
 
 def test_names_that_differ_in_case_only_may_be_one_on_disk():
     assert "points out of the project" in link_problem("L", {"p/q/B": "../..", "L": "p/q/b/../../.."})
+
+
+@pytest.mark.parametrize("path", [".git", ".GIT/config", "a/.git/hooks/post-checkout", ".replicate/storage"])
+def test_what_git_would_carry_out_is_never_checked_out(path):
+    assert "has the name" in path_problem(path)
+
+
+def test_the_digest_of_a_pack_comes_back_and_must_be_one():
+    manifest = Manifest({"a": File(10, 0o644, (Part(OBJECT, 0, 10, DIGEST),))}, object_bytes={OBJECT: 20})
+    for digests in ({}, {OBJECT: DIGEST}):
+        packed = dataclasses.replace(manifest, object_digests=digests)
+        assert decode(encode(packed), key=KEY) == packed
+    with pytest.raises(Corrupted, match="is no digest"):
+        decode(encode(dataclasses.replace(manifest, object_digests={OBJECT: "sha256:0"})), key=KEY)

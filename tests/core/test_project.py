@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import replicate_core as replicate
-from replicate_core.records import Deleted
+from replicate_core.records import Deleted, Ended
 from replicate_core.spool import SMALL_BYTES
+from replicate_core.store import FsspecStore, LocalStore
 
 
 def write(project: Path, **contents: str | bytes) -> None:
@@ -93,7 +95,8 @@ class TestTheMainJob:
     def test_large_files_come_back_too(self, project: Path, tmp_path: Path) -> None:
         data = os.urandom(5 * SMALL_BYTES + 3)
         write(project, model=data)
-        checkpoint = replicate.init({}).checkpoint("model", {})
+        experiment = replicate.init({})
+        checkpoint = experiment.checkpoint("model", {})
         write(project, model=b"something else")
         checkpoint.checkout(tmp_path / "out")
         assert (tmp_path / "out/model").read_bytes() == data
@@ -101,6 +104,7 @@ class TestTheMainJob:
             stream.seek(SMALL_BYTES)
             assert stream.read(100) == data[SMALL_BYTES : SMALL_BYTES + 100]
         assert checkpoint.size_bytes == len(data)
+        experiment.stop()
         assert os.listdir(project / ".replicate/spool") == []
 
     def test_in_memory_nothing_is_written_to_disk_but_the_copies(self, project: Path) -> None:
@@ -115,7 +119,7 @@ class TestTheMainJob:
 
 class TestWhatIsRecorded:
     def test_of_the_experiment(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", "--api-key=s3cret", "--lr", "1"])
+        monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--api-key=s3cret", "--lr", "1"])
         text = "storage: storage\nmetrics:\n  loss: {goal: minimize, primary: true}\n  f1: {goal: maximize}\n"
         write(project, **{"replicate.yaml": text})
         before = datetime.now(timezone.utc)
@@ -129,7 +133,7 @@ class TestWhatIsRecorded:
                      "python_version", "packages", "system", "git", "size_bytes", "stored_bytes", "status", "duration",
                      "primary_metric"):  # fmt: skip
             assert getattr(read, name) == getattr(experiment, name)
-        assert read.command == "train.py '--api-key=[redacted]' --lr 1"
+        assert read.command == "python train.py --api-key=[redacted] --lr 1"
         assert read.python_version == ".".join(map(str, sys.version_info[:3]))
         assert read.packages["numpy"] == np.__version__
         assert read.system["processors"] == os.cpu_count()
@@ -144,7 +148,7 @@ class TestWhatIsRecorded:
         assert read.size_bytes == len(text)
 
     def test_a_command_that_is_no_unicode_is_shown_as_far_as_it_is(self, project: Path, monkeypatch) -> None:
-        monkeypatch.setattr(sys, "argv", ["train.py", os.fsdecode(b"caf\xe9.csv")])
+        monkeypatch.setattr(sys, "orig_argv", ["train.py", os.fsdecode(b"caf\xe9.csv")])
         replicate.init({}, path=None)
         command = only().command
         assert command is not None
@@ -712,9 +716,174 @@ class TestAStorageThatFails:
         experiment = replicate.init({}, path=None)
         (project / "storage").rename(project / "gone")
         write(project, storage="a file where the storage was")
-        with pytest.raises(replicate.StorageFailed):
+        with pytest.warns(UserWarning, match="that the experiment ended is not stored"):
             experiment.stop()
+        assert experiment.is_running()
         (project / "storage").unlink()
         (project / "gone").rename(project / "storage")
         experiment.stop()
         assert only().status == "finished"
+
+
+def ended(project: Path) -> tuple[str, str | None]:
+    """How the only experiment ended: its status and its error."""
+    (record,) = (one for one in replicate.Project().repository.read_records() if isinstance(one, Ended))
+    assert only().status == record.status
+    return record.status, record.error
+
+
+class TestHowAScriptEnds:
+    def test_one_that_raises_has_failed_with_the_type_and_the_message(self, project: Path) -> None:
+        done = run("import replicate_core as r\nr.init({})\nraise ValueError('the loss is\\nnan')", project)
+        assert done.returncode == 1
+        assert "ValueError: the loss is" in done.stderr, "the traceback is still shown"
+        assert ended(project) == ("failed", "ValueError: the loss is\nnan")
+
+    def test_one_that_is_interrupted_was_interrupted(self, project: Path) -> None:
+        done = run("import replicate_core as r\nr.init({})\nraise KeyboardInterrupt", project)
+        assert done.returncode != 0
+        assert ended(project)[0] == "interrupted"
+
+    def test_one_that_catches_its_errors_has_finished(self, project: Path) -> None:
+        script = "import replicate_core as r\nr.init({})\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    pass"
+        assert run(script, project).returncode == 0
+        assert ended(project) == ("finished", None)
+
+    def test_one_that_was_stopped_before_it_raised_has_finished(self, project: Path) -> None:
+        run("import replicate_core as r\nr.init({}).stop()\nraise ValueError", project)
+        assert ended(project) == ("finished", None)
+
+    def test_a_hook_of_the_script_still_runs(self, project: Path) -> None:
+        script = "import sys\nsys.excepthook = lambda *_: print('mine')\nimport replicate_core as r\nr.init({})\n1 / 0"
+        assert run(script, project).stdout == "mine\n"
+        assert ended(project) == ("failed", "ZeroDivisionError: division by zero")
+
+    def test_a_forked_child_that_exits_does_not_end_it(self, project: Path) -> None:
+        script = (
+            "import os, sys, replicate_core as r\n"
+            "experiment = r.init({}, path=None)\n"
+            "if os.fork() == 0:\n    sys.exit()\n"
+            "assert os.wait()[1] == 0\n"
+            "(read,) = r.experiments.list()\n"
+            "assert read.is_running()\n"
+            "experiment.checkpoint(None, {'loss': 1.0})"
+        )
+        done = run(script, project)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ended(project) == ("finished", None)
+        assert len(only().checkpoints) == 1
+
+    def test_a_storage_that_fails_at_the_end_is_a_warning(self, project: Path) -> None:
+        script = (
+            "import replicate_core as r, shutil\n"
+            "experiment = r.init({}, path=None)\n"
+            "shutil.rmtree('.replicate/storage')\nopen('.replicate/storage', 'w').close()\n"
+            "experiment.stop()\nprint('went on')"
+        )
+        done = run(script, project)
+        assert (done.returncode, done.stdout) == (0, "went on\n")
+        assert "UserWarning: that the experiment ended is not stored" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class Model:
+    """Has a dtype, as a model of torch or Keras, and is no array."""
+
+    dtype = "float32"
+
+    def __repr__(self) -> str:
+        return "Model()"
+
+
+class TestWhatIsNoArray:
+    @pytest.mark.parametrize(
+        ("params", "key"),
+        [({"model": Model()}, "params['model']"), ({"a": [{"b": Model()}]}, "params['a'][0]['b']")],
+    )
+    def test_names_its_key_though_it_has_a_dtype(self, project: Path, params: dict, key: str) -> None:
+        with pytest.raises(replicate.InvalidInput, match=re.escape(key)) as raised:
+            replicate.init(params)
+        assert "Model()" in str(raised.value)
+        assert not (project / ".replicate").exists()
+
+
+class Failing(MemoryFileSystem):
+    """Says where it could not get through, with everything in it."""
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        raise OSError("no route to s3://k:SECRET@bucket/path?token=SECRET")
+
+
+class TestCredentials:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://k:SECRET@bucket/path",
+            "s3://k:with/SECRET@bucket/path",
+            "s4://k:SECRET@bucket/path",
+            "s3:/k:SECRET@bucket/path",
+            "s3:k:SECRET@bucket/path",
+            "simplecache::s3://k:SECRET@bucket/path",
+            "sftp://k:SECRET@127.0.0.1:1/path",
+            "gs://k:SECRET@bucket/path",
+            "az://k:SECRET@bucket/path?sig=SECRET",
+        ],
+    )
+    def test_of_a_storage_are_in_no_error(self, project: Path, url: str) -> None:
+        write(project, **{"replicate.yaml": f"storage: '{url}'\n"})
+        with pytest.raises(replicate.ReplicateError) as raised:
+            replicate.init({})
+        assert "SECRET" not in str(raised.value)
+        assert "SECRET" not in repr(raised.value)
+
+    def test_that_a_driver_names_are_in_no_error(self) -> None:
+        store = FsspecStore(Failing(), "/root", "s3://bucket/path")
+        with pytest.raises(replicate.StorageFailed, match="no route to s3://") as raised:
+            store.get("key")
+        assert "SECRET" not in str(raised.value)
+
+
+class TestHostileKeys:
+    @pytest.mark.parametrize("key", ["../outside", "data/../../outside", "data/..", "..", "/etc/passwd", "/"])
+    def test_lead_out_of_no_directory(self, tmp_path: Path, key: str) -> None:
+        (tmp_path / "outside").write_text("mine")
+        (tmp_path / "storage/data").mkdir(parents=True)
+        store = LocalStore(tmp_path / "storage")
+        for request in (
+            lambda: store.get(key),
+            lambda: store.get_many([key]),
+            lambda: store.put(key, b"theirs"),
+            lambda: store.put_file(key, tmp_path / "outside"),
+            lambda: store.sizes([key]),
+            lambda: store.delete([key]),
+        ):
+            with pytest.raises(replicate.InvalidInput, match="is no key: it leads out of"):
+                request()
+        assert (tmp_path / "outside").read_text() == "mine"
+
+    def test_dots_in_names_are_fine(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "storage")
+        store.put("data/a..b/..c", b"1")
+        assert store.get("data/a..b/..c") == b"1"
+
+
+class TestLinks:
+    def test_that_are_absolute_through_another_name_of_the_project_are_kept(
+        self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "alias").symlink_to(project)
+        write(project, **{"train.py": "print()"})
+        (project / "deep").mkdir()
+        (project / "deep/link").symlink_to(tmp_path / "alias/train.py")
+        (project / "direct").symlink_to(project / "train.py")
+        (project / "latest").symlink_to(tmp_path / "alias/deep")
+        for directory in (project, tmp_path / "alias"):
+            monkeypatch.chdir(directory)
+            experiment = replicate.init({})
+            experiment.checkout(tmp_path / "out")
+            assert {path: os.readlink(tmp_path / "out" / path) for path in ("deep/link", "direct", "latest")} == {
+                "deep/link": "../train.py",
+                "direct": "train.py",
+                "latest": "deep",
+            }
+            assert (tmp_path / "out/deep/link").read_text() == "print()"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from replicate_core.documents import seal, unseal
 from replicate_core.errors import Corrupted, InvalidInput
+from replicate_core.record_format import KINDS, decode, encode, kind, parse_time, time_text
 from replicate_core.records import (
-    KINDS,
     Checkpointed,
     CheckpointFacts,
     Created,
@@ -24,24 +24,25 @@ from replicate_core.records import (
     GitState,
     PrimaryMetric,
     Record,
+    Repacked,
     Resumed,
     best,
-    decode,
-    encode,
     fold,
-    kind,
-    parse_time,
     primary_metric_of,
-    time_text,
 )
 
 KEY = "records/20261123/01J-e-created.json"
 MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
 GOALS = ("minimize", "maximize")
 
+E = "e" * 32
+"""The id of an experiment."""
+
 TEXTS = st.text(max_size=6)
+IDS = st.text("0123456789abcdef", min_size=32, max_size=32)
+MANIFESTS = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=26, max_size=26).map("manifests/{}.json".format)
 COUNTS = st.integers(0, 1 << 53)
-MOMENTS = st.datetimes(timezones=st.just(timezone.utc))
+MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(9000, 12, 31), timezones=st.just(timezone.utc))  # noqa: DTZ001  # as hypothesis wants it
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
@@ -51,21 +52,21 @@ MAPPINGS = st.dictionaries(TEXTS, VALUES, max_size=3)
 TUPLES = st.lists(TEXTS, max_size=3).map(tuple)
 CHECKPOINTS = st.builds(
     CheckpointFacts,
-    id=TEXTS,
+    id=IDS,
     created=MOMENTS,
     step=st.integers(),
     metrics=MAPPINGS,
     primary_metric=st.none() | st.builds(PrimaryMetric, st.text(min_size=1, max_size=6), st.sampled_from(GOALS)),
     path=st.none() | TEXTS,
     extra=MAPPINGS,
-    manifest=st.none() | TEXTS,
+    manifest=st.none() | MANIFESTS,
     size_bytes=COUNTS,
     stored_bytes=COUNTS,
 )
 RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
     Created: st.builds(
         Created,
-        experiment=TEXTS,
+        experiment=IDS,
         created=MOMENTS,
         name=st.none() | TEXTS,
         tags=TUPLES,
@@ -83,32 +84,34 @@ RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
         replicate_version=st.none() | TEXTS,
         format=COUNTS,
         resumed_from=st.none() | TEXTS,
-        manifest=st.none() | TEXTS,
+        manifest=st.none() | MANIFESTS,
         size_bytes=COUNTS,
         stored_bytes=COUNTS,
     ),
-    Checkpointed: st.builds(Checkpointed, TEXTS, st.lists(CHECKPOINTS, max_size=3).map(tuple)),
-    Edited: st.builds(Edited, TEXTS, st.none() | TEXTS, st.none() | TUPLES, st.none() | TEXTS),
-    Resumed: st.builds(Resumed, TEXTS, MOMENTS, st.none() | TEXTS),
+    Checkpointed: st.builds(Checkpointed, IDS, st.lists(CHECKPOINTS, max_size=3).map(tuple)),
+    Edited: st.builds(Edited, IDS, st.none() | TEXTS, st.none() | TUPLES, st.none() | TEXTS),
+    Resumed: st.builds(Resumed, IDS, MOMENTS, st.none() | TEXTS),
     Ended: st.builds(
         Ended,
-        TEXTS,
+        IDS,
         MOMENTS,
         st.sampled_from(get_args(Ending)),
         st.none() | TEXTS,
         st.floats(min_value=0, allow_infinity=False),
     ),
-    Deleted: st.builds(Deleted, TEXTS, st.none() | TUPLES),
+    Deleted: st.builds(Deleted, IDS, st.none() | TUPLES),
+    Repacked: st.builds(Repacked, IDS, st.dictionaries(MANIFESTS, MANIFESTS, max_size=3)),
 }
 SAMPLES: dict[str, Record] = {
-    "created": Created("e", MOMENT, git=GitState("abc", "main", dirty=True), packages={"numpy": "2.0"}),
+    "created": Created(E, MOMENT, git=GitState("abc", "main", dirty=True), packages={"numpy": "2.0"}),
     "checkpoints": Checkpointed(
-        "e", (CheckpointFacts("c", MOMENT, 1, {"loss": 0.5}, PrimaryMetric("loss", "minimize")),)
+        E, (CheckpointFacts("c" * 32, MOMENT, 1, {"loss": 0.5}, PrimaryMetric("loss", "minimize")),)
     ),
-    "edited": Edited("e", "name", ("tag",), "notes"),
-    "resumed": Resumed("e", MOMENT, "c"),
-    "ended": Ended("e", MOMENT, "failed", "ValueError: no", 1.5),
-    "deleted": Deleted("e", ("c",)),
+    "edited": Edited(E, "name", ("tag",), "notes"),
+    "resumed": Resumed(E, MOMENT, "c"),
+    "ended": Ended(E, MOMENT, "failed", "ValueError: no", 1.5),
+    "deleted": Deleted(E, ("c",)),
+    "repacked": Repacked(E, {f"manifests/{'1' * 26}.json": f"manifests/{'2' * 26}.json"}),
 }
 
 
@@ -147,7 +150,7 @@ def test_there_is_a_word_for_every_kind_of_record():
 
 def test_nan_in_metrics_comes_back():
     (item,) = decode(
-        unseal(seal(encode(Checkpointed("e", (checkpoint("a", loss=math.nan),)))), key=KEY), key=KEY
+        unseal(seal(encode(Checkpointed(E, (checkpoint("a" * 32, loss=math.nan),)))), key=KEY), key=KEY
     ).checkpoints
     assert math.isnan(item.metrics["loss"])
 
@@ -191,6 +194,11 @@ def test_every_field_must_be_there(word, field):
     ("word", "field", "value"),
     [
         ("created", "experiment", None),
+        ("created", "experiment", "e"),
+        ("created", "experiment", "../" + "e" * 29),
+        ("created", "created", "1969-12-31T23:59:59Z"),
+        ("created", "created", "9999-12-31T23:59:59Z"),
+        ("created", "manifest", "manifests/../x.json"),
         ("created", "created", None),
         ("created", "created", "yesterday"),
         ("created", "created", "2026-11-23T06:28:00"),
@@ -218,6 +226,11 @@ def test_every_field_must_be_there(word, field):
         ("deleted", "checkpoints", "c"),
         ("deleted", "checkpoints", [7]),
         ("deleted", "kind", 7),
+        ("repacked", "manifests", None),
+        ("repacked", "manifests", ["m"]),
+        ("repacked", "manifests", {"old": None}),
+        ("repacked", "manifests", {"old": ["new"]}),
+        ("repacked", "manifests", {"old": "data/x"}),
     ],
 )
 def test_every_field_must_have_its_type(word, field, value):
@@ -229,6 +242,7 @@ def test_every_field_must_have_its_type(word, field, value):
     ("field", "value"),
     [
         ("id", None),
+        ("id", "c"),
         ("step", 1.5),
         ("step", True),
         ("step", "1"),
@@ -241,6 +255,7 @@ def test_every_field_must_have_its_type(word, field, value):
         ("primary_metric", {"name": 7, "goal": "minimize"}),
         ("extra", None),
         ("manifest", 7),
+        ("manifest", "manifests/x.json"),
         ("size_bytes", "1"),
     ],
 )
@@ -341,11 +356,67 @@ def test_deleted_checkpoints_are_not_shown():
     assert shown(made("a"), Deleted("e", ("a",)), made("a")) == ""
 
 
-def test_the_manifests_of_an_experiment_are_its_own_and_those_of_its_checkpoints():
-    items = [dataclasses.replace(checkpoint(name), manifest=name and f"m/{name}") for name in ("a", "", "b")]
-    items[1] = dataclasses.replace(items[1], manifest=None)
-    assert ExperimentState(Created("e", MOMENT, manifest="m/e"), tuple(items)).manifests == ("m/e", "m/a", "m/b")
-    assert ExperimentState(Created("e", MOMENT)).manifests == ()
+# Folding: manifests that were replaced.
+
+
+def named(state: ExperimentState) -> tuple[str | None, ...]:
+    return (state.created.manifest, *(item.manifest for item in state.checkpoints))
+
+
+def manifests(*records: Record) -> tuple[str | None, ...]:
+    """The manifests of an experiment that began with the code `m`, and with the checkpoints `ma` and `mb`."""
+    items = tuple(dataclasses.replace(checkpoint(name), manifest=f"m{name}") for name in "ab")
+    return named(fold([Created("e", MOMENT, manifest="m"), Checkpointed("e", items), *records])["e"])
+
+
+def test_a_manifest_that_was_replaced_is_never_named_again():
+    assert manifests(Repacked("e", {"ma": "new"})) == ("m", "new", "mb")
+    assert manifests(Repacked("e", {"m": "code", "mb": "new"})) == ("code", "ma", "new")
+    assert manifests(Repacked("e", {"other": "new"})) == ("m", "ma", "mb")
+    assert manifests(Repacked("e", {})) == ("m", "ma", "mb")
+
+
+def test_a_manifest_may_be_replaced_several_times():
+    assert manifests(Repacked("e", {"ma": "x"}), Repacked("e", {"x": "y"}), Repacked("e", {"y": "z"})) == (
+        "m",
+        "z",
+        "mb",
+    )
+    assert manifests(Repacked("e", {"ma": "x"}), Repacked("e", {"ma": "y"})) == ("m", "y", "mb")
+
+
+def test_several_manifests_may_be_replaced_by_one():
+    assert manifests(Repacked("e", {"m": "x", "ma": "x", "mb": "x"})) == ("x", "x", "x")
+
+
+def test_manifests_of_other_experiments_are_not_replaced():
+    histories = [Created("e", MOMENT, manifest="m"), Created("f", MOMENT, manifest="m"), Repacked("f", {"m": "new"})]
+    assert {name: named(state) for name, state in fold(histories).items()} == {"e": ("m",), "f": ("new",)}
+
+
+def test_what_has_no_files_has_none_afterwards():
+    folded = fold([Created("e", MOMENT), made("a"), Repacked("e", {"m": "new"})])
+    assert named(folded["e"]) == (None, None)
+
+
+def test_replacing_says_nothing_else_of_an_experiment():
+    ended = Ended("e", MOMENT, "finished")
+    history = [Created("e", MOMENT, name="n", manifest="m"), made("a", "b"), Deleted("e", ("b",)), ended]
+    folded = fold([*history, Repacked("e", {"m": "new"})])["e"]
+    assert folded.ended == ended
+    assert folded.created == dataclasses.replace(history[0], manifest="new")
+    assert [item.id for item in folded.checkpoints] == ["a"]
+
+
+def test_a_manifest_that_was_replaced_before_it_was_recorded_is_replaced_all_the_same():
+    item = dataclasses.replace(checkpoint("a"), manifest="ma")
+    folded = fold([Created("e", MOMENT), Repacked("e", {"ma": "new"}), Checkpointed("e", (item,))])
+    assert named(folded["e"]) == (None, "new")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["m", "ma", "mb", "x"]), st.sampled_from(["m", "ma", "mb", "x"]))))
+def test_manifests_that_replace_each_other_in_a_circle_end_somewhere(replaced):
+    assert set(manifests(*(Repacked("e", item) for item in replaced))) <= {"m", "ma", "mb", "x"}
 
 
 # Folding: any history.
@@ -357,7 +428,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[str]]:
     records: list[Record] = [Created("e", MOMENT)]
     left: list[str] = []
     for number in range(draw(st.integers(0, 8))):
-        match draw(st.sampled_from(["checkpoint", "checkpoint", "resume", "delete", "edit", "end"])):
+        match draw(st.sampled_from(["checkpoint", "checkpoint", "resume", "delete", "edit", "end", "repack"])):
             case "checkpoint":
                 fresh = [f"{number}.{index}" for index in range(draw(st.integers(0, 3)))]
                 records.append(made(*fresh))
@@ -374,6 +445,8 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[str]]:
                 records.append(Edited("e", draw(st.none() | TEXTS), draw(st.none() | TUPLES), draw(st.none() | TEXTS)))
             case "end":
                 records.append(Ended("e", MOMENT, draw(st.sampled_from(get_args(Ending)))))
+            case "repack":
+                records.append(Repacked("e", draw(st.dictionaries(TEXTS, TEXTS, max_size=3))))
     return records, left
 
 
@@ -513,3 +586,38 @@ def test_there_need_not_be_a_primary_metric():
 def test_a_primary_metric_of_another_shape_is_refused(value):
     with pytest.raises(InvalidInput, match='must be a pair \\(name, "minimize" or "maximize"\\)'):
         PrimaryMetric.parse(value)
+
+
+# What a stranger may have written.
+
+NO_IDS = ["../../x", "", "E" * 32, "e" * 15, "e" * 65, "e" * 32 + "\n", "eeee/eeee/eeee/eeee", None, 7]
+NO_MANIFESTS = ["/etc/passwd", "manifests/../x.json", f"manifests/{'1' * 26}", f"data/{'1' * 26}.json", "", 7]
+
+
+def changed(word: str, place: str, value: object) -> dict:
+    plain = encode(SAMPLES[word])
+    holder = plain["checkpoints"][0] if place.startswith("checkpoint.") else plain
+    holder[place.rpartition(".")[2]] = value
+    return plain
+
+
+@pytest.mark.parametrize("value", NO_IDS, ids=repr)
+@pytest.mark.parametrize("word", SAMPLES)
+def test_an_id_that_is_none_is_corrupted(word, value):
+    with pytest.raises(Corrupted, match="is no id"):
+        decode(changed(word, "experiment", value), key=KEY)
+
+
+@pytest.mark.parametrize("value", NO_IDS, ids=repr)
+def test_an_id_of_a_checkpoint_that_is_none_is_corrupted(value):
+    with pytest.raises(Corrupted, match="is no id"):
+        decode(changed("checkpoints", "checkpoint.id", value), key=KEY)
+
+
+@pytest.mark.parametrize("value", NO_MANIFESTS, ids=repr)
+def test_a_manifest_key_that_is_none_is_corrupted(value):
+    for word, place in (("created", "manifest"), ("checkpoints", "checkpoint.manifest")):
+        with pytest.raises(Corrupted, match=r"is no (key of a manifest|text)"):
+            decode(changed(word, place, value), key=KEY)
+    with pytest.raises(Corrupted, match=r"is no (key of a manifest|text)"):
+        decode(changed("repacked", "manifests", {f"manifests/{'1' * 26}.json": value}), key=KEY)

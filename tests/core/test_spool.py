@@ -12,7 +12,7 @@ import pytest
 from replicate_core import spool as spools
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.files import Tree
-from replicate_core.spool import SMALL_BYTES, Spool, StagedFile
+from replicate_core.spool import SMALL_BYTES, SPARES_MAX, Spool, StagedFile
 
 
 def tree(project: Path, **contents: bytes) -> Tree:
@@ -71,8 +71,10 @@ def test_a_file_that_vanished_is_left_out(project: Path) -> None:
 
 
 def test_the_spool_is_empty_afterwards_and_git_ignores_it(project: Path) -> None:
-    with Spool(project).staged(tree(project, large=bytes(SMALL_BYTES + 1))):
+    spool = Spool(project)
+    with spool.staged(tree(project, large=bytes(SMALL_BYTES + 1))):
         assert len(os.listdir(project / ".replicate/spool")) == 1
+    spool.close()
     assert os.listdir(project / ".replicate/spool") == []
     assert (project / ".replicate/.gitignore").read_text() == "*\n"
 
@@ -141,7 +143,33 @@ class TestWhenItFails:
 def test_a_file_that_may_not_be_read_is_named_with_what_to_do(open_directory: Path, as_nobody) -> None:
     content = tree(open_directory, secret=b"x")
     (open_directory / "secret").chmod(0)
-    message = r"secret can't be read .*\.replicateignore"
+    message = r"secret can't be read .* leave it out"
     with as_nobody(), pytest.raises(InvalidInput, match=message), Spool(open_directory).staged(content):
         pass
     assert os.listdir(open_directory / ".replicate/spool") == []
+
+
+def test_a_copy_is_written_over_by_the_next_one_unless_it_became_an_object(project: Path) -> None:
+    spool = Spool(project)
+    contents = [bytes([number]) * (SMALL_BYTES + size) for number, size in enumerate([5, 3, 9])]
+    objects = []
+    for content in contents:
+        with spool.staged(tree(project, large=content)) as staged:
+            (file,) = staged.files
+            assert file.content.read_bytes() == content
+            assert file.size == len(content)
+            assert not any(taken.samefile(file.content) for taken in objects)
+            if content is contents[1]:
+                os.link(file.content, project / "object")
+                staged.taken.add(file.content)
+                objects.append(project / "object")
+    assert (project / "object").read_bytes() == contents[1]
+
+
+def test_no_more_than_a_few_copies_are_kept(project: Path) -> None:
+    spool = Spool(project)
+    large = {f"large{number}": bytes(SMALL_BYTES + 1) for number in range(5)}
+    for _ in range(2):
+        with spool.staged(tree(project, **large)):
+            pass
+        assert len(os.listdir(spool.directory)) == SPARES_MAX

@@ -7,16 +7,19 @@ import gzip
 import itertools
 import math
 import sys
+from array import array
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from replicate_core import documents, records
+from replicate_core.encodings import encode
 from replicate_core.manifest import Encoding, File, Manifest, Part
 from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 
 BEGIN = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
 COUNT = itertools.count()
+PLANES = [None, "max", None]
 
 
 def now() -> datetime:
@@ -28,7 +31,7 @@ def randomness(count: int) -> bytes:
 
 
 def weights(step: int) -> bytes:
-    return bytes((step * 31 + index * index) % 251 for index in range(3000))
+    return array("f", (1 + (step + 1) / (index + 2) for index in range(750))).tobytes()
 
 
 def store(repository: Repository, data: bytes, extension: str) -> str:
@@ -49,6 +52,10 @@ def main(directory: Path) -> None:
     packed = gzip.compress(source, mtime=0)
     pack = store(repository, b"\0" * 512 + packed, ".tar")
     encoding = Encoding("gzip", len(packed))
+    forgotten = Manifest(
+        {"train.py": File(len(source), 0o755, (part(f"data/00/{'0' * 64}-0.tar", source, 0, len(source)),))},
+        object_bytes={f"data/00/{'0' * 64}-0.tar": len(source)},
+    )
     code = Manifest(
         {
             "train.py": File(len(source), 0o755, (Part(pack, 512, len(source), documents.digest(source), encoding),)),
@@ -57,6 +64,7 @@ def main(directory: Path) -> None:
         {"latest.py": "train.py"},
         ("logs",),
         {pack: 512 + len(packed)},
+        {pack: documents.digest(b"\0" * 512 + packed)},
     )
     first, second = (repository.new_id() for _ in range(2))
     facts = {"user": "ann", "host": "box", "command": "train.py --password=[redacted]", "path": ".", "format": 1}
@@ -73,7 +81,7 @@ def main(directory: Path) -> None:
             system={"platform": "Linux", "processors": 2, "accelerators": []},
             git=records.GitState("0" * 40, "main", dirty=True),
             replicate_version="0.1.0",
-            manifest=repository.put_manifest(code),
+            manifest=(first_manifest := repository.put_manifest(forgotten)),
             size_bytes=code.total_bytes,
             stored_bytes=512 + len(packed),
             **facts,
@@ -83,9 +91,14 @@ def main(directory: Path) -> None:
     checkpoints = []
     for step, value in enumerate([0.5, 0.25, math.nan]):
         data = weights(step)
-        key = store(repository, data, ".pt")
-        parts = (part(key, data, 0, 1024), part(key, data, 1024, 1976))
-        manifest = Manifest({"model.pt": File(len(data), 0o644, parts)}, object_bytes={key: len(data)})
+        codec, stored = (PLANES[step] and encode(data, PLANES[step])) or ("", data)
+        key = store(repository, stored, ".tar" if codec else ".pt")
+        if codec:
+            whole = Part(key, 0, len(data), documents.digest(data), Encoding(codec, len(stored)))
+            parts: tuple[Part, ...] = (whole,)
+        else:
+            parts = (part(key, data, 0, 1024), part(key, data, 1024, len(data) - 1024))
+        manifest = Manifest({"model.pt": File(len(data), 0o644, parts)}, object_bytes={key: len(stored)})
         checkpoints.append(
             records.CheckpointFacts(
                 repository.new_id(),
@@ -102,6 +115,7 @@ def main(directory: Path) -> None:
         )
     repository.append(records.Checkpointed(first, tuple(checkpoints[:2])))
     repository.append(records.Checkpointed(first, tuple(checkpoints[2:])))
+    repository.append(records.Repacked(first, {first_manifest: repository.put_manifest(code)}))
     repository.append(records.Edited(first, notes="looks good"))
     repository.append(records.Resumed(first, now(), checkpoints[1].id))
     last = records.CheckpointFacts(repository.new_id(), now(), 2, {"loss": 0.125}, loss)

@@ -1,7 +1,7 @@
 """Every code block of the README and the docs runs, from top to bottom of its page, in one directory.
 
 A block is left out only where a comment above it says why: `<!-- not run: REASON -->`. Of shell blocks the lines that
-begin with `replicate` are run; `# ID:` at the end of a line puts the id of the first experiment behind the command.
+begin with `replicate` are run, with the id of the first experiment where they say ID.
 """
 
 import re
@@ -37,11 +37,9 @@ def test_the_code_of_the_page_runs(page: Path, project: Path) -> None:
 
 
 def run(line: str) -> None:
-    command, _, comment = line.partition(" #")
-    words = shlex.split(command)
-    if comment.strip().startswith("ID:"):
-        words.append(replicate("ls", "-q").split()[0])
-    replicate(*words[1:])
+    words = shlex.split(line, comments=True)
+    first = replicate("ls", "-q").split()[0]
+    replicate(*(first if word == "ID" else word for word in words[1:]))
 
 
 def replicate(*words: str) -> str:

@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -126,3 +127,52 @@ def test_saving_is_quiet(project: Path, caplog: pytest.LogCaptureFixture) -> Non
 def test_what_can_not_be_taken_is_refused_at_construction(arguments: dict, message: str) -> None:
     with pytest.raises(replicate.InvalidInput, match=message):
         ReplicateCallback(**arguments)
+
+
+def test_a_saved_file_is_read_where_it_is_stored(project: Path) -> None:
+    experiment = fit(ReplicateCallback("model.h5"), epochs=1)
+
+    with experiment.latest().open("model.h5") as stream, h5py.File(stream, "r") as file:
+        assert "model_weights" in file
+
+
+@pytest.mark.parametrize(
+    ("filepath", "message"),
+    [
+        ("m-{batch:02d}.keras", "batch"),
+        ("m-{epoch:q}.keras", "can't be filled in"),
+        ("m-{}.keras", "holds no name"),
+        ("m-{.keras", "can't be filled in"),
+    ],
+)
+def test_a_template_that_can_not_be_filled_in_is_refused_at_construction(filepath: str, message: str) -> None:
+    with pytest.raises(replicate.InvalidInput, match=message):
+        ReplicateCallback(filepath)
+
+
+def test_a_file_outside_of_the_project_is_refused_before_training(project: Path) -> None:
+    model, x, y = model_and_data()
+    with pytest.raises(replicate.InvalidInput, match="outside of the project"):
+        model.fit(x, y, verbose=0, callbacks=[ReplicateCallback("../model.keras")])
+
+    assert not (project.parent / "model.keras").exists()
+    assert len(replicate.experiments.list()) == 0
+
+
+def test_a_primary_metric_that_never_comes_is_warned_of(project: Path) -> None:
+    with pytest.warns(UserWarning, match=r"'val_los' is not among the metrics .*did you mean 'val_loss'"):
+        fit(ReplicateCallback(None, primary_metric=("val_los", "minimize")), epochs=1, validation_split=0.5)
+
+
+def test_a_storage_that_fails_does_not_stop_training(project: Path) -> None:
+    class Breaking(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                (project / ".replicate/storage").rename(project / "gone")
+                (project / ".replicate/storage").write_text("a file where the storage was")
+
+    model, x, y = model_and_data()
+    with pytest.warns(UserWarning, match="is not stored"):
+        history = model.fit(x, y, epochs=3, verbose=0, callbacks=[Breaking(), ReplicateCallback("model.keras")])
+
+    assert len(history.history["loss"]) == 3

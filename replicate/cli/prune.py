@@ -1,0 +1,65 @@
+"""`replicate prune`: free the space of what nothing refers to any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+import click
+
+import replicate
+from replicate.cli import output
+
+GRACE_HOURS = 24.0
+
+
+@click.command(epilog="Example: replicate prune --yes")
+@click.option("--yes", is_flag=True, help="Do it. Without, only show what would be done.")
+@click.option("--alone", is_flag=True, help="Nobody else writes to this storage now: delete at once, without a grace.")
+@click.option("--no-repack", is_flag=True, help="Do not pack objects anew of which little is needed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+@click.pass_obj
+def prune(
+    open_project: Callable[[], replicate.Project],
+    yes: bool,  # noqa: FBT001  # click's way
+    alone: bool,  # noqa: FBT001
+    no_repack: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Free the space of deleted experiments and of whatever else nothing refers to.
+
+    Safe beside running experiments, on any machine: what nothing has referred to for 24 hours is announced, and deleted
+    by a later prune, 24 hours after. Where nobody else writes, --alone does it at once.
+    """
+    grace = timedelta(0) if alone else timedelta(hours=GRACE_HOURS)
+    project = open_project()
+    report = project.prune(dry_run=not yes, grace=grace, repack=not no_repack)
+    if alone and yes:  # what was announced now, and what was packed anew, is due at once
+        first, report = report, project.prune(grace=grace, repack=False)
+        last = project.prune(grace=grace, repack=False)
+        deleted = {**first.deleted, **report.deleted, **last.deleted}
+        report = replicate.PruneReport(deleted, repacked=first.repacked)
+    elif alone:
+        report = replicate.PruneReport({**report.deleted, **report.waiting, **report.doomed}, repacked=report.repacked)
+    if as_json:
+        fields = ("deleted", "doomed", "waiting", "young", "repacked")
+        click.echo(output.as_json({"dry_run": not yes, **{name: getattr(report, name) for name in fields}}))
+        return
+    _say("Deleted" if yes else "Would delete", report.deleted)
+    _say("Announced for deletion" if yes else "Would announce for deletion", report.doomed)
+    _say("Announced before, and not due yet", report.waiting)
+    _say("Not needed, and too young: written within 24 hours", report.young)
+    _say("Packed anew, because most of it is not needed" if yes else "Would pack anew", report.repacked)
+    if not any((report.deleted, report.doomed, report.waiting, report.young, report.repacked)):
+        click.echo("Everything in the storage is needed.")
+    elif not any((report.deleted, report.doomed, report.repacked)):
+        click.echo("Nothing to do yet.")
+    elif not yes:
+        click.echo(f"Nothing was changed. To do it: replicate prune {'--alone ' * alone}--yes")
+    elif report.doomed:
+        click.echo(f"What was announced is deleted by the first `replicate prune --yes` after {GRACE_HOURS:g} hours.")
+
+
+def _say(what: str, sizes: Mapping[str, int]) -> None:
+    if sizes:
+        click.echo(f"{what}: {len(sizes)} objects, {output.size(sum(sizes.values()))}")

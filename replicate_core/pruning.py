@@ -1,0 +1,252 @@
+"""Removing what nothing refers to any more, beside writers that know nothing of it, without a lock.
+
+In two phases. First objects and manifests are listed, and then everything that refers to them is read; what is old and
+not referred to is announced as doomed, in a tombstone. A whole grace later everything is read again, and what is doomed
+and still not referred to is deleted. Writers refer to an object of others only if they have read lately, within a
+quarter of the grace, that something refers to it and that it is not doomed; and no key is ever used twice. So whoever
+might still refer to a doomed object has published that long before it is deleted.
+
+Ages are measured by the clock of the storage alone. The same two phases, for the same reason: Duplicacy's fossils,
+https://github.com/gilbertchen/duplicacy/blob/master/DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from replicate_core.documents import DIGEST_NAME, digest
+from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.known import GRACE
+from replicate_core.manifest import Manifest, Part, digest_hex
+from replicate_core.reading import read_stored
+from replicate_core.records import ExperimentState, Repacked
+from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
+from replicate_core.store import Entry
+from replicate_core.verifying import snapshots_of
+
+LIVE_SHARE = 0.5
+"""An object of which less is referred to is packed anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `prune` did, or would do. Sizes are in bytes."""
+
+    deleted: Mapping[str, int] = field(default_factory=dict)
+    """Keys whose time had come, and their sizes."""
+    doomed: Mapping[str, int] = field(default_factory=dict)
+    """Keys that were announced now."""
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """Keys that were announced before, and are not due yet."""
+    young: Mapping[str, int] = field(default_factory=dict)
+    """Keys that nothing refers to either, and that may be about to be referred to: they were just written."""
+    repacked: Mapping[str, int] = field(default_factory=dict)
+    """Objects that were packed anew, because most of them is referred to by nothing; they are doomed next time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What is referred to."""
+
+    states: Mapping[str, ExperimentState]
+    manifests: Mapping[str, Manifest]
+
+    @property
+    def keys(self) -> set[str]:
+        objects = {key for content in self.manifests.values() for key in content.object_bytes}
+        return objects | self.manifests.keys()
+
+
+def prune(
+    repository: Repository, *, scratch: Path, grace: timedelta = GRACE, dry_run: bool = False, repack: bool = True
+) -> Report:
+    """Delete what was doomed a grace ago, pack anew what is mostly dead, and doom what nothing refers to now.
+
+    Args:
+        repository: read without any cache.
+        scratch: a local directory for packs that are made anew.
+        grace: from announcement to deletion. Shorter than `GRACE` only where nobody writes: writers rely on it.
+        dry_run: only say what would be done.
+        repack: pack objects anew of which less than `LIVE_SHARE` is referred to.
+
+    Raises:
+        Corrupted: something that may refer to objects can't be read; nothing was deleted.
+        StorageFailed: the storage can't be reached, or does not tell when it wrote something.
+    """
+    now = _clock(repository)
+    deleted, waiting = _sweep(repository, now, grace, dry_run=dry_run)
+    # Objects are listed before what refers to them is read: what is written meanwhile is not listed, or is young.
+    entries = [entry for prefix in (DATA, MANIFESTS) for entry in repository.store.list(prefix)]
+    live = _read_live(repository)
+    known = live.keys | deleted.keys() | waiting.keys()
+    unneeded = [entry for entry in entries if entry.key not in known]
+    doomed = {entry.key: entry.size for entry in unneeded if _age(entry, now) > grace}
+    young = {entry.key: entry.size for entry in unneeded if entry.key not in doomed}
+    mostly_dead = _mostly_dead(entries, live, now, grace) if repack else {}
+    if not dry_run:
+        if mostly_dead:
+            _repack(repository, live, mostly_dead, scratch)
+        if doomed:
+            repository.put_tombstone(sorted(doomed))
+    return Report(deleted, doomed, waiting, young, mostly_dead)
+
+
+def _clock(repository: Repository) -> datetime:
+    """The time, by the clock that tells the age of objects."""
+    probe = f"{TOMBSTONES}{repository.new_ulid()}.clock"
+    repository.store.put(probe, b"")
+    try:
+        return next(_modified(entry) for entry in repository.store.list(TOMBSTONES) if entry.key == probe)
+    finally:
+        repository.store.delete([probe])
+
+
+def _modified(entry: Entry) -> datetime:
+    if entry.modified is None:
+        raise StorageFailed(
+            f"the storage does not tell when it wrote {entry.key}, and without that nothing can be deleted safely"
+        )
+    return entry.modified
+
+
+def _age(entry: Entry, now: datetime) -> timedelta:
+    return now - _modified(entry)
+
+
+def _read_live(repository: Repository) -> _Live:
+    """Read everything that refers to objects; whatever can't be read might, too."""
+
+    def refuse(error: Corrupted | TooNew) -> NoReturn:
+        raise type(error)(f"nothing was pruned, because it is not known what is still needed: {error}") from error
+
+    states = repository.states(refuse)
+    keys = dict.fromkeys(snapshot.manifest for snapshot in snapshots_of(states))
+    try:
+        return _Live(states, dict(zip(keys, repository.manifests(keys), strict=True)))
+    except (Corrupted, TooNew) as error:
+        refuse(error)
+
+
+def _sweep(
+    repository: Repository, now: datetime, grace: timedelta, *, dry_run: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Delete what was announced long enough ago and is still not needed; returns that, and what must wait."""
+    due: dict[str, list[str]] = {}
+    waiting: set[str] = set()
+    for entry in repository.store.list(TOMBSTONES):
+        if not entry.key.endswith(".json"):  # a probe of the clock, which nobody cleared away
+            if _age(entry, now) > grace and not dry_run:
+                repository.store.delete([entry.key])
+            continue
+        try:
+            keys = repository.tombstone(entry.key)
+        except NotFound:  # someone else has swept it meanwhile
+            continue
+        if _age(entry, now) >= grace:
+            due[entry.key] = keys
+        else:
+            waiting.update(keys)
+    if not due:
+        return {}, repository.store.sizes(sorted(waiting))
+    live = _read_live(repository).keys
+    doomed = sorted({key for keys in due.values() for key in keys} - live)
+    sizes = repository.store.sizes(doomed)
+    if not dry_run:
+        repository.store.delete(doomed)
+        repository.store.delete(due)
+    return sizes, repository.store.sizes(sorted(waiting - live))
+
+
+def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: timedelta) -> dict[str, int]:
+    """Objects of which so little is referred to that it would take much less in a new pack, with their sizes."""
+    referred: dict[str, dict[int, int]] = {}
+    for content in live.manifests.values():
+        for file in content.files.values():
+            for part in file.parts:
+                referred.setdefault(part.object, {})[part.offset] = part.stored_bytes
+    old = {entry.key: entry.size for entry in entries if entry.key in referred and _age(entry, now) > grace}
+    return {key: size for key, size in old.items() if _packed_bytes(referred[key].values()) < LIVE_SHARE * size}
+
+
+def _packed_bytes(lengths: Collection[int]) -> int:
+    """What a pack of members of these lengths takes, with their headers and what they are filled up with."""
+    block = tarfile.BLOCKSIZE
+    return sum(block + length + -length % block for length in lengths) + 2 * block
+
+
+def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch: Path) -> None:
+    """Copy what is needed of these objects to new packs, and replace the manifests that name them."""
+    parts = {part for content in live.manifests.values() for file in content.files.values() for part in file.parts}
+    by_object: dict[str, list[Part]] = {key: [] for key in keys}
+    for part in sorted(parts, key=lambda part: part.offset):
+        if part.object in by_object:
+            by_object[part.object].append(part)
+    moved: dict[Part, _Place] = {}
+    for group in by_object.values():
+        with suppress(Corrupted):  # `verify` names whom it hurts; here it stays as it is
+            moved |= _copy(repository, group, scratch)
+    for snapshot in snapshots_of(live.states):
+        content = live.manifests[snapshot.manifest]
+        if any(part in moved for file in content.files.values() for part in file.parts):
+            key = repository.put_manifest(_rewritten(content, moved))
+            repository.append(Repacked(snapshot.experiment, {snapshot.manifest: key}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a part is now, and how large the object is."""
+
+    part: Part
+    object_bytes: int
+    object_digest: str
+
+
+def _copy(repository: Repository, parts: Sequence[Part], scratch: Path) -> dict[Part, _Place]:
+    """Write parts, stored as they are, to a new pack. Raises `Corrupted` if one is damaged."""
+    path = scratch / f"repack-{os.urandom(8).hex()}.tar"
+    offsets: dict[Part, int] = {}
+    with open(path, "x+b") as pack:
+        for part in parts:
+            stored = read_stored(repository, part)  # verified: what is damaged must not be carried on
+            member = tarfile.TarInfo(digest_hex(part.digest))
+            member.size = len(stored)
+            pack.write(member.tobuf(tarfile.GNU_FORMAT))
+            offsets[part] = pack.tell()
+            pack.write(stored)
+            pack.write(bytes(-len(stored) % tarfile.BLOCKSIZE))
+        pack.write(bytes(2 * tarfile.BLOCKSIZE))
+        size = pack.tell()
+        pack.seek(0)
+        whole = hashlib.new(DIGEST_NAME)
+        while block := pack.read(1 << 20):
+            whole.update(block)
+    key = repository.new_object_key(digest("\n".join(part.digest for part in parts).encode()), ".tar")
+    repository.store.put_file(key, path)
+    path.unlink()
+    found = f"{DIGEST_NAME}:{whole.hexdigest()}"
+    return {part: _Place(replace(part, object=key, offset=offset), size, found) for part, offset in offsets.items()}
+
+
+def _rewritten(content: Manifest, moved: Mapping[Part, _Place]) -> Manifest:
+    """The same files, with the parts where they are now."""
+    files = {
+        path: replace(file, parts=tuple(moved[part].part if part in moved else part for part in file.parts))
+        for path, file in content.files.items()
+    }
+    sizes = {**content.object_bytes, **{place.part.object: place.object_bytes for place in moved.values()}}
+    digests = {**content.object_digests, **{place.part.object: place.object_digest for place in moved.values()}}
+    used = dict.fromkeys(part.object for file in files.values() for part in file.parts)
+    return replace(
+        content,
+        files=files,
+        object_bytes={key: sizes[key] for key in used},
+        object_digests={key: digests[key] for key in used if key in digests},
+    )

@@ -1,0 +1,82 @@
+"""Credentials out of texts, before they are shown or recorded: URLs, command lines, tokens of known shapes.
+
+Pure. It is better to hide too much: what is hidden here is only ever looked at, never used.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+REDACTED = "[redacted]"
+
+_SECRET_WORDS = frozenset(
+    {"auth", "authorization", "bearer", "credential", "credentials", "pass", "passphrase", "pwd", "sig", "signature"}
+)
+_SECRET_ENDINGS = ("password", "passwd", "secret", "token", "apikey", "accesskey", "secretkey", "privatekey")
+_WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+
+_OPTION = re.compile(r"([-+]*)([A-Za-z_][\w.\-/]*)([=:])(.*)", re.DOTALL)
+_NAME = re.compile(r"--?([A-Za-z][\w.\-]*)")
+_PAIR = re.compile(r"""(["'])([\w.\-]+)\1(\s*:\s*)(["'])(.*?)\4""")
+_HEADER = re.compile(r"(authorization\s*[:=]\s*)\S.*|(\bbearer\s+)\S+", re.IGNORECASE)
+_URL_USER = re.compile(r"(?<=://)(?:[^/\s@]*:[^\s@]*|[^/\s@]*)@(?:[^/\s]*@)?")
+_QUERY = re.compile(r"([?&])([\w.\-]+)=([^&\s#]*)")
+_SHAPES = re.compile(
+    r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
+    r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,})"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a name speaks of a secret: `api-key`, `HF_TOKEN`, `dbPassword`; not `max_tokens` nor `author`."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words:
+        return False
+    last = words[-1]
+    if last in ("key", "keys"):
+        return len(words) > 1
+    singular = last.removesuffix("s") if len(words) == 1 else last  # `--tokens` is a secret, `--max-tokens` a number
+    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words[:-1], singular))
+
+
+def redact(text: str) -> str:
+    """Take credentials out of a text: users in URLs, values in queries, headers and JSON, tokens of known shapes."""
+    text = _URL_USER.sub(f"{REDACTED}@", text)
+    text = _QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED if is_secret(found[2]) else found[3]}", text)
+    text = _HEADER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
+    text = _PAIR.sub(_redact_pair, text)
+    return _SHAPES.sub(REDACTED, text)
+
+
+def _redact_pair(found: re.Match[str]) -> str:
+    quote, name, colon, value_quote, value = found.groups()
+    return f"{quote}{name}{quote}{colon}{value_quote}{REDACTED if is_secret(name) else value}{value_quote}"
+
+
+def redact_command(words: Sequence[str]) -> str:
+    """A command line quoted for a shell, without the values of options that speak of a secret, and as `redact`."""
+    line = " ".join(shlex.quote(word) if REDACTED not in word else word for word in _redacted_words(words))
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")  # a word need not be Unicode
+
+
+def _redacted_words(words: Sequence[str]) -> Iterator[str]:
+    hide_next = False
+    for word in words:
+        if hide_next and not word.startswith("--"):
+            hide_next = False
+            yield REDACTED
+            continue
+        option = _OPTION.fullmatch(word)
+        name = _NAME.fullmatch(word)
+        hide_next = bool(name and is_secret(name[1]))
+        if option and is_secret(option[2]):
+            yield f"{option[1]}{option[2]}{option[3]}{REDACTED}"
+        else:
+            yield redact(word)
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it may be shown and recorded: without user, password and query."""
+    return _URL_USER.sub("", url).partition("?")[0]

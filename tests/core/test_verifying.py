@@ -1,0 +1,315 @@
+"""A check names whatever can't be read back, and whom it hurts; only a deep one reads every byte."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import replicate_core as replicate
+from replicate_core import environment
+from replicate_core.documents import digest
+from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.manifest import Part
+from replicate_core.repository import Repository
+from replicate_core.store import LocalStore
+from replicate_core.verifying import Damage, Report, verify
+
+
+@pytest.fixture
+def storage(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(environment, "packages", lambda: {"numpy": "2.0"})  # hundreds would only make it slow
+    return project / ".replicate/storage"
+
+
+class Pair:
+    """Two experiments that share their code; each has a checkpoint with a file of its own, in an object of its own."""
+
+    def __init__(self, project: Path, storage: Path) -> None:
+        self.storage = storage
+        self.experiments = []
+        (project / "train.py").write_text("print('training')\n" * 20)
+        (project / "README").write_text("read me\n")
+        for number in range(2):
+            experiment = replicate.init({"number": number}, path=None if number else ".")
+            (project / "model.bin").write_bytes(b"weights %d" % number * 10)
+            (project / "notes.txt").write_bytes(b"notes %d" % number)
+            experiment.checkpoint("model.bin", {})
+            experiment.checkpoint("notes.txt", {})
+            experiment.stop()
+            self.experiments.append(experiment)
+        self.first, self.second = self.experiments
+
+    def manifest_of(self, checkpoint: replicate.Checkpoint) -> Path:
+        return self.storage / checkpoint._facts.manifest
+
+    def object_of(self, checkpoint: replicate.Checkpoint) -> Path:
+        (key,) = checkpoint._manifest().object_bytes
+        return self.storage / key
+
+
+@pytest.fixture
+def pair(project: Path, storage: Path) -> Pair:
+    return Pair(project, storage)
+
+
+def check(storage: Path, **options: object) -> Report:
+    return verify(Repository(LocalStore(storage)), **options)
+
+
+def hurt(report: Report) -> list[tuple[str | None, str | None, str | None]]:
+    return [(damage.experiment, damage.checkpoint, damage.path) for damage in report.damages]
+
+
+DEPTHS = pytest.mark.parametrize("deep", [False, True])
+
+
+@DEPTHS
+class TestWhole:
+    def test_a_whole_repository_has_no_damages(self, pair: Pair, deep: bool) -> None:
+        report = check(pair.storage, deep=deep)
+        assert report.damages == ()
+        assert report.experiments == 2
+        assert report.objects == len([path for path in pair.storage.rglob("data/*/*") if path.is_file()])
+        sizes = {"train.py": 360, "README": 8, "weights": 2 * 90, "notes": 2 * 7}
+        assert report.bytes_checked == (sum(sizes.values()) if deep else 0)
+
+    def test_so_has_an_empty_one(self, project: Path, storage: Path, deep: bool) -> None:
+        assert check(storage, deep=deep) == Report((), 0, 0, 0)
+        assert replicate.Project().verify(deep=deep) == Report((), 0, 0, 0)
+        assert not storage.exists(), "looking makes nothing"
+
+    def test_and_one_without_files(self, project: Path, storage: Path, deep: bool) -> None:
+        replicate.init({}, path=None).checkpoint(None, {"loss": 1})
+        assert check(storage, deep=deep).damages == ()
+
+    def test_what_nothing_refers_to_is_not_looked_at(self, pair: Pair, deep: bool) -> None:
+        pair.object_of(pair.second.checkpoints[0]).write_bytes(b"damaged")
+        pair.manifest_of(pair.second.checkpoints[1]).unlink()
+        pair.second.delete()
+        (pair.storage / "manifests/garbage.json").write_bytes(b"garbage")
+        report = check(pair.storage, deep=deep)
+        assert (report.damages, report.experiments) == ((), 1)
+
+
+@DEPTHS
+class TestDamages:
+    def test_a_missing_object_is_named_with_whom_it_hurts(self, pair: Pair, deep: bool) -> None:
+        checkpoint = pair.first.checkpoints[0]
+        file = pair.object_of(checkpoint)
+        file.unlink()
+        report = check(pair.storage, deep=deep)
+        key = file.relative_to(pair.storage).as_posix()
+        assert report.damages == (Damage(f"the object {key} is missing", pair.first.id, checkpoint.id, "model.bin"),)
+
+    def test_a_truncated_object_is_named_with_whom_it_hurts(self, pair: Pair, deep: bool) -> None:
+        checkpoint = pair.second.checkpoints[1]
+        file = pair.object_of(checkpoint)
+        size = file.stat().st_size
+        os.truncate(file, size - 1)
+        (damage,) = check(pair.storage, deep=deep).damages
+        assert (damage.experiment, damage.checkpoint, damage.path) == (pair.second.id, checkpoint.id, "notes.txt")
+        assert f"has {size - 1} bytes, and should have {size}" in damage.problem
+
+    def test_the_code_is_hurt_without_a_checkpoint(self, pair: Pair, deep: bool) -> None:
+        (key,) = Repository(LocalStore(pair.storage)).manifest(pair.first._created.manifest).object_bytes
+        (pair.storage / key).unlink()
+        assert set(hurt(check(pair.storage, deep=deep))) == {
+            (pair.first.id, None, "README"),
+            (pair.first.id, None, "train.py"),
+        }
+
+    def test_an_object_that_several_share_hurts_them_all(self, project: Path, storage: Path, deep: bool) -> None:
+        (project / "train.py").write_text("print()" * 100)
+        made = [replicate.init({}) for _ in range(3)]
+        (file,) = (path for path in storage.rglob("data/*/*") if path.is_file())
+        file.unlink()
+        assert hurt(check(storage, deep=deep)) == [(experiment.id, None, "train.py") for experiment in made]
+
+    def test_a_missing_manifest_hurts_a_whole_checkpoint(self, pair: Pair, deep: bool) -> None:
+        checkpoint = pair.first.checkpoints[1]
+        manifest = pair.manifest_of(checkpoint)
+        manifest.unlink()
+        report = check(pair.storage, deep=deep)
+        assert hurt(report) == [(pair.first.id, checkpoint.id, None)]
+        assert manifest.name in report.damages[0].problem
+        assert "missing" in report.damages[0].problem
+
+    def test_a_damaged_manifest_hurts_a_whole_checkpoint(self, pair: Pair, deep: bool) -> None:
+        checkpoint = pair.first.checkpoints[1]
+        manifest = pair.manifest_of(checkpoint)
+        manifest.write_bytes(manifest.read_bytes().replace(b'"size":7', b'"size":8'))
+        report = check(pair.storage, deep=deep)
+        assert hurt(report) == [(pair.first.id, checkpoint.id, None)]
+        assert manifest.name in report.damages[0].problem
+
+    def test_a_damaged_record_is_named_and_the_rest_is_checked(self, pair: Pair, deep: bool) -> None:
+        (record,) = pair.storage.rglob(f"*{pair.first.id}-created.json")
+        record.write_bytes(record.read_bytes()[:-3])
+        pair.object_of(pair.second.checkpoints[0]).unlink()
+        report = check(pair.storage, deep=deep)
+        assert hurt(report) == [(None, None, None), (pair.second.id, pair.second.checkpoints[0].id, "model.bin")]
+        assert record.name in report.damages[0].problem, "which has the id of the experiment in it"
+
+    def test_several_are_all_named_once(self, pair: Pair, deep: bool) -> None:
+        for experiment in pair.experiments:
+            pair.object_of(experiment.checkpoints[0]).unlink()
+            pair.manifest_of(experiment.checkpoints[1]).unlink()
+        report = check(pair.storage, deep=deep)
+        assert set(hurt(report)) == {
+            (experiment.id, checkpoint.id, path)
+            for experiment in pair.experiments
+            for checkpoint, path in zip(experiment.checkpoints, ["model.bin", None], strict=True)
+        }
+        assert len(report.damages) == 4
+
+    def test_a_storage_that_fails_is_no_damage(self, pair: Pair, deep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def failing(*_: object) -> None:
+            raise StorageFailed("no answer")
+
+        store = LocalStore(pair.storage)
+        monkeypatch.setattr(store, "get", failing)
+        with pytest.raises(StorageFailed, match="no answer"):
+            verify(Repository(store), deep=deep)
+
+
+class TestDeep:
+    def test_only_a_deep_check_finds_a_flipped_byte(self, pair: Pair) -> None:
+        checkpoint = pair.second.checkpoints[0]
+        file = pair.object_of(checkpoint)
+        data = file.read_bytes()
+        at = data.index(b"weights")
+        file.write_bytes(data[:at] + b"W" + data[at + 1 :])
+        assert check(pair.storage).damages == ()
+        (damage,) = check(pair.storage, deep=True).damages
+        assert (damage.experiment, damage.checkpoint, damage.path) == (pair.second.id, checkpoint.id, "model.bin")
+        assert file.relative_to(pair.storage).as_posix() in damage.problem
+
+    def test_every_flipped_byte_that_belongs_to_a_file_is_found_and_blamed_on_that_file(self, pair: Pair) -> None:
+        repository = Repository(LocalStore(pair.storage))
+        flipped = 0
+        for owner, part in self.parts(repository, pair):
+            file = pair.storage / part.object
+            whole = file.read_bytes()
+            for at in range(part.offset, part.offset + part.stored_bytes):
+                damaged = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+                file.write_bytes(damaged)
+                found = hurt(verify(repository, deep=True))
+                if self.is_harmless(part, damaged):
+                    assert found, (owner, at)
+                    assert all(path is None for _, _, path in found), "no file is hurt, only the pack"
+                else:
+                    assert found == [owner], (owner, at)
+                    flipped += 1
+            file.write_bytes(whole)
+        assert flipped > 200
+        assert verify(repository, deep=True).damages == ()
+
+    def test_every_flipped_byte_of_a_pack_is_found_between_its_members_too(self, pair: Pair) -> None:
+        repository = Repository(LocalStore(pair.storage))
+        packs = sorted(pair.storage.rglob("*.tar"))
+        assert packs
+        for pack in packs:
+            whole = pack.read_bytes()
+            for at in range(0, len(whole), 7):
+                pack.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+                assert verify(repository, deep=True).damages, (pack.name, at)
+            pack.write_bytes(whole)
+        assert verify(repository, deep=True).damages == ()
+
+    def parts(self, repository: Repository, pair: Pair) -> Iterator[tuple[tuple[str, str | None, str], Part]]:
+        for experiment in pair.experiments:
+            snapshots = [(None, experiment._created.manifest)]
+            snapshots += [(checkpoint.id, checkpoint._facts.manifest) for checkpoint in experiment.checkpoints]
+            for checkpoint, manifest in snapshots:
+                for path, file in repository.manifest(manifest).files.items() if manifest else ():
+                    for part in file.parts:
+                        yield (experiment.id, checkpoint, path), part
+
+    def is_harmless(self, part: Part, damaged: bytes) -> bool:
+        """Tell whether gzip gives the same bytes nevertheless: its time stamp, or another way to say the same."""
+        if part.encoding is None:
+            return False
+        try:
+            data = gzip.decompress(damaged[part.offset : part.offset + part.stored_bytes])
+        except (OSError, EOFError, zlib.error):
+            return False
+        return digest(data) == part.digest
+
+    def test_a_part_that_many_share_is_read_once(self, project: Path, storage: Path) -> None:
+        data = os.urandom(300_000)
+        (project / "model").write_bytes(data)
+        experiment = replicate.init({}, path=None)
+        for _ in range(5):
+            experiment.checkpoint("model", {})
+        assert check(storage, deep=True).bytes_checked == len(data)
+        parts: list[Part] = [part for one in experiment.checkpoints for part in one._manifest().files["model"].parts]
+        assert len(set(parts)) == len(parts) / 5
+        file = storage / parts[0].object
+        file.write_bytes(b"?" + file.read_bytes()[1:])
+        assert hurt(check(storage, deep=True)) == [
+            (experiment.id, checkpoint.id, "model") for checkpoint in experiment.checkpoints
+        ]
+
+    def test_it_tells_how_far_it_is(self, pair: Pair) -> None:
+        seen: list[tuple[int, int]] = []
+        report = check(pair.storage, deep=True, progress=lambda done, total: seen.append((done, total)))
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert seen[-1] == (report.bytes_checked, report.bytes_checked)
+        assert {total for _, total in seen} == {report.bytes_checked}
+
+    def test_an_object_that_vanishes_meanwhile_is_damage(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        checkpoint = pair.first.checkpoints[0]
+        file = pair.object_of(checkpoint)
+        store = LocalStore(pair.storage)
+        listed = store.list("data/")
+        file.unlink()
+        monkeypatch.setattr(
+            store, "list", lambda prefix: listed if prefix == "data/" else LocalStore.list(store, prefix)
+        )
+        report = verify(Repository(store), deep=True)
+        assert hurt(report) == [(pair.first.id, checkpoint.id, "model.bin")]
+        assert "is missing" in report.damages[0].problem
+
+
+class TestChosen:
+    @pytest.fixture
+    def broken(self, pair: Pair) -> Pair:
+        for experiment in pair.experiments:
+            for checkpoint in experiment.checkpoints:
+                pair.object_of(checkpoint).unlink()
+        return pair
+
+    def test_an_experiment_is_checked_with_its_checkpoints(self, broken: Pair) -> None:
+        report = replicate.Project().verify([broken.first.id])
+        assert {damage.experiment for damage in report.damages} == {broken.first.id}
+        assert len(report.damages) == 2
+        assert report.experiments == 1
+
+    def test_a_checkpoint_is_checked_with_the_code_it_needs(self, broken: Pair) -> None:
+        chosen, other = broken.first.checkpoints
+        report = replicate.Project().verify([chosen.short_id])
+        assert hurt(report) == [(broken.first.id, chosen.id, "model.bin")]
+        (key,) = Repository(LocalStore(broken.storage)).manifest(broken.first._created.manifest).object_bytes
+        (broken.storage / key).unlink()
+        assert {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages} == {chosen.id, None}
+        assert other.id not in {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages}
+
+    def test_several_are_checked_together(self, broken: Pair) -> None:
+        chosen = [broken.first.checkpoints[0].id, broken.second.id]
+        report = replicate.Project().verify(chosen)
+        assert {damage.checkpoint for damage in report.damages} == {
+            chosen[0],
+            *(checkpoint.id for checkpoint in broken.second.checkpoints),
+        }
+
+    def test_what_is_not_there_is_not_found(self, broken: Pair) -> None:
+        with pytest.raises(NotFound, match="'zzz'"):
+            replicate.Project().verify([broken.first.id, "zzz"])
+
+    def test_without_any_all_are_checked(self, broken: Pair) -> None:
+        assert len(replicate.Project().verify().damages) == 4
