@@ -63,7 +63,7 @@ class Known:
         # Nothing so young can be doomed, whether a manifest names it yet or not.
         self._own = {key: written for key, written in self._own.items() if learnt - written <= 2 * self._lifetime}
         self._locations = {found: place for found, place in self._locations.items() if place.object in self._own}
-        with suppress(Corrupted):  # what is doomed can't be told: then nothing of others is relied upon
+        with suppress(Corrupted, TooNew):  # what is doomed can't be told: then nothing of others is relied upon
             doomed = self._repository.tombstoned()
             for key in recent_manifests(self._repository.states(_ignore)):
                 with suppress(Corrupted, TooNew):  # `verify` names it; here it only teaches nothing

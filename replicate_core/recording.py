@@ -31,11 +31,15 @@ from replicate_core.records import (
     Ending,
     PrimaryMetric,
 )
+from replicate_core.redaction import redact
 from replicate_core.repository import Repository
 from replicate_core.spool import Spool
 from replicate_core.store import local_root
 from replicate_core.values import Value, plain
 from replicate_core.writing import AnyRecord, Snapshot, publish
+
+ERROR_CHARACTERS = 2000
+"""Longer messages of exceptions are cut."""
 
 _WithFiles = TypeVar("_WithFiles", Created, CheckpointFacts)
 
@@ -81,7 +85,8 @@ class _Uncaught:
 
     def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         status: Ending = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        self.ending = status, f"{kind.__name__}: {error}"
+        text = redact(f"{kind.__name__}: {error}")[:ERROR_CHARACTERS]
+        self.ending = status, text.encode("utf-8", "backslashreplace").decode("utf-8")
         self._before(kind, error, trace)
 
 
@@ -170,8 +175,10 @@ class Recording:
             What was recorded; None where it is over already, where another process records it (a forked child that
             exits), or where the storage fails, which gives a warning and can be tried again.
         """
+        if os.getpid() != self._process:  # before the lock: a fork may have copied it while it was held
+            return None
         with self._lock:
-            if self._over or os.getpid() != self._process:
+            if self._over:
                 return None
             ended = Ended(self._experiment, self._place.repository.now(), status, error)
             try:

@@ -887,3 +887,18 @@ class TestLinks:
                 "latest": "deep",
             }
             assert (tmp_path / "out/deep/link").read_text() == "print()"
+
+
+def test_what_an_exception_says_is_recorded_without_credentials_and_not_without_end(project: Path) -> None:
+    script = (
+        "import replicate_core as replicate; replicate.init({}, path=None); "
+        "raise ValueError('no s3://me:s3cret@bucket \\udce9 ' + 'x' * 5000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 1
+    experiment = only()
+    assert experiment.status == "failed"
+    assert experiment.error is not None
+    assert experiment.error.startswith("ValueError: no s3://[redacted]@bucket")
+    assert "s3cret" not in experiment.error
+    assert len(experiment.error) < 2100
