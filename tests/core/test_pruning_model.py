@@ -263,7 +263,9 @@ class Model(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, int(GRACE.total_seconds() / 8)))
     def wait(self, seconds: int) -> None:
-        self.world.now += timedelta(seconds=seconds)
+        later = self.world.now + timedelta(seconds=seconds)
+        if not any(actor.busy_since and later - actor.busy_since > PATIENCE for actor in self.world.actors):
+            self.world.now = later
 
     @invariant()
     def nothing_that_is_listed_is_missing(self) -> None:
