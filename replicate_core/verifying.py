@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from replicate_core.documents import DIGEST_NAME
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.manifest import Manifest, Part
-from replicate_core.reading import FETCH_BYTES, Wanted, plan, read
+from replicate_core.reading import FETCH_BYTES, Wanted, plan, read, read_part
 from replicate_core.records import ExperimentState
 from replicate_core.repository import DATA, Repository
 
@@ -177,7 +177,7 @@ def _check_parts(
 
 def _problem(repository: Repository, item: Wanted) -> str | None:
     try:
-        read(repository, next(plan([item])))
+        read_part(repository, item.part)
     except Corrupted as error:
         return str(error)
     return None

@@ -8,22 +8,9 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate.cli import run
 
 Cli = Callable[..., tuple[int, str, str]]
 KINDS = ("records", "manifests", "data")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line in this process: its exit code, what it printed, what it said on standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(arguments)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
