@@ -90,9 +90,9 @@ class CachedStore:
         """See `Store.put`."""
         self._store.put(key, data)
 
-    def put_file(self, key: str, path: Path) -> bool:
+    def put_file(self, key: str, path: Path) -> None:
         """See `Store.put_file`."""
-        return self._store.put_file(key, path)
+        self._store.put_file(key, path)
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""

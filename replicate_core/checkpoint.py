@@ -11,10 +11,10 @@ from typing import overload
 from replicate_core import ids
 from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.errors import NotFound
+from replicate_core.listing import Source
 from replicate_core.manifest import Manifest
 from replicate_core.reading import open_file
 from replicate_core.records import CheckpointFacts, Deleted, PrimaryMetric
-from replicate_core.repository import Repository
 from replicate_core.values import Value
 
 
@@ -31,22 +31,24 @@ class Checkpoint:
         extra: what else `checkpoint()` was given by keyword.
         size_bytes: size of its files together.
         experiment_id: the experiment it belongs to.
+        is_stored: whether it was in the storage when this object was made; else it still waits in the spool of this
+            machine.
     """
 
     def __init__(
         self,
         facts: CheckpointFacts,
-        repository: Repository,
+        source: Source,
         *,
         experiment_id: str,
-        code_manifest: str | None,
+        is_stored: bool,
         on_delete: Callable[[str], None],
     ) -> None:
         self.experiment_id = experiment_id
-        self._on_delete = on_delete
+        self.is_stored = is_stored
         self._facts = facts
-        self._repository = repository
-        self._code_manifest = code_manifest
+        self._source = source
+        self._on_delete = on_delete
 
     @property
     def id(self) -> str:  # noqa: D102  # documented with the class, as the properties below
@@ -88,6 +90,11 @@ class Checkpoint:
     @property
     def files(self) -> Mapping[str, int]:
         """Path of every file of the checkpoint to its size in bytes; paths are relative to the project directory."""
+        if self._has_files_waiting():
+            waiting = self._source.waiting_files(self.experiment_id, self.id)
+            if waiting is not None:
+                return waiting
+            self._refresh()
         return {path: file.size for path, file in self._manifest().files.items()}
 
     def open(self, path: str | None = None) -> io.BufferedReader:
@@ -100,8 +107,8 @@ class Checkpoint:
             NotFound: it has no such file; the message lists those it has.
             Corrupted: while reading, when a stored byte is not what was stored.
         """
-        files = self._manifest().files
-        if self.path is not None and self._facts.manifest is None:
+        files = self.files
+        if self.path is not None and not files and not self._facts.manifest:
             raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
         if path is None:
             if len(files) != 1:
@@ -109,7 +116,12 @@ class Checkpoint:
             path = next(iter(files))
         if path not in files:
             raise NotFound(f"the checkpoint {self.short_id} has no file {path!r}; it has {_listed(files)}")
-        return open_file(self._repository, files[path], name=path)
+        if self._has_files_waiting():
+            opened = self._source.open_waiting(self.experiment_id, self.id, path)
+            if opened is not None:
+                return opened
+            self._refresh()
+        return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
         """Write the project's code and the files of the checkpoint to a directory; what is in their place is replaced.
@@ -123,7 +135,7 @@ class Checkpoint:
             Corrupted: a stored byte is not what was stored; then nothing was changed.
             StorageFailed: the storage can't be read, or the directory can't be written.
         """
-        check_out(self._repository, self.layout(path=path), Path(directory))
+        check_out(self._source.repository, self.layout(path=path), Path(directory))
 
     def delete(self) -> None:
         """Delete the checkpoint: it is in no listing any more. `replicate prune` frees the space that only it needed.
@@ -131,16 +143,29 @@ class Checkpoint:
         Raises:
             StorageFailed: the storage refuses.
         """
-        self._repository.append(Deleted(self.experiment_id, (self.id,)))
+        self._source.repository.append(Deleted(self.experiment_id, (self.id,)))
         self._on_delete(self.id)
 
     def layout(self, *, path: str | None = None) -> Layout:
-        """What `checkout` will write, without writing it."""
-        manifests = self._repository.manifests([self._code_manifest, self._facts.manifest])
+        """What `checkout` will write, without writing it. What is not stored yet is waited for."""
+        state = self._source.settled(self.experiment_id)
+        self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
+        manifests = self._source.repository.manifests([state.created.manifest, self._facts.manifest])
         return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
 
+    def _has_files_waiting(self) -> bool:
+        """Tell whether its files were not stored when this object was made."""
+        return self.path is not None and self._facts.manifest is None
+
+    def _refresh(self) -> None:
+        """Look again: what was waiting is stored now."""
+        listed = self._source.one(self.experiment_id)
+        if listed is not None:
+            self._facts = next((item for item in listed.state.checkpoints if item.id == self.id), self._facts)
+            self.is_stored = self.id not in listed.waiting
+
     def _manifest(self) -> Manifest:
-        return self._repository.manifest(self._facts.manifest) if self._facts.manifest else Manifest()
+        return self._source.repository.manifest(self._facts.manifest) if self._facts.manifest else Manifest()
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.short_id} step={self.step} {dict(self.metrics)!r}>"

@@ -6,11 +6,14 @@ The only module that knows YAML. Opening the storage it names is `store`.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 
@@ -21,10 +24,37 @@ from replicate_core.records import PrimaryMetric
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 DEFAULT_STORAGE = ".replicate/storage"
 
-KEYS = ("storage", "repository", "metrics", "compression")
+KEYS = ("storage", "repository", "metrics", "compression", "spool", "quiet")
+SPOOL_KEYS = ("directory", "limit", "keep_free", "when_full")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
 """Keys of the first replicate of 2020: taken, and without effect."""
+
+
+WhenFull: TypeAlias = Literal["wait", "replace"]
+
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+WHEN_FULL: tuple[WhenFull, ...] = get_args(WhenFull)
+
+_Choice = TypeVar("_Choice", bound=str)
+
+_UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]B|)")
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolConfig:
+    """How much may wait to be stored, and where."""
+
+    directory: Path | None = None
+    """Another directory than `.replicate/spool` in the project."""
+    limit_bytes: int = 32 * 10**9
+    """So much of one experiment may wait."""
+    keep_free_bytes: int | None = None
+    """So much of the disk is left alone; by default 2 GB, or 5 % of a smaller disk."""
+    when_full: WhenFull = "wait"
+    """What `checkpoint()` does when no more may wait: wait, or give up the files of one that waits and is not the best.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +71,9 @@ class Config:
     """The one of them that is marked as primary."""
     compression: Policy = "auto"
     """What is compressed: nothing, what compresses well, or what compresses at all."""
+    spool: SpoolConfig = SpoolConfig()
+    quiet: bool = False
+    """Whether the end of a run says nothing while it waits for what is still to be stored."""
 
 
 def find_directory(start: Path) -> Path:
@@ -80,8 +113,12 @@ class _Reader:
         self._warn_of_old_keys(entries)
         storage = self._storage(entries)
         metrics, primary = self._metrics(entries["metrics"]) if "metrics" in entries else ({}, None)
-        compression = self._compression(entries["compression"]) if "compression" in entries else "auto"
-        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression)
+        compression: Policy = "auto"
+        if "compression" in entries:
+            compression = self._choice(entries["compression"], "compression", POLICIES)
+        spool = self._spool(entries["spool"], directory) if "spool" in entries else SpoolConfig()
+        quiet = "quiet" in entries and self._flag(entries["quiet"], "'quiet'")
+        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression, spool, quiet)
 
     def _top(self) -> Iterator[tuple[str, yaml.Node]]:
         try:
@@ -139,7 +176,7 @@ class _Reader:
             if "goal" not in fields:
                 raise self._error(entry, f"the metric {name!r} needs a goal: minimize or maximize")
             metrics[name] = self._goal(name, fields["goal"])
-            if "primary" in fields and self._flag(fields["primary"], name):
+            if "primary" in fields and self._flag(fields["primary"], f"'primary' of the metric {name!r}"):
                 if primary is not None:
                     raise self._error(entry, f"{name!r} and {primary.name!r} are both primary: only one metric can be")
                 primary = metrics[name]
@@ -152,17 +189,39 @@ class _Reader:
         except InvalidInput as error:
             raise self._error(node, f"the goal of {name!r} must be minimize or maximize, not {value!r}") from error
 
-    def _compression(self, node: yaml.Node) -> Policy:
-        value = self._value(node)
-        for policy in get_args(Policy):
-            if value == policy:
-                return policy  # type: ignore[no-any-return]  # get_args can't tell that its strings are Policies
-        raise self._error(node, f"'compression' must be none, auto or max, not {value!r}")
+    def _spool(self, node: yaml.Node, project: Path) -> SpoolConfig:
+        entries = dict(self._mapping(node, "spool", SPOOL_KEYS, example="limit: 50 GB"))
+        given: dict[str, Any] = {}
+        if "directory" in entries:
+            name = f"{project.name}-{hashlib.sha256(os.fsencode(project)).hexdigest()[:16]}"
+            given["directory"] = project / Path(self._text(entries["directory"], "directory")).expanduser() / name
+        if "limit" in entries:
+            given["limit_bytes"] = self._size(entries["limit"], "limit")
+        if "keep_free" in entries:
+            given["keep_free_bytes"] = self._size(entries["keep_free"], "keep_free")
+        if "when_full" in entries:
+            given["when_full"] = self._choice(entries["when_full"], "when_full", WHEN_FULL)
+        return SpoolConfig(**given)
 
-    def _flag(self, node: yaml.Node, name: str) -> bool:
+    def _size(self, node: yaml.Node, key: str) -> int:
+        """A number of bytes: `2000000`, `50 GB`."""
+        value = self._value(node)
+        found = None if isinstance(value, bool) else _SIZE.fullmatch(str(value))
+        if found is None or found[2] not in _UNITS:
+            raise self._error(node, f"{key!r} must be a size such as 500 MB or 50 GB, not {value!r}")
+        return int(float(found[1]) * _UNITS[found[2]])
+
+    def _choice(self, node: yaml.Node, key: str, choices: tuple[_Choice, ...]) -> _Choice:
+        value = self._value(node)
+        for choice in choices:
+            if value == choice:
+                return choice
+        raise self._error(node, f"{key!r} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
+
+    def _flag(self, node: yaml.Node, what: str) -> bool:
         value = self._value(node)
         if not isinstance(value, bool):
-            raise self._error(node, f"'primary' of the metric {name!r} must be true or false, not {value!r}")
+            raise self._error(node, f"{what} must be true or false, not {value!r}")
         return value
 
     def _value(self, node: yaml.Node) -> object:

@@ -37,7 +37,15 @@ class ConfigInvalid(ReplicateError, ValueError):
 
 
 class StorageFailed(ReplicateError, OSError):
-    """The storage could not be reached, or refused; the original error is the `__cause__`."""
+    """The storage could not be reached, or refused; the original error is the `__cause__`.
+
+    Attributes:
+        permanent: whether trying again is of no use until somebody has changed something, such as who may write there.
+    """
+
+    def __init__(self, *message: str, permanent: bool = False) -> None:
+        super().__init__(*message)
+        self.permanent = permanent
 
 
 class Corrupted(ReplicateError):

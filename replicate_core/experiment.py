@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import overload
@@ -11,10 +13,11 @@ from typing import overload
 from replicate_core import ids, records
 from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound
-from replicate_core.recording import Recording
-from replicate_core.records import CheckpointFacts, Deleted, ExperimentState, GitState, PrimaryMetric, Status
-from replicate_core.repository import Repository
+from replicate_core.listing import Listed, Source
+from replicate_core.recording import Recorded
+from replicate_core.records import CheckpointFacts, Created, Deleted, Ending, GitState, PrimaryMetric, Status
 from replicate_core.values import Value
 
 
@@ -32,12 +35,11 @@ class Experiment:
         python_version, packages, system, git: what it ran with.
     """
 
-    def __init__(self, state: ExperimentState, repository: Repository, recording: Recording | None = None) -> None:
-        self._created = state.created
-        self._checkpoints = list(state.checkpoints)
-        self._ended = state.ended
-        self._repository = repository
-        self._recording = recording
+    def __init__(self, listed: Listed, source: Source, recorded: Recorded | None = None) -> None:
+        self._listed = listed
+        self._source = source
+        self._recorded = recorded
+        self._is_outdated = recorded is not None
 
     @property
     def id(self) -> str:  # noqa: D102  # documented with the class, as the properties below
@@ -86,7 +88,7 @@ class Experiment:
 
     @property
     def path(self) -> str | None:  # noqa: D102
-        return self._created.path
+        return self._now().state.created.path
 
     @property
     def python_version(self) -> str | None:  # noqa: D102
@@ -107,52 +109,74 @@ class Experiment:
     @property
     def size_bytes(self) -> int:
         """Size of its code and of the files of all its checkpoints together."""
-        return self._created.size_bytes + sum(item.size_bytes for item in self._checkpoints)
+        return self._now().state.created.size_bytes + sum(item.size_bytes for item in self._facts())
 
     @property
     def stored_bytes(self) -> int:
         """What the experiment added to the storage."""
-        return self._created.stored_bytes + sum(item.stored_bytes for item in self._checkpoints)
+        return self._now().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
 
     @property
     def status(self) -> Status:
-        """`running` until it ended; then `finished`, `failed` or `interrupted`.
+        """`running` until it ended; then `finished`, `failed`, `interrupted` or `killed`.
 
-        A process that is killed can't say so: its experiment stays `running`.
+        `lost` where nothing is heard of it any more, and nobody was there to see its end: the machine is gone, say.
         """
-        return "running" if self._ended is None else self._ended.status
+        if self._recorded is not None and self._recorded.is_running:
+            return "running"
+        return self._now().status
 
     @property
     def error(self) -> str | None:
         """Type and message of the exception that ended it, if one did."""
-        return None if self._ended is None else self._ended.error
+        ended = self._now().state.ended
+        return None if ended is None else ended.error
 
     @property
     def duration(self) -> timedelta | None:
         """From its beginning to its end; None while it runs."""
-        return None if self._ended is None else self._ended.created - self.created
+        ended = self._now().state.ended
+        return None if ended is None else ended.created - self.created
+
+    @property
+    def blocked(self) -> timedelta | None:
+        """How long `checkpoint()` held up the training in total; None until it ended."""
+        ended = self._now().state.ended
+        return None if ended is None else timedelta(seconds=ended.blocked_seconds)
+
+    @property
+    def heartbeat(self) -> datetime | None:
+        """When it last gave a sign of life, by the clock of its machine; None once it has ended."""
+        return None if self._listed.heartbeat is None else self._listed.heartbeat.time
+
+    @property
+    def waiting(self) -> int:
+        """How many of its checkpoints are made and not stored yet, as far as this machine knows."""
+        here = len(self._listed.waiting - {self.id})
+        return here or (0 if self._listed.heartbeat is None else self._listed.heartbeat.waiting)
 
     @property
     def checkpoints(self) -> CheckpointList:
         """Its checkpoints, in the order they were made."""
-        return CheckpointList(self._held(facts) for facts in self._checkpoints)
+        return CheckpointList(self._listed_one(facts) for facts in self._facts())
 
     @property
     def primary_metric(self) -> PrimaryMetric | None:
         """The primary metric by which its checkpoints are compared; None if no checkpoint has any."""
-        return records.primary_metric_of(self._checkpoints)
+        return records.primary_metric_of(self._facts())
 
     def best(self) -> Checkpoint | None:
         """Its best checkpoint by the primary metric, of equals the first.
 
         Checkpoints without that metric, or with NaN, are passed over; None when none is left.
         """
-        facts = records.best(self._checkpoints)
-        return None if facts is None else self._held(facts)
+        facts = records.best(self._facts())
+        return None if facts is None else self._listed_one(facts)
 
     def latest(self) -> Checkpoint | None:
         """Its last checkpoint; None if there is none yet."""
-        return self._held(self._checkpoints[-1]) if self._checkpoints else None
+        facts = self._facts()
+        return self._listed_one(facts[-1]) if facts else None
 
     def is_running(self) -> bool:
         """Tell whether the experiment has not ended yet."""
@@ -180,27 +204,41 @@ class Experiment:
         Raises:
             InvalidInput: an argument can't be taken; nothing was recorded.
         """
-        if self._recording is None:
+        if self._recorded is None:
             raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
-        facts, stored = self._recording.checkpoint(path, metrics, primary_metric, step, kwargs)
-        self._checkpoints += [facts] if stored else []
-        return self._held(facts)
+        facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
+        self._is_outdated = True
+        return self._held(facts, is_stored=False)
 
     def stop(self) -> None:
-        """End the experiment. Needed in notebooks only: elsewhere it ends with the process."""
-        if self._recording is not None:
-            self._ended = self._recording.end() or self._ended
+        """End the experiment, and wait until all of it is stored.
+
+        Needed in notebooks only: elsewhere it ends with the process. A `with` block ends it, too, and notes the
+        exception that left it.
+
+        Raises:
+            StorageFailed: with `strict`, when something could not be stored. Without, that is a warning.
+        """
+        self._end("finished", None)
+
+    def __enter__(self) -> Experiment:  # noqa: PYI034  # Self came with Python 3.11
+        """Return itself; the experiment ends with the `with` block."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End the experiment as the block ended."""
+        self._end(*ending_of(error))
 
     def refresh(self) -> None:
-        """Read again what the repository knows of the experiment.
+        """Look again at what is known of the experiment.
 
         Raises:
             NotFound: it was deleted meanwhile.
         """
-        state = self._repository.states().get(self.id)
-        if state is None:
-            raise NotFound(f"the experiment {self.short_id} is no longer in {self._repository.store.url}")
-        self._created, self._checkpoints, self._ended = state.created, list(state.checkpoints), state.ended
+        listed = self._source.one(self.id)
+        if listed is None:
+            raise NotFound(f"the experiment {self.short_id} is no longer in {self._source.repository.store.url}")
+        self._listed, self._is_outdated = listed, False
 
     def delete(self) -> None:
         """Delete the experiment and its checkpoints: they are in no listing any more.
@@ -211,34 +249,56 @@ class Experiment:
         Raises:
             StorageFailed: the storage refuses.
         """
-        self._repository.append(Deleted(self.id))
-        self._checkpoints = []
+        self._source.repository.append(Deleted(self.id))
+        self._listed = replace(self._listed, state=replace(self._listed.state, checkpoints=()))
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
         """Write its code and the files of its best checkpoint (else its latest) to a directory.
 
         Arguments and errors are those of `Checkpoint.checkout`.
         """
-        check_out(self._repository, self.layout(path=path), Path(directory))
+        check_out(self._source.repository, self.layout(path=path), Path(directory))
 
     def layout(self, *, path: str | None = None) -> Layout:
-        """What `checkout` will write, without writing it."""
+        """What `checkout` will write, without writing it. What is not stored yet is waited for."""
         chosen = self.best() or self.latest()
         if chosen is not None:
             return chosen.layout(path=path)
-        return lay_out(self._repository.manifests([self._created.manifest]), only=path)
+        state = self._source.settled(self.id)
+        return lay_out(self._source.repository.manifests([state.created.manifest]), only=path)
 
-    def _held(self, facts: CheckpointFacts) -> Checkpoint:
-        return Checkpoint(
-            facts, self._repository, experiment_id=self.id, code_manifest=self._created.manifest, on_delete=self._forget
-        )
+    @property
+    def _created(self) -> Created:
+        return self._listed.state.created
+
+    def _now(self) -> Listed:
+        """What is known, with what this process has recorded meanwhile."""
+        if self._is_outdated:
+            with suppress(NotFound):
+                self.refresh()
+        return self._listed
+
+    def _facts(self) -> Sequence[CheckpointFacts]:
+        return self._now().state.checkpoints
+
+    def _end(self, status: Ending, error: str | None) -> None:
+        if self._recorded is not None and self._recorded.end(status, error) is not None:
+            self._is_outdated = True
+
+    def _held(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
+        return Checkpoint(facts, self._source, experiment_id=self.id, is_stored=is_stored, on_delete=self._forget)
+
+    def _listed_one(self, facts: CheckpointFacts) -> Checkpoint:
+        return self._held(facts, is_stored=facts.id not in self._listed.waiting)
 
     def _forget(self, checkpoint_id: str) -> None:
-        self._checkpoints = [facts for facts in self._checkpoints if facts.id != checkpoint_id]
+        state = self._now().state
+        kept = tuple(facts for facts in state.checkpoints if facts.id != checkpoint_id)
+        self._listed = replace(self._listed, state=replace(state, checkpoints=kept))
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
-        return f"<Experiment {self.short_id}{name} {self.status} checkpoints={len(self._checkpoints)}>"
+        return f"<Experiment {self.short_id}{name} {self.status} checkpoints={len(self._facts())}>"
 
 
 class ExperimentList(Sequence[Experiment]):

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from replicate_core import config as configs
-from replicate_core import environment, pruning, verifying
+from replicate_core import environment, ids, pruning, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.experiment import Experiment, ExperimentList
-from replicate_core.known import GRACE, Known
-from replicate_core.recording import Place, Recording, check_inside, mapping
+from replicate_core.known import GRACE
+from replicate_core.launching import start_for_abandoned
+from replicate_core.listing import Listed, Source
+from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
+from replicate_core.recording import Bystander, Place, Recording, check_inside, mapping
 from replicate_core.records import Created, ExperimentState
 from replicate_core.redaction import without_credentials
-from replicate_core.repository import Repository
+from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Spool
-from replicate_core.store import open_store
+from replicate_core.store import Store, local_root, open_store
 from replicate_core.values import Value, plain
 from replicate_core.version import __version__
 
@@ -36,9 +42,11 @@ class Project:
         directory: the project directory; left out, the nearest one at or above the working directory with a
             `replicate.yaml`, else the working directory.
 
+    The storage is opened when it is first needed.
+
     Raises:
         ConfigInvalid: `replicate.yaml` can't be used.
-        InvalidInput, MissingExtra, StorageFailed: the storage can't be opened.
+        InvalidInput: what names the storage is neither a path nor a URL.
     """
 
     def __init__(self, *, storage: str | None = None, directory: str | Path | None = None) -> None:
@@ -46,8 +54,10 @@ class Project:
         self.config = configs.load(found)
         self.storage = storage or self.config.storage
         start = self.config.directory if storage is None else Path.cwd()
-        self._store = open_store(self.storage, relative_to=start)
-        self._repository = Repository(cached(self._store))
+        if (local := local_root(self.storage, relative_to=start)) is not None and storage is not None:
+            self.storage = str(local)
+        self.spool = Spool(self.config.directory, self.config.spool.directory)
+        self.source = Source(lambda: self.repository, self.spool)
         self.experiments = Experiments(lambda: self)
 
     @property
@@ -63,10 +73,18 @@ class Project:
         """
         check_inside(Path.cwd(), self.directory, path)
 
-    @property
+    @cached_property
     def repository(self) -> Repository:
-        """What is stored at the storage."""
-        return self._repository
+        """What is stored at the storage.
+
+        Raises:
+            MissingExtra, StorageFailed: the storage can't be opened.
+        """
+        return Repository(cached(self._store))
+
+    @cached_property
+    def _store(self) -> Store:
+        return open_store(self.storage, relative_to=self.directory)
 
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
@@ -110,7 +128,7 @@ class Project:
         repository = Repository(self._store)
         if not repository.check_format():  # nothing was ever stored
             return pruning.Report()
-        with Spool(self.directory).scratch() as scratch:
+        with self.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
 
     def __repr__(self) -> str:
@@ -133,8 +151,8 @@ class Experiments:
         Args:
             filter: keeps those for which it returns true.
         """
-        repository = self._project().repository
-        found = (Experiment(state, repository) for state in repository.states().values())
+        source = self._project().source
+        found = (Experiment(listed, source) for listed in source.all().values())
         return ExperimentList(experiment for experiment in found if filter is None or filter(experiment))
 
     def get(self, prefix: str) -> Experiment:
@@ -154,18 +172,18 @@ class Experiments:
         Raises:
             NotFound: there is none, or there are several; the message lists them.
         """
-        repository = self._project().repository
+        source = self._project().source
         wanted = prefix.strip().lower()
-        matches = list(_matches(wanted, repository.states().values())) if wanted else []
+        matches = list(_matches(wanted, source.all().values())) if wanted else []
         if not matches:
             raise NotFound(
-                f"no experiment or checkpoint in {repository.store.url} has an id that begins with {prefix!r}. "
+                f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
                 "`replicate ls` shows those that are there"
             )
         if len(matches) > 1:
             raise NotFound(_ambiguous(prefix, matches))
-        state, checkpoint_id = matches[0]
-        experiment = Experiment(state, repository)
+        listed, checkpoint_id = matches[0]
+        experiment = Experiment(listed, source)
         return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
 
     def create(
@@ -176,15 +194,15 @@ class Experiments:
         name: str | None = None,
         tags: Iterable[str] = (),
         notes: str | None = None,
+        strict: bool = False,
     ) -> Experiment:
         """Begin an experiment; see `init`."""
         recorded = mapping("params", {} if params is None else params)
         labels = _labels(tags)
         project = self._project()
-        place = Place(project.config, project.repository, Known(project.repository), Spool(project.directory))
         created = Created(
-            experiment=place.repository.new_id(),
-            created=place.repository.now(),
+            experiment=ids.random_id(os.urandom(ids.ID_BYTES)),
+            created=utc_now(),
             name=_optional_text("name", name),
             tags=labels,
             notes=_optional_text("notes", notes),
@@ -199,24 +217,41 @@ class Experiments:
             git=environment.git_state(project.directory),
             replicate_version=__version__,
         )
-        recording, created = Recording.begin(place, created, path=path)
-        return Experiment(ExperimentState(created), place.repository, recording)
+        listed = Listed(ExperimentState(created), "running")
+        rank = this_rank()
+        if rank.number != 0:
+            _warn_of_rank(rank)
+            return Experiment(listed, project.source, Bystander())
+        start_for_abandoned(project.spool, project.directory)
+        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
+        recording = Recording.begin(place, created, path=path, strict=strict)
+        return Experiment(listed, project.source, recording)
 
 
-def _matches(prefix: str, states: Iterable[ExperimentState]) -> Iterable[tuple[ExperimentState, str | None]]:
-    for state in states:
-        if state.created.experiment.startswith(prefix):
-            yield state, None
-        for checkpoint in state.checkpoints:
+def _warn_of_rank(rank: Rank) -> None:
+    """Say that this process does not record, where it is not sure that it is one of a distributed run."""
+    if rank.source in LAUNCHERS:
+        warnings.warn(
+            f"this process is number {rank.number} of its job ({rank.source}), and only number 0 records. If these are "
+            f"runs of their own, set {OVERRIDE}=0",
+            stacklevel=4,
+        )
+
+
+def _matches(prefix: str, experiments: Iterable[Listed]) -> Iterable[tuple[Listed, str | None]]:
+    for listed in experiments:
+        if listed.state.created.experiment.startswith(prefix):
+            yield listed, None
+        for checkpoint in listed.state.checkpoints:
             if checkpoint.id.startswith(prefix):
-                yield state, checkpoint.id
+                yield listed, checkpoint.id
 
 
-def _ambiguous(prefix: str, matches: list[tuple[ExperimentState, str | None]]) -> str:
+def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
     lines = [
-        f"  {checkpoint or state.created.experiment}  "
-        f"({'checkpoint' if checkpoint else 'experiment'}, {state.created.created:%Y-%m-%d %H:%M})"
-        for state, checkpoint in matches[:CANDIDATES_SHOWN]
+        f"  {checkpoint or listed.state.created.experiment}  "
+        f"({'checkpoint' if checkpoint else 'experiment'}, {listed.state.created.created:%Y-%m-%d %H:%M})"
+        for listed, checkpoint in matches[:CANDIDATES_SHOWN]
     ]
     rest = len(matches) - CANDIDATES_SHOWN
     more = [f"  and {rest} more"] if rest > 0 else []
@@ -258,6 +293,7 @@ def init(
     name: str | None = None,
     tags: Iterable[str] = (),
     notes: str | None = None,
+    strict: bool = False,
 ) -> Experiment:
     """Begin an experiment: save the project's code and the hyperparameters, and return what records the rest.
 
@@ -272,6 +308,11 @@ def init(
         name: for people; need not be unique.
         tags: for people, and for finding it.
         notes: for people.
+        strict: raise `StorageFailed` from `checkpoint()` and `stop()` when the storage fails. Without, what is saved
+            waits on this machine, a warning says so, and training goes on.
+
+    What is saved is copied at once, and stored by a process of its own while training goes on: nothing is lost should
+    this one be killed. In a distributed run the first process records; in the others the experiment does nothing.
 
     Raises:
         InvalidInput: an argument, or a file of the project, can't be recorded.
@@ -285,4 +326,4 @@ def init(
         experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
         ```
     """
-    return experiments.create(params, path=path, name=name, tags=tags, notes=notes)
+    return experiments.create(params, path=path, name=name, tags=tags, notes=notes, strict=strict)

@@ -1,47 +1,80 @@
-"""What this process records of an experiment: input is checked, copied, stored, and then made visible.
+"""What this process records of an experiment: input is checked, copied, and from then on safe.
 
-Nothing here is seen by anyone before all of it is stored: files first, their manifest, the record last.
+`checkpoint()` costs one copy of its files: a job in the spool outlives this process, whatever becomes of it, and
+storing it is somebody else's work (`launching`). Nothing here touches the storage.
 """
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import operator
 import os
-import sys
+import shutil
 import threading
+import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, Protocol
 
+from replicate_core import endings, ids, records
 from replicate_core.config import Config
 from replicate_core.documents import COUNT_MAX
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
-from replicate_core.known import Known
-from replicate_core.records import (
-    Checkpointed,
-    CheckpointFacts,
-    Created,
-    Ended,
-    Ending,
-    PrimaryMetric,
-)
-from replicate_core.redaction import redact
-from replicate_core.repository import Repository
-from replicate_core.spool import Spool
+from replicate_core.launching import Launched, as_error, launch
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Ending, PrimaryMetric
+from replicate_core.repository import Repository, utc_now
+from replicate_core.spool import Origin, Queue, Spool
+from replicate_core.staging import Staged
 from replicate_core.store import local_root
 from replicate_core.values import Value, plain
-from replicate_core.writing import AnyRecord, Snapshot, publish
 
-ERROR_CHARACTERS = 2000
-"""Longer messages of exceptions are cut."""
+LOOK_SECONDS = 1.0
+"""How often, at most, `checkpoint()` looks how storing is doing."""
 
-_WithFiles = TypeVar("_WithFiles", Created, CheckpointFacts)
+WAIT_SECONDS = 0.05
+"""How often whoever waits looks whether that is over."""
+
+KEEP_FREE_SHARE = 0.05
+KEEP_FREE_BYTES_MAX = 2 * 10**9
+"""How much of a disk is left alone unless the config says so."""
+
+
+class Waiting(NamedTuple):
+    """What the end of an experiment waits for."""
+
+    jobs: int
+    total_bytes: int
+    trouble: str | None
+    """What is in the way, if something is."""
+
+
+class Watcher(Protocol):
+    """Shows people what the end of an experiment waits for."""
+
+    def show(self, waiting: Waiting) -> None:
+        """Called again and again."""
+
+    def close(self) -> None:
+        """Called once, at the end."""
+
+
+class _Silent:
+    """Shows nothing: this is a library."""
+
+    def show(self, waiting: Waiting) -> None:
+        """See `Watcher.show`."""
+
+    def close(self) -> None:
+        """See `Watcher.close`."""
+
+
+watch: Callable[[], Watcher] = _Silent
+"""Makes the watcher for the end of an experiment; whoever has a terminal puts another one here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +82,11 @@ class Place:
     """Where an experiment is recorded from, and to."""
 
     config: Config
-    repository: Repository
-    known: Known
+    storage: str
+    """A URL or path; a relative one starts from the project directory."""
     spool: Spool
+    open_repository: Callable[[], Repository]
+    """Opens the storage in this process, if need be."""
 
     @property
     def directory(self) -> Path:
@@ -59,86 +94,14 @@ class Place:
         return self.config.directory
 
     def tree(self, start: Path, *, rules: IgnoreRules) -> Tree:
-        """The files at or below `start`; the storage itself is never among them."""
-        storage = local_root(self.repository.store)
-        return scan(self.directory, start, rules=rules, skipped=() if storage is None else (storage.resolve(),))
-
-    def publish(self, tree: Tree, record_of: Callable[[Snapshot], AnyRecord]) -> AnyRecord:
-        """Copy the files of a tree, store them, and then the record that makes them visible."""
-        with self.spool.staged(tree) as staged:
-            if tree.files and not staged.files:
-                raise InvalidInput(f"{' and '.join(tree.files)} vanished while it was copied: nothing was saved")
-            return publish(self.repository, self.known, staged, self.config.compression, record_of)
+        """The files at or below `start`; neither the storage nor the spool is ever among them."""
+        storage = local_root(self.storage, relative_to=self.directory)
+        skipped = [self.spool.directory] if storage is None else [self.spool.directory, storage]
+        return scan(self.directory, start, rules=rules, skipped=[directory.resolve() for directory in skipped])
 
 
-class _Uncaught:
-    """The exception that ends this process, if one does: when the process exits, nothing else knows it any more."""
-
-    def __init__(self) -> None:
-        self.ending: tuple[Ending, str | None] = ("finished", None)
-        self._before: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
-
-    def watch(self) -> None:
-        """Take the place of `sys.excepthook`, and call what stood there."""
-        if sys.excepthook != self._notice:
-            self._before, sys.excepthook = sys.excepthook, self._notice
-
-    def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        status: Ending = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        text = redact(f"{kind.__name__}: {error}")[:ERROR_CHARACTERS]
-        self.ending = status, text.encode("utf-8", "backslashreplace").decode("utf-8")
-        self._before(kind, error, trace)
-
-
-_uncaught = _Uncaught()
-
-
-class Recording:
-    """An experiment that this process records. Safe to use from several threads.
-
-    Args:
-        place: where from and to.
-        experiment: its id.
-        next_step: the step of the next checkpoint that names none.
-    """
-
-    def __init__(self, place: Place, experiment: str, *, next_step: int = 0) -> None:
-        self._place = place
-        self._experiment = experiment
-        self._next_step = next_step
-        self._lock = threading.Lock()
-        self._over = False
-        self._process = os.getpid()
-        _uncaught.watch()
-        atexit.register(self._end_at_exit)
-
-    @classmethod
-    def begin(cls, place: Place, created: Created, *, path: str | None) -> tuple[Recording, Created]:
-        """Store the code of a project and make its experiment visible.
-
-        Args:
-            place: where from and to.
-            created: what is known of the experiment.
-            path: what to save of the project, relative to its directory; None saves nothing.
-
-        Raises:
-            InvalidInput: the path, or what lies there, can't be saved.
-            StorageFailed: the storage refuses; the experiment does not exist then.
-        """
-        storage = local_root(place.repository.store)
-        if storage is not None and place.directory.is_relative_to(storage.resolve()):
-            raise InvalidInput(f"the storage {storage} holds the project {place.directory} itself: keep them apart")
-        tree = None
-        if path is not None:
-            start = _existing_inside(place.directory, place.directory, path)
-            tree = place.tree(start, rules=IgnoreRules.of(place.directory))
-        place.repository.prepare()
-        if tree is None:
-            place.repository.append(created)
-        else:
-            saved = start.relative_to(place.directory).as_posix()
-            created = place.publish(tree, lambda snapshot: _with_snapshot(created, snapshot, saved))
-        return cls(place, created.experiment), created
+class Recorded(Protocol):
+    """What an experiment calls to be recorded."""
 
     def checkpoint(
         self,
@@ -147,52 +110,349 @@ class Recording:
         primary_metric: tuple[str, str] | None,
         step: int | None,
         extra: Mapping[str, object],
-    ) -> tuple[CheckpointFacts, bool]:
-        """Record a checkpoint, and tell whether it is stored; see `Experiment.checkpoint`."""
-        if self._over:
-            raise InvalidInput("this experiment has ended: a checkpoint can't be added to it any more")
+    ) -> CheckpointFacts:
+        """Record a checkpoint; see `Experiment.checkpoint`."""
+
+    def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
+        """Record that the experiment is over; None if that is known already."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is not over yet."""
+
+
+class Bystander:
+    """Stands where a process that must not record would record: one of a distributed run that is not its first."""
+
+    is_running = True
+
+    def __init__(self) -> None:
+        self._next_step = 0
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str] | None,
+        metrics: Mapping[str, object] | None,  # noqa: ARG002
+        primary_metric: tuple[str, str] | None,
+        step: int | None,
+        extra: Mapping[str, object],  # noqa: ARG002
+    ) -> CheckpointFacts:
+        """See `Recorded.checkpoint`: nothing is recorded, and metrics are not even looked at."""
+        counted = self._next_step if step is None else _checked_step(step)
+        self._next_step = counted + 1
+        saved = None if path is None else os.fspath(path)
+        return CheckpointFacts(_new_id(), utc_now(), counted, {}, PrimaryMetric.parse(primary_metric), saved)
+
+    def end(self, status: Ending = "finished", error: str | None = None) -> None:
+        """See `Recorded.end`."""
+
+
+class _Unstored(NamedTuple):
+    """A job with files that was not stored when somebody last looked."""
+
+    number: int
+    checkpoint: str | None
+    staged: Staged
+
+
+class Recording:
+    """An experiment that this process records. Safe to use from several threads.
+
+    Args:
+        place: where from and to.
+        queue: where its jobs go; owned by this process.
+        launched: who empties that.
+        strict: whether trouble with the storage is raised.
+        next_step: the step of the next checkpoint that names none.
+    """
+
+    def __init__(
+        self, place: Place, queue: Queue, launched: Launched, *, strict: bool = False, next_step: int = 0
+    ) -> None:
+        self._place = place
+        self._queue = queue
+        self._launched = launched
+        self._strict = strict
+        self._next_step = next_step
+        self._experiment = queue.experiment
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._over = False
+        self._jobs = 0
+        self._unstored: deque[_Unstored] = deque()
+        self._best: CheckpointFacts | None = None
+        self._blocked_seconds = 0.0
+        self._looked_at = 0.0
+        self._told: str | None = None
+        self._told_of_waiting = False
+
+    @classmethod
+    def begin(cls, place: Place, created: Created, *, path: str | None, strict: bool = False) -> Recording:
+        """Begin an experiment: its code is copied, and the storage was reached.
+
+        Args:
+            place: where from and to.
+            created: what is known of the experiment.
+            path: what to save of the project, relative to its directory; None saves nothing.
+            strict: whether trouble with the storage is raised from `checkpoint` and `end`.
+
+        Raises:
+            InvalidInput: the path, or what lies there, can't be saved.
+            StorageFailed, and what else opening a storage raises: the experiment does not exist then.
+        """
+        storage = local_root(place.storage, relative_to=place.directory)
+        if storage is not None and place.directory.is_relative_to(storage.resolve()):
+            raise InvalidInput(f"the storage {storage} holds the project {place.directory} itself: keep them apart")
+        tree = None
+        if path is not None:
+            start = _existing_inside(place.directory, place.directory, path)
+            tree = place.tree(start, rules=IgnoreRules.of(place.directory))
+            created = replace(created, path=start.relative_to(place.directory).as_posix())
+        origin = Origin(created.experiment, place.storage, str(place.directory), place.config.compression, os.getpid())
+        queue = place.spool.begin(origin, _new_ulid())
+        try:
+            recording = cls(place, queue, launch(queue, place.open_repository), strict=strict)
+            recording._begin(created, tree)  # its own
+        except BaseException:
+            queue.leave()
+            queue.remove()
+            place.spool.tidy()
+            raise
+        return recording
+
+    def _begin(self, created: Created, tree: Tree | None) -> None:
+        staged = None
+        if tree is not None:
+            staged = self._stage(tree)
+            created = replace(created, size_bytes=staged.total_bytes)
+        self._launched.wait_until_ready()
+        self._append(created, staged)
+        self._launched.attend()
+        if (trouble := self._launched.trouble()) is not None:
+            raise as_error(trouble)
+        endings.register(self.end_with_process)
+
+    @property
+    def is_running(self) -> bool:
+        """See `Recorded.is_running`."""
+        return not self._over
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str] | None,
+        metrics: Mapping[str, object] | None,
+        primary_metric: tuple[str, str] | None,
+        step: int | None,
+        extra: Mapping[str, object],
+    ) -> CheckpointFacts:
+        """See `Recorded.checkpoint`."""
+        began = time.perf_counter()
+        if os.getpid() != self._process:
+            raise InvalidInput(
+                "this process was forked from the one that records the experiment: record there, or call "
+                "replicate.init() here for an experiment of its own"
+            )
         facts = self._facts(metrics, primary_metric, step, extra)
         start = None if path is None else _existing_inside(Path.cwd(), self._place.directory, path)
         with self._lock:
+            if self._over:
+                raise InvalidInput("this experiment has ended: a checkpoint can't be added to it any more")
             if step is None:
                 facts = replace(facts, step=self._next_step)
-            stored = True
-            try:
-                if start is None:
-                    self._place.repository.append(Checkpointed(self._experiment, (facts,)))
-                else:
-                    facts = self._publish(facts, start)
-            except StorageFailed as error:
-                warnings.warn(f"the checkpoint of step {facts.step} is not stored: {error}", stacklevel=3)
-                stored = False
+            staged = None
+            if start is not None:
+                facts = replace(facts, path=start.relative_to(self._place.directory).as_posix())
+                if (staged := self._stage_checkpoint(facts, start)) is not None:
+                    facts = replace(facts, size_bytes=staged.total_bytes)
+            self._blocked_seconds += time.perf_counter() - began
+            self._append(Checkpointed(self._experiment, (facts,)), staged, facts)
             self._next_step = facts.step + 1
-        return facts, stored
+        if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._look()
+        return facts
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
-        """Record that the experiment is over.
+        """See `Recorded.end`: waits until all is stored, or can't be.
 
-        Returns:
-            What was recorded; None where it is over already, where another process records it (a forked child that
-            exits), or where the storage fails, which gives a warning and can be tried again.
+        Raises:
+            StorageFailed: with `strict`, when something is left behind.
         """
         if os.getpid() != self._process:  # before the lock: a fork may have copied it while it was held
             return None
         with self._lock:
             if self._over:
                 return None
-            ended = Ended(self._experiment, self._place.repository.now(), status, error)
-            try:
-                self._place.repository.append(ended)
-            except StorageFailed as failure:
-                warnings.warn(f"that the experiment ended is not stored: {failure}", stacklevel=3)
-                return None
+            ended = Ended(self._experiment, utc_now(), status, error, self._blocked_seconds)
             self._over = True
-            self._place.spool.close()
-        atexit.unregister(self._end_at_exit)
+            with suppress(StorageFailed):  # there is no room even for this: then it counts as killed
+                self._append(ended)
+            self._queue.leave()
+        endings.unregister(self.end_with_process)
+        left = self._wait_until_stored()
+        if left is not None:
+            text = (
+                f"{_count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)} "
+                f"({left.total_bytes / 1e6:.1f} MB) could not be stored yet, and wait in {self._queue.directory}: "
+                f"{left.trouble or 'it was interrupted'}. `replicate sync` stores them"
+            )
+            if self._strict:
+                raise StorageFailed(text)
+            warnings.warn(text, stacklevel=3)
         return ended
 
-    def _end_at_exit(self) -> None:
-        self.end(*_uncaught.ending)
+    def end_with_process(self, status: Ending, error: str | None) -> None:
+        """End it because the process does."""
+        self.end(status, error)
+
+    # Storing: how it is doing.
+
+    def _look(self) -> None:
+        """See to it that somebody is storing, and tell once what is in the way."""
+        self._looked_at = time.monotonic()
+        self._launched.attend()
+        trouble = self._launched.trouble()
+        if trouble is None:
+            self._told = None
+            return
+        if self._strict:
+            raise as_error(trouble)
+        if self._told != trouble.kind:
+            self._told = trouble.kind
+            warnings.warn(
+                f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
+                f"{trouble.message}",
+                stacklevel=5,
+            )
+
+    def _waiting(self) -> Waiting:
+        done = self._queue.state().done
+        with suppress(IndexError):
+            while self._unstored[0].number <= done:
+                self._unstored.popleft()
+        trouble = self._launched.trouble()
+        total = sum(item.staged.total_bytes for item in self._unstored)
+        return Waiting(max(0, self._jobs - done), total, None if trouble is None else trouble.message)
+
+    def _wait_until_stored(self) -> Waiting | None:
+        """Wait until nothing is left to store; returns what is, once waiting any longer is of no use."""
+        watcher = _Silent() if self._place.config.quiet else watch()
+        try:
+            while True:
+                self._launched.attend()
+                waiting = self._waiting()
+                if not self._queue.directory.is_dir():
+                    return None
+                if not self._launched.is_alive():
+                    return waiting if self._queue.directory.is_dir() else None
+                watcher.show(waiting)
+                time.sleep(WAIT_SECONDS)
+        except (KeyboardInterrupt, SystemExit):  # the recorder goes on, as long as the machine lets it
+            return self._waiting() if self._queue.directory.is_dir() else None
+        finally:
+            watcher.close()
+
+    # The spool: copies and jobs, as long as there is room.
+
+    def _append(
+        self, record: records.Record, staged: Staged | None = None, facts: CheckpointFacts | None = None
+    ) -> None:
+        try:
+            self._queue.append(record, staged, blocked_seconds=self._blocked_seconds)
+        except OSError as error:
+            if staged is not None:
+                shutil.rmtree(staged.directory, ignore_errors=True)
+            raise self._no_room(error) from error
+        self._jobs += 1
+        if staged is not None:
+            self._unstored.append(_Unstored(self._jobs, None if facts is None else facts.id, staged))
+        if facts is not None and facts.primary_metric is not None:
+            self._best = records.best([facts] if self._best is None else [self._best, facts]) or self._best
+
+    def _stage(self, tree: Tree) -> Staged:
+        try:
+            staged = self._queue.stage(tree)
+        except OSError as error:
+            raise self._no_room(error) from error
+        if tree.files and not staged.files:
+            shutil.rmtree(staged.directory, ignore_errors=True)
+            raise InvalidInput(f"{' and '.join(tree.files)} vanished while it was copied: nothing was saved")
+        return staged
+
+    def _stage_checkpoint(self, facts: CheckpointFacts, start: Path) -> Staged | None:
+        """The copies of a checkpoint's files; None where there is no room, and there will be none."""
+        tree = self._place.tree(start, rules=IgnoreRules())
+        needed = sum(_size(path) for path in tree.files.values())
+        try:
+            while self._wait_for_room(needed):
+                try:
+                    return self._stage(tree)
+                except StorageFailed:
+                    if not self._waiting().total_bytes:
+                        raise
+                    time.sleep(WAIT_SECONDS)
+            raise StorageFailed(self._full(needed))
+        except StorageFailed as error:
+            if self._strict:
+                raise
+            warnings.warn(
+                f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {error}",
+                stacklevel=5,
+            )
+            return None
+
+    def _wait_for_room(self, needed: int) -> bool:
+        """Wait until so much may be copied; False if that will not be, because storing does not go on."""
+        while not self._has_room(needed):
+            self._launched.attend()
+            waiting = self._waiting()
+            if not waiting.total_bytes or waiting.trouble is not None or not self._launched.is_alive():
+                return self._has_room(needed)
+            if self._place.config.spool.when_full == "replace" and self._withdraw_one():
+                continue
+            if not self._told_of_waiting:
+                self._told_of_waiting = True
+                warnings.warn(
+                    f"storing is slower than training: {waiting.total_bytes / 1e6:.0f} MB wait in "
+                    f"{self._queue.directory}, and checkpoint() waits for room. `spool: {{limit: ..., when_full: "
+                    "replace}` in replicate.yaml changes that",
+                    stacklevel=6,
+                )
+            time.sleep(WAIT_SECONDS)
+        return True
+
+    def _has_room(self, needed: int) -> bool:
+        limits = self._place.config.spool
+        waiting = self._waiting().total_bytes
+        if waiting and waiting + needed > limits.limit_bytes:
+            return False
+        disk = shutil.disk_usage(self._queue.directory)
+        keep_free = limits.keep_free_bytes
+        if keep_free is None:
+            keep_free = min(KEEP_FREE_BYTES_MAX, int(disk.total * KEEP_FREE_SHARE))
+        return disk.free - needed >= keep_free
+
+    def _withdraw_one(self) -> bool:
+        """Give up the files of the newest checkpoint that waits and is not the best; tells whether there was one."""
+        for item in reversed(self._unstored):
+            is_best = self._best is not None and item.checkpoint == self._best.id
+            if item.checkpoint is not None and not is_best and self._queue.withdraw(item.staged):
+                self._unstored.remove(item)
+                return True
+        return False
+
+    def _full(self, needed: int) -> str:
+        trouble = self._launched.trouble()
+        reason = "" if trouble is None else f" ({trouble.message})"
+        free = shutil.disk_usage(self._queue.directory).free
+        return (
+            f"there is no room for {needed / 1e6:.1f} MB in {self._queue.directory}, where {free / 1e6:.1f} MB are free"
+            f"{reason}. Make room there, or change `spool` in replicate.yaml"
+        )
+
+    def _no_room(self, error: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"can't copy what is to be saved to {self._queue.directory}: {error}. Make room there, or make it writable"
+        )
 
     def _facts(
         self,
@@ -212,18 +472,26 @@ class Recording:
         if primary is None and config.primary_metric is not None and config.primary_metric.name in recorded:
             primary = config.primary_metric
         _warn_of_missing(primary, recorded)
-        repository = self._place.repository
-        return CheckpointFacts(
-            repository.new_id(), repository.now(), _checked_step(step), recorded, primary, extra=other
-        )
+        return CheckpointFacts(_new_id(), utc_now(), _checked_step(step), recorded, primary, extra=other)
 
-    def _publish(self, facts: CheckpointFacts, start: Path) -> CheckpointFacts:
-        saved = start.relative_to(self._place.directory).as_posix()
-        record = self._place.publish(
-            self._place.tree(start, rules=IgnoreRules()),
-            lambda snapshot: Checkpointed(self._experiment, (_with_snapshot(facts, snapshot, saved),)),
-        )
-        return record.checkpoints[0]
+
+def _new_id() -> str:
+    return ids.random_id(os.urandom(ids.ID_BYTES))
+
+
+def _new_ulid() -> str:
+    return ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # copying it will say so
+        return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def mapping(name: str, value: object) -> dict[str, Value]:
@@ -238,16 +506,6 @@ def mapping(name: str, value: object) -> dict[str, Value]:
     converted = plain(value, name=name)
     assert isinstance(converted, dict), "a mapping is converted to a dictionary"
     return converted
-
-
-def _with_snapshot(facts: _WithFiles, snapshot: Snapshot, path: str) -> _WithFiles:
-    return replace(
-        facts,
-        path=path,
-        manifest=snapshot.manifest,
-        size_bytes=snapshot.size_bytes,
-        stored_bytes=snapshot.stored_bytes,
-    )
 
 
 def _checked_step(step: object) -> int:

@@ -202,6 +202,11 @@ def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
     return {experiment: state for experiment, state in states if state is not None}
 
 
+def by_age(states: Mapping[str, ExperimentState]) -> dict[str, ExperimentState]:
+    """The experiments in the order they began."""
+    return dict(sorted(states.items(), key=lambda item: (item[1].created.created, item[0])))
+
+
 def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     created = next((record for record in records if isinstance(record, Created)), None)
     if created is None or any(isinstance(record, Deleted) and record.checkpoints is None for record in records):

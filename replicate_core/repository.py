@@ -35,6 +35,7 @@ RECORDS = "records/"
 MANIFESTS = "manifests/"
 DATA = "data/"
 TOMBSTONES = "prune/"
+HEARTBEATS = "heartbeats/"
 
 Clock = Callable[[], datetime]
 Randomness = Callable[[int], bytes]
@@ -119,16 +120,18 @@ class Repository:
         self.store.put(key, seal(record_format.encode(record)))
         return key
 
-    def read_records(self, unusable: Unusable | None = None) -> list[Record]:
+    def read_records(self, unusable: Unusable | None = None, *, experiment: str | None = None) -> list[Record]:
         """All records, in the order of their keys.
 
         Args:
+            experiment: only those of this one; None: all.
             unusable: called with the error of each record that can't be used, which is left out: `Corrupted`, or
                 `TooNew` for a kind that only later versions know. By default a damaged one is warned of, because it
                 hides only what it says itself, and a newer kind is passed over.
         """
         self.check_format()
-        keys = [entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json")]
+        listed = (entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json"))
+        keys = [key for key in listed if not experiment or f"-{experiment}-" in key]
         found = self.store.get_many(keys)
         read: list[Record] = []
         for key in keys:
@@ -163,8 +166,7 @@ class Repository:
 
     def states(self, unusable: Unusable | None = None) -> dict[str, ExperimentState]:
         """Every experiment that is not deleted, by id, in the order they began; `unusable` as in `read_records`."""
-        folded = records.fold(self.read_records(unusable))
-        return dict(sorted(folded.items(), key=lambda item: (item[1].created.created, item[0])))
+        return records.by_age(records.fold(self.read_records(unusable)))
 
     def put_manifest(self, content: Manifest) -> str:
         """Store a manifest, after all the objects it names. Returns its key."""

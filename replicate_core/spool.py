@@ -1,90 +1,161 @@
 """The spool: the local directory of things that are still to be stored.
 
-So far it holds the staged copies of a snapshot while it is being stored: what is copied here can't change any more,
-whatever training does to its files meanwhile.
+Each recording process has a queue in it: staged copies, and a journal of the jobs they belong to. The process appends;
+one other process at a time, which holds the queue's `recorder` lock, takes away what it has stored. Jobs are plain
+records: what the storage will say once they are done. Storing them is in `draining`.
+
+```
+spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store it
+                          owner            locked by the process that appends, as long as it lives
+                          recorder         locked by the process that stores
+                          journal/         the jobs, see `journal`
+                          files/<job>/     staged copies; `<job>.taken` once they are being stored
+                          spares/          copies to be written over
+                          state.json       how far storing has come, and what is in its way
+```
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import get_args
 
-from replicate_core.errors import InvalidInput, StorageFailed
-from replicate_core.files import Tree, copy_steadily, read_steadily
-
-SMALL_BYTES = 256 << 10
-"""Files up to this size are held in memory instead of copied: a copy costs 0.7 ms, whatever its size."""
-
-SMALL_TOTAL_BYTES = 64 << 20
-"""Small files are copied after all once so much is in memory."""
-
+from replicate_core import locks, record_format, staging
+from replicate_core.documents import expect_count, expect_mapping, expect_text, seal, unseal
+from replicate_core.encodings import Policy
+from replicate_core.errors import Corrupted, StorageFailed
+from replicate_core.files import Tree, sync, sync_directory, temporary_beside
+from replicate_core.journal import START, Journal, Mark
+from replicate_core.records import Ended, Record
+from replicate_core.staging import Staged
+from replicate_core.values import Value, dumps, loads
 
 SPARES_MAX = 2
 """So many staged copies are kept to be written over."""
 
+ABANDONED_SECONDS = 3600
+"""A directory that nobody owns is removed once it is so old: its owner may be about to lock it."""
+
+HOME = ".replicate"
+"""The directory in a project that is replicate's own."""
+
+_IGNORE = ".gitignore"
+_OWNER = "owner"
+_NEW = ".new-"
+_SCRATCH = ".scratch-"
+_TAKEN = ".taken"
+
 
 @dataclass(frozen=True, slots=True)
-class StagedFile:
-    """A file of a snapshot that nobody changes any more."""
+class Origin:
+    """Whose queue it is, and where to store it."""
 
-    path: str
-    mode: int
-    content: bytes | Path
-    """Its bytes, or its staged copy."""
-    size: int
+    experiment: str
+    storage: str
+    """The URL or path, as the user gave it. It may hold credentials: the file is for its owner's eyes only."""
+    project: str
+    """The project directory, which a relative path of the storage starts from."""
+    compression: Policy
+    process: int
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """A snapshot that nobody changes any more."""
+class Trouble:
+    """What is in the way of storing."""
 
-    directory: Path
-    """For whoever stores it: a place for files of its own, on the disk of the staged copies."""
-    files: tuple[StagedFile, ...]
-    links: dict[str, str]
-    directories: tuple[str, ...]
-    taken: set[Path] = field(default_factory=set)
-    """Those of its files that have become objects: they must never be written again."""
+    kind: str
+    """The class of the error."""
+    message: str
+    permanent: bool
+    """Whether trying again is of no use until somebody has changed something."""
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far storing has come."""
+
+    ready: bool = False
+    """Whether the storage was reached."""
+    done: int = 0
+    """How many jobs are stored."""
+    mark: Mark = START
+    """The place in the journal behind them."""
+    ended: bool = False
+    """Whether one of them was the end of the experiment."""
+    blocked_seconds: float = 0.0
+    """How long training had been held up in total when the last of them was made."""
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to store: a record, and the staged files it tells of."""
+
+    record: Record
+    staged: Staged | None
+    """None where it has no files."""
+    blocked_seconds: float
+    """How long training had been held up in total when the job was made."""
+    boot: str | None
+    """Which start of the machine that was in: copies are not synced to disk, so another one may not have them."""
+    after: Mark
 
 
 class Spool:
     """The spool of a project directory.
 
     Args:
-        project: the project directory; the spool is `.replicate/spool` in it.
+        project: the project directory.
+        directory: where the spool is; by default `.replicate/spool` in the project.
     """
 
-    def __init__(self, project: Path) -> None:
-        self._home = project / ".replicate"
-        self.directory = self._home / "spool"
-        self._spares: list[Path] = []
+    def __init__(self, project: Path, directory: Path | None = None) -> None:
+        self._home = project / HOME
+        self.directory = directory or self._home / "spool"
 
-    @contextmanager
-    def staged(self, tree: Tree) -> Iterator[Staged]:
-        """Copy the files of a tree; the copies are there inside the `with` block.
+    def queues(self) -> list[Queue]:
+        """The queues that are there, oldest first."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [Queue(self.directory / name) for name in names if "-" in name and not name.startswith(".")]
 
-        A file that vanished since the tree was scanned is left out.
+    def queues_of(self, experiment: str) -> list[Queue]:
+        """The queues of one experiment, oldest first."""
+        return [queue for queue in self.queues() if queue.experiment == experiment]
+
+    def begin(self, origin: Origin, ulid: str) -> Queue:
+        """Make a queue, owned by this process until it ends or calls `Queue.leave`.
+
+        Args:
+            origin: what others must know of it.
+            ulid: a fresh one.
 
         Raises:
-            StorageFailed: there is no room, or the project directory can't be written.
+            StorageFailed: there is no room, the directory can't be written, or its file system knows no locks.
         """
-        with self.scratch() as directory:
-            try:
-                files = tuple(self._stage(tree, directory))
-            except OSError as error:
-                raise self._failed(error) from error
-            staged = Staged(directory, files, tree.links, tree.directories)
-            yield staged
-            self._keep_spares(staged)
-
-    def close(self) -> None:
-        """Remove the copies that are kept to be written over."""
-        while self._spares:
-            self._spares.pop().unlink(missing_ok=True)
+        self._remove_abandoned()
+        temporary = self.directory / f"{_NEW}{ulid}-{origin.experiment}"  # nobody looks at it before it is locked
+        final = self.directory / f"{ulid}-{origin.experiment}"
+        with self._translating():
+            self._make(temporary)
+            (temporary / "origin.json").touch(mode=0o600)
+            (temporary / "origin.json").write_bytes(seal(_encode_origin(origin)))
+            for name in ("files", "spares"):
+                (temporary / name).mkdir()
+            locks.acquire(temporary / _OWNER)
+            temporary.rename(final)
+            locks.moved(temporary / _OWNER, final / _OWNER)
+        return Queue(final)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -93,52 +164,344 @@ class Spool:
         Raises:
             StorageFailed: the project directory can't be written.
         """
-        directory = self.directory / os.urandom(8).hex()
+        self._remove_abandoned()
+        directory = self.directory / f"{_SCRATCH}{os.urandom(8).hex()}"
         try:
-            try:
-                directory.mkdir(parents=True)
-                ignore = self._home / ".gitignore"
-                if not ignore.exists():
-                    ignore.write_text("*\n")
-            except OSError as error:
-                raise self._failed(error) from error
+            with self._translating():
+                self._make(directory)
+                locks.acquire(directory / _OWNER)
             yield directory
         finally:
+            locks.release(directory / _OWNER)
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _stage(self, tree: Tree, directory: Path) -> Iterator[StagedFile]:
-        in_memory = 0
-        for number, (path, source) in enumerate(tree.files.items()):
-            try:
-                size = source.stat().st_size
-                if size <= SMALL_BYTES and in_memory + size <= SMALL_TOTAL_BYTES:
-                    data, status = read_steadily(source)
-                    in_memory += len(data)
-                    yield StagedFile(path, status.st_mode & 0o777, data, len(data))
-                else:
-                    copy = directory / str(number)
-                    if self._spares:
-                        os.replace(self._spares.pop(), copy)
-                    status = copy_steadily(source, copy)
-                    yield StagedFile(path, status.st_mode & 0o777, copy, status.st_size)
-            except OSError as error:
-                if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that fails
-                    raise
-                if not isinstance(error, FileNotFoundError):  # else it vanished
-                    raise InvalidInput(
-                        f"{source} can't be read ({error.strerror}), so it can't be saved. Make it so, or leave it out"
-                    ) from error
+    def tidy(self) -> None:
+        """Remove the directories of the spool, if nothing is in them."""
+        with suppress(OSError):
+            self.directory.rmdir()
+            if os.listdir(self._home) == [_IGNORE]:
+                shutil.rmtree(self._home)
 
-    def _keep_spares(self, staged: Staged) -> None:
-        """Keep a few copies to be written over by the next ones, unless they have become objects."""
-        copies = {file.content for file in staged.files if isinstance(file.content, Path)} - staged.taken
-        for copy in sorted(copies)[: SPARES_MAX - len(self._spares)]:
-            spare = self.directory / f"spare-{os.urandom(8).hex()}"
-            os.replace(copy, spare)
-            self._spares.append(spare)
+    def _make(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        ignore = self._home / _IGNORE
+        if self._home.is_dir() and not ignore.exists():
+            ignore.write_text("*\n")
 
-    def _failed(self, error: OSError) -> StorageFailed:
-        return StorageFailed(
-            f"can't copy the files that are to be saved to {self.directory}: {error}. Make room there, or make it "
-            "writable"
+    def _remove_abandoned(self) -> None:
+        """Remove what processes that were killed have left."""
+        with suppress(OSError):
+            for name in os.listdir(self.directory):
+                directory = self.directory / name
+                if not name.startswith((_NEW, _SCRATCH)) or locks.is_held(directory / _OWNER):
+                    continue
+                if time.time() - directory.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageFailed(
+                f"can't use {self.directory}, where what is saved waits to be stored: {error}. Make room there, make "
+                "it writable, or name another directory in replicate.yaml (spool: {directory: ...})"
+            ) from error
+
+
+class Queue:
+    """What one process has still to store.
+
+    Args:
+        directory: `<ulid>-<experiment>` in the spool.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.experiment = directory.name.partition("-")[2]
+        self._journal = Journal(directory / "journal")
+        self._owner = directory / _OWNER
+        self._recorder = directory / "recorder"
+        self._last_job = 0
+
+    @property
+    def log(self) -> Path:
+        """Where its recorder writes what only a developer wants to know."""
+        return self.directory / "recorder.log"
+
+    def origin(self) -> Origin:
+        """What is known of the queue.
+
+        Raises:
+            Corrupted: it was damaged.
+            OSError: the queue is gone: all of it is stored.
+        """
+        path = self.directory / "origin.json"
+        fields = expect_mapping(unseal(path.read_bytes(), key=str(path)))
+        try:
+            experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
+            compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
+            return Origin(experiment, storage, project, compression, expect_count(fields["process"]))
+        except (KeyError, StopIteration) as error:
+            raise Corrupted(f"{path} can't be understood") from error
+
+    def project(self, origin: Origin) -> Path:
+        """The project directory: wherever it was moved to, if the queue was moved with it."""
+        home = self.directory.parents[1]
+        return home.parent if home.name == HOME else Path(origin.project)
+
+    def last_append(self) -> datetime:
+        """When the process that appends was last heard of."""
+        seconds = max(_modified(path) for path in (self._owner, *self._journal.directory.glob("*")))
+        return datetime.fromtimestamp(seconds, timezone.utc)
+
+    # The side of the process that appends.
+
+    def stage(self, tree: Tree) -> Staged:
+        """Copy the files of a tree; see `staging.stage`."""
+        self._last_job += 1
+        directory = self.directory / "files" / str(self._last_job)
+        directory.mkdir()
+        try:
+            return staging.stage(tree, directory, spare=self._spare)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def append(self, record: Record, staged: Staged | None = None, *, blocked_seconds: float = 0.0) -> None:
+        """Append a job: once this returns, it survives the end of this process.
+
+        Raises:
+            OSError: there is no room.
+        """
+        job: dict[str, Value] = {"record": record_format.encode(record), "blocked_seconds": blocked_seconds}
+        if staged is not None:
+            job |= {"staged": staging.encode(staged), "files": staged.directory.name, "boot": boot_id()}
+        self._journal.append(job)
+
+    def withdraw(self, staged: Staged) -> bool:
+        """Remove the copies of a job, unless they are being stored already; tells whether they were removed."""
+        gone = temporary_beside(staged.directory)
+        try:
+            staged.directory.rename(gone)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
+    def leave(self) -> None:
+        """Append nothing any more."""
+        self._journal.close()
+        locks.release(self._owner)
+
+    def is_owned(self) -> bool:
+        """Tell whether the process that appends is alive, and may append more."""
+        return locks.is_held(self._owner)
+
+    # The side of the process that stores.
+
+    def take(self) -> bool:
+        """Become the one that stores; False if another process is it.
+
+        Raises:
+            OSError: the queue is gone.
+        """
+        return self.directory.is_dir() and locks.acquire(self._recorder)
+
+    def give_back(self) -> None:
+        """Let another process store."""
+        locks.release(self._recorder)
+
+    def is_taken(self) -> bool:
+        """Tell whether a process is storing what is here."""
+        return locks.is_held(self._recorder)
+
+    def waiting(self, *, count_max: int | None = None) -> list[Job]:
+        """The jobs that are not stored yet, in order."""
+        return self.jobs(after=self.state().mark, count_max=count_max)
+
+    def jobs(self, *, after: Mark = START, count_max: int | None = None) -> list[Job]:
+        """The jobs behind a place in the journal, in order; some may be stored already."""
+        lines = self._journal.read(after, count_max=count_max)
+        return [self._decode(expect_mapping(line.document), line.after) for line in lines]
+
+    def claim(self, job: Job) -> Staged | None:
+        """The copies of a job, from now on for whoever stores them; None if they were withdrawn, or may be torn."""
+        assert job.staged is not None, "only jobs with files are claimed"
+        taken = job.staged.directory.with_name(job.staged.directory.name + _TAKEN)
+        with suppress(FileNotFoundError):  # withdrawn, or claimed before
+            job.staged.directory.rename(taken)
+        staged = _moved(job.staged, taken)
+        is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
+        is_synced = job.boot == boot_id() or (taken / "synced").exists()
+        return staged if taken.is_dir() and is_whole and is_synced else None
+
+    def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
+        """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
+        state = self.state()
+        last = jobs[-1]
+        ended = state.ended or isinstance(last.record, Ended)
+        done = State(
+            ready=True,
+            done=state.done + len(jobs),
+            mark=last.after,
+            ended=ended,
+            blocked_seconds=last.blocked_seconds,
         )
+        self.set_state(done)
+        self._journal.forget(done.mark)
+        if claimed is not None:
+            self._keep_spares(claimed)
+            shutil.rmtree(claimed.directory, ignore_errors=True)
+
+    def state(self) -> State:
+        """How far storing has come."""
+        try:
+            return _decode_state(expect_mapping(loads((self.directory / "state.json").read_bytes())))
+        except (OSError, Corrupted, KeyError):  # nothing is stored yet; or all is, and the queue is gone
+            return State()
+
+    def set_state(self, state: State) -> None:
+        """Tell others how far storing has come."""
+        path = self.directory / "state.json"
+        temporary = temporary_beside(path)
+        temporary.write_bytes(dumps(_encode_state(state)).encode())
+        os.replace(temporary, path)
+
+    def sync(self) -> None:
+        """Make what waits outlive the machine, too: it may have to wait for long."""
+        for job in self.waiting():
+            if job.staged is None or (job.staged.directory / "synced").exists() or not job.staged.directory.is_dir():
+                continue
+            with suppress(FileNotFoundError):  # withdrawn meanwhile
+                for copy in {file.copy for file in job.staged.files}:
+                    sync(copy)
+                (job.staged.directory / "synced").touch()
+                sync_directory(job.staged.directory)
+        self._journal.sync()
+
+    def remove(self) -> None:
+        """Remove the queue: nothing is left to store."""
+        gone = self.directory.with_name(f"{_SCRATCH}{self.directory.name}")  # nobody sees half a queue
+        with suppress(FileNotFoundError):
+            self.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        locks.release(self._recorder)
+
+    def copy_of(self, job: Job, path: str) -> staging.StagedFile | None:
+        """Where the staged copy of a file is at this moment; None once the job is stored."""
+        assert job.staged is not None, "the job has files"
+        name = job.staged.directory.name
+        for directory in (job.staged.directory, job.staged.directory.with_name(name + _TAKEN)):
+            found = next((file for file in _moved(job.staged, directory).files if file.path == path), None)
+            if found is not None and found.copy.exists():
+                return found
+        return None
+
+    def _decode(self, job: dict[str, Value], after: Mark) -> Job:
+        record = record_format.decode(job.get("record"), key=str(self._journal.directory))
+        if record is None:
+            raise Corrupted(f"{self._journal.directory} holds a job of a kind that this version does not know")
+        staged = None
+        if "staged" in job:
+            staged = staging.decode(job["staged"], self.directory / "files" / expect_text(job.get("files")))
+        blocked, boot = job.get("blocked_seconds"), job.get("boot")
+        return Job(
+            record,
+            staged,
+            float(blocked) if isinstance(blocked, (int, float)) else 0.0,
+            boot if isinstance(boot, str) else None,
+            after,
+        )
+
+    def _spare(self) -> Path | None:
+        """A copy to write over."""
+        with suppress(OSError):
+            for name in os.listdir(self.directory / "spares"):
+                return self.directory / "spares" / name
+        return None
+
+    def _keep_spares(self, claimed: Staged) -> None:
+        """Keep a few copies to be written over, unless they are objects by now: those have a second name."""
+        with suppress(OSError):
+            room = SPARES_MAX - len(os.listdir(self.directory / "spares"))
+            large = (file.copy for file in claimed.files if file.size > staging.SMALL_BYTES)
+            for copy in [copy for copy in large if copy.stat().st_nlink == 1][: max(0, room)]:
+                copy.rename(self.directory / "spares" / os.urandom(8).hex())
+
+
+def boot_id() -> str | None:
+    """Which start of the machine this is; None where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _moved(staged: Staged, directory: Path) -> Staged:
+    files = tuple(replace(file, copy=directory / file.copy.name) for file in staged.files)
+    return replace(staged, directory=directory, files=files)
+
+
+def _encode_origin(origin: Origin) -> Value:
+    return {
+        "experiment": origin.experiment,
+        "storage": origin.storage,
+        "project": origin.project,
+        "compression": origin.compression,
+        "process": origin.process,
+    }
+
+
+def _encode_state(state: State) -> Value:
+    trouble = state.trouble
+    return {
+        "ready": state.ready,
+        "done": state.done,
+        "mark": list(state.mark),
+        "ended": state.ended,
+        "blocked_seconds": state.blocked_seconds,
+        "trouble": None
+        if trouble is None
+        else {
+            "kind": trouble.kind,
+            "message": trouble.message,
+            "permanent": trouble.permanent,
+            "attempts": trouble.attempts,
+        },
+    }
+
+
+def _decode_state(fields: dict[str, Value]) -> State:
+    mark = fields["mark"]
+    if not isinstance(mark, list) or len(mark) != 2:
+        raise Corrupted(f"{mark!r} is no place in a journal")
+    trouble = None
+    if fields["trouble"] is not None:
+        found = expect_mapping(fields["trouble"])
+        kind, message = expect_text(found["kind"]), expect_text(found["message"])
+        trouble = Trouble(kind, message, found["permanent"] is True, expect_count(found["attempts"]))
+    place = Mark(expect_count(mark[0]), expect_count(mark[1]))
+    blocked = fields["blocked_seconds"]
+    return State(
+        fields["ready"] is True,
+        expect_count(fields["done"]),
+        place,
+        fields["ended"] is True,
+        float(blocked) if isinstance(blocked, (int, float)) else 0.0,
+        trouble,
+    )

@@ -85,11 +85,10 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write a key, whole or not at all. A key that exists is replaced."""
 
-    def put_file(self, key: str, path: Path) -> bool:
+    def put_file(self, key: str, path: Path) -> None:
         """Write a key from a local file, whole or not at all.
 
-        Returns:
-            Whether the file itself has become the object, by a link: then it must never be changed.
+        The file itself may become the object, as a second name of it: it must never be changed then.
         """
 
     def list(self, prefix: str) -> list[Entry]:
@@ -114,21 +113,26 @@ def open_store(location: str, *, relative_to: Path) -> Store:
         MissingExtra: the driver for its scheme is not installed.
         StorageFailed: the driver refuses it.
     """
-    shown = without_credentials(location)
+    root = local_root(location, relative_to=relative_to)
+    return _open_fsspec(location) if root is None else LocalStore(root)
+
+
+def local_root(location: str, *, relative_to: Path) -> Path | None:
+    """The directory that a storage is, if it is one on this machine's disks; arguments as of `open_store`.
+
+    Raises:
+        InvalidInput: it is neither a path nor a URL.
+    """
     if "::" in location:
+        shown = without_credentials(location)
         raise InvalidInput(f"the storage {shown!r} is a chain of URLs: name the last one alone, without '::'")
     scheme = _SCHEME.match(location)
     if scheme is None:
         _check_is_path(location)
-        return LocalStore(relative_to / Path(location).expanduser())
+        return relative_to / Path(location).expanduser()
     if scheme[1] in ("file", "local"):
-        return LocalStore(relative_to / Path(location[scheme.end() :]).expanduser())
-    return _open_fsspec(location, scheme[1])
-
-
-def local_root(store: Store) -> Path | None:
-    """The directory that a store writes to, if that is on this machine's disks."""
-    return store.root if isinstance(store, LocalStore) else None
+        return relative_to / Path(location[scheme.end() :]).expanduser()
+    return None
 
 
 def _check_is_path(location: str) -> None:
@@ -142,11 +146,12 @@ def _check_is_path(location: str) -> None:
         raise InvalidInput(f"the storage {shown!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
-def _open_fsspec(url: str, scheme: str) -> Store:
+def _open_fsspec(url: str) -> Store:
     from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
     from fsspec.registry import available_protocols  # noqa: PLC0415
 
     shown = without_credentials(url)
+    scheme = url.partition("://")[0]
     if scheme not in available_protocols():
         near = difflib.get_close_matches(scheme.lower(), sorted({*EXTRAS, *available_protocols()}), n=1)
         hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
@@ -195,17 +200,16 @@ class LocalStore:
             path = self._prepared(key)
             write_atomically(path, data)
 
-    def put_file(self, key: str, path: Path) -> bool:
+    def put_file(self, key: str, path: Path) -> None:
         """See `Store.put_file`. On the same file system the object is a second name of the file: nothing is copied."""
         with self._translating(f"write {key}", needed_bytes=path.stat().st_size):
             target = self._prepared(key)
             temporary = temporary_beside(target)
             try:
-                linked = _link_or_copy(path, temporary)
+                _link_or_copy(path, temporary)
                 sync(temporary)
                 os.replace(temporary, target)
                 sync_directory(target.parent)
-                return linked
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -257,21 +261,20 @@ class LocalStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFailed(
                     f"can't {action} in {self.url}: the disk is full ({needed_bytes} bytes were needed, "
-                    f"{_free_bytes(self.root)} are free). Make room, then try again"
+                    f"{_free_bytes(self.root)} are free). Make room, then try again",
+                    permanent=True,
                 ) from error
             raise _translated(error, self.url, action) from error
 
 
-def _link_or_copy(path: Path, target: Path) -> bool:
-    """Give a file a second name, or copy it where that can't be done; tells whether it was linked."""
+def _link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that can't be done."""
     try:
         os.link(path, target)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK):
             raise
         shutil.copyfile(path, target)
-        return False
-    return True
 
 
 def _check_key(key: str, url: str) -> None:
@@ -352,12 +355,11 @@ class FsspecStore:
             self._make_parent(key)
             self._call("pipe_file", self._path(key), data, transfer_bytes=len(data))
 
-    def put_file(self, key: str, path: Path) -> bool:
+    def put_file(self, key: str, path: Path) -> None:
         """See `Store.put_file`."""
         with self._translating(f"write {key}"):
             self._make_parent(key)
             self._call("put_file", str(path), self._path(key), transfer_bytes=path.stat().st_size)
-        return False
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
@@ -465,4 +467,6 @@ def _translated(error: BaseException, url: str, action: str) -> StorageFailed:
         todo = "A file stands where a directory is needed: name another storage in replicate.yaml"
     else:
         todo = "Check the storage named in replicate.yaml, the network and your credentials"
-    return StorageFailed(f"can't {action} in {url}: {reason}. {todo}")
+    permanent = isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError))
+    permanent = permanent or (isinstance(error, OSError) and error.errno == errno.EROFS)
+    return StorageFailed(f"can't {action} in {url}: {reason}. {todo}", permanent=permanent)

@@ -26,7 +26,7 @@ from replicate_core.known import Known, Location
 from replicate_core.manifest import Encoding, File, Manifest, Part
 from replicate_core.records import Record, Repacked
 from replicate_core.repository import Repository
-from replicate_core.spool import SMALL_BYTES, Staged, StagedFile
+from replicate_core.staging import SMALL_BYTES, Staged, StagedFile
 
 PACK_BYTES = 64 << 20
 """A pack that has grown beyond this is closed."""
@@ -153,7 +153,7 @@ class _Writer:
 
     def _is_new(self, file: StagedFile, cuts: Mapping[str, list[_Piece]]) -> bool:
         """Tell whether a file is stored as an object of its own."""
-        if file.size <= SMALL_BYTES or not isinstance(file.content, Path):
+        if file.size <= SMALL_BYTES:
             return False
         pieces = {piece.digest: piece.chunk for piece in cuts[file.path]}
         new = [chunk for found, chunk in pieces.items() if self._find(found) is None]
@@ -167,10 +167,9 @@ class _Writer:
             return encode(read(*new[len(new) // 2]), self._policy) is not None
 
     def _store_whole(self, file: StagedFile, pieces: list[_Piece]) -> File:
-        assert isinstance(file.content, Path), "large files are staged on disk"
         suffix = Path(file.path).suffix
         extension = suffix if _EXTENSION.fullmatch(suffix) else ""
-        key = self._put(file.content, [piece.digest for piece in pieces], extension, file.size)
+        key = self._put(file.copy, [piece.digest for piece in pieces], extension, file.size)
         for piece in pieces:
             self._wrote(piece.digest, Location(key, file.size, piece.chunk.offset))
         parts = (Part(key, piece.chunk.offset, piece.chunk.length, piece.digest) for piece in pieces)
@@ -228,8 +227,7 @@ class _Writer:
 
     def _put(self, path: Path, digests: list[str], extension: str, size: int) -> str:
         key = self._repository.new_object_key(digest("\n".join(digests).encode()), extension)
-        if self._repository.store.put_file(key, path):
-            self._staged.taken.add(path)
+        self._repository.store.put_file(key, path)
         self.object_bytes[key] = size
         self.stored_bytes += size
         return key
@@ -291,13 +289,9 @@ class _Pack:
 @contextmanager
 def _reader(file: StagedFile) -> Iterator[Read]:
     """Read a staged file, from several threads if need be."""
-    if isinstance(file.content, bytes):
-        content = file.content
-        yield lambda offset, length: content[offset : offset + length]
-        return
-    descriptor = os.open(file.content, os.O_RDONLY)
+    descriptor = os.open(file.copy, os.O_RDONLY)
     try:
-        yield lambda offset, length: _pread(descriptor, offset, length)
+        yield lambda offset, length: _pread(descriptor, file.offset + offset, min(length, file.size - offset))
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -33,12 +32,8 @@ ANYTHING: st.SearchStrategy[Value] = st.recursive(
 
 
 @pytest.fixture(autouse=True)
-def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
-    pending: list[Callable[[], object]] = []
-    kept = SimpleNamespace(register=pending.append, unregister=lambda one: one in pending and pending.remove(one))
-    monkeypatch.setattr("replicate_core.recording.atexit", kept)
-    return pending
+def stored_in_this_process(no_recorder: None) -> None:
+    """Tests of the recorder undo it: `monkeypatch.delenv("REPLICATE_RECORDER")`."""
 
 
 @pytest.fixture

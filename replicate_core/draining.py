@@ -1,0 +1,130 @@
+"""Emptying a queue of the spool: its jobs are stored in order, and each is noted as done once everybody can see it.
+
+A plain function, called by the recorder of an experiment, by `replicate sync`, and by the recording process itself
+where there is no other. Whoever dies in the midst of it leaves nothing but a job that is done again: a checkpoint that
+stands in two records counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+
+from replicate_core import heartbeats
+from replicate_core.cache import cached
+from replicate_core.encodings import Policy
+from replicate_core.known import Known
+from replicate_core.records import Checkpointed, Created, Ended, Record
+from replicate_core.repository import Repository
+from replicate_core.spool import Job, Queue
+from replicate_core.store import open_store
+from replicate_core.writing import Snapshot, publish
+
+JOBS_AT_ONCE = 2000
+"""So many checkpoints without files are put into one record at most."""
+
+Progress = Callable[[int], object]
+
+
+def silent(_: int) -> None:
+    """Shows no progress."""
+
+
+class Drain:
+    """Stores what is in a queue. Its caller holds the queue: `Queue.take`.
+
+    Args:
+        queue: the queue.
+        repository: where to.
+        known: what is there already.
+        policy: what to compress.
+    """
+
+    def __init__(self, queue: Queue, repository: Repository, known: Known, policy: Policy) -> None:
+        self.queue = queue
+        self.repository = repository
+        self._known = known
+        self._policy = policy
+
+    def run(self, *, progress: Progress = silent) -> None:
+        """Store all that is there now.
+
+        Args:
+            progress: called with the number of jobs, each time some are done.
+
+        Raises:
+            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
+        """
+        while jobs := self.queue.waiting(count_max=JOBS_AT_ONCE):
+            for group in _groups(jobs):
+                self._store(group)
+                progress(len(group))
+
+    def close(self, *, died_at: datetime) -> None:
+        """Remove a queue that is empty and gets no more jobs.
+
+        Args:
+            died_at: when its process was last alive: should it not have lived to say how the experiment ended, it was
+                killed then.
+        """
+        state = self.queue.state()
+        if state.done and not state.ended:
+            killed = Ended(self.queue.experiment, died_at, "killed", blocked_seconds=state.blocked_seconds)
+            self.repository.append(killed)
+        heartbeats.stop(self.repository, self.queue.experiment)
+        self.queue.remove()
+
+    def _store(self, group: Sequence[Job]) -> None:
+        """Store jobs that make one record together."""
+        record = _merged([job.record for job in group])
+        claimed = None
+        if group[0].staged is None or (claimed := self.queue.claim(group[0])) is None:
+            self.repository.append(record)
+        else:
+            publish(self.repository, self._known, claimed, self._policy, partial(_with_snapshot, record))
+        self.queue.finish(group, claimed)
+
+
+def open_queue(queue: Queue) -> Drain:
+    """Open the storage that a queue belongs to.
+
+    Raises:
+        InvalidInput, MissingExtra, StorageFailed: the storage can't be opened.
+        Corrupted: what the queue says of itself was damaged.
+        OSError: the queue is gone.
+    """
+    origin = queue.origin()
+    repository = Repository(cached(open_store(origin.storage, relative_to=queue.project(origin))))
+    return Drain(queue, repository, Known(repository), origin.compression)
+
+
+def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs that go into one record: checkpoints without files that follow one another, and everything else alone."""
+    for together, found in groupby(jobs, key=lambda job: job.staged is None and isinstance(job.record, Checkpointed)):
+        if together:
+            yield list(found)
+        else:
+            yield from ([job] for job in found)
+
+
+def _merged(records: Sequence[Record]) -> Record:
+    checkpoints = [item for record in records if isinstance(record, Checkpointed) for item in record.checkpoints]
+    return Checkpointed(records[0].experiment, tuple(checkpoints)) if checkpoints else records[0]
+
+
+def _with_snapshot(record: Record, snapshot: Snapshot) -> Record:
+    """What a record says once its files are stored."""
+    facts = {
+        "manifest": snapshot.manifest,
+        "size_bytes": snapshot.size_bytes,
+        "stored_bytes": snapshot.stored_bytes,
+    }
+    match record:
+        case Checkpointed(_, (checkpoint,)):
+            return replace(record, checkpoints=(replace(checkpoint, **facts),))  # type: ignore[arg-type]  # as named
+        case Created():
+            return replace(record, **facts)  # type: ignore[arg-type]  # each value belongs to the field of its name
+    raise AssertionError(f"{type(record).__name__} has no files")

@@ -1,0 +1,94 @@
+"""How this process ends: what is told so at its end, whichever way that comes.
+
+Nothing else knows at exit which exception is the last; a SIGTERM would skip every exit handler; and a forked child
+inherits all of it, and must forget it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from replicate_core.records import Ending
+from replicate_core.redaction import redact
+
+ERROR_CHARACTERS = 2000
+"""Longer messages of exceptions are cut."""
+
+AtEnd = Callable[[Ending, "str | None"], object]
+
+
+class _Endings:
+    """Watches the end of this process from the first `register` on, until nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[AtEnd] = []
+        self._ending: tuple[Ending, str | None] = ("finished", None)
+        self._before: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
+        self._process = 0
+
+    def register(self, callback: AtEnd) -> None:
+        """Have this called with how the process ends; the last one registered is the first one called."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            atexit.register(self._at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._forget)
+        if sys.excepthook != self._notice:
+            self._before, sys.excepthook = sys.excepthook, self._notice
+        self._callbacks.append(callback)
+        if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def unregister(self, callback: AtEnd) -> None:
+        """Forget it; nothing happens if it is not registered."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+        if not self._callbacks:
+            self._restore_signal()
+
+    def _at_exit(self) -> None:
+        while self._callbacks:
+            self._callbacks.pop()(*self._ending)
+
+    def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Stands in for `sys.excepthook`, and calls what stood there."""
+        self._ending = ending_of(error)
+        self._before(kind, error, trace)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """End in order: exit handlers run, and so does every `finally` on the way."""
+        self._ending = ("interrupted", "SIGTERM")
+        raise SystemExit(128 + number)
+
+    def _restore_signal(self) -> None:
+        if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == self._terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _forget(self) -> None:
+        """In a forked child: what happens to it is no end of anything."""
+        self._callbacks.clear()
+        self._restore_signal()
+
+
+def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
+    """What an exception that ends an experiment is recorded as: its status, its type and message."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return "finished", None
+    status: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    text = redact(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
+    return status, text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _may_handle_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+_endings = _Endings()
+register = _endings.register
+unregister = _endings.unregister

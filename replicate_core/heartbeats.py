@@ -1,0 +1,78 @@
+"""Signs of life: one small document per running experiment, which its recorder writes again and again.
+
+The only keys of a repository that are rewritten; each has one writer. They are no record: what they said is of no
+interest once the experiment has ended, and they are deleted then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from replicate_core.documents import expect_count, expect_mapping, expect_text, seal, unseal
+from replicate_core.errors import Corrupted, StorageFailed
+from replicate_core.record_format import parse_time, time_text
+from replicate_core.repository import HEARTBEATS, Repository
+from replicate_core.values import Value
+
+INTERVAL = timedelta(seconds=30)
+"""From one heartbeat to the next."""
+
+LOST_AFTER = timedelta(minutes=5)
+"""An experiment without a sign of life for so long is lost: the clocks of two machines differ by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life."""
+
+    experiment: str
+    time: datetime
+    """When it was given, by the clock of the machine that gave it."""
+    host: str
+    process: int
+    """The process that is recorded."""
+    waiting: int
+    """How many jobs were still to be stored."""
+
+
+def beat(repository: Repository, heartbeat: Heartbeat) -> None:
+    """Give a sign of life. Raises `StorageFailed`."""
+    document: dict[str, Value] = {
+        "experiment": heartbeat.experiment,
+        "time": time_text(heartbeat.time),
+        "host": heartbeat.host,
+        "process": heartbeat.process,
+        "waiting": heartbeat.waiting,
+    }
+    repository.store.put(_key(heartbeat.experiment), seal(document))
+
+
+def stop(repository: Repository, experiment: str) -> None:
+    """Remove the sign of life of an experiment that has ended."""
+    with suppress(StorageFailed):  # it does no harm
+        repository.store.delete([_key(experiment)])
+
+
+def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartbeat]:
+    """The last sign of life of each of these experiments; without those that gave none."""
+    found = repository.store.get_many(_key(experiment) for experiment in experiments)
+    heartbeats: dict[str, Heartbeat] = {}
+    for key, data in found.items():
+        with suppress(Corrupted, KeyError):  # half of one, on a storage that writes in place
+            fields = expect_mapping(unseal(data, key=key))
+            heartbeat = Heartbeat(
+                expect_text(fields["experiment"]),
+                parse_time(fields["time"]),
+                expect_text(fields["host"]),
+                expect_count(fields["process"]),
+                expect_count(fields["waiting"]),
+            )
+            heartbeats[heartbeat.experiment] = heartbeat
+    return heartbeats
+
+
+def _key(experiment: str) -> str:
+    return f"{HEARTBEATS}{experiment}.json"

@@ -1,0 +1,220 @@
+"""What is known of experiments: what is stored, what still waits in the spool of this project, and signs of life.
+
+Nothing is shown twice: what waits and is stored meanwhile is the same checkpoint, by its id.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from replicate_core import heartbeats, ids, records
+from replicate_core.draining import Drain
+from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.heartbeats import LOST_AFTER, Heartbeat
+from replicate_core.known import Known
+from replicate_core.records import Checkpointed, Created, ExperimentState, Record, Status
+from replicate_core.repository import Repository, Unusable
+from replicate_core.spool import Job, Queue, Spool
+from replicate_core.staging import StagedFile
+
+LOOK_SECONDS = 0.05
+"""How often whoever waits for something to be stored looks whether it is."""
+
+COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What is known of one experiment."""
+
+    state: ExperimentState
+    status: Status
+    waiting: frozenset[str] = frozenset()
+    """The ids of what is not stored yet: of the experiment itself, and of its checkpoints."""
+    heartbeat: Heartbeat | None = None
+    """Its last sign of life; None once it has ended, or if it never gave one."""
+
+
+class Source:
+    """Where what is known of experiments comes from.
+
+    Args:
+        open_repository: opens the storage, when it is first needed.
+        spool: the spool of the project.
+    """
+
+    def __init__(self, open_repository: Callable[[], Repository], spool: Spool) -> None:
+        self._open_repository = open_repository
+        self._spool = spool
+
+    @cached_property
+    def repository(self) -> Repository:
+        """What is stored."""
+        return self._open_repository()
+
+    def all(self, unusable: Unusable | None = None) -> dict[str, Listed]:
+        """Every experiment that is not deleted, by id, in the order they began.
+
+        Args:
+            unusable: as in `Repository.read_records`.
+        """
+        return self._listed(self._spool.queues(), lambda: self.repository.read_records(unusable))
+
+    def one(self, experiment: str) -> Listed | None:
+        """One experiment; None if there is none with that id."""
+        queues = self._spool.queues_of(experiment)
+        return self._listed(queues, lambda: self.repository.read_records(experiment=experiment)).get(experiment)
+
+    def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
+        """Open a file of a checkpoint that is not stored yet; None once it is."""
+        for queue, job in self._waiting_files(experiment, checkpoint):
+            found = queue.copy_of(job, path)
+            if found is None:
+                continue
+            try:
+                private = _private_copy(found)
+            except FileNotFoundError:
+                continue
+            if found.copy.exists():  # else it was stored meanwhile, and may have been written over
+                return private
+            private.close()
+        return None
+
+    def waiting_files(self, experiment: str, checkpoint: str) -> dict[str, int] | None:
+        """The files of a checkpoint that is not stored yet, path to size; None once it is."""
+        for _, job in self._waiting_files(experiment, checkpoint):
+            assert job.staged is not None, "these have files"
+            return {file.path: file.size for file in job.staged.files}
+        return None
+
+    def settled(self, experiment: str) -> ExperimentState:
+        """What is known of an experiment, once all that was recorded of it so far is stored.
+
+        Raises:
+            NotFound: there is no such experiment.
+            StorageFailed: it can't be stored; the message says why.
+        """
+        for queue in self._spool.queues_of(experiment):
+            jobs = queue.waiting()
+            while jobs and queue.directory.is_dir() and queue.state().mark < jobs[-1].after:
+                self._store_or_wait(queue)
+        listed = self.one(experiment)
+        if listed is None:
+            raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
+        return listed.state
+
+    def _store_or_wait(self, queue: Queue) -> None:
+        try:
+            taken = queue.take()
+        except OSError:  # it is gone: all is stored
+            return
+        if taken:  # nobody else does it
+            try:
+                Drain(queue, self.repository, Known(self.repository), queue.origin().compression).run()
+            finally:
+                queue.give_back()
+        elif (trouble := queue.state().trouble) is not None:
+            raise StorageFailed(f"it is not stored yet: {trouble.message}")
+        else:
+            time.sleep(LOOK_SECONDS)
+
+    def _waiting_files(self, experiment: str, checkpoint: str) -> Iterable[tuple[Queue, Job]]:
+        for queue in self._spool.queues_of(experiment):
+            for job in queue.waiting():
+                record = job.record
+                if (
+                    job.staged is not None
+                    and isinstance(record, Checkpointed)
+                    and record.checkpoints[0].id == checkpoint
+                ):
+                    yield queue, job
+
+    def _listed(self, queues: list[Queue], read_stored: Callable[[], list[Record]]) -> dict[str, Listed]:
+        # The spool first: what is stored between the two looks is in both, and not in neither.
+        waiting = [job.record for queue in queues for job in queue.waiting()]
+        owned = {queue.experiment: queue.is_owned() or queue.is_taken() for queue in queues}
+        stored = read_stored()
+        missing = _without(waiting, stored)
+        states = records.by_age(records.fold([*stored, *missing]))
+        unstored: dict[str, set[str]] = {}
+        for record in missing:
+            unstored.setdefault(record.experiment, set()).update(_ids(record))
+        running = [experiment for experiment, state in states.items() if state.ended is None]
+        signs = heartbeats.last(self.repository, running) if running else {}
+        now = self.repository.now()
+        return {
+            experiment: Listed(
+                state,
+                _status(state, signs.get(experiment), owned.get(experiment), now),
+                frozenset(unstored.get(experiment, ())),
+                signs.get(experiment),
+            )
+            for experiment, state in states.items()
+        }
+
+
+def _private_copy(file: StagedFile) -> io.BufferedReader:
+    """The bytes of a staged file in a file without a name, open at its beginning."""
+    left = file.size
+    with open(file.copy, "rb") as source, tempfile.TemporaryFile(dir=file.copy.parent) as target:
+        source.seek(file.offset)
+        while data := source.read(min(left, COPY_BYTES)):
+            target.write(data)
+            left -= len(data)
+        target.flush()
+        opened = os.fdopen(os.dup(target.fileno()), "rb")
+    opened.seek(0)
+    return opened
+
+
+def _ids(record: Record) -> set[str]:
+    """The ids of what a record makes known."""
+    match record:
+        case Created():
+            return {record.experiment}
+        case Checkpointed():
+            return {checkpoint.id for checkpoint in record.checkpoints}
+    return set()
+
+
+def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record]:
+    """The records that are not stored yet."""
+    stored = list(stored)
+    known = {identifier for record in stored for identifier in _ids(record)}
+    others = [record for record in stored if not isinstance(record, (Created, Checkpointed))]
+    missing: list[Record] = []
+    for record in waiting:
+        match record:
+            case Created():
+                missing += [] if record.experiment in known else [record]
+            case Checkpointed():
+                left = tuple(item for item in record.checkpoints if item.id not in known)
+                missing += [replace(record, checkpoints=left)] if left else []
+            case _:
+                missing += [] if record in others else [record]
+    return missing
+
+
+def _status(state: ExperimentState, heartbeat: Heartbeat | None, owned: bool | None, now: datetime) -> Status:  # noqa: FBT001
+    """What an experiment is up to.
+
+    Args:
+        state: what its records say.
+        heartbeat: its last sign of life.
+        owned: whether a process of this machine is at it; None if it was not begun in this project directory.
+        now: the time.
+    """
+    if state.ended is not None:
+        return state.ended.status
+    if owned is not None:
+        return "running" if owned else "lost"
+    moments = [state.created.created, *(item.created for item in state.checkpoints[-1:])]
+    moments += [heartbeat.time] if heartbeat is not None else []
+    return "running" if now - max(moments) < LOST_AFTER else "lost"
