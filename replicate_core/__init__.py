@@ -19,6 +19,7 @@ from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.project import Experiments, Project, experiments, init
 from replicate_core.pruning import Report as PruneReport
 from replicate_core.records import PrimaryMetric
+from replicate_core.syncing import Synced
 from replicate_core.verifying import Damage
 from replicate_core.verifying import Report as VerifyReport
 from replicate_core.version import __version__
@@ -40,6 +41,7 @@ __all__ = [
     "PruneReport",
     "ReplicateError",
     "StorageFailed",
+    "Synced",
     "TooNew",
     "VerifyReport",
     "__version__",

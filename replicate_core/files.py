@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pathspec
-
 from replicate_core.errors import ConfigInvalid, InvalidInput
 from replicate_core.manifest import FORBIDDEN_NAMES, link_problem
 
@@ -70,6 +68,8 @@ class IgnoreRules:
     """
 
     def __init__(self, lines: Sequence[str] = (), *, advice: str = "save another path") -> None:
+        import pathspec  # noqa: PLC0415  # 0.01 s, which `import replicate` need not pay
+
         self.advice = advice
         self._spec = pathspec.GitIgnoreSpec.from_lines(lines)
 

@@ -10,8 +10,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from replicate_core import config as configs
-from replicate_core import environment, ids, pruning, verifying
+from replicate_core import environment, ids, pruning, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound
@@ -50,6 +49,8 @@ class Project:
     """
 
     def __init__(self, *, storage: str | None = None, directory: str | Path | None = None) -> None:
+        from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
+
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
         self.config = configs.load(found)
         self.storage = storage or self.config.storage
@@ -130,6 +131,19 @@ class Project:
             return pruning.Report()
         with self.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
+
+    def sync(self, *, progress: syncing.Progress = syncing.silent) -> list[syncing.Synced]:
+        """Store what waits in the spool of this project and that no living process of its own will store.
+
+        Experiments whose process is gone are ended, as killed if they did not live to say otherwise.
+
+        Args:
+            progress: called with the number of jobs that are done, and of all there are.
+
+        Returns:
+            What became of each experiment that had something waiting; what could not be stored stays where it is.
+        """
+        return syncing.sync(self.spool, progress=progress)
 
     def __repr__(self) -> str:
         return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"

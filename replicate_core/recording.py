@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from replicate_core import endings, ids, records
-from replicate_core.config import Config
 from replicate_core.documents import COUNT_MAX
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
@@ -32,6 +31,9 @@ from replicate_core.spool import Origin, Queue, Spool
 from replicate_core.staging import Staged
 from replicate_core.store import local_root
 from replicate_core.values import Value, plain
+
+if TYPE_CHECKING:
+    from replicate_core.config import Config
 
 LOOK_SECONDS = 1.0
 """How often, at most, `checkpoint()` looks how storing is doing."""

@@ -19,8 +19,10 @@ from replicate.cli import output
 from replicate.cli.checkout import checkout
 from replicate.cli.ls import ls
 from replicate.cli.prune import prune
+from replicate.cli.ps import ps
 from replicate.cli.rm import rm
 from replicate.cli.show import show
+from replicate.cli.sync import sync
 from replicate.cli.verify import verify
 
 EXIT_CODES = """\b
@@ -51,7 +53,7 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, show, checkout, rm, verify, prune):
+for _command in (ls, ps, show, checkout, rm, sync, verify, prune):
     cli.add_command(_command)
 
 

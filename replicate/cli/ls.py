@@ -41,8 +41,12 @@ def _table(experiments: Sequence[replicate.Experiment], *, everything: bool, now
         "HOST": _if_they_differ([experiment.host or "" for experiment in experiments]),
         "USER": _if_they_differ([experiment.user or "" for experiment in experiments]),
         "PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)],
-        "BEST CHECKPOINT": [_checkpoint(experiment.best(), everything=everything) for experiment in experiments],
-        "LATEST CHECKPOINT": [_checkpoint(experiment.latest(), everything=everything) for experiment in experiments],
+        "BEST CHECKPOINT": [
+            output.checkpoint_cell(experiment.best(), everything=everything) for experiment in experiments
+        ],
+        "LATEST CHECKPOINT": [
+            output.checkpoint_cell(experiment.latest(), everything=everything) for experiment in experiments
+        ],
     }
     shown = {heading: cells for heading, cells in columns.items() if any(cells)}
     return output.table(shown, zip(*shown.values(), strict=True))
@@ -66,12 +70,3 @@ def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) ->
 def _differs(params: Mapping[str, object], first: Mapping[str, object], name: str, missing: object) -> bool:
     found, wanted = params.get(name, missing), first.get(name, missing)
     return found is not wanted and found != wanted
-
-
-def _checkpoint(checkpoint: replicate.Checkpoint | None, *, everything: bool) -> str:
-    if checkpoint is None:
-        return ""
-    primary = checkpoint.primary_metric
-    names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
-    metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
-    return "\n".join(filter(None, [f"{checkpoint.short_id} (step {checkpoint.step})", output.pairs(metrics)]))

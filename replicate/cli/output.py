@@ -117,6 +117,17 @@ def _finite(content: object) -> object:
     return content
 
 
+def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool = False) -> str:
+    """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics."""
+    if checkpoint is None:
+        return ""
+    primary = checkpoint.primary_metric
+    names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
+    metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
+    where = f"step {checkpoint.step}" + ("" if checkpoint.is_stored else ", not stored yet")
+    return "\n".join(filter(None, [f"{checkpoint.short_id} ({where})", pairs(metrics)]))
+
+
 def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
     """What `--json` prints of an experiment in a listing."""
     best, latest = experiment.best(), experiment.latest()
@@ -125,6 +136,8 @@ def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
         "name": experiment.name,
         "created": experiment.created.isoformat(),
         "status": experiment.status,
+        "heartbeat": None if experiment.heartbeat is None else experiment.heartbeat.isoformat(),
+        "waiting": experiment.waiting,
         "params": experiment.params,
         "user": experiment.user,
         "host": experiment.host,
@@ -148,4 +161,5 @@ def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
         "path": checkpoint.path,
         "extra": checkpoint.extra,
         "size_bytes": checkpoint.size_bytes,
+        "is_stored": checkpoint.is_stored,
     }

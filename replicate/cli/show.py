@@ -52,6 +52,7 @@ def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint |
     return {
         **output.experiment_fields(experiment),
         "error": experiment.error,
+        "blocked_seconds": None if experiment.blocked is None else experiment.blocked.total_seconds(),
         "notes": experiment.notes,
         "path": experiment.path,
         "config": experiment.config,
@@ -85,7 +86,12 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Notes": experiment.notes,
         "Created": output.moment(experiment.created),
         "Status": experiment.status + (f" ({experiment.error})" if experiment.error else ""),
+        "Last sign of life": None if experiment.heartbeat is None else output.moment(experiment.heartbeat),
+        "Not stored yet": f"{experiment.waiting} checkpoints" if experiment.waiting else None,
         "Duration": None if experiment.duration is None else output.elapsed(experiment.duration),
+        "Blocked": None
+        if experiment.blocked is None
+        else f"{experiment.blocked.total_seconds():.2f} s in checkpoint(), in total",
         "Host": experiment.host,
         "User": experiment.user,
         "Command": experiment.command,

@@ -6,6 +6,7 @@ import pytest
 
 from replicate.cli import run
 
+
 @pytest.fixture(autouse=True)
 def stored_in_this_process(no_recorder: None) -> None:
     """Tests of the recorder undo it: `monkeypatch.delenv("REPLICATE_RECORDER")`."""

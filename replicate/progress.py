@@ -1,0 +1,64 @@
+"""What the end of a run shows while it waits for what is still to be stored: a line in a terminal, a few in a log.
+
+The core is silent; this is its voice where `replicate` is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from replicate_core.recording import Waiting
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+PATIENCE_SECONDS = 0.5
+"""Most runs end at once, and say nothing."""
+
+LINE_SECONDS = 10.0
+"""How often a log gets a line."""
+
+
+class EndOfRun:
+    """Shows on standard error what the end of an experiment waits for; a `recording.Watcher`."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._status: Status | None = None
+        self._said_at: float | None = None
+
+    def show(self, waiting: Waiting) -> None:
+        """Show it, if it takes longer than people do not notice."""
+        now = time.monotonic()
+        if now - self._began < PATIENCE_SECONDS:
+            return
+        if sys.stderr.isatty():
+            self._show_in_terminal(text(waiting))
+        elif self._said_at is None or now - self._said_at >= LINE_SECONDS:
+            self._said_at = now
+            print(f"replicate: {text(waiting)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the line away, or say that all is well."""
+        if self._status is not None:
+            self._status.stop()
+        elif self._said_at is not None:
+            print("replicate: done waiting", file=sys.stderr, flush=True)
+
+    def _show_in_terminal(self, line: str) -> None:
+        if self._status is None:
+            from rich.console import Console  # noqa: PLC0415  # 0.1 s, which a run that ends at once need not pay
+            from rich.status import Status  # noqa: PLC0415
+
+            self._status = Status(line, console=Console(stderr=True))
+            self._status.start()
+        self._status.update(line)
+
+
+def text(waiting: Waiting) -> str:
+    """What is waited for, in words."""
+    size = f" ({waiting.total_bytes / 1e6:.0f} MB)" if waiting.total_bytes else ""
+    trouble = f": {waiting.trouble}" if waiting.trouble else ""
+    return f"storing what is left, {waiting.jobs} to go{size}; Ctrl-C leaves it to the background{trouble}"

@@ -1,0 +1,104 @@
+"""Emptying the spool of a project on demand: what waits there is stored, and the experiments it belongs to are ended.
+
+What recorders do by themselves, for those that are gone: their machine was switched off, or their storage had failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from replicate_core.draining import Drain, open_queue
+from replicate_core.errors import ReplicateError
+from replicate_core.spool import Queue, Spool
+
+Outcome: TypeAlias = Literal["stored", "recording", "failed"]
+Progress: TypeAlias = Callable[[int, int], object]
+
+LOOK_SECONDS = 0.1
+"""How often whoever waits for another process looks how far it is."""
+
+
+def silent(_done: int, _total: int) -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What became of one experiment in the spool."""
+
+    experiment: str
+    outcome: Outcome
+    """All of it was stored; its process is alive and sees to it itself; or storing failed."""
+    jobs: int
+    """How many things waited."""
+    error: str | None = None
+    """Why it failed."""
+
+
+def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
+    """Store all that waits in a spool and that no living process of its own will store.
+
+    Args:
+        spool: the spool.
+        progress: called with the number of jobs that are done, and of all there are.
+    """
+    queues = [(queue, len(queue.waiting())) for queue in spool.queues()]
+    owned = {queue.directory for queue, _ in queues if queue.is_owned()}
+    total = sum(jobs for queue, jobs in queues if queue.directory not in owned)
+    done = 0
+    report = []
+    for queue, jobs in queues:
+        if queue.directory in owned:
+            report.append(Synced(queue.experiment, "recording", jobs))
+            continue
+
+        def advance(stored: int, before: int = done) -> None:
+            progress(before + stored, total)
+
+        error = _empty(queue, jobs, advance)
+        done += jobs
+        advance(0, done)
+        report.append(Synced(queue.experiment, "failed" if error else "stored", jobs, error))
+    return report
+
+
+def _empty(queue: Queue, jobs: int, progress: Callable[[int], object]) -> str | None:
+    """Empty a queue, or wait for who is at it; returns why that failed, if it did."""
+    try:
+        while queue.directory.is_dir():
+            if queue.take():
+                try:
+                    _Counted(open_queue(queue), progress).run()
+                finally:
+                    queue.give_back()
+                return None
+            if (trouble := queue.state().trouble) is not None:
+                return trouble.message
+            progress(jobs - len(queue.waiting()))
+            time.sleep(LOOK_SECONDS)
+    except FileNotFoundError:  # somebody else has stored the last of it
+        return None
+    except (ReplicateError, OSError) as error:
+        return str(error)
+    return None
+
+
+class _Counted:
+    """Empties a queue and counts what is done."""
+
+    def __init__(self, drain: Drain, progress: Callable[[int], object]) -> None:
+        self._drain = drain
+        self._progress = progress
+        self._done = 0
+
+    def run(self) -> None:
+        died_at = self._drain.queue.last_append()
+        self._drain.run(progress=self._count)
+        self._drain.close(died_at=died_at)
+
+    def _count(self, jobs: int) -> None:
+        self._done += jobs
+        self._progress(self._done)
