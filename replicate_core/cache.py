@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from replicate_core.documents import is_sealed
-from replicate_core.store import Entry, FsspecStore, Store
+from replicate_core.store import Entry, LocalStore, Store
 
 CACHED_PREFIXES = ("records/", "manifests/")
 """What stands below these is written once and never changed."""
@@ -34,7 +34,7 @@ def cached(store: Store, *, directory: Path | None = None) -> Store:
         store: the store.
         directory: where the cache is; by default the user's cache directory.
     """
-    if not isinstance(store, FsspecStore) or store.url.startswith("memory://"):
+    if isinstance(store, LocalStore) or store.url.startswith("memory://"):
         return store
     name = f"documents-{VERSION}-{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.sqlite"
     try:

@@ -1,6 +1,6 @@
 """The project's `replicate.yaml`: where it is, what it may say, and what is wrong with it, by file and line.
 
-The only module that knows YAML. Opening the storage it names is `store`.
+The only module that knows YAML. Opening the storage it names is `opening`.
 """
 
 from __future__ import annotations

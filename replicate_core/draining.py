@@ -17,10 +17,10 @@ from replicate_core import heartbeats
 from replicate_core.cache import cached
 from replicate_core.encodings import Policy
 from replicate_core.known import Known
+from replicate_core.opening import open_store
 from replicate_core.records import Checkpointed, Created, Ended, Record
 from replicate_core.repository import Repository
 from replicate_core.spool import Job, Queue
-from replicate_core.store import open_store
 from replicate_core.writing import Snapshot, publish
 
 JOBS_AT_ONCE = 2000

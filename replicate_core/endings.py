@@ -20,6 +20,11 @@ from replicate_core.redaction import redact
 ERROR_CHARACTERS = 2000
 """Longer messages of exceptions are cut."""
 
+
+class Terminated(SystemExit):
+    """A SIGTERM, as an exception."""
+
+
 AtEnd = Callable[[Ending, "str | None"], object]
 
 
@@ -63,8 +68,9 @@ class _Endings:
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End in order: exit handlers run, and so does every `finally` on the way."""
-        self._ending = ("interrupted", "SIGTERM")
-        raise SystemExit(128 + number)
+        error = Terminated(128 + number)
+        self._ending = ending_of(error)
+        raise error
 
     def _restore_signal(self) -> None:
         if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == self._terminate:
@@ -80,6 +86,8 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
     """What an exception that ends an experiment is recorded as: its status, its type and message."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "finished", None
+    if isinstance(error, Terminated):
+        return "interrupted", "SIGTERM"
     status: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     text = redact(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
     return status, text.encode("utf-8", "backslashreplace").decode("utf-8")

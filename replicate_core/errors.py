@@ -12,7 +12,7 @@ ReplicateError
 ```
 
 Every message says what was wanted, what was found and what to do. What a storage raises is translated in `store`
-alone; what the local disk raises, where it is read or written.
+and `fsspec_store` alone; what the local disk raises, where it is read or written.
 """
 
 

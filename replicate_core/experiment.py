@@ -152,8 +152,9 @@ class Experiment:
     @property
     def waiting(self) -> int:
         """How many of its checkpoints are made and not stored yet, as far as this machine knows."""
-        here = len(self._listed.waiting - {self.id})
-        return here or (0 if self._listed.heartbeat is None else self._listed.heartbeat.waiting)
+        listed = self._now()
+        here = len(listed.waiting - {self.id})
+        return here or (0 if listed.heartbeat is None else listed.heartbeat.waiting)
 
     @property
     def checkpoints(self) -> CheckpointList:

@@ -58,7 +58,9 @@ def stop(repository: Repository, experiment: str) -> None:
 
 def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartbeat]:
     """The last sign of life of each of these experiments; without those that gave none."""
-    found = repository.store.get_many(_key(experiment) for experiment in experiments)
+    wanted = {_key(experiment) for experiment in experiments}
+    listed = [entry.key for entry in repository.store.list(HEARTBEATS)] if wanted else []
+    found = repository.store.get_many(key for key in listed if key in wanted)
     heartbeats: dict[str, Heartbeat] = {}
     for key, data in found.items():
         with suppress(Corrupted, KeyError):  # half of one, on a storage that writes in place

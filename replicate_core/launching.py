@@ -11,12 +11,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from replicate_core import errors
+from replicate_core import environment, errors, heartbeats
 from replicate_core.draining import Drain
 from replicate_core.errors import Corrupted, ReplicateError, StorageFailed, TooNew
+from replicate_core.heartbeats import Heartbeat
 from replicate_core.known import Known
 from replicate_core.repository import Repository
 from replicate_core.spool import Queue, Spool, Trouble
@@ -26,6 +29,9 @@ READY_SECONDS = 180
 
 STARTS_MAX = 5
 """So often a recorder that died is started again."""
+
+LEAVE_SECONDS = 2
+"""How long a recorder that has nothing left to do may take to end."""
 
 PATIENCE = 3
 """So many attempts may fail before it is worth a word, unless nothing will help but a change."""
@@ -59,6 +65,9 @@ class Launched(Protocol):
 
     def is_alive(self) -> bool:
         """Tell whether anybody is at work."""
+
+    def leave(self) -> None:
+        """Ask for nothing any more; who is at work goes on."""
 
 
 class ChildRecorder:
@@ -110,6 +119,13 @@ class ChildRecorder:
         """See `Launched.is_alive`."""
         return self._process.poll() is None
 
+    def leave(self) -> None:
+        """See `Launched.leave`."""
+        try:
+            self._process.wait(0 if self._queue.directory.is_dir() else LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _others.append(self._process)
+
     def _start(self) -> subprocess.Popen[bytes]:
         self._starts += 1
         return start([str(self._queue.directory)], log=self._queue.log)
@@ -127,6 +143,7 @@ class InlineRecorder:
         self._queue = queue
         self._drain = drain
         self._trouble: Trouble | None = None
+        self._beaten_at: datetime | None = None
         queue.take()
 
     def wait_until_ready(self) -> None:
@@ -136,6 +153,7 @@ class InlineRecorder:
     def attend(self) -> None:
         """See `Launched.attend`: store what waits."""
         try:
+            self._beat()
             self._drain.run()
             self._trouble = None
             if self._queue.state().ended:
@@ -144,6 +162,13 @@ class InlineRecorder:
             permanent = not isinstance(error, StorageFailed) or error.permanent
             self._trouble = Trouble(type(error).__name__, str(error), permanent)
 
+    def _beat(self) -> None:
+        now = self._drain.repository.now()
+        if self._beaten_at is None or now - self._beaten_at >= heartbeats.INTERVAL:
+            self._beaten_at = now
+            sign = Heartbeat(self._queue.experiment, now, environment.host(), os.getpid(), 0)
+            heartbeats.beat(self._drain.repository, sign)
+
     def trouble(self) -> Trouble | None:
         """See `Launched.trouble`."""
         return self._trouble
@@ -151,6 +176,10 @@ class InlineRecorder:
     def is_alive(self) -> bool:
         """See `Launched.is_alive`."""
         return False
+
+    def leave(self) -> None:
+        """See `Launched.leave`."""
+        self._queue.give_back()
 
 
 def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
@@ -198,8 +227,11 @@ def start(arguments: Sequence[str], *, log: Path | None = None) -> subprocess.Po
 
 def start_for_abandoned(spool: Spool, project: Path) -> None:
     """Start a process that stores what others have left behind, if there is anything."""
+    if os.environ.get(SWITCH) == "none":
+        return
     if any(not queue.is_owned() and not queue.is_taken() for queue in spool.queues()):
-        _others.append(start(["abandoned", str(project), str(spool.directory)]))
+        with suppress(OSError):  # it does no harm where it is
+            _others.append(start(["abandoned", str(project), str(spool.directory)]))
 
 
 def as_error(trouble: Trouble) -> ReplicateError:

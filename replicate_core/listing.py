@@ -147,7 +147,7 @@ class Source:
         for record in missing:
             unstored.setdefault(record.experiment, set()).update(_ids(record))
         running = [experiment for experiment, state in states.items() if state.ended is None]
-        signs = heartbeats.last(self.repository, running) if running else {}
+        signs = heartbeats.last(self.repository, running)
         now = self.repository.now()
         return {
             experiment: Listed(

@@ -18,13 +18,14 @@ from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
+from replicate_core.opening import local_root, open_store
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recording, check_inside, mapping
 from replicate_core.records import Created, ExperimentState
 from replicate_core.redaction import without_credentials
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Spool
-from replicate_core.store import Store, local_root, open_store
+from replicate_core.store import Store
 from replicate_core.values import Value, plain
 from replicate_core.version import __version__
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -57,10 +57,12 @@ class Recorder:
 
     Args:
         queue: the queue.
+        when_ready: called once the storage was reached.
     """
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> None:
         self._queue = queue
+        self._when_ready = when_ready
         self._drain: Drain | None = None
         self._seen = queue.state().mark
         self._waiting = 0
@@ -131,6 +133,7 @@ class Recorder:
             drain.repository.prepare()
             self._drain = drain
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))
+            self._when_ready()
             self._beating.start()
         return self._drain
 
@@ -170,7 +173,7 @@ class Recorder:
                 return
 
 
-def record(queue: Queue) -> bool:
+def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> bool:
     """Empty a queue until its experiment is over, unless another process does. Tells whether all of it is stored."""
     try:
         if not queue.take():
@@ -178,7 +181,7 @@ def record(queue: Queue) -> bool:
     except OSError:  # it is gone: all of it is stored
         return True
     try:
-        return Recorder(queue).run()
+        return Recorder(queue, when_ready=when_ready).run()
     except OSError:
         return not queue.directory.is_dir()
     finally:
@@ -198,20 +201,25 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: the directory of a queue; or the word `abandoned`, the project and the spool directory.
     """
-    _stand_back()
+    _ignore_signals()
     warnings.simplefilter("default")
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     if arguments[0] == "abandoned":
+        _stand_back()
         record_abandoned(Spool(Path(arguments[1]), Path(arguments[2])))
     else:
-        record(Queue(Path(arguments[0])))
+        record(Queue(Path(arguments[0])), when_ready=_stand_back)  # `init()` waits until then
 
 
-def _stand_back() -> None:
-    """Take processor time that nobody else wants, and outlive what ends the training."""
+def _ignore_signals() -> None:
+    """Outlive what ends the training."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _stand_back() -> None:
+    """Take processor time that nobody else wants."""
     with suppress(OSError, AttributeError):
         os.nice(NICENESS)
     with suppress(OSError):  # Linux shares the processors between sessions first, where this is on

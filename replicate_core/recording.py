@@ -25,11 +25,11 @@ from replicate_core.documents import COUNT_MAX
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
 from replicate_core.launching import Launched, as_error, launch
+from replicate_core.opening import local_root
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Ending, PrimaryMetric
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Origin, Queue, Spool
 from replicate_core.staging import Staged
-from replicate_core.store import local_root
 from replicate_core.values import Value, plain
 
 if TYPE_CHECKING:
@@ -126,9 +126,8 @@ class Recorded(Protocol):
 class Bystander:
     """Stands where a process that must not record would record: one of a distributed run that is not its first."""
 
-    is_running = True
-
     def __init__(self) -> None:
+        self.is_running = True
         self._next_step = 0
 
     def checkpoint(
@@ -145,8 +144,9 @@ class Bystander:
         saved = None if path is None else os.fspath(path)
         return CheckpointFacts(_new_id(), utc_now(), counted, {}, PrimaryMetric.parse(primary_metric), saved)
 
-    def end(self, status: Ending = "finished", error: str | None = None) -> None:
+    def end(self, status: Ending = "finished", error: str | None = None) -> None:  # noqa: ARG002
         """See `Recorded.end`."""
+        self.is_running = False
 
 
 class _Unstored(NamedTuple):
@@ -266,11 +266,11 @@ class Recording:
                 facts = replace(facts, path=start.relative_to(self._place.directory).as_posix())
                 if (staged := self._stage_checkpoint(facts, start)) is not None:
                     facts = replace(facts, size_bytes=staged.total_bytes)
-            self._blocked_seconds += time.perf_counter() - began
             self._append(Checkpointed(self._experiment, (facts,)), staged, facts)
             self._next_step = facts.step + 1
         if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._look()
+        self._blocked_seconds += time.perf_counter() - began
         return facts
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
@@ -290,21 +290,26 @@ class Recording:
                 self._append(ended)
             self._queue.leave()
         endings.unregister(self.end_with_process)
-        left = self._wait_until_stored()
+        left, interruption = self._wait_until_stored()
         if left is not None:
-            text = (
-                f"{_count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)} "
-                f"({left.total_bytes / 1e6:.1f} MB) could not be stored yet, and wait in {self._queue.directory}: "
-                f"{left.trouble or 'it was interrupted'}. `replicate sync` stores them"
-            )
-            if self._strict:
+            text = self._what_is_left(left)
+            if self._strict and interruption is None:
+                self._launched.leave()
                 raise StorageFailed(text)
             warnings.warn(text, stacklevel=3)
+        self._launched.leave()
+        if interruption is not None:
+            raise interruption
         return ended
 
     def end_with_process(self, status: Ending, error: str | None) -> None:
-        """End it because the process does."""
-        self.end(status, error)
+        """End it because the process does: nobody is left to catch anything."""
+        try:
+            self.end(status, error)
+        except StorageFailed as failure:
+            warnings.warn(str(failure), stacklevel=2)
+        except (KeyboardInterrupt, SystemExit):
+            return
 
     # Storing: how it is doing.
 
@@ -335,21 +340,29 @@ class Recording:
         total = sum(item.staged.total_bytes for item in self._unstored)
         return Waiting(max(0, self._jobs - done), total, None if trouble is None else trouble.message)
 
-    def _wait_until_stored(self) -> Waiting | None:
-        """Wait until nothing is left to store; returns what is, once waiting any longer is of no use."""
+    def _what_is_left(self, left: Waiting) -> str:
+        what = f"{_count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)}"
+        where = f"{left.total_bytes / 1e6:.1f} MB in {self._queue.directory}"
+        if self._launched.is_alive():
+            return f"{what} ({where}) are still being stored in the background. If that stops: `replicate sync`"
+        reason = left.trouble or "the process that stores them is gone"
+        return f"{what} could not be stored yet, and wait ({where}): {reason}. `replicate sync` stores them"
+
+    def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
+        """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
         watcher = _Silent() if self._place.config.quiet else watch()
         try:
             while True:
                 self._launched.attend()
                 waiting = self._waiting()
                 if not self._queue.directory.is_dir():
-                    return None
+                    return None, None
                 if not self._launched.is_alive():
-                    return waiting if self._queue.directory.is_dir() else None
+                    return (waiting if self._queue.directory.is_dir() else None), None
                 watcher.show(waiting)
                 time.sleep(WAIT_SECONDS)
-        except (KeyboardInterrupt, SystemExit):  # the recorder goes on, as long as the machine lets it
-            return self._waiting() if self._queue.directory.is_dir() else None
+        except (KeyboardInterrupt, SystemExit) as error:  # the recorder goes on, as long as the machine lets it
+            return (self._waiting() if self._queue.directory.is_dir() else None), error
         finally:
             watcher.close()
 
@@ -409,16 +422,18 @@ class Recording:
             waiting = self._waiting()
             if not waiting.total_bytes or waiting.trouble is not None or not self._launched.is_alive():
                 return self._has_room(needed)
-            if self._place.config.spool.when_full == "replace" and self._withdraw_one():
-                continue
+            replaces = self._place.config.spool.when_full == "replace"
             if not self._told_of_waiting:
                 self._told_of_waiting = True
+                done = "gives up the files of those that wait" if replaces else "waits for room"
                 warnings.warn(
                     f"storing is slower than training: {waiting.total_bytes / 1e6:.0f} MB wait in "
-                    f"{self._queue.directory}, and checkpoint() waits for room. `spool: {{limit: ..., when_full: "
-                    "replace}` in replicate.yaml changes that",
+                    f"{self._queue.directory}, and checkpoint() {done}. `spool: {{limit: ..., when_full: ...}}` in "
+                    "replicate.yaml changes that",
                     stacklevel=6,
                 )
+            if replaces and self._withdraw_one():
+                continue
             time.sleep(WAIT_SECONDS)
         return True
 

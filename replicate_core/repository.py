@@ -37,6 +37,9 @@ DATA = "data/"
 TOMBSTONES = "prune/"
 HEARTBEATS = "heartbeats/"
 
+MANIFESTS_MAX = 64
+"""So many manifests are kept in memory: that of a large file takes some 100 kB."""
+
 Clock = Callable[[], datetime]
 Randomness = Callable[[int], bytes]
 Unusable = Callable[[Corrupted | TooNew], None]
@@ -172,7 +175,6 @@ class Repository:
         """Store a manifest, after all the objects it names. Returns its key."""
         key = f"{MANIFESTS}{self.new_ulid()}.json"
         self.store.put(key, seal(manifest.encode(content)))
-        self._manifests[key] = content
         return key
 
     def manifest(self, key: str) -> Manifest:
@@ -182,6 +184,8 @@ class Repository:
             Corrupted: it is damaged or missing.
         """
         if key not in self._manifests:
+            while len(self._manifests) >= MANIFESTS_MAX:
+                del self._manifests[next(iter(self._manifests))]
             try:
                 data = self.store.get(key)
             except NotFound as error:

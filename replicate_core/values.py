@@ -27,6 +27,7 @@ _WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
 _ESCAPE = "$"
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _FLOAT = "$float"
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -145,7 +146,11 @@ def dumps(value: Value) -> str:
     A float that JSON has no word for is written `{"$float": "nan"}` (or `"inf"`, `"-inf"`); a key of the user's that
     begins with `$` gets a second one, so nothing is ambiguous.
     """
-    return json.dumps(_escaped(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text = _JSON.encode(value)
+    except ValueError:  # a float that JSON has no word for
+        return _JSON.encode(_escaped(value))
+    return text if '"$' not in text else _JSON.encode(_escaped(value))
 
 
 def loads(text: str | bytes) -> Value:
