@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -95,7 +96,7 @@ class Size:
     """Checkpoints in one round of the training."""
 
 
-FULL = Size((100, 1000), 9, 100_000, 10, 10_000, 6, 8)
+FULL = Size((100, 1000), 9, 100_000, 10, 10_000, 12, 3)
 SMALL = Size((10, 50), 3, 10_000, 4, 1_000, 2, 3)
 
 
@@ -103,7 +104,7 @@ SMALL = Size((10, 50), 3, 10_000, 4, 1_000, 2, 3)
 
 
 def title(text: str, mine: str, theirs: str) -> None:
-    print(f"\n{text:52} {mine:>11} {theirs:>11} {'ratio':>7} {'of rounds':>15} {'goal':>8}", flush=True)
+    print(f"\n{text:56} {mine:>11} {theirs:>11} {'ratio':>7} {'of rounds':>15} {'goal':>8}", flush=True)
 
 
 def row(what: str, mine: list[float], theirs: list[float], goal: str = "", *, unit: str = "ms") -> None:
@@ -112,7 +113,7 @@ def row(what: str, mine: list[float], theirs: list[float], goal: str = "", *, un
     left, right = (f"{statistics.median(values) * factor:.4g} {unit}" for values in (mine, theirs))
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-    print(f"  {what:50} {left:>11} {right:>11} {statistics.median(ratios):7.3f} {spread:>15} {goal:>8}", flush=True)
+    print(f"  {what:54} {left:>11} {right:>11} {statistics.median(ratios):7.3f} {spread:>15} {goal:>8}", flush=True)
 
 
 def note(text: str) -> None:
@@ -130,7 +131,7 @@ def project(storage: str = "storage") -> Iterator[Path]:
         directory = Path(room).resolve() / "project"
         directory.mkdir()
         url = f"slow://{directory.parent}/storage" if storage == "slow" else "../storage"
-        (directory / "replicate.yaml").write_text(f"storage: {url}\n")
+        (directory / "replicate.yaml").write_text(f"storage: {url}\nquiet: true\n")
         os.chdir(directory)
         try:
             yield directory
@@ -139,8 +140,8 @@ def project(storage: str = "storage") -> Iterator[Path]:
 
 
 @contextmanager
-def slow_storages() -> Iterator[None]:
-    """Let recorders know the scheme `slow`."""
+def surroundings() -> Iterator[None]:
+    """What the processes that are measured find: recorders know the scheme `slow`, and compiled modules are kept."""
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-") as room:
         (Path(room) / "slow_storage.py").write_text(SLOW)
         facts = Path(room) / "slow_storage-1.dist-info"
@@ -149,6 +150,10 @@ def slow_storages() -> Iterator[None]:
         (facts / "entry_points.txt").write_text("[fsspec.specs]\nslow = slow_storage:SlowFileSystem\n")
         os.environ["REPLICATE_CACHE"] = str(Path(room) / "cache")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [room, os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(room) / "compiled")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it
+        with project():
+            fresh(_init, None)
         yield
 
 
@@ -192,6 +197,16 @@ def fresh(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
+def warm_memory(megabytes: int) -> None:
+    """Leave that much free memory which was just in use, as that of a machine that has been at work for a while is.
+
+    A virtual machine may have to ask its host for any other: measured, a copy takes ten times as long then, and who of
+    two gets the slow memory is chance.
+    """
+    with tempfile.TemporaryFile(dir=".") as file:
+        file.writelines(bytes(MEGABYTE) for _ in range(2 * megabytes))
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -229,7 +244,7 @@ def _blocked(
     theirs: list[float] = []
     with project(storage) as directory:
         experiment = replicate.init(path=None)
-        source, copy = directory / "model.bin", directory.parent / "copy.bin"
+        source = directory / "model.bin"
 
         def save() -> None:
             if not idle:
@@ -239,13 +254,14 @@ def _blocked(
             wait_until_stored(directory)
 
         def by_hand() -> None:
+            copy = directory.parent / f"copy{len(theirs)}.bin"  # kept, as what replicate stores is
             theirs.append(seconds_of(lambda: run("cp", str(source), str(copy))))
-            copy.unlink()
 
         for number in range(rounds):
             write(source, megabytes)
             os.sync()  # what was written before is nobody's business
             for action in (save, by_hand) if number % 2 else (by_hand, save):  # nobody always goes first
+                warm_memory(megabytes)
                 action()
         experiment.stop()
     return mine, theirs
@@ -255,7 +271,7 @@ def _blocked(
 
 
 def calls(size: Size) -> None:
-    title(f"checkpoint(None, metrics), {size.calls:,} times, beside a log", "checkpoint", "json line")
+    title(f"{size.calls:,} times checkpoint(None, metrics), beside a log", "checkpoint", "json line")
     mine, theirs = [], []
     for _ in range(3):
         seconds, by_hand, grown, records, ending = fresh(_calls, size.calls)
@@ -295,7 +311,7 @@ def _calls(count: int) -> tuple[float, float, int, int, float]:
 
 
 def imports(size: Size) -> None:
-    title("import replicate, beside an interpreter that does nothing", "import", "bare")
+    title("import replicate, beside a bare interpreter", "import", "bare")
     mine, json_only, bare = [], [], []
     run(sys.executable, "-c", "import replicate")
     for _ in range(size.starts):
@@ -309,7 +325,7 @@ def imports(size: Size) -> None:
 
 
 def init(size: Size) -> None:
-    title("init() for a project of 10 files, beside a bare interpreter", "init()", "bare")
+    title("init() in a new process, beside a bare interpreter", "init()", "bare")
     for what, path in (("10 files", "."), ("no code", None)):
         mine, bare = [], []
         with project() as directory:
@@ -334,17 +350,24 @@ def _init(path: str | None) -> float:
 
 
 def growth(size: Size) -> None:
-    title(f"{size.checkpoints:,} checkpoints of 10 kB: a tenth of them, beside the first", "tenth", "first")
+    title(f"{size.checkpoints:,} checkpoints of 10 kB, beside the first tenth", "later", "first")
     block = size.checkpoints // 10
     blocks, stored, ending = fresh(_growth, size.checkpoints)
     for number in (1, 4, 9):
-        row(f"checkpoints {number * block:,} to {(number + 1) * block:,}", blocks[number], blocks[0], "flat", unit="us")
+        later, first = (_medians(times) for times in (blocks[number], blocks[0]))
+        row(f"checkpoints {number * block:,} to {(number + 1) * block:,}", later, first, "flat", unit="us")
     medians = [statistics.median(times) for times in blocks]
     note("medians in us: " + " ".join(f"{median * 1e6:.0f}" for median in medians))
-    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(stored, stored[1:], strict=False) if b[1] > a[1]]
+    rates = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(stored) if b[1] > a[1]]
     tenth = max(1, len(rates) // 10)
     first, last = statistics.mean(rates[:tenth]), statistics.mean(rates[-tenth:])
     note(f"the recorder stored {first:.0f} per second at first, {last:.0f} at the end; stop() took {ending:.1f} s")
+
+
+def _medians(times: list[float]) -> list[float]:
+    """The medians of ten parts."""
+    part = len(times) // 10
+    return [statistics.median(times[start : start + part]) for start in range(0, 10 * part, part)]
 
 
 def _growth(count: int) -> tuple[list[list[float]], list[tuple[float, int]], float]:
@@ -378,7 +401,7 @@ PHASE_SECONDS = 2.0
 
 
 def training(size: Size) -> None:
-    title("steps of a training on all processors, beside one without checkpoints", "with", "without")
+    title("steps on all processors, beside no checkpoints", "with", "without")
     rates: dict[str, list[float]] = {"nothing": [], "cp": [], "replicate": []}
     behind: list[int] = []
     workers = max(1, (os.cpu_count() or 2) - 1)
@@ -479,7 +502,7 @@ def main() -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     free = shutil.disk_usage(tempfile.gettempdir()).free
     print(f"{os.cpu_count()} processors, load {load}; {free / 1e9:.0f} GB free in {tempfile.gettempdir()}")
-    with slow_storages():
+    with surroundings():
         for name, part in PARTS.items():
             if not arguments.only or name in arguments.only:
                 part(SMALL if arguments.small else FULL)

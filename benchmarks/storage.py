@@ -32,7 +32,8 @@ from replicate_core.files import IgnoreRules, scan
 from replicate_core.known import Known
 from replicate_core.records import Checkpointed, CheckpointFacts
 from replicate_core.repository import Repository
-from replicate_core.spool import Spool
+from replicate_core.spool import SPARES_MAX
+from replicate_core.staging import SMALL_BYTES, Staged, stage
 from replicate_core.store import LocalStore
 from replicate_core.writing import publish
 
@@ -242,7 +243,7 @@ class Times:
 
 
 class Replicate:
-    """The library's own path: copy into the spool, then store from there."""
+    """The library's own path: copy aside, then store from there."""
 
     def __init__(self, room: Path) -> None:
         self.room = room / "replicate"
@@ -250,14 +251,15 @@ class Replicate:
         self.repository = Repository(LocalStore(self.room / "storage"))
         self.repository.prepare()
         self.known = Known(self.repository)
-        self.spool = Spool(self.room)
+        self.spares: list[Path] = []
         self.config = Config(self.room)
         self.manifests: list[str] = []
 
     def put(self, path: Path, times: Times) -> None:
         start = time.perf_counter()
         tree = scan(path.parent, path, rules=IgnoreRules())
-        with self.spool.staged(tree) as staged:
+        with tempfile.TemporaryDirectory(dir=self.room) as directory:
+            staged = stage(tree, Path(directory), spare=lambda: self.spares.pop() if self.spares else None)
             times.blocking.append(time.perf_counter() - start)
             facts = CheckpointFacts(self.repository.new_id(), self.repository.now(), 0, {})
             publish(
@@ -267,7 +269,14 @@ class Replicate:
                 self.config.compression,
                 lambda snapshot: self._record(facts, snapshot.manifest),
             )
+            self._keep_spares(staged)
         times.stored.append(time.perf_counter() - start)
+
+    def _keep_spares(self, staged: Staged) -> None:
+        """Keep copies that did not become objects to be written over, as the spool does."""
+        for file in staged.files:
+            if file.size > SMALL_BYTES and file.copy.stat().st_nlink == 1 and len(self.spares) < SPARES_MAX:
+                self.spares.append(file.copy.replace(self.room / f"spare-{os.urandom(8).hex()}"))
 
     def _record(self, facts: CheckpointFacts, manifest: str) -> Checkpointed:
         self.manifests.append(manifest)

@@ -121,6 +121,8 @@ class Checkpoint:
             if opened is not None:
                 return opened
             self._refresh()
+            if path not in self._manifest().files:
+                raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 
+from replicate_core.documents import COUNT_MAX
 from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
 from replicate_core.records import PrimaryMetric
@@ -194,7 +195,7 @@ class _Reader:
         given: dict[str, Any] = {}
         if "directory" in entries:
             name = f"{project.name}-{hashlib.sha256(os.fsencode(project)).hexdigest()[:16]}"
-            given["directory"] = project / Path(self._text(entries["directory"], "directory")).expanduser() / name
+            given["directory"] = project / self._directory(entries["directory"]) / name
         if "limit" in entries:
             given["limit_bytes"] = self._size(entries["limit"], "limit")
         if "keep_free" in entries:
@@ -203,13 +204,20 @@ class _Reader:
             given["when_full"] = self._choice(entries["when_full"], "when_full", WHEN_FULL)
         return SpoolConfig(**given)
 
+    def _directory(self, node: yaml.Node) -> Path:
+        try:
+            return Path(self._text(node, "directory")).expanduser()
+        except RuntimeError as error:
+            raise self._error(node, f"'directory' can't be used: {error}") from error
+
     def _size(self, node: yaml.Node, key: str) -> int:
         """A number of bytes: `2000000`, `50 GB`."""
         value = self._value(node)
         found = None if isinstance(value, bool) else _SIZE.fullmatch(str(value))
-        if found is None or found[2] not in _UNITS:
+        size = None if found is None else float(found[1]) * _UNITS[found[2]]
+        if size is None or size > COUNT_MAX:
             raise self._error(node, f"{key!r} must be a size such as 500 MB or 50 GB, not {value!r}")
-        return int(float(found[1]) * _UNITS[found[2]])
+        return int(size)
 
     def _choice(self, node: yaml.Node, key: str, choices: tuple[_Choice, ...]) -> _Choice:
         value = self._value(node)

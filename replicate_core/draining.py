@@ -16,6 +16,7 @@ from itertools import groupby
 from replicate_core import heartbeats
 from replicate_core.cache import cached
 from replicate_core.encodings import Policy
+from replicate_core.errors import StorageFailed
 from replicate_core.known import Known
 from replicate_core.opening import open_store
 from replicate_core.records import Checkpointed, Created, Ended, Record
@@ -48,6 +49,20 @@ class Drain:
         self.repository = repository
         self._known = known
         self._policy = policy
+
+    def reach(self) -> None:
+        """Make sure that the storage can be used.
+
+        Raises:
+            StorageFailed: it can't; or what was stored there is gone, as when its disk is not there.
+        """
+        if not self.queue.state().done:
+            self.repository.prepare()
+        elif not self.repository.check_format():
+            raise StorageFailed(
+                f"{self.repository.store.url} holds nothing any more, and did before: is its disk there? Put it back",
+                permanent=True,
+            )
 
     def run(self, *, progress: Progress = silent) -> None:
         """Store all that is there now.

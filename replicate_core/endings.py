@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 
 from replicate_core.records import Ending
@@ -36,6 +37,8 @@ class _Endings:
         self._ending: tuple[Ending, str | None] = ("finished", None)
         self._before: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
         self._process = 0
+        self._is_noticing = False
+        self._mask: set[signal.Signals | int] = set()
 
     def register(self, callback: AtEnd) -> None:
         """Have this called with how the process ends; the last one registered is the first one called."""
@@ -43,7 +46,9 @@ class _Endings:
             self._process = os.getpid()
             atexit.register(self._at_exit)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=self._forget)
+                os.register_at_fork(
+                    before=self._hold_signal, after_in_parent=self._let_signal, after_in_child=self._forget
+                )
         if sys.excepthook != self._notice:
             self._before, sys.excepthook = sys.excepthook, self._notice
         self._callbacks.append(callback)
@@ -58,13 +63,22 @@ class _Endings:
             self._restore_signal()
 
     def _at_exit(self) -> None:
-        while self._callbacks:
-            self._callbacks.pop()(*self._ending)
+        with ExitStack() as stack:  # one that raises keeps no other from being told
+            for callback in self._callbacks:
+                stack.callback(callback, *self._ending)
+            self._callbacks.clear()
 
     def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Stands in for `sys.excepthook`, and calls what stood there."""
         self._ending = ending_of(error)
-        self._before(kind, error, trace)
+        if self._is_noticing:  # a hook that was put in place between two experiments calls the one before it: this one
+            sys.__excepthook__(kind, error, trace)
+            return
+        self._is_noticing = True
+        try:
+            self._before(kind, error, trace)
+        finally:
+            self._is_noticing = False
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End in order: exit handlers run, and so does every `finally` on the way."""
@@ -80,6 +94,14 @@ class _Endings:
         """In a forked child: what happens to it is no end of anything."""
         self._callbacks.clear()
         self._restore_signal()
+        self._let_signal()
+
+    def _hold_signal(self) -> None:
+        """Before a fork: a SIGTERM to the child waits until that has forgotten."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _let_signal(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
@@ -89,7 +111,10 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
     if isinstance(error, Terminated):
         return "interrupted", "SIGTERM"
     status: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    text = redact(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
+    try:
+        text = redact(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
+    except Exception:  # noqa: BLE001  # an exception that can't even say what it is
+        text = type(error).__name__
     return status, text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

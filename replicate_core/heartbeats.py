@@ -63,7 +63,7 @@ def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartb
     found = repository.store.get_many(key for key in listed if key in wanted)
     heartbeats: dict[str, Heartbeat] = {}
     for key, data in found.items():
-        with suppress(Corrupted, KeyError):  # half of one, on a storage that writes in place
+        with suppress(Corrupted, KeyError, ValueError):  # half of one, on a storage that writes in place
             fields = expect_mapping(unseal(data, key=key))
             heartbeat = Heartbeat(
                 expect_text(fields["experiment"]),

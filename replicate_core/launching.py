@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -39,8 +40,16 @@ PATIENCE = 3
 SWITCH = "REPLICATE_RECORDER"
 """Variable of the environment: `none` stores within the training, for systems where no process may be started."""
 
-_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from replicate_core.recorder import main; main(sys.argv[1:])"
-"""Not `python -m`, which would look for modules in the working directory first, before the standard library."""
+STEADY_SECONDS = 600
+"""One that lived for so long before is none of those."""
+
+_PROGRAM = """import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+from replicate_core.recorder import main
+main(sys.argv[1:])"""
+"""This very copy of the package; and not `python -m`, which looks for all modules in the working directory first."""
 
 
 _others: list[subprocess.Popen[bytes]] = []
@@ -57,8 +66,12 @@ class Launched(Protocol):
             ReplicateError: it can't be; of the class that opening it here would have raised.
         """
 
-    def attend(self) -> None:
-        """See to it that what was appended gets stored; called after each job that has files, and now and then."""
+    def attend(self) -> bool:
+        """See to it that what was appended gets stored; called after each job that has files, and now and then.
+
+        Returns:
+            Whether anybody is at work.
+        """
 
     def trouble(self) -> Trouble | None:
         """What is in the way of storing."""
@@ -97,18 +110,37 @@ class ChildRecorder:
                 raise StorageFailed(f"the storage did not answer within {READY_SECONDS} seconds")
             time.sleep(0.01)
 
-    def attend(self) -> None:
+    def attend(self) -> bool:
         """See `Launched.attend`: start it again if it died."""
-        ended_in_order = self._process.poll() in (None, 0)
-        if ended_in_order or not self._queue.directory.is_dir() or self._starts >= STARTS_MAX:
-            return
-        if self._starts == 1:
+        status = self._process.poll()
+        if status is None:
+            if time.monotonic() - self._started_at > STEADY_SECONDS:
+                self._starts = min(self._starts, 1)
+            return True
+        gave_up = status == 0 and not self._queue.is_owned()
+        if gave_up or not self._queue.directory.is_dir() or self._starts > STARTS_MAX:
+            return False
+        if self._starts == STARTS_MAX:
+            self._starts += 1
             warnings.warn(
-                f"the process that stores what is saved has died ({self._process.returncode}) and was started again; "
-                f"nothing is lost. Its last words: {_last_lines(self._queue.log)}",
-                stacklevel=4,
+                f"the process that stores what is saved has died {STARTS_MAX} times, and is not started again. What is "
+                f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last words: "
+                f"{_last_lines(self._queue.log)}",
+                stacklevel=5,
             )
-        self._process = self._start()
+            return False
+        last_words = _last_lines(self._queue.log)
+        try:
+            self._process = self._start()
+        except OSError:
+            return False
+        if self._starts == 2:
+            warnings.warn(
+                f"the process that stores what is saved has died ({status}) and was started again; "
+                f"nothing is lost. Its last words: {last_words}",
+                stacklevel=5,
+            )
+        return True
 
     def trouble(self) -> Trouble | None:
         """See `Launched.trouble`: a failure that may pass is none before it happened again and again."""
@@ -128,7 +160,8 @@ class ChildRecorder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._starts += 1
-        return start([str(self._queue.directory)], log=self._queue.log)
+        self._started_at = time.monotonic()
+        return start([str(self._queue.directory)], directory=self._queue.directory, log=self._queue.log)
 
 
 class InlineRecorder:
@@ -144,23 +177,26 @@ class InlineRecorder:
         self._drain = drain
         self._trouble: Trouble | None = None
         self._beaten_at: datetime | None = None
+        self._lock = threading.Lock()
         queue.take()
 
     def wait_until_ready(self) -> None:
         """See `Launched.wait_until_ready`."""
-        self._drain.repository.prepare()
+        self._drain.reach()
 
-    def attend(self) -> None:
+    def attend(self) -> bool:
         """See `Launched.attend`: store what waits."""
-        try:
-            self._beat()
-            self._drain.run()
-            self._trouble = None
-            if self._queue.state().ended:
-                self._drain.close(died_at=self._drain.repository.now())
-        except (StorageFailed, Corrupted, TooNew) as error:
-            permanent = not isinstance(error, StorageFailed) or error.permanent
-            self._trouble = Trouble(type(error).__name__, str(error), permanent)
+        with self._lock:
+            try:
+                self._beat()
+                self._drain.run()
+                self._trouble = None
+                if self._queue.state().ended:
+                    self._drain.close(died_at=self._drain.repository.now())
+            except (StorageFailed, Corrupted, TooNew, OSError) as error:
+                permanent = not isinstance(error, StorageFailed) or error.permanent
+                self._trouble = Trouble(type(error).__name__, str(error), permanent)
+        return False
 
     def _beat(self) -> None:
         now = self._drain.repository.now()
@@ -203,16 +239,19 @@ def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
     return InlineRecorder(queue, Drain(queue, repository, Known(repository), origin.compression))
 
 
-def start(arguments: Sequence[str], *, log: Path | None = None) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str], *, directory: Path, log: Path | None = None) -> subprocess.Popen[bytes]:
     """Start a recorder process, which shares neither terminal nor fate with this one.
 
     Args:
         arguments: those of `recorder.main`.
+        directory: one without Python files: it would find them before those of the standard library.
         log: where its last words go.
 
     Raises:
         OSError: this system starts no processes.
     """
+    if not sys.executable:
+        raise OSError("this Python does not know the program that it is")
     root = str(Path(__file__).parents[1])
     with open(log or os.devnull, "ab") as output:
         return subprocess.Popen(
@@ -220,7 +259,7 @@ def start(arguments: Sequence[str], *, log: Path | None = None) -> subprocess.Po
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=log.parent if log is not None else None,
+            cwd=directory,
             start_new_session=True,
         )
 
@@ -231,12 +270,12 @@ def start_for_abandoned(spool: Spool, project: Path) -> None:
         return
     if any(not queue.is_owned() and not queue.is_taken() for queue in spool.queues()):
         with suppress(OSError):  # it does no harm where it is
-            _others.append(start(["abandoned", str(project), str(spool.directory)]))
+            _others.append(start(["abandoned", str(project), str(spool.directory)], directory=spool.directory))
 
 
 def as_error(trouble: Trouble) -> ReplicateError:
     """The error that another process met, for this one to raise."""
-    kind = getattr(errors, trouble.kind, StorageFailed)
+    kind = getattr(errors, trouble.kind, StorageFailed)  # a bare OSError is one of the spool's disk
     error: ReplicateError = kind(trouble.message)
     return error
 

@@ -10,17 +10,18 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
 from replicate_core import heartbeats, ids, records
 from replicate_core.draining import Drain
-from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.errors import Corrupted, NotFound, StorageFailed
 from replicate_core.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.known import Known
 from replicate_core.records import Checkpointed, Created, ExperimentState, Record, Status
-from replicate_core.repository import Repository, Unusable
+from replicate_core.repository import Repository, Unusable, warn
 from replicate_core.spool import Job, Queue, Spool
 from replicate_core.staging import StagedFile
 
@@ -65,7 +66,7 @@ class Source:
         Args:
             unusable: as in `Repository.read_records`.
         """
-        return self._listed(self._spool.queues(), lambda: self.repository.read_records(unusable))
+        return self._listed(self._spool.queues(), lambda: self.repository.read_records(unusable), unusable)
 
     def one(self, experiment: str) -> Listed | None:
         """One experiment; None if there is none with that id."""
@@ -75,23 +76,21 @@ class Source:
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
         for queue, job in self._waiting_files(experiment, checkpoint):
-            found = queue.copy_of(job, path)
-            if found is None:
-                continue
-            try:
-                private = _private_copy(found)
-            except FileNotFoundError:
-                continue
-            if found.copy.exists():  # else it was stored meanwhile, and may have been written over
-                return private
-            private.close()
+            while (found := queue.copy_of(job, path)) is not None:
+                with suppress(FileNotFoundError):  # it was claimed, or stored, meanwhile
+                    private = _private_copy(found)
+                    if found.copy.exists():  # else it may have been written over
+                        return private
+                    private.close()
         return None
 
     def waiting_files(self, experiment: str, checkpoint: str) -> dict[str, int] | None:
         """The files of a checkpoint that is not stored yet, path to size; None once it is."""
-        for _, job in self._waiting_files(experiment, checkpoint):
+        for queue, job in self._waiting_files(experiment, checkpoint):
             assert job.staged is not None, "these have files"
-            return {file.path: file.size for file in job.staged.files}
+            files = {file.path: file.size for file in job.staged.files}
+            if all(queue.copy_of(job, path) is not None for path in files):
+                return files
         return None
 
     def settled(self, experiment: str) -> ExperimentState:
@@ -136,10 +135,12 @@ class Source:
                 ):
                     yield queue, job
 
-    def _listed(self, queues: list[Queue], read_stored: Callable[[], list[Record]]) -> dict[str, Listed]:
+    def _listed(
+        self, queues: list[Queue], read_stored: Callable[[], list[Record]], unusable: Unusable | None = None
+    ) -> dict[str, Listed]:
         # The spool first: what is stored between the two looks is in both, and not in neither.
-        waiting = [job.record for queue in queues for job in queue.waiting()]
-        owned = {queue.experiment: queue.is_owned() or queue.is_taken() for queue in queues}
+        waiting = [record for queue in queues for record in _waiting_in(queue, unusable)]
+        alive = {queue.experiment: queue.is_alive() for queue in queues}
         stored = read_stored()
         missing = _without(waiting, stored)
         states = records.by_age(records.fold([*stored, *missing]))
@@ -152,12 +153,21 @@ class Source:
         return {
             experiment: Listed(
                 state,
-                _status(state, signs.get(experiment), owned.get(experiment), now),
+                _status(state, signs.get(experiment), alive.get(experiment), now),
                 frozenset(unstored.get(experiment, ())),
                 signs.get(experiment),
             )
             for experiment, state in states.items()
         }
+
+
+def _waiting_in(queue: Queue, unusable: Unusable | None) -> list[Record]:
+    """What waits in a queue; nothing if that can't be read."""
+    try:
+        return [job.record for job in queue.waiting()]
+    except Corrupted as error:
+        (unusable or warn)(error)
+        return []
 
 
 def _private_copy(file: StagedFile) -> io.BufferedReader:
@@ -202,19 +212,19 @@ def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record
     return missing
 
 
-def _status(state: ExperimentState, heartbeat: Heartbeat | None, owned: bool | None, now: datetime) -> Status:  # noqa: FBT001
+def _status(state: ExperimentState, heartbeat: Heartbeat | None, alive: bool | None, now: datetime) -> Status:  # noqa: FBT001
     """What an experiment is up to.
 
     Args:
         state: what its records say.
         heartbeat: its last sign of life.
-        owned: whether a process of this machine is at it; None if it was not begun in this project directory.
+        alive: whether a process of this machine is at it; None if that can't be told, for it was begun elsewhere.
         now: the time.
     """
     if state.ended is not None:
         return state.ended.status
-    if owned is not None:
-        return "running" if owned else "lost"
+    if alive is not None:
+        return "running" if alive else "lost"
     moments = [state.created.created, *(item.created for item in state.checkpoints[-1:])]
     moments += [heartbeat.time] if heartbeat is not None else []
     return "running" if now - max(moments) < LOST_AFTER else "lost"

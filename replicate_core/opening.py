@@ -58,10 +58,17 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
     scheme = _SCHEME.match(location)
     if scheme is None:
         _check_is_path(location)
-        return relative_to / Path(location).expanduser()
+        return relative_to / _expanded(location)
     if scheme[1] in ("file", "local"):
-        return relative_to / Path(location[scheme.end() :]).expanduser()
+        return relative_to / _expanded(location[scheme.end() :])
     return None
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"the storage {path!r} can't be found: {error}") from error
 
 
 def _check_is_path(location: str) -> None:

@@ -15,8 +15,11 @@ from typing import Any
 
 OVERRIDE = "REPLICATE_RANK"
 
-_VARIABLES = (OVERRIDE, "RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-"""Ours; torchrun and its like; Open MPI; MPICH and Intel MPI; Slurm."""
+_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+"""Torchrun and its like; Open MPI; MPICH and Intel MPI; Slurm."""
+
+_PARTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
+"""The number of the machine, and of the process on it: the first process is 0 in both."""
 
 LAUNCHERS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 """Those that start runs of their own just as well as the processes of one run."""
@@ -40,14 +43,20 @@ def this_rank(environment: Mapping[str, str] = os.environ) -> Rank:
 
 def _said(environment: Mapping[str, str]) -> Iterator[Rank]:
     """What the sources say, the surest first."""
-    with suppress(KeyError, ValueError):
-        yield Rank(int(environment[OVERRIDE]), OVERRIDE)
+    yield from _said_by_variable(environment, OVERRIDE)
     yield from _said_by_frameworks()
     for name in _VARIABLES:
-        with suppress(KeyError, ValueError):
-            yield Rank(int(environment[name]), name)
+        yield from _said_by_variable(environment, name)
     with suppress(KeyError, ValueError, TypeError, AttributeError):
         yield Rank(_tensorflow_rank(json.loads(environment["TF_CONFIG"])), "TF_CONFIG")
+    for name in _PARTS:  # Lightning's own launcher says no more
+        yield from (rank for rank in _said_by_variable(environment, name) if rank.number)
+
+
+def _said_by_variable(environment: Mapping[str, str], name: str) -> Iterator[Rank]:
+    with suppress(KeyError, ValueError):
+        if (number := int(environment[name])) >= 0:  # -1 is a common word for "not distributed"
+            yield Rank(number, name)
 
 
 def _tensorflow_rank(config: dict[str, dict[str, Any]]) -> int:

@@ -130,7 +130,7 @@ class Recorder:
         """Reach the storage, once."""
         if self._drain is None:
             drain = open_queue(self._queue)
-            drain.repository.prepare()
+            drain.reach()
             self._drain = drain
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))
             self._when_ready()
@@ -148,8 +148,9 @@ class Recorder:
         attempts = 1 if state.trouble is None else state.trouble.attempts + 1
         permanent = error.permanent if isinstance(error, StorageFailed) else isinstance(error, ReplicateError)
         trouble = Trouble(type(error).__name__, str(error), permanent, attempts)
-        self._queue.set_state(replace(state, trouble=trouble))
-        self._queue.sync()
+        with suppress(OSError):  # the disk may be full
+            self._queue.set_state(replace(state, trouble=trouble))
+            self._queue.sync()
         shortest, longest = PAUSE_SECONDS
         pause = min(shortest * 2 ** min(attempts - 1, 10), longest)
         self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311  # spreads machines, hides nothing
@@ -183,7 +184,9 @@ def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> 
     try:
         return Recorder(queue, when_ready=when_ready).run()
     except OSError:
-        return not queue.directory.is_dir()
+        if queue.directory.is_dir():
+            raise
+        return True
     finally:
         queue.give_back()
 
@@ -208,7 +211,10 @@ def main(arguments: Sequence[str]) -> None:
         _stand_back()
         record_abandoned(Spool(Path(arguments[1]), Path(arguments[2])))
     else:
-        record(Queue(Path(arguments[0])), when_ready=_stand_back)  # `init()` waits until then
+        queue = Queue(Path(arguments[0]))
+        while queue.is_owned() and queue.is_taken():  # somebody waits for what is in it, and stores it himself
+            time.sleep(POLL_SECONDS)
+        record(queue, when_ready=_stand_back)  # `init()` waits until then
 
 
 def _ignore_signals() -> None:

@@ -187,6 +187,7 @@ class Recording:
         self._looked_at = 0.0
         self._told: str | None = None
         self._told_of_waiting = False
+        self._is_losing = False
 
     @classmethod
     def begin(cls, place: Place, created: Created, *, path: str | None, strict: bool = False) -> Recording:
@@ -212,12 +213,16 @@ class Recording:
             created = replace(created, path=start.relative_to(place.directory).as_posix())
         origin = Origin(created.experiment, place.storage, str(place.directory), place.config.compression, os.getpid())
         queue = place.spool.begin(origin, _new_ulid())
+        launched = None
         try:
-            recording = cls(place, queue, launch(queue, place.open_repository), strict=strict)
+            launched = launch(queue, place.open_repository)
+            recording = cls(place, queue, launched, strict=strict)
             recording._begin(created, tree)  # its own
         except BaseException:
             queue.leave()
             queue.remove()
+            if launched is not None:
+                launched.leave()
             place.spool.tidy()
             raise
         return recording
@@ -266,7 +271,7 @@ class Recording:
                 facts = replace(facts, path=start.relative_to(self._place.directory).as_posix())
                 if (staged := self._stage_checkpoint(facts, start)) is not None:
                     facts = replace(facts, size_bytes=staged.total_bytes)
-            self._append(Checkpointed(self._experiment, (facts,)), staged, facts)
+            self._append_checkpoint(facts, staged)
             self._next_step = facts.step + 1
         if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._look()
@@ -296,7 +301,7 @@ class Recording:
             if self._strict and interruption is None:
                 self._launched.leave()
                 raise StorageFailed(text)
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=4)
         self._launched.leave()
         if interruption is not None:
             raise interruption
@@ -328,7 +333,7 @@ class Recording:
             warnings.warn(
                 f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
                 f"{trouble.message}",
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def _waiting(self) -> Waiting:
@@ -353,11 +358,11 @@ class Recording:
         watcher = _Silent() if self._place.config.quiet else watch()
         try:
             while True:
-                self._launched.attend()
+                is_alive = self._launched.attend()
                 waiting = self._waiting()
                 if not self._queue.directory.is_dir():
                     return None, None
-                if not self._launched.is_alive():
+                if not is_alive:
                     return (waiting if self._queue.directory.is_dir() else None), None
                 watcher.show(waiting)
                 time.sleep(WAIT_SECONDS)
@@ -367,6 +372,22 @@ class Recording:
             watcher.close()
 
     # The spool: copies and jobs, as long as there is room.
+
+    def _append_checkpoint(self, facts: CheckpointFacts, staged: Staged | None) -> None:
+        """Append the job of a checkpoint. Where there is no room even for that, it is lost, and training goes on."""
+        try:
+            self._append(Checkpointed(self._experiment, (facts,)), staged, facts)
+            self._is_losing = False
+        except StorageFailed as error:
+            if self._strict:
+                raise
+            if not self._is_losing:
+                self._is_losing = True
+                warnings.warn(
+                    f"the checkpoint of step {facts.step} is lost, and so are those that follow until there is room: "
+                    f"{error}",
+                    stacklevel=4,
+                )
 
     def _append(
         self, record: records.Record, staged: Staged | None = None, facts: CheckpointFacts | None = None
@@ -411,16 +432,16 @@ class Recording:
                 raise
             warnings.warn(
                 f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {error}",
-                stacklevel=5,
+                stacklevel=4,
             )
             return None
 
     def _wait_for_room(self, needed: int) -> bool:
         """Wait until so much may be copied; False if that will not be, because storing does not go on."""
         while not self._has_room(needed):
-            self._launched.attend()
+            is_alive = self._launched.attend()
             waiting = self._waiting()
-            if not waiting.total_bytes or waiting.trouble is not None or not self._launched.is_alive():
+            if not waiting.total_bytes or waiting.trouble is not None or not is_alive:
                 return self._has_room(needed)
             replaces = self._place.config.spool.when_full == "replace"
             if not self._told_of_waiting:
@@ -430,7 +451,7 @@ class Recording:
                     f"storing is slower than training: {waiting.total_bytes / 1e6:.0f} MB wait in "
                     f"{self._queue.directory}, and checkpoint() {done}. `spool: {{limit: ..., when_full: ...}}` in "
                     "replicate.yaml changes that",
-                    stacklevel=6,
+                    stacklevel=5,
                 )
             if replaces and self._withdraw_one():
                 continue

@@ -148,7 +148,7 @@ class Repository:
                     raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
                 read.append(record)
             except (Corrupted, TooNew) as error:
-                (unusable or _warn)(error)
+                (unusable or warn)(error)
         return read
 
     def put_tombstone(self, keys: Iterable[str]) -> str:
@@ -207,6 +207,7 @@ def _tombstone_keys(key: str, data: bytes) -> list[str]:
     return doomed
 
 
-def _warn(error: Corrupted | TooNew) -> None:
+def warn(error: Corrupted | TooNew) -> None:
+    """Warn of what is damaged: it hides only what it says itself. A kind that only later versions know is no damage."""
     if isinstance(error, Corrupted):
         warnings.warn(f"left out of the listing: {error}", stacklevel=4)

@@ -154,7 +154,6 @@ class Spool:
                 (temporary / name).mkdir()
             locks.acquire(temporary / _OWNER)
             temporary.rename(final)
-            locks.moved(temporary / _OWNER, final / _OWNER)
         return Queue(final)
 
     @contextmanager
@@ -180,7 +179,8 @@ class Spool:
         with suppress(OSError):
             self.directory.rmdir()
             if os.listdir(self._home) == [_IGNORE]:
-                shutil.rmtree(self._home)
+                (self._home / _IGNORE).unlink()
+                self._home.rmdir()
 
     def _make(self, directory: Path) -> None:
         directory.mkdir(parents=True)
@@ -192,11 +192,8 @@ class Spool:
         """Remove what processes that were killed have left."""
         with suppress(OSError):
             for name in os.listdir(self.directory):
-                directory = self.directory / name
-                if not name.startswith((_NEW, _SCRATCH)) or locks.is_held(directory / _OWNER):
-                    continue
-                if time.time() - directory.stat().st_mtime > ABANDONED_SECONDS:
-                    shutil.rmtree(directory, ignore_errors=True)
+                if name.startswith((_NEW, _SCRATCH)):
+                    _remove_if_abandoned(self.directory / name)
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -298,6 +295,10 @@ class Queue:
         """Tell whether the process that appends is alive, and may append more."""
         return locks.is_held(self._owner)
 
+    def is_alive(self) -> bool | None:
+        """Tell whether a process appends or stores; None if it belongs to another user, and that can't be told."""
+        return self.is_owned() or self.is_taken() if os.access(self._owner, os.R_OK) else None
+
     # The side of the process that stores.
 
     def take(self) -> bool:
@@ -328,13 +329,12 @@ class Queue:
     def claim(self, job: Job) -> Staged | None:
         """The copies of a job, from now on for whoever stores them; None if they were withdrawn, or may be torn."""
         assert job.staged is not None, "only jobs with files are claimed"
-        taken = job.staged.directory.with_name(job.staged.directory.name + _TAKEN)
+        before, claimed = self._places(job.staged)
         with suppress(FileNotFoundError):  # withdrawn, or claimed before
-            job.staged.directory.rename(taken)
-        staged = _moved(job.staged, taken)
-        is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
-        is_synced = job.boot == boot_id() or (taken / "synced").exists()
-        return staged if taken.is_dir() and is_whole and is_synced else None
+            before.directory.rename(claimed.directory)
+        is_whole = all(_size(file.copy) >= file.offset + file.size for file in claimed.files)
+        is_synced = job.boot == boot_id() or (claimed.directory / "synced").exists()
+        return claimed if claimed.directory.is_dir() and is_whole and is_synced else None
 
     def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
         """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
@@ -371,13 +371,14 @@ class Queue:
     def sync(self) -> None:
         """Make what waits outlive the machine, too: it may have to wait for long."""
         for job in self.waiting():
-            if job.staged is None or (job.staged.directory / "synced").exists() or not job.staged.directory.is_dir():
-                continue
-            with suppress(FileNotFoundError):  # withdrawn meanwhile
-                for copy in {file.copy for file in job.staged.files}:
-                    sync(copy)
-                (job.staged.directory / "synced").touch()
-                sync_directory(job.staged.directory)
+            for staged in [] if job.staged is None else self._places(job.staged):
+                if not staged.directory.is_dir() or (staged.directory / "synced").exists():
+                    continue
+                with suppress(FileNotFoundError):  # claimed or withdrawn meanwhile
+                    for copy in {file.copy for file in staged.files}:
+                        sync(copy)
+                    (staged.directory / "synced").touch()
+                    sync_directory(staged.directory)
         self._journal.sync()
 
     def remove(self) -> None:
@@ -385,18 +386,21 @@ class Queue:
         gone = self.directory.with_name(f"{_SCRATCH}{self.directory.name}")  # nobody sees half a queue
         with suppress(FileNotFoundError):
             self.directory.rename(gone)
+        locks.release(gone / self._recorder.name)
         shutil.rmtree(gone, ignore_errors=True)
-        locks.release(self._recorder)
 
     def copy_of(self, job: Job, path: str) -> staging.StagedFile | None:
         """Where the staged copy of a file is at this moment; None once the job is stored."""
         assert job.staged is not None, "the job has files"
-        name = job.staged.directory.name
-        for directory in (job.staged.directory, job.staged.directory.with_name(name + _TAKEN)):
-            found = next((file for file in _moved(job.staged, directory).files if file.path == path), None)
+        for staged in self._places(job.staged):
+            found = next((file for file in staged.files if file.path == path), None)
             if found is not None and found.copy.exists():
                 return found
         return None
+
+    def _places(self, staged: Staged) -> tuple[Staged, Staged]:
+        """Where copies may be: as they were staged, and once they were claimed."""
+        return staged, _moved(staged, staged.directory.with_name(staged.directory.name + _TAKEN))
 
     def _decode(self, job: dict[str, Value], after: Mark) -> Job:
         record = record_format.decode(job.get("record"), key=str(self._journal.directory))
@@ -428,6 +432,13 @@ class Queue:
             large = (file.copy for file in claimed.files if file.size > staging.SMALL_BYTES)
             for copy in [copy for copy in large if copy.stat().st_nlink == 1][: max(0, room)]:
                 copy.rename(self.directory / "spares" / os.urandom(8).hex())
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    with suppress(OSError):  # it may belong to another user
+        age_seconds = time.time() - directory.stat().st_mtime
+        if age_seconds > ABANDONED_SECONDS and not locks.is_held(directory / _OWNER):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def boot_id() -> str | None:

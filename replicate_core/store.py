@@ -71,6 +71,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
         self.url = str(self.root)
+        self._is_there = False
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `Store.get`."""
@@ -140,7 +141,10 @@ class LocalStore:
 
     def _prepared(self, key: str) -> Path:
         path = self._path(key)
+        if self._is_there and not self.root.is_dir():  # a disk that was taken away must not begin anew on another one
+            raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self.root))
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._is_there = True
         return path
 
     @contextmanager

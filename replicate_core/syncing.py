@@ -96,6 +96,7 @@ class _Counted:
 
     def run(self) -> None:
         died_at = self._drain.queue.last_append()
+        self._drain.reach()
         self._drain.run(progress=self._count)
         self._drain.close(died_at=died_at)
 

@@ -60,6 +60,7 @@ def test_what_is_promised_is_listed() -> None:
         "PruneReport",
         "ReplicateError",
         "StorageFailed",
+        "Synced",
         "TooNew",
         "VerifyReport",
         "__version__",

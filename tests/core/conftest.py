@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -65,6 +66,30 @@ def as_nobody() -> Callable[[], AbstractContextManager[None]]:
                 os.seteuid(0)
 
     return as_nobody
+
+
+@pytest.fixture
+def another_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts Python processes that run some code, and go on once it printed a line; they are killed after the test."""
+    started = []
+
+    def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

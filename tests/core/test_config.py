@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core.config import DEFAULT_STORAGE, Config, find_directory, load
+from replicate_core.config import DEFAULT_STORAGE, Config, SpoolConfig, find_directory, load
 from replicate_core.errors import ConfigInvalid
 from replicate_core.records import PrimaryMetric
 
@@ -78,6 +78,63 @@ class TestLoading:
         assert not (tmp_path / "made").exists()
 
 
+class TestTheSpool:
+    def test_is_in_the_project_and_waits_where_nothing_else_is_said(self, tmp_path: Path) -> None:
+        for text in ("", "storage: a\n", "spool: {}\n"):
+            assert loaded(tmp_path, text).spool == SpoolConfig()
+        assert SpoolConfig().directory is None
+        assert SpoolConfig().when_full == "wait"
+        assert not loaded(tmp_path, "").quiet
+
+    def test_says_how_much_may_wait_where_and_what_then(self, tmp_path: Path) -> None:
+        config = loaded(tmp_path, "spool:\n  limit: 50 GB\n  keep_free: 500MB\n  when_full: replace\nquiet: true\n")
+        assert config.spool == SpoolConfig(None, 50 * 10**9, 500 * 10**6, "replace")
+        assert config.quiet
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("0", 0),
+            ("2000000", 2_000_000),
+            ("'2000000'", 2_000_000),
+            ("5 kB", 5000),
+            ("5kB", 5000),
+            ("1.5 MB", 1_500_000),
+            ("0.5 GB", 500_000_000),
+            ("2 TB", 2 * 10**12),
+            ("2.0", 2),
+        ],
+    )
+    def test_takes_sizes_as_people_write_them(self, tmp_path: Path, text: str, expected: int) -> None:
+        config = loaded(tmp_path, f"spool: {{limit: {text}, keep_free: {text}}}\n")
+        assert (config.spool.limit_bytes, config.spool.keep_free_bytes) == (expected, expected)
+
+    def test_in_another_directory_has_a_name_of_its_own_there(self, tmp_path: Path) -> None:
+        found = set()
+        for name in ("a/project", "b/project"):
+            (tmp_path / name).mkdir(parents=True)
+            directory = loaded(tmp_path / name, f"spool: {{directory: {tmp_path}/fast}}\n").spool.directory
+            assert directory is not None
+            assert directory.parent == tmp_path / "fast"
+            assert directory.name.startswith("project-"), "people see whose it is"
+            assert directory == loaded(tmp_path / name, f"spool: {{directory: {tmp_path}/fast}}\n").spool.directory
+            found.add(directory)
+        assert len(found) == 2, "two projects of one name do not mix"
+
+    def test_may_be_relative_to_the_project_or_to_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        project = tmp_path / "project"
+        project.mkdir()
+        for text, parent in (("fast", project / "fast"), ("~/fast", tmp_path / "home" / "fast")):
+            directory = loaded(project, f"spool: {{directory: {text}}}\n").spool.directory
+            assert directory is not None
+            assert directory.parent == parent
+
+    def test_in_the_home_of_nobody_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigInvalid, match="line 1: "):
+            loaded(tmp_path, "spool: {directory: ~nobody-of-that-name/fast}\n")
+
+
 WRONG = {
     "bad YAML": ("storage: here\nmetrics: [unclosed\n", "line 3: this is no valid YAML"),
     "a tab": ("metrics:\n\tloss: 1\n", "line 2: this is no valid YAML"),
@@ -88,7 +145,7 @@ WRONG = {
     "an unknown key": ("# x\nstroage: here\n", "line 2: 'stroage' is no key of the file: did you mean 'storage'?"),
     "a strange key": (
         "storage: a\nqqq: here\n",
-        "line 2: 'qqq' is no key .*known are: storage, .*, compression$",
+        "line 2: 'qqq' is no key .*known are: storage, .*, compression, spool, quiet$",
     ),
     "a key twice": ("storage: a\nstorage: b\n", "line 2: 'storage' stands twice in the file"),
     "two storages": ("storage: a\nrepository: b\n", "line 2: 'storage' and 'repository' are two names for one thing"),
@@ -114,6 +171,38 @@ WRONG = {
         "metrics: {a: {goal: minimize, primary: maybe}}\n",
         "'primary' of .*'a' must be true or false",
     ),
+    "a spool as a word": ("spool: fast\n", "line 1: spool must hold `key: value` lines, for example `limit: 50 GB`"),
+    "an unknown key of the spool": (
+        "storage: a\nspool:\n  limt: 1 GB\n",
+        "line 3: 'limt' is no key of spool: did you mean 'limit'",
+    ),
+    "a strange key of the spool": (
+        "spool: {zzz: 1}\n",
+        "line 1: 'zzz' is no key .*known are: directory, limit, keep_free, when_full$",
+    ),
+    "a key of the spool twice": ("spool:\n  limit: 1\n  limit: 2\n", "line 3: 'limit' stands twice in spool"),
+    "a blank directory of the spool": ("spool: {directory: ' '}\n", "line 1: 'directory' must be a"),
+    "a numeric directory of the spool": ("spool: {directory: 5}\n", "line 1: 'directory' must be a .* not 5"),
+    "a limit with another unit": (
+        "spool:\n  limit: 50 GiB\n",
+        "line 2: 'limit' must be a size such as .* not '50 GiB'",
+    ),
+    "a limit in small letters": ("spool: {limit: 50 gb}\n", "line 1: 'limit' must be a size such as 500 MB or 50 GB"),
+    "a negative limit": ("spool: {limit: -5 GB}\n", "line 1: 'limit' must be a size"),
+    "a limit without a number": ("spool: {limit: GB}\n", "line 1: 'limit' must be a size"),
+    "no limit": ("spool: {limit: }\n", "line 1: 'limit' must be a size .* not None"),
+    "a limit of yes": ("spool: {limit: yes}\n", "line 1: 'limit' must be a size .* not True"),
+    "a listed limit": ("spool: {limit: [5]}\n", "line 1: 'limit' must be a size"),
+    "an endless limit": ("spool: {limit: .inf}\n", "line 1: 'limit' must be a size"),
+    "a limit beyond all disks": (f"spool: {{limit: {'9' * 400} TB}}\n", "line 1: 'limit' must be a size"),
+    "a margin of the wrong shape": ("spool:\n\n  keep_free: 5 %\n", "line 3: 'keep_free' must be a size .* not '5 %'"),
+    "an unknown way out": (
+        "spool: {when_full: stop}\n",
+        "line 1: 'when_full' must be wait or replace, not 'stop'",
+    ),
+    "a listed way out": ("spool: {when_full: [wait]}\n", "line 1: 'when_full' must be wait or replace"),
+    "quiet as a word": ("storage: a\nquiet: very\n", "line 2: 'quiet' must be true or false, not 'very'"),
+    "quiet as a number": ("quiet: 1\n", "line 1: 'quiet' must be true or false, not 1"),
     "two primaries": (
         "metrics:\n  a: {goal: minimize, primary: true}\n  b: {goal: maximize, primary: yes}\n",
         "line 3: 'b' and 'a' are both primary",

@@ -33,7 +33,9 @@ OBJECT = f"data/ab/{'ab' * 32}-7.tar"
 OBJECT_BYTES = 1000
 KEY = "manifests/01J.json"
 
-NAMES = st.text(min_size=1, max_size=4).filter(lambda name: not {"/", "\0"} & set(name) and name not in {".", ".."})
+NAMES = st.text(min_size=1, max_size=4).filter(
+    lambda name: not {"/", "\0"} & set(name) and name not in {".", ".."} and path_problem(name) is None
+)
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 OBJECTS = st.builds(
     "data/{}/{}-{}{}".format,

@@ -21,7 +21,7 @@ from replicate_core.pruning import LIVE_SHARE, Report, prune
 from replicate_core.reading import read_all
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, replace
 from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
-from replicate_core.spool import Staged, StagedFile
+from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Entry
 from replicate_core.verifying import snapshots_of, verify
 from replicate_core.writing import publish
@@ -103,6 +103,16 @@ def shelf() -> Shelf:
     return Shelf()
 
 
+def staged_of(directory: Path, contents: dict[str, bytes]) -> Staged:
+    """A staged snapshot: every file of it has a copy of its own."""
+    files = []
+    for name, data in contents.items():
+        copy = directory / f"copy of {name}"
+        copy.write_bytes(data)
+        files.append(StagedFile(name, 0o644, copy, 0, len(data)))
+    return Staged(directory, tuple(files))
+
+
 class Site:
     """A repository, and what is done with it."""
 
@@ -117,8 +127,7 @@ class Site:
     def save(self, *numbers: int, known: Known | None = None, experiment: str | None = None) -> str:
         """Save some of `CONTENTS` as an experiment, or as a checkpoint of one; returns its id."""
         repository = self.repository()
-        files = tuple(StagedFile(name, 0o644, CONTENTS[name], 2000) for name in (f"{one}.bin" for one in numbers))
-        staged = Staged(self.scratch, files, {}, ())
+        staged = staged_of(self.scratch, {f"{one}.bin": CONTENTS[f"{one}.bin"] for one in numbers})
         known = known or Known(repository)
         if experiment is None:
             made = repository.new_id()
@@ -492,12 +501,12 @@ class TestRepacking:
 
     def test_an_object_all_of_which_is_needed_stays_however_small_its_files(self, site: Site, shelf: Shelf) -> None:
         repository = site.repository()
-        files = tuple(StagedFile(f"{number}.txt", 0o644, b"%d" % number, 1) for number in range(5))
+        staged = staged_of(site.scratch, {f"{number}.txt": b"%d" % number for number in range(5)})
         made = repository.new_id()
         publish(
             repository,
             Known(repository),
-            Staged(site.scratch, files, {}, ()),
+            staged,
             "auto",
             lambda done: Created(made, repository.now(), manifest=done.manifest),
         )
@@ -717,6 +726,7 @@ class TestOnDisk:
         kept = replicate.init({}, path=None)
         kept.checkpoint("model", {})
         gone.delete()
+        queues = sorted(os.listdir(project / ".replicate/spool"))
         opened = replicate.Project()
 
         report = opened.prune()
@@ -731,7 +741,7 @@ class TestOnDisk:
         assert opened.verify(deep=True).damages == ()
         replicate.experiments.get(kept.id).checkout(tmp_path / "out")
         assert (tmp_path / "out/model").read_bytes() == (project / "model").read_bytes()
-        assert os.listdir(project / ".replicate/spool") == []
+        assert sorted(os.listdir(project / ".replicate/spool")) == queues, "its scratch directory is gone"
 
     def test_a_process_that_prunes_sees_what_others_wrote_meanwhile(self, project: Path, storage: Path) -> None:
         (project / "train.py").write_text("print()" * 100)

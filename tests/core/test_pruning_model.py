@@ -26,7 +26,7 @@ from replicate_core.known import Known
 from replicate_core.pruning import prune
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted
 from replicate_core.repository import Repository
-from replicate_core.spool import Staged, StagedFile
+from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Entry
 from replicate_core.verifying import snapshots_of
 from replicate_core.writing import publish
@@ -184,6 +184,8 @@ class Memory:
 def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
     """A training run after the other: each saves a few files several times."""
     chance = random.Random(seed)
+    copies = scratch / f"copies of {seed}"
+    copies.write_bytes(b"".join(CONTENTS))
 
     def work(actor: Actor) -> None:
         repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
@@ -198,7 +200,7 @@ def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
 
     def save(repository: Repository, known: Known, experiment: str, step: int) -> None:
         chosen = chance.sample(range(len(CONTENTS)), chance.randrange(1, 4))
-        files = tuple(StagedFile(str(number), 0o644, CONTENTS[number], 300) for number in chosen)
+        files = tuple(StagedFile(str(number), 0o644, copies, 300 * number, 300) for number in chosen)
         facts = CheckpointFacts(repository.new_id(), world.now, step, {})
         publish(
             repository,

@@ -192,7 +192,17 @@ class TestManifests:
         first = reader.manifest(key)
         store.delete([key])
         assert reader.manifest(key) is first
-        assert repository.manifests([None, key, None]) == [self.CONTENT]
+        assert reader.manifests([None, key, None]) == [self.CONTENT]
+
+    def test_no_more_than_so_many_are_kept(self, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("replicate_core.repository.MANIFESTS_MAX", 2)
+        keys = [repository.put_manifest(self.CONTENT) for _ in range(4)]
+        assert repository.manifests(keys) == [self.CONTENT] * 4
+        last = repository.manifest(keys[-1])
+        repository.store.delete(keys)
+        assert repository.manifest(keys[-1]) is last
+        with pytest.raises(Corrupted, match="is missing from"):
+            repository.manifest(keys[0])
 
     def test_one_that_is_missing_or_damaged_is_corrupted(self, repository: Repository, store: Store) -> None:
         key = repository.put_manifest(self.CONTENT)

@@ -1,18 +1,31 @@
-"""Staged copies: nobody changes them any more, and nothing is left of them."""
+"""Staged copies: nobody changes them any more."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from replicate_core import spool as spools
-from replicate_core.errors import InvalidInput, StorageFailed
+from replicate_core.errors import Corrupted, InvalidInput
 from replicate_core.files import Tree
-from replicate_core.spool import SMALL_BYTES, SPARES_MAX, Spool, StagedFile
+from replicate_core.staging import SMALL_BYTES, Staged, StagedFile, decode, encode, stage
+from replicate_core.values import dumps, loads
+
+LARGE = SMALL_BYTES + 1
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Path:
+    """Where the copies go."""
+    directory = tmp_path / "copies"
+    directory.mkdir()
+    return directory
 
 
 def tree(project: Path, **contents: bytes) -> Tree:
@@ -21,155 +34,272 @@ def tree(project: Path, **contents: bytes) -> Tree:
     return Tree({name: project / name for name in contents})
 
 
-def test_small_files_are_held_in_memory_and_large_ones_copied(project: Path) -> None:
-    large = os.urandom(SMALL_BYTES + 1)
-    with Spool(project).staged(tree(project, small=b"s" * SMALL_BYTES, large=large, empty=b"")) as staged:
-        small, copied, empty = staged.files
-        assert (small.content, small.size) == (b"s" * SMALL_BYTES, SMALL_BYTES)
-        assert empty.content == b""
-        assert isinstance(copied.content, Path)
-        assert copied.content.parent == staged.directory
-        assert copied.content.read_bytes() == large
-        assert copied.size == len(large)
+def content(file: StagedFile) -> bytes:
+    return file.copy.read_bytes()[file.offset : file.offset + file.size]
 
 
-def test_what_is_staged_does_not_change_with_the_files(project: Path) -> None:
-    before = {"small": b"before", "large": bytes(SMALL_BYTES + 1)}
-    with Spool(project).staged(tree(project, **before)) as staged:
+def contents(staged: Staged) -> dict[str, bytes]:
+    return {file.path: content(file) for file in staged.files}
+
+
+class TestCopies:
+    def test_small_files_share_one_and_large_ones_have_their_own(self, project: Path, copies: Path) -> None:
+        large = os.urandom(LARGE)
+        files = {"a": b"a" * SMALL_BYTES, "large": large, "empty": b"", "b": b"b", "other": bytes(LARGE)}
+        staged = stage(tree(project, **files), copies)
+        assert contents(staged) == files
+        assert [file.copy.name for file in staged.files] == ["small", "1", "small", "small", "4"]
+        assert [file.offset for file in staged.files] == [0, 0, SMALL_BYTES, SMALL_BYTES, 0]
+        assert sorted(os.listdir(copies)) == ["1", "4", "small"]
+        assert (copies / "small").read_bytes() == files["a"] + files["b"]
+        assert all(file.copy.parent == staged.directory == copies for file in staged.files)
+
+    def test_they_add_up(self, project: Path, copies: Path) -> None:
+        staged = stage(tree(project, small=b"12345", large=bytes(LARGE)), copies)
+        assert staged.total_bytes == 5 + LARGE
+        assert Staged(copies).total_bytes == 0
+
+    def test_they_do_not_change_with_the_files(self, project: Path, copies: Path) -> None:
+        before = {"small": b"before", "large": bytes(LARGE)}
+        staged = stage(tree(project, **before), copies)
         for name in before:
             (project / name).write_bytes(b"after")
-        found = {file.path: file.content for file in staged.files}
-        assert found["small"] == b"before"
-        assert isinstance(found["large"], Path)
-        assert found["large"].read_bytes() == before["large"]
+        assert contents(staged) == before
 
-
-def test_only_so_much_is_held_in_memory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spools, "SMALL_TOTAL_BYTES", 10)
-    with Spool(project).staged(tree(project, a=b"12345", b=b"123456", c=b"12345")) as staged:
-        assert [type(file.content) for file in staged.files] == [bytes, type(project), bytes]
-        assert [file.size for file in staged.files] == [5, 6, 5]
-
-
-def test_permissions_links_and_empty_directories_are_kept(project: Path) -> None:
-    found = tree(project, script=b"#!/bin/sh", large=bytes(SMALL_BYTES + 1))
-    (project / "script").chmod(0o750)
-    (project / "large").chmod(0o444)
-    content = Tree(found.files, {"link": "script"}, ("logs",))
-    with Spool(project).staged(content) as staged:
+    def test_permissions_links_and_empty_directories_are_kept(self, project: Path, copies: Path) -> None:
+        found = tree(project, script=b"#!/bin/sh", large=bytes(LARGE))
+        (project / "script").chmod(0o750)
+        (project / "large").chmod(0o444)
+        staged = stage(Tree(found.files, {"link": "script"}, ("logs",)), copies)
         assert [file.mode for file in staged.files] == [0o750, 0o444]
         assert staged.links == {"link": "script"}
         assert staged.directories == ("logs",)
 
+    def test_nothing_makes_no_copies(self, copies: Path) -> None:
+        assert stage(Tree(), copies) == Staged(copies)
+        assert os.listdir(copies) == []
 
-def test_a_file_that_vanished_is_left_out(project: Path) -> None:
-    content = tree(project, gone=b"x", kept=b"y", large=bytes(SMALL_BYTES + 1))
-    (project / "gone").unlink()
-    (project / "large").unlink()
-    with Spool(project).staged(content) as staged:
-        assert staged.files == (StagedFile("kept", staged.files[0].mode, b"y", 1),)
-
-
-def test_the_spool_is_empty_afterwards_and_git_ignores_it(project: Path) -> None:
-    spool = Spool(project)
-    with spool.staged(tree(project, large=bytes(SMALL_BYTES + 1))):
-        assert len(os.listdir(project / ".replicate/spool")) == 1
-    spool.close()
-    assert os.listdir(project / ".replicate/spool") == []
-    assert (project / ".replicate/.gitignore").read_text() == "*\n"
+    def test_no_file_stays_open(self, project: Path, copies: Path) -> None:
+        before = open_files()
+        stage(tree(project, a=b"a", large=bytes(LARGE)), copies)
+        assert open_files() == before
 
 
-def test_a_gitignore_of_the_user_is_kept(project: Path) -> None:
-    (project / ".replicate").mkdir()
-    (project / ".replicate/.gitignore").write_text("spool/\n")
-    with Spool(project).staged(Tree()) as staged:
-        assert staged.files == ()
-    assert (project / ".replicate/.gitignore").read_text() == "spool/\n"
+def open_files() -> int:
+    """How many files this process has open, where the system tells."""
+    return len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
-def test_two_may_be_staged_at_once(project: Path) -> None:
-    content = tree(project, large=bytes(SMALL_BYTES + 1))
-    with Spool(project).staged(content) as one, Spool(project).staged(content) as other:
-        assert one.directory != other.directory
-        assert one.files[0].size == other.files[0].size
+class TestFilesThatDoNotStandStill:
+    def test_one_that_vanished_is_left_out(self, project: Path, copies: Path) -> None:
+        found = tree(project, gone=b"x", kept=b"y", large=bytes(LARGE))
+        (project / "gone").unlink()
+        (project / "large").unlink()
+        assert contents(stage(found, copies)) == {"kept": b"y"}
 
-
-class TestWhenItFails:
-    """And nothing of what was copied is left, whatever it was."""
-
-    @pytest.fixture(autouse=True)
-    def nothing_left(self, project: Path) -> Iterator[None]:
-        yield
-        spool = project / ".replicate/spool"
-        assert not spool.is_dir() or os.listdir(spool) == []
-
-    def test_an_error_of_the_block_passes(self, project: Path) -> None:
-        content = tree(project, large=bytes(SMALL_BYTES + 1))
-        with pytest.raises(RuntimeError, match="storing failed"), Spool(project).staged(content):
-            raise RuntimeError("storing failed")
-
-    def test_a_project_that_cannot_be_written_says_so(self, project: Path) -> None:
-        (project / ".replicate").write_text("a file where a directory is needed")
-        content = tree(project, small=b"x")
-        message = r"can't copy the files .* to .*/\.replicate/spool: .*Make room there"
-        with pytest.raises(StorageFailed, match=message), Spool(project).staged(content):
-            pass
-
-    def test_a_spool_that_is_removed_meanwhile_is_no_vanished_file(self, project: Path) -> None:
-        content = tree(project, large=bytes(SMALL_BYTES + 1))
-
-        class Removing(type(project)):  # type: ignore[misc]
+    def test_one_that_vanishes_between_two_looks_is_left_out_with_nothing_in_the_shared_copy(
+        self, project: Path, copies: Path
+    ) -> None:
+        class Vanishing(type(project)):  # type: ignore[misc]
             def stat(self, **options: bool) -> os.stat_result:
-                shutil.rmtree(project / ".replicate", ignore_errors=True)
-                return super().stat(**options)
+                found = super().stat(**options)
+                self.unlink()
+                return found
 
-        content.files["large"] = Removing(project / "large")
-        with pytest.raises(StorageFailed, match="can't copy the files"), Spool(project).staged(content):
-            pass
+        found = tree(project, a=b"a", gone=b"gone", large=bytes(LARGE), z=b"z")
+        found.files["gone"] = Vanishing(project / "gone")
+        found.files["large"] = Vanishing(project / "large")
+        staged = stage(found, copies)
+        assert contents(staged) == {"a": b"a", "z": b"z"}
+        assert (copies / "small").read_bytes() == b"az"
 
-    def test_a_file_that_keeps_changing_is_named(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        content = tree(project, first=bytes(SMALL_BYTES + 1), log=bytes(SMALL_BYTES + 1))
+    def test_one_that_grew_beyond_small_meanwhile_is_whole_all_the_same(self, project: Path, copies: Path) -> None:
+        class Growing(type(project)):  # type: ignore[misc]
+            def stat(self, **options: bool) -> os.stat_result:
+                found = super().stat(**options)
+                (project / "log").write_bytes(b"l" * 2 * SMALL_BYTES)
+                return found
 
-        def append(descriptor: int, size: int) -> None:
-            with open(project / "log", "ab") as log:
-                log.write(b"x")
+        found = tree(project, log=b"l", next=b"n")
+        found.files["log"] = Growing(project / "log")
+        assert contents(stage(found, copies)) == {"log": b"l" * 2 * SMALL_BYTES, "next": b"n"}
 
-        monkeypatch.setattr("replicate_core.files.set_aside", append)
-        message = "log is being written all the time"
-        with pytest.raises(InvalidInput, match=message), Spool(project).staged(content):
-            pass
+    @pytest.mark.parametrize("size", [1, LARGE])
+    def test_one_that_shrinks_while_it_is_copied_is_copied_again(
+        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        found = tree(project, model=b"old" * size)
+        stat, looks = os.stat, []
+
+        def shrinking(path: Path, **options: bool) -> os.stat_result:
+            if Path(path) == project / "model":
+                looks.append(path)
+                if len(looks) == 2:
+                    (project / "model").write_bytes(b"new")
+            return stat(path, **options)
+
+        monkeypatch.setattr(os, "stat", shrinking)
+        assert contents(stage(found, copies)) == {"model": b"new"}
+
+    @pytest.mark.parametrize("size", [1, LARGE])
+    def test_one_that_never_does_is_named(
+        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        found = tree(project, first=bytes(LARGE), log=bytes(size))
+        stat = os.stat
+
+        def growing(path: Path, **options: bool) -> os.stat_result:
+            if Path(path) == project / "log":
+                with open(project / "log", "ab") as log:
+                    log.write(b"x")
+            return stat(path, **options)
+
+        monkeypatch.setattr(os, "stat", growing)
+        with pytest.raises(InvalidInput, match="log is being written all the time"):
+            stage(found, copies)
+
+    def test_one_that_may_not_be_read_is_named_with_what_to_do(self, open_directory: Path, as_nobody) -> None:
+        found = tree(open_directory, secret=b"x")
+        (open_directory / "secret").chmod(0)
+        (open_directory / "copies").mkdir(mode=0o777)
+        with as_nobody(), pytest.raises(InvalidInput, match=r"secret can't be read .* leave it out"):
+            stage(found, open_directory / "copies")
+
+    def test_one_that_became_a_directory_is_named(self, project: Path, copies: Path) -> None:
+        found = tree(project, model=b"x")
+        (project / "model").unlink()
+        (project / "model").mkdir()
+        with pytest.raises(InvalidInput, match=r"model can't be read \(Is a directory\)"):
+            stage(found, copies)
 
 
-def test_a_file_that_may_not_be_read_is_named_with_what_to_do(open_directory: Path, as_nobody) -> None:
-    content = tree(open_directory, secret=b"x")
-    (open_directory / "secret").chmod(0)
-    message = r"secret can't be read .* leave it out"
-    with as_nobody(), pytest.raises(InvalidInput, match=message), Spool(open_directory).staged(content):
-        pass
-    assert os.listdir(open_directory / ".replicate/spool") == []
+class TestWhereTheCopiesGo:
+    @pytest.mark.parametrize("size", [1, LARGE])
+    def test_a_directory_that_is_removed_meanwhile_is_no_vanished_file(
+        self, project: Path, copies: Path, size: int
+    ) -> None:
+        found = tree(project, model=bytes(size))
+        shutil.rmtree(copies)
+        with pytest.raises(FileNotFoundError) as raised:
+            stage(found, copies)
+        assert Path(raised.value.filename).parent == copies
+
+    @pytest.mark.parametrize("size", [1, LARGE])
+    def test_a_disk_that_is_full_is_no_file_that_cannot_be_read(
+        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        found = tree(project, model=bytes(size))
+        full = Path("/dev/full")
+        if not full.is_char_device():
+            pytest.skip("there is no /dev/full")
+        (copies / ("small" if size == 1 else "0")).symlink_to(full)
+        plain_open = open
+        monkeypatch.setattr("replicate_core.files.set_aside", lambda *_: None)
+        monkeypatch.setattr(
+            "builtins.open", lambda path, mode, **more: plain_open(path, mode.replace("x", "w"), **more)
+        )
+        with pytest.raises(OSError, match="No space left") as raised:
+            stage(found, copies)
+        assert raised.value.errno == errno.ENOSPC
 
 
-def test_a_copy_is_written_over_by_the_next_one_unless_it_became_an_object(project: Path) -> None:
-    spool = Spool(project)
-    contents = [bytes([number]) * (SMALL_BYTES + size) for number, size in enumerate([5, 3, 9])]
-    objects = []
-    for content in contents:
-        with spool.staged(tree(project, large=content)) as staged:
-            (file,) = staged.files
-            assert file.content.read_bytes() == content
-            assert file.size == len(content)
-            assert not any(taken.samefile(file.content) for taken in objects)
-            if content is contents[1]:
-                os.link(file.content, project / "object")
-                staged.taken.add(file.content)
-                objects.append(project / "object")
-    assert (project / "object").read_bytes() == contents[1]
+class TestSpares:
+    def test_a_spare_is_written_over_whatever_its_size(self, project: Path, copies: Path, tmp_path: Path) -> None:
+        for size in (1, LARGE, 3 * LARGE):
+            spare = tmp_path / "spare"
+            spare.write_bytes(b"s" * size)
+            number = spare.stat().st_ino
+            data = os.urandom(2 * LARGE)
+            staged = stage(tree(project, large=data), copies, spare=lambda spare=spare: spare)
+            assert contents(staged) == {"large": data}
+            assert staged.files[0].copy.stat().st_ino == number, "it is the very file"
+            assert staged.files[0].copy.stat().st_size == len(data)
+            assert not spare.exists()
+
+    def test_none_is_used_for_small_files(self, project: Path, copies: Path) -> None:
+        def never() -> Path:
+            raise AssertionError("no spare is needed")
+
+        assert contents(stage(tree(project, small=b"x"), copies, spare=never)) == {"small": b"x"}
+
+    def test_where_there_are_fewer_than_large_files_the_rest_is_new(
+        self, project: Path, copies: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "spare").write_bytes(b"old")
+        spares = [tmp_path / "spare"]
+        files = {"one": b"1" * LARGE, "two": b"2" * LARGE}
+        staged = stage(tree(project, **files), copies, spare=lambda: spares.pop() if spares else None)
+        assert contents(staged) == files
 
 
-def test_no_more_than_a_few_copies_are_kept(project: Path) -> None:
-    spool = Spool(project)
-    large = {f"large{number}": bytes(SMALL_BYTES + 1) for number in range(5)}
-    for _ in range(2):
-        with spool.staged(tree(project, **large)):
-            pass
-        assert len(os.listdir(spool.directory)) == SPARES_MAX
+class TestAsPlainData:
+    def test_it_comes_back_where_the_copies_are(self, project: Path, copies: Path, tmp_path: Path) -> None:
+        found = tree(project, small=b"s", large=bytes(LARGE))
+        staged = stage(Tree(found.files, {"link": "small"}, ("logs",)), copies)
+        value = loads(dumps(encode(staged)))
+        assert decode(value, copies) == staged
+        copies.rename(tmp_path / "moved")
+        moved = decode(value, tmp_path / "moved")
+        assert contents(moved) == {"small": b"s", "large": bytes(LARGE)}
+        assert moved.directory == tmp_path / "moved"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None,
+            [],
+            {},
+            {"files": [], "links": {}},
+            {"files": {}, "links": {}, "directories": []},
+            {"files": [["a", 0o644, "small", 0]], "links": {}, "directories": []},
+            {"files": [["a", 0o644, "small", 0, 1, 2]], "links": {}, "directories": []},
+            {"files": [["a", 0o644, "small", -1, 1]], "links": {}, "directories": []},
+            {"files": [["a", 0o644, "small", 0, None]], "links": {}, "directories": []},
+            {"files": [[1, 0o644, "small", 0, 1]], "links": {}, "directories": []},
+            {"files": [["a", "rw", "small", 0, 1]], "links": {}, "directories": []},
+            {"files": [["a", 0o644, 5, 0, 1]], "links": {}, "directories": []},
+            {"files": ["a"], "links": {}, "directories": []},
+            {"files": [], "links": {"a": 1}, "directories": []},
+            {"files": [], "links": {}, "directories": [1]},
+        ],
+        ids=repr,
+    )
+    def test_anything_else_is_refused(self, copies: Path, value) -> None:
+        with pytest.raises(Corrupted):
+            decode(value, copies)
+
+    @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../b"])
+    def test_it_names_no_copy_elsewhere(self, copies: Path, name: str) -> None:
+        value = {"files": [["a", 0o644, name, 0, 1]], "links": {}, "directories": []}
+        (file,) = decode(value, copies).files
+        assert file.copy.parent == copies
+
+
+PATHS = st.text(min_size=1, max_size=6)
+FILES = st.builds(
+    lambda path, mode, copy, offset, size: StagedFile(path, mode, Path("/copies") / copy, offset, size),
+    PATHS,
+    st.integers(0, 0o777),
+    st.sampled_from(["small", "0", "17"]),
+    st.integers(0, 1 << 53),
+    st.integers(0, 1 << 53),
+)
+
+
+@given(st.lists(FILES, max_size=4), st.dictionaries(PATHS, PATHS, max_size=3), st.lists(PATHS, max_size=3))
+def test_whatever_is_staged_comes_back(files, links, directories) -> None:
+    staged = Staged(Path("/copies"), tuple(files), links, tuple(directories))
+    assert decode(loads(dumps(encode(staged))), Path("/copies")) == staged
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 3000) | st.integers(SMALL_BYTES - 2, SMALL_BYTES + 2), max_size=6))
+def test_files_of_any_sizes_are_copied_byte_for_byte(sizes: list[int]) -> None:
+    with TemporaryDirectory() as name:
+        project, copies = Path(name) / "project", Path(name) / "copies"
+        project.mkdir()
+        copies.mkdir()
+        files = {f"f{number}": bytes([number + 1]) * size for number, size in enumerate(sizes)}
+        staged = stage(tree(project, **files), copies)
+        assert contents(staged) == files
+        assert staged.total_bytes == sum(sizes)

@@ -116,7 +116,7 @@ class TestDamages:
         assert f"has {size - 1} bytes, and should have {size}" in damage.problem
 
     def test_the_code_is_hurt_without_a_checkpoint(self, pair: Pair, deep: bool) -> None:
-        (key,) = Repository(LocalStore(pair.storage)).manifest(pair.first._created.manifest).object_bytes
+        (key,) = Repository(LocalStore(pair.storage)).manifest(pair.first._now().state.created.manifest).object_bytes
         (pair.storage / key).unlink()
         assert set(hurt(check(pair.storage, deep=deep))) == {
             (pair.first.id, None, "README"),
@@ -223,7 +223,7 @@ class TestDeep:
 
     def parts(self, repository: Repository, pair: Pair) -> Iterator[tuple[tuple[str, str | None, str], Part]]:
         for experiment in pair.experiments:
-            snapshots = [(None, experiment._created.manifest)]
+            snapshots = [(None, experiment._now().state.created.manifest)]
             snapshots += [(checkpoint.id, checkpoint._facts.manifest) for checkpoint in experiment.checkpoints]
             for checkpoint, manifest in snapshots:
                 for path, file in repository.manifest(manifest).files.items() if manifest else ():
@@ -294,7 +294,9 @@ class TestChosen:
         chosen, other = broken.first.checkpoints
         report = replicate.Project().verify([chosen.short_id])
         assert hurt(report) == [(broken.first.id, chosen.id, "model.bin")]
-        (key,) = Repository(LocalStore(broken.storage)).manifest(broken.first._created.manifest).object_bytes
+        (key,) = (
+            Repository(LocalStore(broken.storage)).manifest(broken.first._now().state.created.manifest).object_bytes
+        )
         (broken.storage / key).unlink()
         assert {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages} == {chosen.id, None}
         assert other.id not in {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages}

@@ -28,7 +28,7 @@ from replicate_core.manifest import Encoding, Manifest
 from replicate_core.reading import open_file
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Repacked
 from replicate_core.repository import Repository
-from replicate_core.spool import SMALL_BYTES, Staged, StagedFile
+from replicate_core.staging import SMALL_BYTES, Staged, StagedFile
 from replicate_core.store import LocalStore
 from replicate_core.writing import Snapshot, publish, store_snapshot
 
@@ -72,19 +72,24 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def stage(tmp_path: Path):
-    """Makes a staged snapshot of contents: in memory what is small, on disk what is large."""
+    """Makes a staged snapshot of contents: in one copy what is small, in copies of their own what is large."""
     return lambda contents, **more: staged(tmp_path, contents, **more)
 
 
 def staged(tmp_path: Path, contents: dict[str, bytes], links=None, directories=(), mode: int = 0o644) -> Staged:
     directory = Path(tempfile.mkdtemp(dir=tmp_path))
     files = []
+    small = b""
     for number, (path, data) in enumerate(contents.items()):
-        content: bytes | Path = data
         if len(data) > writing.SMALL_BYTES:
-            content = directory / str(number)
-            content.write_bytes(data)
-        files.append(StagedFile(path, mode, content, len(data)))
+            copy = directory / str(number)
+            copy.write_bytes(data)
+            files.append(StagedFile(path, mode, copy, 0, len(data)))
+        else:
+            files.append(StagedFile(path, mode, directory / "small", len(small), len(data)))
+            small += data
+    if any(file.copy.name == "small" for file in files):
+        (directory / "small").write_bytes(small)
     return Staged(directory, tuple(files), links or {}, directories)
 
 
@@ -204,10 +209,14 @@ def test_a_pack_that_is_full_is_closed(repository: Repository, stage, monkeypatc
     assert contents(repository, manifest) == files
 
 
-def test_a_large_file_in_memory_and_a_small_one_on_disk_are_stored_all_the_same(repository, tmp_path: Path) -> None:
+def test_a_small_file_with_a_copy_of_its_own_is_stored_all_the_same(repository, tmp_path: Path) -> None:
     grown, small = os.urandom(SMALL_BYTES + 1), b"small"
+    (tmp_path / "grown").write_bytes(grown)
     (tmp_path / "copy").write_bytes(small)
-    files = (StagedFile("grown", 0o644, grown, len(grown)), StagedFile("small", 0o600, tmp_path / "copy", 5))
+    files = (
+        StagedFile("grown", 0o644, tmp_path / "grown", 0, len(grown)),
+        StagedFile("small", 0o600, tmp_path / "copy", 0, 5),
+    )
     snapshot = store(repository, Staged(tmp_path, files, {}, ()))
     assert contents(repository, stored(repository, snapshot)) == {"grown": grown, "small": small}
 

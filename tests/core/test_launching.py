@@ -1,0 +1,321 @@
+"""Getting a queue emptied by a real recorder process: what it can't reach is told at `init()`, and it may die."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from misbehaving import Died, Storage, fails, until
+
+import replicate_core as replicate
+from replicate_core import launching
+from replicate_core.launching import InlineRecorder, as_error
+from replicate_core.spool import Queue, Trouble
+
+AtExit = list[Callable[..., object]]
+
+
+@pytest.fixture
+def with_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPLICATE_RECORDER")
+
+
+@pytest.fixture
+def told() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield found
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch, at_exit: AtExit, told: list) -> Iterator[Storage]:
+    """Recorders are threads here, and their storage can misbehave."""
+    found = Storage()
+    found.install(monkeypatch)
+    yield found
+    found.settle(at_exit)
+
+
+def texts(told: list[warnings.WarningMessage]) -> list[str]:
+    return [str(item.message) for item in told]
+
+
+def recorder_of(experiment: replicate.Experiment) -> launching.ChildRecorder:
+    return experiment._recorded._launched
+
+
+def only_queue() -> Queue:
+    (queue,) = replicate.Project().spool.queues()
+    return queue
+
+
+def kill(experiment: replicate.Experiment) -> None:
+    process = recorder_of(experiment)._process
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+@pytest.mark.usefixtures("with_recorder")
+class TestAStorageThatRefuses:
+    """`init()` raises what opening the storage here would have raised, and nothing is left of it."""
+
+    def refused(self, project: Path, storage: str, error: type[Exception], match: str) -> None:
+        (project / "replicate.yaml").write_text(f"storage: '{storage}'\n")
+        (project / "train.py").write_text("pass\n")
+        with pytest.raises(error, match=match):
+            replicate.init({"lr": 0.1})
+        assert sorted(os.listdir(project)) == ["replicate.yaml", "train.py"]
+
+    def test_an_unknown_scheme(self, project: Path) -> None:
+        self.refused(project, "nosuch://bucket/x", replicate.InvalidInput, "'nosuch', which nothing here can open")
+
+    def test_a_driver_that_is_not_installed(self, project: Path) -> None:
+        if importlib.util.find_spec("gcsfs") is None:
+            self.refused(project, "gs://bucket/x", replicate.MissingExtra, "pip install gcsfs")
+
+    def test_a_place_that_can_not_be_written(self, project: Path) -> None:
+        (project.parent / "file").touch()
+        self.refused(project, "../file/storage", replicate.StorageFailed, "A file stands where a directory is needed")
+
+    def test_a_repository_of_a_newer_version(self, project: Path) -> None:
+        self.put_format(project, '{"format": 99, "digest": "sha256"}')
+        self.refused(project, "../storage", replicate.TooNew, "has format 99")
+
+    def test_something_else(self, project: Path) -> None:
+        self.put_format(project, "hello")
+        self.refused(project, "../storage", replicate.Corrupted, "can't be understood")
+
+    def put_format(self, project: Path, text: str) -> None:
+        from replicate_core.repository import FORMAT_KEY
+
+        (project.parent / "storage").mkdir()
+        (project.parent / "storage" / FORMAT_KEY).write_text(text)
+
+    def test_one_that_does_not_answer(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launching, "READY_SECONDS", 0.3)
+        monkeypatch.setattr(launching, "_PROGRAM", "import time; time.sleep(1.5)")
+        self.refused(project, "../storage", replicate.StorageFailed, "did not answer within")
+
+    def test_the_same_without_a_recorder(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REPLICATE_RECORDER", "none")
+        (project.parent / "file").touch()
+        self.refused(project, "../file/storage", replicate.StorageFailed, "A file stands where a directory is needed")
+        self.refused(project, "nosuch://bucket/x", replicate.InvalidInput, "'nosuch', which nothing here can open")
+        self.put_format(project, '{"format": 99, "digest": "sha256"}')
+        self.refused(project, "../storage", replicate.TooNew, "has format 99")
+
+
+@pytest.mark.usefixtures("with_recorder")
+class TestARecorderThatDies:
+    def test_is_started_again_and_that_is_told_once(self, project: Path, told: list) -> None:
+        experiment = replicate.init(path=None)
+        ids = []
+        for step in range(3):
+            kill(experiment)
+            (project / "model").write_bytes(b"%d" % step)
+            ids.append(experiment.checkpoint("model", {"loss": step}).id)
+        experiment.stop()
+        (text,) = texts(told)
+        assert f"has died ({-signal.SIGKILL}) and was started again; nothing is lost" in text
+        (found,) = replicate.experiments.list()
+        assert [checkpoint.id for checkpoint in found.checkpoints] == ids
+        assert [checkpoint.open().read() for checkpoint in found.checkpoints] == [b"0", b"1", b"2"]
+        assert found.status == "finished"
+        assert not replicate.Project().spool.queues()
+
+    def test_at_the_very_end_is_started_again(self, project: Path, told: list) -> None:
+        experiment = replicate.init(path=None)
+        experiment.checkpoint(None, {"loss": 1})
+        kill(experiment)
+        experiment.stop()
+        assert experiment.status == "finished"
+        assert not replicate.Project().spool.queues()
+
+    def test_is_started_again_by_metrics_alone(self, project: Path, told: list) -> None:
+        experiment = replicate.init(path=None)
+        kill(experiment)
+        first = recorder_of(experiment)._process.pid
+
+        def restarted() -> bool:
+            experiment.checkpoint(None, {"loss": 1})
+            return recorder_of(experiment)._process.pid != first
+
+        until(restarted)
+        experiment.stop()
+        assert experiment.status == "finished"
+
+    def test_where_warnings_are_errors(self, project: Path) -> None:
+        """The warning is raised, and the recorder is there all the same."""
+        experiment = replicate.init(path=None)
+        kill(experiment)
+        (project / "model").touch()
+        with pytest.raises(UserWarning, match="has died"):
+            experiment.checkpoint("model", {})
+        experiment.checkpoint("model", {})
+        experiment.stop()
+        assert experiment.status == "finished"
+        assert len(experiment.checkpoints) == 2
+
+    def test_again_and_again_is_given_up(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = replicate.init(path=None)
+        until(lambda: not only_queue().waiting())
+
+        def dies(verb: str, key: str) -> None:
+            raise Died
+
+        storage.before = dies
+        ids = []
+        for _ in range(launching.STARTS_MAX + 3):
+            (project / "model").write_bytes(b"x")
+            ids.append(experiment.checkpoint("model", {"loss": 1}).id)
+            storage.recorders[-1].thread.join(5)
+        assert len(storage.recorders) == launching.STARTS_MAX
+        before_the_end = len(told)
+        experiment.stop()
+        assert len(storage.recorders) == launching.STARTS_MAX
+        assert "`replicate sync` stores them" in texts(told)[-1]
+        storage.before = fails(0)
+        replicate.Project().sync()
+        (found,) = replicate.experiments.list()
+        assert [checkpoint.id for checkpoint in found.checkpoints] == ids
+        assert found.status == "finished"
+        assert before_the_end == 2, "told that it died, and that it is given up: days before the end, maybe"
+
+    def test_before_it_began_is_an_error_with_a_way_out(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launching, "_PROGRAM", "raise ImportError('no module named x')")
+        with pytest.raises(
+            replicate.StorageFailed, match=r"ended with 1 before it had begun: .*no module named x.*REPLICATE_RECORDER"
+        ):
+            replicate.init(path=None)
+        assert not (project / ".replicate").exists()
+
+    def test_that_ends_in_order_too_early_is_started_again(self, project: Path, storage: Storage, told: list) -> None:
+        """Exit code 0 says that nothing is left to do: it is not believed while something is."""
+        experiment = replicate.init(path=None)
+        until(lambda: not only_queue().waiting())
+
+        def vanishes(verb: str, key: str) -> None:
+            raise SystemExit(0)
+
+        storage.before = vanishes
+        (project / "model").write_bytes(b"x")
+        experiment.checkpoint("model", {})
+        until(lambda: recorder_of(experiment).is_alive() is False or len(storage.recorders) > 1)
+        storage.before = fails(0)
+        experiment.checkpoint("model", {})
+        experiment.stop()
+        assert not replicate.Project().spool.queues()
+
+
+class TestWhereNoProcessCanBeStarted:
+    @pytest.mark.parametrize("executable", ["", "/no/such/python", None])
+    def test_the_training_stores_itself(
+        self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch, with_recorder: None, executable: str | None
+    ) -> None:
+        """An embedded Python knows no executable."""
+        monkeypatch.setattr(sys, "executable", executable)
+        with replicate.init(path=None) as experiment:
+            (project / "model").write_bytes(b"x")
+            assert experiment.checkpoint("model", {}).open().read() == b"x"
+            assert replicate.experiments.get(experiment.id).checkpoints[0].is_stored
+        (text,) = texts(told)
+        assert "no process could be started to store what is saved" in text
+        assert experiment.status == "finished"
+        assert not replicate.Project().spool.queues()
+
+
+class TestWithoutARecorder:
+    def test_trouble_is_told_and_passes(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "replicate.yaml").write_text("storage: ../disk/storage\n")
+        experiment = replicate.init(path=None)
+        launched = experiment._recorded._launched
+        assert isinstance(launched, InlineRecorder)
+        put = launched._drain.repository.store.put
+        before = fails(permanent=True, text="access denied")
+        monkeypatch.setattr(
+            launched._drain.repository.store, "put", lambda key, data: (before("put", key), put(key, data))[1]
+        )
+        ids = [experiment.checkpoint(None, {"loss": step}).id for step in range(1)]
+        for step in range(3):
+            (project / "model").write_bytes(b"%d" % step)
+            ids.append(experiment.checkpoint("model", {"loss": step}).id)
+        assert len(told) == 1
+        assert "access denied" in texts(told)[0]
+        before = fails(0)
+        experiment.stop()
+        assert len(told) == 1
+        (found,) = replicate.experiments.list()
+        assert [checkpoint.id for checkpoint in found.checkpoints] == ids
+        assert found.status == "finished"
+
+    def test_the_end_says_what_is_left(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
+        experiment = replicate.init(path=None)
+        store = experiment._recorded._launched._drain.repository.store
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "put", lambda key, data: fails()("put", key))
+            (project / "model").write_bytes(b"x")
+            experiment.checkpoint("model", {})
+            experiment.stop()
+        assert "`replicate sync`" in texts(told)[-1]
+        assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
+        assert replicate.experiments.list()[0].status == "finished"
+
+
+class TestWhatOthersHaveLeft:
+    def test_is_stored_when_the_next_experiment_begins(self, project: Path, told: list, with_recorder: None) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                experiment = replicate.init(path=None)
+                (project / "model").write_bytes(b"x")
+                process = recorder_of(experiment)._process
+                process.kill()
+                process.wait()
+                experiment.checkpoint("model", {})
+                recorder_of(experiment)._process.kill()
+                recorder_of(experiment)._process.wait()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        assert len(replicate.Project().spool.queues()) == 1
+        with replicate.init(path=None, name="next"):
+            pass
+        until(lambda: not replicate.Project().spool.queues())
+        first, _ = replicate.experiments.list()
+        assert first.status == "killed"
+        assert first.checkpoints[0].open().read() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("StorageFailed", replicate.StorageFailed),
+        ("TooNew", replicate.TooNew),
+        ("Corrupted", replicate.Corrupted),
+        ("OSError", replicate.StorageFailed),
+        ("annotations", replicate.StorageFailed),
+    ],
+)
+def test_an_error_of_another_process_is_raised_as_what_it_was(kind: str, error: type[Exception]) -> None:
+    raised = as_error(Trouble(kind, "no", permanent=True))
+    assert type(raised) is error
+    assert str(raised) == "no"
+
+
+def test_a_training_is_not_held_up_by_its_recorder(project: Path, with_recorder: None) -> None:
+    """It is as nice as can be, and leads a session of its own."""
+    experiment = replicate.init(path=None)
+    process = recorder_of(experiment)._process
+    until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+    assert os.getsid(process.pid) == process.pid
+    began = time.monotonic()
+    experiment.stop()
+    assert time.monotonic() - began < 5
+    assert process.poll() == 0

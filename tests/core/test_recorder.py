@@ -1,0 +1,331 @@
+"""The recorder, in a thread of the test: when it stores, when it tries again, and when it gives up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from misbehaving import Gate, RecorderThread, Storage, fails, until
+
+from replicate_core import heartbeats, ids, recorder
+from replicate_core.files import Tree
+from replicate_core.recorder import Recorder, record, record_abandoned
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState
+from replicate_core.repository import Repository, utc_now
+from replicate_core.spool import Origin, Queue, Spool
+from replicate_core.store import LocalStore
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    found = Storage()
+    found.install(monkeypatch)
+    return found
+
+
+class Training:
+    """The side that appends."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.experiment = ids.random_id(os.urandom(ids.ID_BYTES))
+        self.spool = Spool(project)
+        origin = Origin(self.experiment, "../storage", str(project), "auto", os.getpid())
+        self.queue = self.spool.begin(origin, ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES)))
+        self.queue.append(Created(self.experiment, utc_now()))
+        self._steps = 0
+
+    def point(self) -> str:
+        facts = CheckpointFacts(ids.random_id(os.urandom(ids.ID_BYTES)), utc_now(), self._steps, {})
+        self._steps += 1
+        self.queue.append(Checkpointed(self.experiment, (facts,)), blocked_seconds=0.5 * self._steps)
+        return facts.id
+
+    def checkpoint(self, content: bytes = b"model") -> str:
+        (self.project / "model").write_bytes(content)
+        staged = self.queue.stage(Tree({"model": self.project / "model"}))
+        identifier = ids.random_id(os.urandom(ids.ID_BYTES))
+        facts = CheckpointFacts(identifier, utc_now(), self._steps, {}, path="model", size_bytes=len(content))
+        self._steps += 1
+        self.queue.append(Checkpointed(self.experiment, (facts,)), staged, blocked_seconds=0.5 * self._steps)
+        return identifier
+
+    def end(self) -> None:
+        self.queue.append(Ended(self.experiment, utc_now(), "finished"))
+        self.queue.leave()
+
+    def repository(self) -> Repository:
+        return Repository(LocalStore(self.project.parent / "storage"))
+
+    def state(self) -> ExperimentState:
+        return self.repository().states()[self.experiment]
+
+    def stored(self) -> list[str]:
+        return [facts.id for facts in self.state().checkpoints]
+
+
+@pytest.fixture
+def training(project: Path, storage: Storage) -> Iterator[Training]:
+    found = Training(project)
+    yield found
+    found.queue.leave()
+    for one in storage.recorders:
+        one.thread.join(10)
+
+
+def start(training: Training, storage: Storage) -> RecorderThread:
+    return storage.start([str(training.queue.directory)])
+
+
+class TestTryingAgain:
+    def test_pauses_grow_and_stop_growing(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder, "PAUSE_SECONDS", (0.05, 0.4))
+        monkeypatch.setattr(recorder.random, "uniform", lambda low, high: high)
+        start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails(6, of="records/")
+        training.point()
+        until(lambda: training.queue.state().done == 2)
+        times = [when for when, key in storage.asked if "-checkpoints" in key]
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        for pause, wanted in zip(pauses, [0.05, 0.1, 0.2, 0.4, 0.4, 0.4], strict=True):
+            assert wanted <= pause < wanted + 0.25
+        assert training.queue.state().trouble is None
+
+    def test_pauses_differ_between_machines(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder, "PAUSE_SECONDS", (10.0, 60.0))
+        found = Recorder(training.queue)
+        pauses = set()
+        for _ in range(20):
+            before = time.monotonic()
+            found._note(OSError("no"))
+            training.queue.set_state(type(training.queue.state())())
+            pauses.add(round(found._retry_at - before, 3))
+        assert len(pauses) > 5
+        assert all(5 <= pause <= 11 for pause in pauses)
+
+    def test_the_state_says_what_is_in_the_way(self, training: Training, storage: Storage) -> None:
+        start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails(text="the network is down")
+        training.checkpoint()
+        until(lambda: (trouble := training.queue.state().trouble) and trouble.attempts >= 3)
+        trouble = training.queue.state().trouble
+        assert (trouble.kind, trouble.message, trouble.permanent) == ("StorageFailed", "the network is down", False)
+
+    def test_what_waits_for_long_outlives_the_machine(self, training: Training, storage: Storage) -> None:
+        """It is synced to disk, and marked so."""
+        start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails()
+        for _ in range(2):  # the first of them was about to be stored, and has another name by then
+            training.checkpoint()
+        until(lambda: len(list(training.queue.directory.glob("files/*/synced"))) == 2, seconds=5)
+
+
+class TestTheEnd:
+    def test_all_is_stored_and_the_queue_is_gone(self, training: Training, storage: Storage) -> None:
+        one = start(training, storage)
+        made = [training.checkpoint(b"%d" % step) if step % 3 == 0 else training.point() for step in range(20)]
+        training.end()
+        one.thread.join(10)
+        assert training.stored() == made
+        assert training.state().ended.status == "finished"
+        assert not training.queue.directory.exists()
+        assert one.returncode == 0
+
+    def test_a_training_that_was_killed(self, training: Training, storage: Storage) -> None:
+        one = start(training, storage)
+        made = [training.checkpoint(), training.point()]
+        until(lambda: training.queue.state().done)
+        training.queue.leave()
+        one.thread.join(10)
+        assert training.stored() == made
+        ended = training.state().ended
+        assert ended.status == "killed"
+        assert ended.blocked_seconds == 1.0  # as the last job said
+        assert (utc_now() - ended.created) < timedelta(seconds=10)
+
+    def test_a_training_that_was_killed_long_ago(self, training: Training, storage: Storage) -> None:
+        """It died when it was last heard of, and not when somebody found out."""
+        training.point()
+        training.queue.leave()
+        yesterday = time.time() - 86400
+        for path in (training.queue.directory / "owner", *training.queue.directory.glob("journal/*")):
+            os.utime(path, (yesterday, yesterday))
+        record_abandoned(training.spool)
+        assert training.state().ended.created.timestamp() == pytest.approx(yesterday, abs=2)
+
+    def test_a_training_that_never_began(self, project: Path, storage: Storage) -> None:
+        """Nothing was appended: there is no experiment."""
+        training = Training(project)
+        for path in training.queue.directory.glob("journal/*"):
+            path.unlink()
+        training.queue.leave()
+        assert record(Queue(training.queue.directory))
+        assert training.repository().states() == {}
+        assert not training.queue.directory.exists()
+
+    @pytest.mark.parametrize("permanent", [True, False])
+    def test_a_storage_that_does_not_recover(self, training: Training, storage: Storage, permanent: bool) -> None:
+        one = start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails(permanent=permanent)
+        training.checkpoint()
+        training.end()
+        began = time.monotonic()
+        one.thread.join(10)
+        took = time.monotonic() - began
+        assert took < 1 if permanent else recorder.GIVE_UP.total_seconds() * 0.9 < took < 5
+        assert len(training.queue.waiting()) == 2
+        assert not training.queue.is_taken()
+        storage.before = fails(0)
+        assert record(Queue(training.queue.directory))
+        assert training.state().ended.status == "finished"
+
+    def test_trouble_while_the_queue_is_closed(self, training: Training, storage: Storage) -> None:
+        """The last word of a killed training is tried again, and said once."""
+        one = start(training, storage)
+        training.point()
+        until(lambda: training.queue.state().done == 2)
+        storage.before = fails(3, of="-ended")
+        training.queue.leave()
+        one.thread.join(10)
+        assert training.state().ended.status == "killed"
+        assert len(storage.records("ended")) == 1
+
+    def test_a_queue_that_vanishes(self, training: Training, storage: Storage) -> None:
+        """`init()` failed, or somebody deleted it: the recorder goes, too."""
+        import shutil
+
+        one = start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        shutil.rmtree(training.queue.directory)
+        one.thread.join(5)
+        assert one.returncode == 0
+
+
+class TestGathering:
+    def test_points_go_together(self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recorder, "GATHER_SECONDS", (0.3, 0.3))
+        start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        for _ in range(100):
+            training.point()
+            time.sleep(0.005)
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+        assert len(training.stored()) == 100
+        assert 1 <= len(storage.records("checkpoints")) <= 20
+
+    def test_files_do_not_wait(self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recorder, "GATHER_SECONDS", (60.0, 60.0))
+        start(training, storage)
+        made = [training.point(), training.checkpoint()]
+        until(lambda: training.queue.state().done == 3, seconds=5)
+        assert training.stored() == made
+
+    def test_after_long_trainings_are_longer(self, training: Training) -> None:
+        one = Recorder(training.queue)
+        one._drain = object()
+        one._waiting = 1
+        now = time.monotonic()
+        for age, gap, due in ((10, 0.01, False), (10, 0.2, True), (15, 0.14, False), (1000, 0.19, False)):
+            one._began, one._stored_at = now - age, now - gap
+            assert one._is_due(over=False) is due, (age, gap)
+
+
+class TestWhoMayStore:
+    def test_one_at_a_time(self, training: Training, storage: Storage) -> None:
+        storage.before = gate = Gate("data/")
+        training.checkpoint()
+        start(training, storage)
+        until(lambda: gate.held_up)
+        assert record(Queue(training.queue.directory)) is False
+        record_abandoned(training.spool)  # it is owned, too
+        gate.open()
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+        assert len(training.stored()) == 1
+
+    def test_a_queue_that_is_gone_is_passed_over(self, project: Path, storage: Storage) -> None:
+        record(Queue(project / ".replicate" / "spool" / "x-y"))
+        assert not (project / ".replicate").exists()
+
+    def test_those_that_are_left_behind(self, project: Path, storage: Storage) -> None:
+        trainings = [Training(project) for _ in range(3)]
+        made = [[training.checkpoint(b"%d" % number)] for number, training in enumerate(trainings)]
+        for training in trainings[:2]:
+            training.queue.leave()
+        record_abandoned(trainings[0].spool)
+        assert [training.stored() for training in trainings[:2]] == made[:2]
+        assert trainings[2].queue.directory.exists()
+        trainings[2].queue.leave()
+
+    def test_one_left_behind_in_trouble_does_not_stop_the_others(self, project: Path, storage: Storage) -> None:
+        trainings = [Training(project) for _ in range(2)]
+        made = [[training.checkpoint(os.urandom(9))] for training in trainings]
+        for training in trainings:
+            training.queue.leave()
+        storage.before = fails(permanent=True, of=trainings[0].experiment)
+        record_abandoned(trainings[0].spool)
+        assert trainings[0].queue.directory.exists()
+        assert trainings[1].stored() == made[1]
+
+    def test_one_left_behind_that_is_damaged_does_not_stop_the_others(self, project: Path, storage: Storage) -> None:
+        trainings = [Training(project) for _ in range(2)]
+        made = [[training.checkpoint(os.urandom(9))] for training in trainings]
+        for training in trainings:
+            training.queue.leave()
+        (trainings[0].queue.directory / "origin.json").write_bytes(b"{}\n")
+        record_abandoned(trainings[0].spool)
+        assert trainings[1].stored() == made[1]
+
+
+class TestSignsOfLife:
+    def test_say_how_many_jobs_wait(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeats, "INTERVAL", timedelta(seconds=0.05))
+        storage.before = fails(of="data/")
+        start(training, storage)
+        for _ in range(4):
+            training.checkpoint(os.urandom(9))
+        until(lambda: any(sign.waiting >= 4 for sign in self.signs(training)), seconds=5)
+        storage.before = fails(0)
+        until(lambda: [sign.waiting for sign in self.signs(training)] == [0], seconds=5)
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+        assert self.signs(training) == []
+
+    def test_trouble_with_them_is_no_trouble(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeats, "INTERVAL", timedelta(seconds=0.02))
+        storage.before = fails(of="heartbeats/")
+        start(training, storage)
+        made = [training.checkpoint()]
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+        assert training.stored() == made
+
+    def signs(self, training: Training) -> list[heartbeats.Heartbeat]:
+        return list(heartbeats.last(training.repository(), [training.experiment]).values())
+
+
+def test_no_thread_is_left(training: Training, storage: Storage) -> None:
+    before = threading.active_count()
+    one = start(training, storage)
+    training.end()
+    one.thread.join(10)
+    until(lambda: threading.active_count() <= before, seconds=2)

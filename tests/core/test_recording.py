@@ -1,0 +1,765 @@
+"""Recording while the storage misbehaves: training goes on, nothing is lost, and who can do something is told once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import shutil
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from misbehaving import Gate, Storage, fails, nothing, takes, until
+
+import replicate_core as replicate
+from replicate_core import heartbeats, recording, spool
+
+AtExit = list[Callable[..., object]]
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch, at_exit: AtExit, told: list) -> Iterator[Storage]:
+    found = Storage()
+    found.install(monkeypatch)
+    yield found
+    found.settle(at_exit)
+
+
+@pytest.fixture
+def told() -> Iterator[list[warnings.WarningMessage]]:
+    """The warnings of a test."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield found
+
+
+def texts(told: list[warnings.WarningMessage]) -> list[str]:
+    return [str(item.message) for item in told]
+
+
+def begin(project: Path, **options: object) -> replicate.Experiment:
+    return replicate.init(path=None, **options)
+
+
+def save(experiment: replicate.Experiment, step: int, *, size: int = 0, loss: float | None = None) -> str:
+    """A checkpoint whose file is told by its step."""
+    Path("model.bin").write_bytes(content(step, size))
+    value = 1 / (step + 1) if loss is None else loss
+    return experiment.checkpoint("model.bin", {"loss": value}, ("loss", "minimize"), step).id
+
+
+def content(step: int, size: int) -> bytes:
+    return (b"step %d " % step * (size // 8 + 1000))[: max(size, 1000)]
+
+
+def stored() -> replicate.Experiment:
+    """The only experiment there is, as somebody reads it who does not see the spool."""
+    (experiment,) = [one for one in replicate.experiments.list() if one.waiting == 0]
+    assert all(checkpoint.is_stored for checkpoint in experiment.checkpoints)
+    return experiment
+
+
+def queues() -> list[spool.Queue]:
+    return replicate.Project().spool.queues()
+
+
+def assert_stored_once(storage: Storage, ids: list[str]) -> None:
+    """Each of these checkpoints is there, in this order, whole, and in one record only."""
+    experiment = stored()
+    assert [checkpoint.id for checkpoint in experiment.checkpoints] == ids
+    for checkpoint in experiment.checkpoints:
+        if checkpoint.path is not None:
+            assert checkpoint.open().read() == content(checkpoint.step, checkpoint.size_bytes)
+    repository = replicate.Project().repository
+    inside = [item.id for record in repository.read_records() for item in getattr(record, "checkpoints", ())]
+    assert inside == ids
+    assert replicate.Project().verify(deep=True).damages == ()
+
+
+class TestFailuresThatPass:
+    def test_nothing_is_lost_and_nothing_is_there_twice(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        ids = []
+        for step in range(12):
+            storage.before = fails(1) if step % 4 == 0 else storage.before
+            ids.append(save(experiment, step))
+            time.sleep(0.01)
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert texts(told) == []
+        assert experiment.status == "finished"
+
+    @pytest.mark.parametrize("of", ["data/", "manifests/", "records/", "heartbeats/"])
+    def test_wherever_they_come(self, project: Path, storage: Storage, told: list, of: str) -> None:
+        experiment = begin(project)
+        storage.before = fails(2, of=of)
+        ids = [save(experiment, step) for step in range(3)]
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert texts(told) == []
+
+    def test_training_goes_on_meanwhile(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = fails()
+        began = time.monotonic()
+        ids = [save(experiment, step) for step in range(50)]
+        assert time.monotonic() - began < 5
+        assert experiment.status == "running"
+        assert [item.is_stored for item in experiment.checkpoints] == [False] * 50
+        assert experiment.checkpoints[7].open().read() == content(7, 0)
+        storage.before = nothing
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+    def test_the_user_is_told_once_a_failure_lasts(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        experiment = begin(project)
+        storage.before = fails()
+        for step in range(10):
+            save(experiment, step)
+            time.sleep(0.1)
+        assert len(told) == 1
+        assert "training goes on. the network is down" in texts(told)[0]
+        assert told[0].filename == __file__  # `checkpoint()` of the user's
+        storage.before = nothing
+        until(lambda: not queues()[0].waiting())
+        save(experiment, 10)
+        storage.before = fails()
+        for step in range(11, 18):
+            save(experiment, step)
+            time.sleep(0.1)
+        assert len(told) == 2  # it is another failure
+        storage.before = nothing
+        experiment.stop()
+        assert len(told) == 2
+
+    def test_the_end_waits_while_there_is_hope(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = fails()
+        ids = [save(experiment, 0)]
+        timer = threading.Timer(0.7, lambda: setattr(storage, "before", nothing))
+        timer.start()
+        experiment.stop()
+        timer.join()
+        assert_stored_once(storage, ids)
+        assert texts(told) == []
+
+    def test_the_end_does_not_wait_for_ever(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        until(lambda: not queues()[0].waiting())
+        storage.before = fails()
+        ids = [save(experiment, step) for step in range(3)]
+        began = time.monotonic()
+        experiment.stop()
+        assert time.monotonic() - began < 6
+        assert len(told) == 1
+        assert "4 jobs of the experiment" in texts(told)[0]
+        assert "the network is down. `replicate sync` stores them" in texts(told)[0]
+        assert str(queues()[0].directory) in texts(told)[0]
+        storage.before = nothing
+        assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
+        assert_stored_once(storage, ids)
+        assert stored().status == "finished"
+
+
+class TestFailuresThatStay:
+    def test_are_told_once_and_what_is_saved_is_kept(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = fails(permanent=True, text="access denied")
+        ids = []
+        for step in range(10):
+            ids.append(save(experiment, step))
+            time.sleep(0.02)
+        assert len(told) == 1
+        assert "access denied" in texts(told)[0]
+        began = time.monotonic()
+        experiment.stop()
+        assert time.monotonic() - began < 3
+        assert len(told) == 2
+        assert "access denied. `replicate sync` stores them" in texts(told)[1]
+        assert [item.id for item in experiment.checkpoints] == ids
+        storage.before = nothing
+        replicate.Project().sync()
+        assert_stored_once(storage, ids)
+
+    def test_from_some_key_on(self, project: Path, storage: Storage, told: list) -> None:
+        """What was stored before is there; what comes behind waits, in order."""
+        experiment = begin(project)
+        ids = [save(experiment, step) for step in range(3)]
+        until(lambda: not queues()[0].waiting())
+        storage.before = fails(permanent=True)
+        ids += [save(experiment, step) for step in range(3, 6)]
+        experiment.stop()
+        checkpoints = experiment.checkpoints
+        assert [item.id for item in checkpoints] == ids
+        assert [item.is_stored for item in checkpoints] == [True] * 3 + [False] * 3
+        assert [item.open().read() for item in checkpoints] == [content(step, 0) for step in range(6)]
+        storage.before = nothing
+        replicate.Project().sync()
+        assert_stored_once(storage, ids)
+
+    def test_that_somebody_mends_while_training_goes_on(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = fails(permanent=True)
+        ids = [save(experiment, 0)]
+        until(lambda: queues()[0].state().trouble)
+        storage.before = nothing
+        until(lambda: not queues()[0].waiting())
+        ids.append(save(experiment, 1))
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+    def test_end_with_the_process(self, project: Path, storage: Storage, told: list, at_exit: AtExit) -> None:
+        experiment = begin(project)
+        storage.before = fails(permanent=True)
+        save(experiment, 0)
+        at_exit[-1]("failed", "ValueError: no")
+        assert "`replicate sync`" in texts(told)[-1]
+        assert (experiment.status, experiment.error) == ("failed", "ValueError: no")
+
+
+class TestStrict:
+    def test_trouble_is_raised_from_a_checkpoint(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project, strict=True)
+        first = save(experiment, 0)
+        storage.before = fails(permanent=True, text="access denied")
+
+        def train() -> None:
+            for step in range(1, 100):
+                save(experiment, step)
+                time.sleep(0.02)
+
+        with pytest.raises(replicate.StorageFailed, match="access denied"):
+            train()
+        storage.before = nothing
+        experiment.stop()
+        assert stored().checkpoints[0].id == first
+        assert texts(told) == []
+
+    def test_what_may_pass_is_not_raised_at_once(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project, strict=True)
+        storage.before = fails(2)
+        ids = []
+        for step in range(10):
+            ids.append(save(experiment, step))
+            time.sleep(0.02)
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+    @pytest.mark.parametrize("permanent", [True, False])
+    def test_trouble_is_raised_from_the_end(self, project: Path, storage: Storage, told: list, permanent: bool) -> None:
+        experiment = begin(project, strict=True)
+        save(experiment, 0)
+        storage.before = fails(permanent=permanent, text="access denied")
+        with pytest.raises(replicate.StorageFailed, match=r"access denied. `replicate sync`"):
+            experiment.stop()
+        assert texts(told) == []
+        experiment.stop()
+        storage.before = nothing
+        replicate.Project().sync()
+        assert stored().status == "finished"
+
+    def test_trouble_at_the_end_of_a_block_does_not_hide_an_error(
+        self, project: Path, storage: Storage, told: list
+    ) -> None:
+        def train() -> None:
+            with begin(project, strict=True) as experiment:
+                experiment.checkpoint(None, {"loss": 1})
+                storage.before = fails(permanent=True, text="access denied")
+                raise ValueError("the first of both")
+
+        with pytest.raises(replicate.StorageFailed, match="access denied") as caught:
+            train()
+        assert isinstance(caught.value.__context__, ValueError)
+
+
+class TestStoragesThatGoAway:
+    def test_and_come_back(self, project: Path, storage: Storage, told: list) -> None:
+        """A disk that is not mounted: nothing is written to where it was."""
+        (project / "replicate.yaml").write_text("storage: ../disk/storage\n")
+        experiment = begin(project)
+        ids = [save(experiment, 0)]
+        until(lambda: not queues()[0].waiting())
+        disk, away = project.parent / "disk", project.parent / "away"
+        disk.rename(away)
+        ids += [save(experiment, step) for step in range(1, 4)]
+        time.sleep(0.5)
+        assert not disk.exists()
+        away.rename(disk)
+        ids.append(save(experiment, 4))
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+    def test_and_stay_away(self, project: Path, storage: Storage, told: list) -> None:
+        (project / "replicate.yaml").write_text("storage: ../disk/storage\n")
+        experiment = begin(project)
+        until(lambda: not queues()[0].waiting())
+        disk, away = project.parent / "disk", project.parent / "away"
+        disk.rename(away)
+        ids = [save(experiment, step) for step in range(3)]
+        experiment.stop()
+        assert not disk.exists()
+        assert "`replicate sync`" in texts(told)[-1]
+        away.rename(disk)
+        replicate.Project().sync()
+        assert_stored_once(storage, ids)
+
+
+class TestMetricsAlone:
+    def test_many_make_few_records_in_little_memory(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, told: list
+    ) -> None:
+        """With a recorder process, as users have it."""
+        monkeypatch.delenv("REPLICATE_RECORDER")
+        experiment = begin(project)
+        (queue,) = queues()
+        process = experiment._recorded._launched._process
+        largest = before = _memory_kilobytes(process.pid)
+        own_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        count = 100_000
+        began = time.monotonic()
+        for step in range(count):
+            experiment.checkpoint(None, {"loss": step, "accuracy": 0.5}, step=step)
+            if step % 5000 == 0:
+                largest = max(largest, _memory_kilobytes(process.pid))
+        took = time.monotonic() - began
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own_before
+        waiting = max((size for size in _sizes(queue.directory / "journal")), default=0)
+        while process.poll() is None and queue.waiting(count_max=1):
+            largest = max(largest, _memory_kilobytes(process.pid))
+            time.sleep(0.02)
+        experiment.stop()
+        assert texts(told) == []
+        assert took / count < 0.001, f"{took / count * 1e6:.0f} µs per checkpoint"
+        assert own < 30_000, "the training keeps none of them"
+        assert largest - before < 60_000, "the recorder keeps a few thousand of them at a time"
+        assert waiting < 3 << 20, "a file of the journal stays small"
+        keys = list((project / ".replicate" / "storage" / "records").rglob("*.json"))
+        assert len(keys) < 500
+        found = stored().checkpoints
+        assert len(found) == count
+        assert [item.step for item in found[:: count // 100]] == list(range(0, count, count // 100))
+
+    def test_order_is_kept_between_those_with_files_and_those_without(
+        self, project: Path, storage: Storage, told: list
+    ) -> None:
+        experiment = begin(project)
+        ids = []
+        for step in range(200):
+            if step % 17 == 5:
+                ids.append(save(experiment, step))
+            else:
+                ids.append(experiment.checkpoint(None, {"loss": step}, step=step).id)
+            storage.before = fails(1) if step % 40 == 0 else storage.before
+            time.sleep(0.001)
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert len(storage.records("checkpoints")) < 80
+
+    def test_they_are_stored_while_training_goes_on(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        experiment.checkpoint(None, {"loss": 1})
+        until(lambda: storage.records("checkpoints"))
+        experiment.stop()
+
+
+def _memory_kilobytes(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+
+
+def _sizes(directory: Path) -> Iterator[int]:
+    for path in directory.glob("*"):
+        try:
+            yield path.stat().st_size
+        except FileNotFoundError:
+            continue
+
+
+class TestWaitingForRoom:
+    SIZE = 300_000
+
+    def limit(self, project: Path, **options: str) -> None:
+        lines = "".join(f", {name}: {value}" for name, value in options.items())
+        (project / "replicate.yaml").write_text(f"spool: {{limit: 1 MB, keep_free: 0 MB{lines}}}\n")
+
+    def save(self, experiment: replicate.Experiment, step: int, **options: float) -> str:
+        """Random content: equal chunks would be stored once."""
+        Path("model.bin").write_bytes(os.urandom(self.SIZE))
+        return experiment.checkpoint("model.bin", {"loss": options.get("loss", 1.0)}, ("loss", "minimize"), step).id
+
+    def test_a_slow_storage_slows_training_down(self, project: Path, storage: Storage, told: list) -> None:
+        self.limit(project)
+        experiment = begin(project)
+        storage.before = takes(0.2)
+        began = time.monotonic()
+        largest = 0
+        for step in range(8):
+            self.save(experiment, step)
+            largest = max(largest, sum(_sizes_below(queues()[0].directory / "files")))
+        took = time.monotonic() - began
+        experiment.stop()
+        assert took > 0.8
+        assert [text.startswith("storing is slower than training") for text in texts(told)] == [True]
+        assert told[0].filename == __file__
+        assert experiment.blocked.total_seconds() == pytest.approx(took, abs=0.5)
+        assert largest < 2_000_000
+        assert [checkpoint.size_bytes for checkpoint in stored().checkpoints] == [self.SIZE] * 8
+        assert all(len(checkpoint.open().read()) == self.SIZE for checkpoint in stored().checkpoints)
+
+    def test_a_checkpoint_larger_than_the_limit_waits_until_it_is_alone(
+        self, project: Path, storage: Storage, told: list
+    ) -> None:
+        self.limit(project)
+        experiment = begin(project)
+        storage.before = takes(0.1)
+        for step in range(3):
+            Path("model.bin").write_bytes(os.urandom(2_000_000))
+            experiment.checkpoint("model.bin", {}, step=step)
+        experiment.stop()
+        assert [len(checkpoint.open().read()) for checkpoint in stored().checkpoints] == [2_000_000] * 3
+
+    def test_metrics_alone_never_wait(self, project: Path, storage: Storage, told: list) -> None:
+        self.limit(project)
+        experiment = begin(project)
+        storage.before = gate = Gate()
+        self.save(experiment, 0)
+        self.save(experiment, 1)
+        began = time.monotonic()
+        for step in range(2, 500):
+            experiment.checkpoint(None, {"loss": step}, step=step)
+        assert time.monotonic() - began < 2
+        gate.open()
+        experiment.stop()
+        assert len(stored().checkpoints) == 500
+
+    def test_a_storage_in_trouble_is_not_waited_for(self, project: Path, storage: Storage, told: list) -> None:
+        """What has no room is recorded without its files, and that is said."""
+        self.limit(project)
+        experiment = begin(project)
+        storage.before = fails(permanent=True, text="access denied")
+        began = time.monotonic()
+        for step in range(6):
+            self.save(experiment, step)
+        assert time.monotonic() - began < 5
+        assert sum("only its metrics" in text for text in texts(told)) == 3
+        storage.before = nothing
+        experiment.stop()
+        found = stored().checkpoints
+        assert [checkpoint.metrics["loss"] for checkpoint in found] == [1.0] * 6
+        assert [checkpoint.size_bytes for checkpoint in found] == [self.SIZE] * 3 + [0] * 3
+        with pytest.raises(replicate.NotFound, match="were not stored, as a warning said"):
+            found[5].open()
+
+    def test_strict_raises_where_there_is_no_room(self, project: Path, storage: Storage, told: list) -> None:
+        self.limit(project)
+        experiment = begin(project, strict=True)
+        storage.before = fails(permanent=True, text="access denied")
+
+        def train() -> None:
+            for step in range(6):
+                self.save(experiment, step)
+
+        with pytest.raises(replicate.StorageFailed, match="access denied"):
+            train()
+        storage.before = nothing
+        experiment.stop()
+
+    def test_one_that_waits_is_given_up_for_a_newer_one(self, project: Path, storage: Storage, told: list) -> None:
+        self.limit(project, when_full="replace")
+        experiment = begin(project)
+        storage.before = gate = Gate("data/")
+        losses = [5.0, 1.0, 4.0, 3.0, 2.0, 6.0]
+        ids = []
+        for step, loss in enumerate(losses):
+            ids.append(self.save(experiment, step, loss=loss))
+            until(lambda: gate.held_up)  # the first one is being stored, and can't be given up
+        gate.open()
+        experiment.stop()
+        found = stored().checkpoints
+        assert [checkpoint.id for checkpoint in found] == ids
+        assert [checkpoint.metrics["loss"] for checkpoint in found] == losses
+        kept = [checkpoint.step for checkpoint in found if checkpoint.size_bytes and _is_readable(checkpoint)]
+        assert 0 in kept, "it was being stored"
+        assert 1 in kept, "it is the best"
+        assert stored().best().step == 1
+        assert len(stored().best().open().read()) == self.SIZE
+
+    @pytest.mark.parametrize("goal", ["minimize", "maximize"])
+    def test_the_best_is_never_given_up(self, project: Path, storage: Storage, told: list, goal: str) -> None:
+        self.limit(project, when_full="replace")
+        for losses in itertools.islice(itertools.permutations([1.0, 2.0, 3.0, 4.0]), 0, 24, 5):
+            experiment = begin(project)
+            storage.before = gate = Gate("data/")
+            for step, loss in enumerate([9.0 if goal == "minimize" else -9.0, *losses]):
+                Path("model.bin").write_bytes(os.urandom(self.SIZE))
+                experiment.checkpoint("model.bin", {"loss": loss}, ("loss", goal), step)
+                until(lambda gate=gate: gate.held_up)
+            gate.open()
+            experiment.stop()
+            experiment.refresh()
+            assert len(experiment.best().open().read()) == self.SIZE
+
+
+def _is_readable(checkpoint: replicate.Checkpoint) -> bool:
+    try:
+        return len(checkpoint.open().read()) > 0
+    except replicate.NotFound:
+        return False
+
+
+def _sizes_below(directory: Path) -> Iterator[int]:
+    for path in directory.rglob("*"):
+        try:
+            yield path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 20 MB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", directory]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root mounts a small disk")
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no room on a disk, not even for a byte."""
+    with open(path, "wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+
+
+class TestFullDisks:
+    SIZE = 6_000_000
+
+    def save(self, experiment: replicate.Experiment, step: int) -> str:
+        Path("model.bin").write_bytes(os.urandom(self.SIZE))
+        return experiment.checkpoint("model.bin", {"loss": step}, step=step).id
+
+    def spool_on(self, project: Path, disk: Path) -> None:
+        (project / "replicate.yaml").write_text(f"spool: {{directory: '{disk}/spool', keep_free: 0 MB}}\n")
+
+    def test_the_spool_has_no_room_for_the_files(
+        self, project: Path, storage: Storage, told: list, small_disk: Path
+    ) -> None:
+        self.spool_on(project, small_disk)
+        experiment = begin(project)
+        (small_disk / "others").write_bytes(bytes(16_000_000))
+        began = time.monotonic()
+        ids = [self.save(experiment, step) for step in range(3)]
+        assert time.monotonic() - began < 5
+        assert sum("only its metrics" in text for text in texts(told)) == 3
+        (small_disk / "others").unlink()
+        ids += [self.save(experiment, step) for step in range(3, 8)]
+        experiment.stop()
+        assert sum("only its metrics" in text for text in texts(told)) == 3
+        found = stored().checkpoints
+        assert [checkpoint.id for checkpoint in found] == ids
+        assert [checkpoint.size_bytes for checkpoint in found] == [0] * 3 + [self.SIZE] * 5
+        assert not queues()
+
+    def test_the_spool_has_no_room_for_anything(
+        self, project: Path, storage: Storage, told: list, small_disk: Path
+    ) -> None:
+        """Not even for metrics: they can't be kept, which is said; training goes on, and so does recording later."""
+        self.spool_on(project, small_disk)
+        experiment = begin(project)
+        first = experiment.checkpoint(None, {"loss": -1}, step=0).id
+        until(lambda: not queues()[0].waiting())
+        fill(small_disk / "others")
+        for step in range(1, 400):
+            experiment.checkpoint(None, {"loss": step}, step=step)
+        assert 0 < len(told) < 5
+        (small_disk / "others").unlink()
+        last = experiment.checkpoint(None, {"loss": 1000}, step=1000).id
+        experiment.stop()
+        ids = [checkpoint.id for checkpoint in stored().checkpoints]
+        assert (ids[0], ids[-1]) == (first, last)
+        assert stored().status == "finished"
+
+    def test_the_spool_fills_while_something_is_being_stored(
+        self, project: Path, storage: Storage, told: list, small_disk: Path
+    ) -> None:
+        """The recorder notes how far it is on that disk, too."""
+        self.spool_on(project, small_disk)
+        experiment = begin(project)
+        storage.before = gate = Gate("records/")
+        ids = [self.save(experiment, 0)]
+        until(lambda: gate.held_up)
+        fill(small_disk / "others")
+        gate.open()
+        time.sleep(0.5)
+        (small_disk / "others").unlink()
+        ids.append(self.save(experiment, 1))
+        experiment.stop()
+        assert texts(told) == []
+        found = stored()
+        assert [checkpoint.id for checkpoint in found.checkpoints] == ids
+        assert [checkpoint.size_bytes for checkpoint in found.checkpoints] == [self.SIZE] * 2
+        assert not queues()
+
+    def test_the_storage_is_full(self, project: Path, storage: Storage, told: list, small_disk: Path) -> None:
+        (project / "replicate.yaml").write_text(f"storage: '{small_disk}/storage'\n")
+        experiment = begin(project)
+        ids = [self.save(experiment, step) for step in range(6)]
+        until(lambda: (state := queues()[0].state()).trouble and state.done)
+        time.sleep(0.2)
+        experiment.checkpoint(None, {"loss": 6}, step=6)
+        time.sleep(1.1)
+        ids = [*ids, experiment.latest().id]
+        ids.append(experiment.checkpoint(None, {"loss": 7}, step=7).id)
+        assert len(told) == 1
+        assert "the disk is full" in texts(told)[0]
+        assert replicate.Project().verify(deep=True).damages == ()  # nobody sees half of anything
+        assert [checkpoint.id for checkpoint in experiment.checkpoints] == ids
+        subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+        experiment.stop()
+        found = stored().checkpoints
+        assert [checkpoint.id for checkpoint in found] == ids
+        assert [len(checkpoint.open().read()) for checkpoint in found[:6]] == [self.SIZE] * 6
+        assert replicate.Project().verify(deep=True).damages == ()
+
+    def test_the_storage_stays_full(self, project: Path, storage: Storage, told: list, small_disk: Path) -> None:
+        (project / "replicate.yaml").write_text(f"storage: '{small_disk}/storage'\n")
+        experiment = begin(project)
+        ids = [self.save(experiment, step) for step in range(5)]
+        began = time.monotonic()
+        experiment.stop()
+        assert time.monotonic() - began < 10
+        assert "the disk is full" in texts(told)[-1]
+        assert "`replicate sync`" in texts(told)[-1]
+        subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+        assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
+        assert [checkpoint.id for checkpoint in stored().checkpoints] == ids
+        assert stored().status == "finished"
+
+
+class TestSignsOfLife:
+    def test_they_are_given_until_the_end(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeats, "INTERVAL", heartbeats.INTERVAL / 300)
+        directory = project / ".replicate" / "storage" / "heartbeats"
+        experiment = begin(project)
+        until(lambda: sum(key.startswith("heartbeats/") for key in storage.written) >= 3)
+        assert [path.stem for path in directory.iterdir()] == [experiment.id]
+        experiment.refresh()
+        assert experiment.heartbeat is not None
+        experiment.stop()
+        assert list(directory.iterdir()) == []
+
+    def test_they_are_given_while_something_large_is_stored(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeats, "INTERVAL", heartbeats.INTERVAL / 300)
+        experiment = begin(project)
+        storage.before = gate = Gate("data/")
+        save(experiment, 0)
+        until(lambda: gate.held_up)
+        count = sum(key.startswith("heartbeats/") for key in storage.written)
+        until(lambda: sum(key.startswith("heartbeats/") for key in storage.written) >= count + 3)
+        gate.open()
+        experiment.stop()
+
+
+class TestReading:
+    def test_a_process_reads_its_own_writes(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = gate = Gate()
+        ids = [save(experiment, step) for step in range(4)]
+        assert [checkpoint.id for checkpoint in experiment.checkpoints] == ids
+        assert experiment.waiting == 4
+        assert experiment.best().open().read() == content(3, 0)
+        assert replicate.experiments.get(experiment.id).status == "running"
+        gate.open()
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+    def test_a_checkout_waits_until_it_is_stored(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        storage.before = gate = Gate()
+        checkpoint = replicate.experiments.get(save(experiment, 3)[:0] or experiment.id).latest()
+        threading.Timer(0.3, gate.open).start()
+        checkpoint.checkout(project.parent / "out")
+        assert (project.parent / "out" / "model.bin").read_bytes() == content(3, 0)
+        experiment.stop()
+
+
+class TestThreads:
+    def test_many_threads_save_at_once(self, project: Path, storage: Storage, told: list) -> None:
+        experiment = begin(project)
+        ids: list[str] = []
+
+        def train(number: int) -> None:
+            path = project / f"model{number}.bin"
+            for step in range(20):
+                path.write_bytes(b"%d %d" % (number, step) * 1000)
+                ids.append(experiment.checkpoint(path, {"loss": step}, step=step).id)
+                ids.append(experiment.checkpoint(None, {"loss": step}, step=step).id)
+
+        threads = [threading.Thread(target=train, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        experiment.stop()
+        found = stored().checkpoints
+        assert sorted(checkpoint.id for checkpoint in found) == sorted(ids)
+        assert len(ids) == 160
+        for checkpoint in found:
+            if checkpoint.path is not None:
+                number = checkpoint.path.removeprefix("model").removesuffix(".bin")
+                assert checkpoint.open().read() == b"%d %d" % (int(number), checkpoint.step) * 1000
+        assert texts(told) == []
+
+
+def test_the_end_shows_what_it_waits_for(
+    project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[recording.Waiting] = []
+    closed: list[bool] = []
+
+    class Watcher:
+        def show(self, waiting: recording.Waiting) -> None:
+            shown.append(waiting)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr(recording, "watch", Watcher)
+    experiment = begin(project)
+    storage.before = gate = Gate("data/")
+    for step in range(3):
+        save(experiment, step)
+    until(lambda: gate.held_up)
+    threading.Timer(0.3, gate.open).start()
+    experiment.stop()
+    assert shown[0] == recording.Waiting(4, 3000, None)
+    assert closed == [True]
+
+
+def test_the_disk_that_holds_both_is_left_clean(project: Path, storage: Storage, told: list) -> None:
+    with begin(project) as experiment:
+        save(experiment, 0)
+    assert sorted(os.listdir(project / ".replicate")) in (["storage"], [".gitignore", "spool", "storage"])
+    assert not queues()
+    shutil.rmtree(project / ".replicate")
