@@ -155,6 +155,7 @@ class _Unstored(NamedTuple):
     number: int
     checkpoint: str | None
     staged: Staged
+    size_bytes: int
 
 
 class Recording:
@@ -182,6 +183,7 @@ class Recording:
         self._over = False
         self._jobs = 0
         self._unstored: deque[_Unstored] = deque()
+        self._unstored_bytes = 0
         self._best: CheckpointFacts | None = None
         self._blocked_seconds = 0.0
         self._looked_at = 0.0
@@ -338,12 +340,11 @@ class Recording:
 
     def _waiting(self) -> Waiting:
         done = self._queue.state().done
-        with suppress(IndexError):
-            while self._unstored[0].number <= done:
-                self._unstored.popleft()
+        while self._unstored and self._unstored[0].number <= done:
+            self._unstored_bytes -= self._unstored.popleft().size_bytes
         trouble = self._launched.trouble()
-        total = sum(item.staged.total_bytes for item in self._unstored)
-        return Waiting(max(0, self._jobs - done), total, None if trouble is None else trouble.message)
+        reason = None if trouble is None else trouble.message
+        return Waiting(max(0, self._jobs - done), self._unstored_bytes, reason)
 
     def _what_is_left(self, left: Waiting) -> str:
         what = f"{_count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)}"
@@ -400,7 +401,9 @@ class Recording:
             raise self._no_room(error) from error
         self._jobs += 1
         if staged is not None:
-            self._unstored.append(_Unstored(self._jobs, None if facts is None else facts.id, staged))
+            item = _Unstored(self._jobs, None if facts is None else facts.id, staged, staged.total_bytes)
+            self._unstored.append(item)
+            self._unstored_bytes += item.size_bytes
         if facts is not None and facts.primary_metric is not None:
             self._best = records.best([facts] if self._best is None else [self._best, facts]) or self._best
 
@@ -475,6 +478,7 @@ class Recording:
             is_best = self._best is not None and item.checkpoint == self._best.id
             if item.checkpoint is not None and not is_best and self._queue.withdraw(item.staged):
                 self._unstored.remove(item)
+                self._unstored_bytes -= item.size_bytes
                 return True
         return False
 

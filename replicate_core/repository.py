@@ -7,7 +7,7 @@ mean is in `records`.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -59,7 +59,7 @@ class Repository:
         randomness: gives as many random bytes as it is asked for.
     """
 
-    def __init__(self, store: Store, *, now: Clock = utc_now, randomness: Randomness = secrets.token_bytes) -> None:
+    def __init__(self, store: Store, *, now: Clock = utc_now, randomness: Randomness = os.urandom) -> None:
         self.store = store
         self.now = now
         self._randomness = randomness
