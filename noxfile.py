@@ -31,7 +31,7 @@ PURE_FLOOR = (
     "encodings",
     "redaction",
 )
-TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
+TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
 """Named exactly: on Linux a range takes the newest build, with several gigabytes of CUDA."""
 
@@ -53,9 +53,18 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the core and the command line."""
+    """Test the core and the command line, also with processes that are killed and that end in every other way."""
     session.install(".", *TEST_TOOLS)
-    session.run("pytest", "tests/core", "tests/cli", "--numprocesses=auto", *session.posargs)
+    suites = ("tests/core", "tests/cli", "tests/crash", "tests/exits")
+    session.run("pytest", *suites, "--numprocesses=auto", *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Kill trainings and recorders, hundreds of them, at every step and at random, and look for what is lost."""
+    session.install(".", *TEST_TOOLS)
+    kills = {"REPLICATE_KILLS": "300"}
+    session.run("pytest", "tests/crash", "--numprocesses=auto", *session.posargs, env=kills)
 
 
 @nox.session

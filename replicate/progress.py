@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from replicate_core.recording import Waiting
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.live import Live
 
 PATIENCE_SECONDS = 0.5
 """Most runs end at once, and say nothing."""
@@ -26,35 +27,38 @@ class EndOfRun:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._status: Status | None = None
+        self._live: Live | None = None
         self._said_at: float | None = None
 
     def show(self, waiting: Waiting) -> None:
         """Show it, if it takes longer than people do not notice."""
         now = time.monotonic()
-        if now - self._began < PATIENCE_SECONDS:
+        if now - self._began < PATIENCE_SECONDS or sys.stderr is None:
             return
-        if sys.stderr.isatty():
-            self._show_in_terminal(text(waiting))
-        elif self._said_at is None or now - self._said_at >= LINE_SECONDS:
-            self._said_at = now
-            print(f"replicate: {text(waiting)}", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            if sys.stderr.isatty():
+                self._show_in_terminal(text(waiting))
+            elif self._said_at is None or now - self._said_at >= LINE_SECONDS:
+                self._said_at = now
+                print(f"replicate: {text(waiting)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the line away, or say that all is well."""
-        if self._status is not None:
-            self._status.stop()
-        elif self._said_at is not None:
-            print("replicate: done waiting", file=sys.stderr, flush=True)
+        """Take the line away, or say that it is over."""
+        with suppress(OSError, ValueError):
+            if self._live is not None:
+                self._live.stop()
+            elif self._said_at is not None:
+                print("replicate: done waiting", file=sys.stderr, flush=True)
 
     def _show_in_terminal(self, line: str) -> None:
-        if self._status is None:
+        if self._live is None:
             from rich.console import Console  # noqa: PLC0415  # 0.1 s, which a run that ends at once need not pay
-            from rich.status import Status  # noqa: PLC0415
+            from rich.live import Live  # noqa: PLC0415
 
-            self._status = Status(line, console=Console(stderr=True))
-            self._status.start()
-        self._status.update(line)
+            # Not refreshed by itself: that takes a thread, and the end of an interpreter starts none.
+            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(f"replicate: {line}", refresh=True)
 
 
 def text(waiting: Waiting) -> str:

@@ -65,18 +65,33 @@ class Drain:
             )
 
     def run(self, *, progress: Progress = silent) -> None:
-        """Store all that is there now.
+        """Store all that is there now; what comes meanwhile is left to the next time, to be gathered until then.
 
         Args:
-            progress: called with the number of jobs, each time some are done.
+            progress: called with the number of jobs that are done so far.
 
         Raises:
             StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
         """
-        while jobs := self.queue.waiting(count_max=JOBS_AT_ONCE):
+        end = self.queue.end()
+        done = 0
+        while (jobs := self.queue.waiting(count_max=JOBS_AT_ONCE)) and self.queue.state().mark < end:
             for group in _groups(jobs):
                 self._store(group)
-                progress(len(group))
+                done += len(group)
+                progress(done)
+
+    def empty(self, *, progress: Progress = silent) -> None:
+        """Store all that is there, and remove the queue if its process is gone.
+
+        Raises:
+            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
+        """
+        abandoned, last_sign = self.queue.is_abandoned(), self.queue.last_sign()
+        self.reach()
+        self.run(progress=progress)
+        if abandoned or self.queue.state().ended:
+            self.close(died_at=last_sign)
 
     def close(self, *, died_at: datetime) -> None:
         """Remove a queue that is empty and gets no more jobs.
@@ -95,11 +110,11 @@ class Drain:
     def _store(self, group: Sequence[Job]) -> None:
         """Store jobs that make one record together."""
         record = _merged([job.record for job in group])
-        claimed = None
-        if group[0].staged is None or (claimed := self.queue.claim(group[0])) is None:
-            self.repository.append(record)
-        else:
+        claimed = None if group[0].staged is None else self.queue.claim(group[0])
+        if claimed is not None:
             publish(self.repository, self._known, claimed, self._policy, partial(_with_snapshot, record))
+        else:
+            self.repository.append(record if group[0].staged is None else _without_files(record))
         self.queue.finish(group, claimed)
 
 
@@ -128,6 +143,13 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 def _merged(records: Sequence[Record]) -> Record:
     checkpoints = [item for record in records if isinstance(record, Checkpointed) for item in record.checkpoints]
     return Checkpointed(records[0].experiment, tuple(checkpoints)) if checkpoints else records[0]
+
+
+def _without_files(record: Record) -> Record:
+    """What a record says where its files were given up, or can't be trusted."""
+    if isinstance(record, Checkpointed):
+        return replace(record, checkpoints=tuple(replace(item, size_bytes=0) for item in record.checkpoints))
+    return replace(record, size_bytes=0) if isinstance(record, Created) else record
 
 
 def _with_snapshot(record: Record, snapshot: Snapshot) -> Record:

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import FrameType, TracebackType
+from types import FrameType
 
 from replicate_core.records import Ending
 from replicate_core.redaction import redact
@@ -34,26 +34,31 @@ class _Endings:
 
     def __init__(self) -> None:
         self._callbacks: list[AtEnd] = []
-        self._ending: tuple[Ending, str | None] = ("finished", None)
-        self._before: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.excepthook
+        self._terminated: Terminated | None = None
+        self._last_before: object = None
         self._process = 0
-        self._is_noticing = False
         self._mask: set[signal.Signals | int] = set()
 
     def register(self, callback: AtEnd) -> None:
         """Have this called with how the process ends; the last one registered is the first one called."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            atexit.register(self._at_exit)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(
-                    before=self._hold_signal, after_in_parent=self._let_signal, after_in_child=self._forget
-                )
-        if sys.excepthook != self._notice:
-            self._before, sys.excepthook = sys.excepthook, self._notice
+            self._watch()
         self._callbacks.append(callback)
         if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminate)
+
+    def _watch(self) -> None:
+        self._last_before = getattr(sys, "last_value", None)
+        multiprocess = sys.modules.get("multiprocessing.process")
+        if multiprocess is not None and multiprocess.parent_process() is not None:
+            from multiprocessing.util import Finalize  # noqa: PLC0415  # such a process runs no exit handlers
+
+            Finalize(None, self._at_exit, exitpriority=0)
+        else:
+            atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._hold_signal, after_in_parent=self._let_signal, after_in_child=self._forget)
 
     def unregister(self, callback: AtEnd) -> None:
         """Forget it; nothing happens if it is not registered."""
@@ -63,28 +68,23 @@ class _Endings:
             self._restore_signal()
 
     def _at_exit(self) -> None:
+        ending = ending_of(self._terminated or self._uncaught())
         with ExitStack() as stack:  # one that raises keeps no other from being told
             for callback in self._callbacks:
-                stack.callback(callback, *self._ending)
+                stack.callback(callback, *ending)
             self._callbacks.clear()
 
-    def _notice(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """Stands in for `sys.excepthook`, and calls what stood there."""
-        self._ending = ending_of(error)
-        if self._is_noticing:  # a hook that was put in place between two experiments calls the one before it: this one
-            sys.__excepthook__(kind, error, trace)
-            return
-        self._is_noticing = True
-        try:
-            self._before(kind, error, trace)
-        finally:
-            self._is_noticing = False
+    def _uncaught(self) -> BaseException | None:
+        """The exception that ends this process, if one does: Python keeps it there, whatever `sys.excepthook` is."""
+        last = getattr(sys, "last_value", None)
+        if hasattr(sys, "ps1") or last is self._last_before:  # it is only the last one of an interactive session
+            return None
+        return last if isinstance(last, BaseException) else None
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End in order: exit handlers run, and so does every `finally` on the way."""
-        error = Terminated(128 + number)
-        self._ending = ending_of(error)
-        raise error
+        self._terminated = Terminated(128 + number)
+        raise self._terminated
 
     def _restore_signal(self) -> None:
         if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == self._terminate:

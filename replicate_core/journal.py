@@ -86,6 +86,14 @@ class Journal:
             lines += self._read_segment(segment, offset, left)
         return lines
 
+    def end(self) -> Mark:
+        """The place behind the last document, which may be being written."""
+        last = max(self._segments(), default=0)
+        try:
+            return Mark(last, self._path(last).stat().st_size)
+        except FileNotFoundError:
+            return START
+
     def forget(self, before: Mark) -> None:
         """Delete the files that hold nothing from this place on."""
         for segment in self._segments():
@@ -134,7 +142,7 @@ class Journal:
     def _segments(self) -> list[int]:
         try:
             names = os.listdir(self.directory)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # gone, or another user's
             return []
         return sorted(int(name.removesuffix(_ENDING)) for name in names if name.endswith(_ENDING))
 

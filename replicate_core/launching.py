@@ -22,6 +22,7 @@ from replicate_core.draining import Drain
 from replicate_core.errors import Corrupted, ReplicateError, StorageFailed, TooNew
 from replicate_core.heartbeats import Heartbeat
 from replicate_core.known import Known
+from replicate_core.recorder import LEFT
 from replicate_core.repository import Repository
 from replicate_core.spool import Queue, Spool, Trouble
 
@@ -79,8 +80,8 @@ class Launched(Protocol):
     def is_alive(self) -> bool:
         """Tell whether anybody is at work."""
 
-    def leave(self) -> None:
-        """Ask for nothing any more; who is at work goes on."""
+    def leave(self) -> bool:
+        """Ask for nothing any more; who is at work goes on. Tells whether all was stored, and the queue closed."""
 
 
 class ChildRecorder:
@@ -117,7 +118,7 @@ class ChildRecorder:
             if time.monotonic() - self._started_at > STEADY_SECONDS:
                 self._starts = min(self._starts, 1)
             return True
-        gave_up = status == 0 and not self._queue.is_owned()
+        gave_up = status in (0, LEFT) and not self._queue.is_owned()
         if gave_up or not self._queue.directory.is_dir() or self._starts > STARTS_MAX:
             return False
         if self._starts == STARTS_MAX:
@@ -151,12 +152,14 @@ class ChildRecorder:
         """See `Launched.is_alive`."""
         return self._process.poll() is None
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """See `Launched.leave`."""
         try:
-            self._process.wait(0 if self._queue.directory.is_dir() else LEAVE_SECONDS)
+            status = self._process.wait(0 if self._queue.directory.is_dir() else LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             _others.append(self._process)
+            return False
+        return status == 0 and not self._queue.directory.is_dir()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._starts += 1
@@ -178,7 +181,7 @@ class InlineRecorder:
         self._trouble: Trouble | None = None
         self._beaten_at: datetime | None = None
         self._lock = threading.Lock()
-        queue.take()
+        self._is_closed = False
 
     def wait_until_ready(self) -> None:
         """See `Launched.wait_until_ready`."""
@@ -188,15 +191,23 @@ class InlineRecorder:
         """See `Launched.attend`: store what waits."""
         with self._lock:
             try:
-                self._beat()
-                self._drain.run()
-                self._trouble = None
-                if self._queue.state().ended:
-                    self._drain.close(died_at=self._drain.repository.now())
+                if self._queue.take():  # else somebody else empties it: a checkout that waits for it
+                    self._store()
             except (StorageFailed, Corrupted, TooNew, OSError) as error:
                 permanent = not isinstance(error, StorageFailed) or error.permanent
                 self._trouble = Trouble(type(error).__name__, str(error), permanent)
         return False
+
+    def _store(self) -> None:
+        try:
+            self._beat()
+            self._drain.run()
+            self._trouble = None
+            if self._queue.state().ended:
+                self._drain.close(died_at=self._drain.repository.now())
+                self._is_closed = True
+        finally:
+            self._queue.give_back()
 
     def _beat(self) -> None:
         now = self._drain.repository.now()
@@ -213,9 +224,9 @@ class InlineRecorder:
         """See `Launched.is_alive`."""
         return False
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """See `Launched.leave`."""
-        self._queue.give_back()
+        return self._is_closed
 
 
 def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
@@ -268,7 +279,7 @@ def start_for_abandoned(spool: Spool, project: Path) -> None:
     """Start a process that stores what others have left behind, if there is anything."""
     if os.environ.get(SWITCH) == "none":
         return
-    if any(not queue.is_owned() and not queue.is_taken() for queue in spool.queues()):
+    if any(queue.is_abandoned() and not queue.is_taken() for queue in spool.queues()):
         with suppress(OSError):  # it does no harm where it is
             _others.append(start(["abandoned", str(project), str(spool.directory)], directory=spool.directory))
 

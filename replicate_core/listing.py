@@ -16,10 +16,9 @@ from datetime import datetime
 from functools import cached_property
 
 from replicate_core import heartbeats, ids, records
-from replicate_core.draining import Drain
+from replicate_core.draining import open_queue
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
 from replicate_core.heartbeats import LOST_AFTER, Heartbeat
-from replicate_core.known import Known
 from replicate_core.records import Checkpointed, Created, ExperimentState, Record, Status
 from replicate_core.repository import Repository, Unusable, warn
 from replicate_core.spool import Job, Queue, Spool
@@ -112,11 +111,13 @@ class Source:
     def _store_or_wait(self, queue: Queue) -> None:
         try:
             taken = queue.take()
-        except OSError:  # it is gone: all is stored
+        except FileNotFoundError:  # all is stored
             return
+        except OSError as error:
+            raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
         if taken:  # nobody else does it
             try:
-                Drain(queue, self.repository, Known(self.repository), queue.origin().compression).run()
+                open_queue(queue).empty()
             finally:
                 queue.give_back()
         elif (trouble := queue.state().trouble) is not None:

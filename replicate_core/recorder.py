@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from replicate_core import environment, heartbeats
@@ -26,7 +26,7 @@ from replicate_core.errors import ReplicateError, StorageFailed
 from replicate_core.heartbeats import Heartbeat
 from replicate_core.records import Checkpointed, Ended
 from replicate_core.repository import utc_now
-from replicate_core.spool import Queue, Spool, Trouble
+from replicate_core.spool import SYNC_AFTER_SECONDS, Queue, Spool, Trouble
 
 POLL_SECONDS = 0.1
 """How soon a new job, or the end of the training, is noticed."""
@@ -45,6 +45,12 @@ GATHER_SECONDS = (0.5, 30.0)
 
 GATHER_SHARE = 0.01
 """Between these, for this share of the experiment's age: a series has hundreds of records, however long it gets."""
+
+JOIN_SECONDS = 60
+"""How long a thread that is stopped may take, should the storage hang."""
+
+LEFT = 3
+"""The exit status of a recorder that could not store all."""
 
 LOOK_MAX = 1000
 """How many jobs are looked at in one go."""
@@ -71,9 +77,12 @@ class Recorder:
         self._was_owned = False
         self._began = self._stored_at = time.monotonic()
         self._retry_at = 0.0
-        self._over_since: float | None = None
+        self._died_at: datetime | None = None
+        self._troubled_since: float | None = None
         self._stopped = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._keeping = threading.Thread(target=self._keep, daemon=True)
+        self._is_closed = False
 
     def run(self) -> bool:
         """Store what comes, until there is nothing left to come. Tells whether all of it is stored.
@@ -86,16 +95,16 @@ class Recorder:
                 owned = self._queue.is_owned()  # before looking for jobs: none comes later if it is not
                 self._was_owned |= owned
                 self._look()
-                over = not owned or self._ended
-                if over and self._over_since is None:
-                    self._over_since, self._retry_at = time.monotonic(), 0.0
-                if self._is_due(over=over):
-                    self._attempt(over=over)
+                if (not owned or self._ended) and self._died_at is None:
+                    self._died_at = utc_now() if self._was_owned else self._queue.last_sign()
+                    self._retry_at = 0.0
+                if self._is_due():
+                    self._attempt()
                 if self._queue.directory.is_dir():
                     time.sleep(POLL_SECONDS)
         finally:
             self._stopped.set()
-        return not self._queue.directory.is_dir()
+        return self._is_closed
 
     def _look(self) -> None:
         """See what came since the last look."""
@@ -106,23 +115,26 @@ class Recorder:
         self._is_urgent |= any(job.staged is not None or not isinstance(job.record, Checkpointed) for job in jobs)
         self._ended |= any(isinstance(job.record, Ended) for job in jobs)
 
-    def _is_due(self, *, over: bool) -> bool:
+    def _is_due(self) -> bool:
         now = time.monotonic()
-        if self._drain is None or over or self._is_urgent:
-            return now >= self._retry_at and (self._drain is None or over or self._waiting > 0)
+        if self._drain is None or self._died_at is not None or self._is_urgent:
+            return now >= self._retry_at
         gather = min(max(GATHER_SECONDS[0], GATHER_SHARE * (now - self._began)), GATHER_SECONDS[1])
         return self._waiting > 0 and now >= self._retry_at and now - self._stored_at >= gather
 
-    def _attempt(self, *, over: bool) -> None:
+    def _attempt(self) -> None:
         """Store what waits; note what is in the way if something is."""
         try:
             drain = self._opened()
+            self._waiting, self._is_urgent = 0, False
             drain.run()
-            self._seen, self._waiting, self._is_urgent = max(self._seen, self._queue.state().mark), 0, False
+            self._seen = max(self._seen, self._queue.state().mark)
             self._stored_at = time.monotonic()
-            if over:
-                self._close(drain)
+            self._troubled_since = None
+            if self._died_at is not None and not self._queue.waiting(count_max=1):
+                self._close(drain, self._died_at)
         except (ReplicateError, OSError) as error:
+            self._is_urgent = True
             if self._queue.directory.is_dir():
                 self._note(error)
 
@@ -135,12 +147,15 @@ class Recorder:
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))
             self._when_ready()
             self._beating.start()
+            self._keeping.start()
         return self._drain
 
-    def _close(self, drain: Drain) -> None:
+    def _close(self, drain: Drain, died_at: datetime) -> None:
         self._stopped.set()
-        self._beating.join()  # no sign of life comes after the last word
-        drain.close(died_at=utc_now() if self._was_owned else self._queue.last_append())
+        self._beating.join(JOIN_SECONDS)  # no sign of life should come after the last word
+        self._keeping.join(JOIN_SECONDS)
+        drain.close(died_at=died_at)
+        self._is_closed = True
 
     def _note(self, error: Exception) -> None:
         _log.warning("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, ReplicateError))
@@ -148,6 +163,8 @@ class Recorder:
         attempts = 1 if state.trouble is None else state.trouble.attempts + 1
         permanent = error.permanent if isinstance(error, StorageFailed) else isinstance(error, ReplicateError)
         trouble = Trouble(type(error).__name__, str(error), permanent, attempts)
+        if self._troubled_since is None:
+            self._troubled_since = time.monotonic()
         with suppress(OSError):  # the disk may be full
             self._queue.set_state(replace(state, trouble=trouble))
             self._queue.sync()
@@ -157,10 +174,18 @@ class Recorder:
 
     def _gives_up(self) -> bool:
         """Tell whether going on is of no use: the training is gone, and the storage does not recover."""
-        trouble = self._queue.state().trouble
-        if trouble is None or self._over_since is None:
+        if self._died_at is None or self._troubled_since is None or self._retry_at == 0.0:
             return False
-        return trouble.permanent or time.monotonic() - self._over_since > GIVE_UP.total_seconds()
+        trouble = self._queue.state().trouble
+        is_permanent = trouble is not None and trouble.permanent
+        return is_permanent or time.monotonic() - self._troubled_since > GIVE_UP.total_seconds()
+
+    def _keep(self) -> None:
+        """Sync what has to wait, and show that there is life here, beside whatever is being stored."""
+        while not self._stopped.wait(SYNC_AFTER_SECONDS):
+            with suppress(OSError):
+                self._queue.give_sign()
+                self._queue.sync(older_than_seconds=SYNC_AFTER_SECONDS)
 
     def _beat(self) -> None:
         """Give signs of life, beside whatever is being stored."""
@@ -179,14 +204,11 @@ def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> 
     try:
         if not queue.take():
             return False
-    except OSError:  # it is gone: all of it is stored
-        return True
-    try:
         return Recorder(queue, when_ready=when_ready).run()
-    except OSError:
+    except FileNotFoundError:  # somebody else has stored the last of it; or it was deleted
         if queue.directory.is_dir():
             raise
-        return True
+        return False
     finally:
         queue.give_back()
 
@@ -194,8 +216,9 @@ def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> 
 def record_abandoned(spool: Spool) -> None:
     """Store what processes have left that were killed, or whose storage failed until their end."""
     for queue in spool.queues():
-        if not queue.is_owned():
-            record(queue)
+        if queue.is_abandoned():
+            with suppress(ReplicateError, OSError):  # it stays where it is; the others must not
+                record(queue)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -214,7 +237,8 @@ def main(arguments: Sequence[str]) -> None:
         queue = Queue(Path(arguments[0]))
         while queue.is_owned() and queue.is_taken():  # somebody waits for what is in it, and stores it himself
             time.sleep(POLL_SECONDS)
-        record(queue, when_ready=_stand_back)  # `init()` waits until then
+        if not record(queue, when_ready=_stand_back):  # `init()` waits until it is ready
+            sys.exit(LEFT)
 
 
 def _ignore_signals() -> None:

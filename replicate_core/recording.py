@@ -10,6 +10,7 @@ import difflib
 import operator
 import os
 import shutil
+import socket
 import threading
 import time
 import warnings
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from replicate_core import endings, ids, records
 from replicate_core.documents import COUNT_MAX
-from replicate_core.errors import InvalidInput, StorageFailed
+from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
 from replicate_core.launching import Launched, as_error, launch
 from replicate_core.opening import local_root
@@ -40,6 +41,10 @@ LOOK_SECONDS = 1.0
 
 WAIT_SECONDS = 0.05
 """How often whoever waits looks whether that is over."""
+
+ROOM_SECONDS = 600.0
+END_SECONDS = 1800.0
+"""How long `checkpoint()` waits for room, and the end of an experiment for the rest, while nothing gets stored."""
 
 KEEP_FREE_SHARE = 0.05
 KEEP_FREE_BYTES_MAX = 2 * 10**9
@@ -158,6 +163,20 @@ class _Unstored(NamedTuple):
     size_bytes: int
 
 
+class _Stall:
+    """Notices when something has not changed for long."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._jobs = -1
+
+    def is_over(self, jobs: int, seconds: float) -> bool:
+        """Tell whether as many jobs wait as so many seconds ago."""
+        if jobs != self._jobs:
+            self._since, self._jobs = time.monotonic(), jobs
+        return time.monotonic() - self._since > seconds
+
+
 class Recording:
     """An experiment that this process records. Safe to use from several threads.
 
@@ -213,7 +232,14 @@ class Recording:
             start = _existing_inside(place.directory, place.directory, path)
             tree = place.tree(start, rules=IgnoreRules.of(place.directory))
             created = replace(created, path=start.relative_to(place.directory).as_posix())
-        origin = Origin(created.experiment, place.storage, str(place.directory), place.config.compression, os.getpid())
+        origin = Origin(
+            created.experiment,
+            place.storage,
+            str(place.directory),
+            place.config.compression,
+            os.getpid(),
+            socket.gethostname(),
+        )
         queue = place.spool.begin(origin, _new_ulid())
         launched = None
         try:
@@ -275,9 +301,9 @@ class Recording:
                     facts = replace(facts, size_bytes=staged.total_bytes)
             self._append_checkpoint(facts, staged)
             self._next_step = facts.step + 1
-        if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._look()
-        self._blocked_seconds += time.perf_counter() - began
+            if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
+                self._look()
+            self._blocked_seconds += time.perf_counter() - began
         return facts
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
@@ -298,13 +324,13 @@ class Recording:
             self._queue.leave()
         endings.unregister(self.end_with_process)
         left, interruption = self._wait_until_stored()
-        if left is not None:
-            text = self._what_is_left(left)
+        text = None if left is None else self._what_is_left(left)
+        if not self._launched.leave() and left is None:
+            text = f"{self._gone()}: what was not stored by then is lost"
+        if text is not None:
             if self._strict and interruption is None:
-                self._launched.leave()
                 raise StorageFailed(text)
             warnings.warn(text, stacklevel=4)
-        self._launched.leave()
         if interruption is not None:
             raise interruption
         return ended
@@ -325,18 +351,24 @@ class Recording:
         self._looked_at = time.monotonic()
         self._launched.attend()
         trouble = self._launched.trouble()
-        if trouble is None:
+        if not self._queue.directory.is_dir():
+            self._tell("gone", StorageFailed(f"{self._gone()}: nothing more of this experiment can be saved"))
+        elif trouble is None:
             self._told = None
-            return
+        else:
+            where = f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
+            self._tell(trouble.kind, as_error(trouble), where)
+
+    def _tell(self, what: str, error: ReplicateError, where: str = "") -> None:
+        """Warn of trouble once, or raise it if the user wants that."""
         if self._strict:
-            raise as_error(trouble)
-        if self._told != trouble.kind:
-            self._told = trouble.kind
-            warnings.warn(
-                f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
-                f"{trouble.message}",
-                stacklevel=4,
-            )
+            raise error
+        if self._told != what:
+            self._told = what
+            warnings.warn(f"{where}{error}", stacklevel=5)
+
+    def _gone(self) -> str:
+        return f"{self._queue.directory}, where what is saved waits to be stored, was deleted by somebody"
 
     def _waiting(self) -> Waiting:
         done = self._queue.state().done
@@ -357,10 +389,13 @@ class Recording:
     def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
         """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
         watcher = _Silent() if self._place.config.quiet else watch()
+        since = _Stall()
         try:
             while True:
                 is_alive = self._launched.attend()
                 waiting = self._waiting()
+                if since.is_over(waiting.jobs, END_SECONDS):
+                    return waiting, None
                 if not self._queue.directory.is_dir():
                     return None, None
                 if not is_alive:
@@ -441,9 +476,12 @@ class Recording:
 
     def _wait_for_room(self, needed: int) -> bool:
         """Wait until so much may be copied; False if that will not be, because storing does not go on."""
+        since = _Stall()
         while not self._has_room(needed):
             is_alive = self._launched.attend()
             waiting = self._waiting()
+            if since.is_over(waiting.jobs, ROOM_SECONDS):
+                return False
             if not waiting.total_bytes or waiting.trouble is not None or not is_alive:
                 return self._has_room(needed)
             replaces = self._place.config.spool.when_full == "replace"
@@ -466,7 +504,10 @@ class Recording:
         waiting = self._waiting().total_bytes
         if waiting and waiting + needed > limits.limit_bytes:
             return False
-        disk = shutil.disk_usage(self._queue.directory)
+        try:
+            disk = shutil.disk_usage(self._queue.directory)
+        except OSError as error:
+            raise self._no_room(error) from error
         keep_free = limits.keep_free_bytes
         if keep_free is None:
             keep_free = min(KEEP_FREE_BYTES_MAX, int(disk.total * KEEP_FREE_SHARE))
@@ -483,12 +524,11 @@ class Recording:
         return False
 
     def _full(self, needed: int) -> str:
-        trouble = self._launched.trouble()
-        reason = "" if trouble is None else f" ({trouble.message})"
-        free = shutil.disk_usage(self._queue.directory).free
+        waiting = self._waiting()
+        reason = "" if waiting.trouble is None else f" ({waiting.trouble})"
         return (
-            f"there is no room for {needed / 1e6:.1f} MB in {self._queue.directory}, where {free / 1e6:.1f} MB are free"
-            f"{reason}. Make room there, or change `spool` in replicate.yaml"
+            f"there is no room for {needed / 1e6:.1f} MB in {self._queue.directory}, where "
+            f"{waiting.total_bytes / 1e6:.1f} MB wait{reason}. Make room there, or change `spool` in replicate.yaml"
         )
 
     def _no_room(self, error: OSError) -> StorageFailed:

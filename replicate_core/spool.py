@@ -18,12 +18,18 @@ spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -47,10 +53,19 @@ HOME = ".replicate"
 """The directory in a project that is replicate's own."""
 
 _IGNORE = ".gitignore"
+SILENT_SECONDS = 300
+"""Ten times as long as a recorder takes from one sign of life to the next."""
+
+SYNC_AFTER_SECONDS = 5
+"""Copies that wait for longer are synced to disk."""
+
+_QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
 _OWNER = "owner"
+_RECORDER = "recorder"
 _NEW = ".new-"
 _SCRATCH = ".scratch-"
 _TAKEN = ".taken"
+_SYNCED = "synced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,7 @@ class Origin:
     """The project directory, which a relative path of the storage starts from."""
     compression: Policy
     process: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,7 @@ class Spool:
             names = sorted(os.listdir(self.directory))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [Queue(self.directory / name) for name in names if "-" in name and not name.startswith(".")]
+        return [Queue(self.directory / name) for name in names if _QUEUE.fullmatch(name)]
 
     def queues_of(self, experiment: str) -> list[Queue]:
         """The queues of one experiment, oldest first."""
@@ -148,12 +164,14 @@ class Spool:
         final = self.directory / f"{ulid}-{origin.experiment}"
         with self._translating():
             self._make(temporary)
-            (temporary / "origin.json").touch(mode=0o600)
+            for name in ("origin.json", _RECORDER):
+                (temporary / name).touch(mode=0o600)
             (temporary / "origin.json").write_bytes(seal(_encode_origin(origin)))
             for name in ("files", "spares"):
                 (temporary / name).mkdir()
             locks.acquire(temporary / _OWNER)
             temporary.rename(final)
+            locks.moved(temporary / _OWNER, final / _OWNER)
         return Queue(final)
 
     @contextmanager
@@ -183,7 +201,8 @@ class Spool:
                 self._home.rmdir()
 
     def _make(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)  # what may be read where it stands may not be readable for all here
         ignore = self._home / _IGNORE
         if self._home.is_dir() and not ignore.exists():
             ignore.write_text("*\n")
@@ -218,7 +237,7 @@ class Queue:
         self.experiment = directory.name.partition("-")[2]
         self._journal = Journal(directory / "journal")
         self._owner = directory / _OWNER
-        self._recorder = directory / "recorder"
+        self._recorder = directory / _RECORDER
         self._last_job = 0
 
     @property
@@ -238,7 +257,8 @@ class Queue:
         try:
             experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
             compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
-            return Origin(experiment, storage, project, compression, expect_count(fields["process"]))
+            process, host = expect_count(fields["process"]), expect_text(fields["host"])
+            return Origin(experiment, storage, project, compression, process, host)
         except (KeyError, StopIteration) as error:
             raise Corrupted(f"{path} can't be understood") from error
 
@@ -247,10 +267,29 @@ class Queue:
         home = self.directory.parents[1]
         return home.parent if home.name == HOME else Path(origin.project)
 
-    def last_append(self) -> datetime:
-        """When the process that appends was last heard of."""
-        seconds = max(_modified(path) for path in (self._owner, *self._journal.directory.glob("*")))
-        return datetime.fromtimestamp(seconds, timezone.utc)
+    def last_sign(self) -> datetime:
+        """When the process that appends was last heard of, or its recorder."""
+        paths = (self._owner, self._recorder, *self._journal.directory.glob("*"))
+        return datetime.fromtimestamp(max(_modified(path) for path in paths), timezone.utc)
+
+    def give_sign(self) -> None:
+        """Show that there is life here, to machines whose locks say nothing of it."""
+        with suppress(OSError):
+            os.utime(self._recorder)
+
+    def is_abandoned(self) -> bool:
+        """Tell whether its process is gone, and what waits here is anybody's to store.
+
+        The lock of another machine may not be seen here, if the directory is shared in a way that knows no locks: then
+        it is abandoned once there was no sign of life for `SILENT_SECONDS`.
+        """
+        if self.is_owned():
+            return False
+        try:
+            is_ours = self.origin().host == socket.gethostname()
+        except (OSError, Corrupted):
+            is_ours = True
+        return is_ours or time.time() - self.last_sign().timestamp() > SILENT_SECONDS
 
     # The side of the process that appends.
 
@@ -305,9 +344,10 @@ class Queue:
         """Become the one that stores; False if another process is it.
 
         Raises:
-            OSError: the queue is gone.
+            FileNotFoundError: the queue is gone.
+            OSError: this user may not.
         """
-        return self.directory.is_dir() and locks.acquire(self._recorder)
+        return locks.acquire(self._recorder)
 
     def give_back(self) -> None:
         """Let another process store."""
@@ -321,6 +361,10 @@ class Queue:
         """The jobs that are not stored yet, in order."""
         return self.jobs(after=self.state().mark, count_max=count_max)
 
+    def end(self) -> Mark:
+        """The place behind the last job."""
+        return self._journal.end()
+
     def jobs(self, *, after: Mark = START, count_max: int | None = None) -> list[Job]:
         """The jobs behind a place in the journal, in order; some may be stored already."""
         lines = self._journal.read(after, count_max=count_max)
@@ -332,9 +376,18 @@ class Queue:
         before, claimed = self._places(job.staged)
         with suppress(FileNotFoundError):  # withdrawn, or claimed before
             before.directory.rename(claimed.directory)
-        is_whole = all(_size(file.copy) >= file.offset + file.size for file in claimed.files)
-        is_synced = job.boot == boot_id() or (claimed.directory / "synced").exists()
-        return claimed if claimed.directory.is_dir() and is_whole and is_synced else None
+        if not claimed.directory.is_dir():
+            return None
+        if not _is_safe(job, claimed):
+            kept = self.directory.parent / f"torn-{self.directory.name}-{claimed.directory.name.removesuffix(_TAKEN)}"
+            claimed.directory.rename(kept)
+            warnings.warn(
+                f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
+                f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}",
+                stacklevel=2,
+            )
+            return None
+        return claimed
 
     def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
         """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
@@ -368,17 +421,17 @@ class Queue:
         temporary.write_bytes(dumps(_encode_state(state)).encode())
         os.replace(temporary, path)
 
-    def sync(self) -> None:
-        """Make what waits outlive the machine, too: it may have to wait for long."""
-        for job in self.waiting():
-            for staged in [] if job.staged is None else self._places(job.staged):
-                if not staged.directory.is_dir() or (staged.directory / "synced").exists():
+    def sync(self, *, older_than_seconds: float = 0) -> None:
+        """Make what waits outlive the machine, too."""
+        for directory in [] if not (self.directory / "files").is_dir() else (self.directory / "files").iterdir():
+            with suppress(FileNotFoundError):  # claimed, withdrawn or stored meanwhile
+                is_young = time.time() - directory.stat().st_mtime < older_than_seconds
+                if is_young or not directory.is_dir() or (directory / _SYNCED).exists():
                     continue
-                with suppress(FileNotFoundError):  # claimed or withdrawn meanwhile
-                    for copy in {file.copy for file in staged.files}:
-                        sync(copy)
-                    (staged.directory / "synced").touch()
-                    sync_directory(staged.directory)
+                for copy in directory.iterdir():
+                    sync(copy)
+                (directory / _SYNCED).touch()
+                sync_directory(directory)
         self._journal.sync()
 
     def remove(self) -> None:
@@ -386,13 +439,15 @@ class Queue:
         gone = self.directory.with_name(f"{_SCRATCH}{self.directory.name}")  # nobody sees half a queue
         with suppress(FileNotFoundError):
             self.directory.rename(gone)
-        locks.release(gone / self._recorder.name)
         shutil.rmtree(gone, ignore_errors=True)
+        locks.release(self._recorder)
 
     def copy_of(self, job: Job, path: str) -> staging.StagedFile | None:
         """Where the staged copy of a file is at this moment; None once the job is stored."""
         assert job.staged is not None, "the job has files"
         for staged in self._places(job.staged):
+            if not _is_safe(job, staged):
+                continue
             found = next((file for file in staged.files if file.path == path), None)
             if found is not None and found.copy.exists():
                 return found
@@ -441,12 +496,21 @@ def _remove_if_abandoned(directory: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
+@cache
 def boot_id() -> str | None:
     """Which start of the machine this is; None where the system does not tell."""
     try:
+        if sys.platform == "darwin":
+            return subprocess.check_output(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], text=True).strip()
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _is_safe(job: Job, staged: Staged) -> bool:
+    """Tell whether copies are whole: the machine may have stopped before they had reached its disk."""
+    is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
+    return is_whole and (job.boot == boot_id() or (staged.directory / _SYNCED).exists())
 
 
 def _modified(path: Path) -> float:
@@ -475,6 +539,7 @@ def _encode_origin(origin: Origin) -> Value:
         "project": origin.project,
         "compression": origin.compression,
         "process": origin.process,
+        "host": origin.host,
     }
 
 

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from replicate_core.draining import Drain, open_queue
+from replicate_core.draining import open_queue
 from replicate_core.errors import ReplicateError
 from replicate_core.spool import Queue, Spool
 
 Outcome: TypeAlias = Literal["stored", "recording", "failed"]
 Progress: TypeAlias = Callable[[int, int], object]
+
+STALLED_SECONDS = 600
+"""Another process that stores nothing for so long is not waited for any more."""
 
 LOOK_SECONDS = 0.1
 """How often whoever waits for another process looks how far it is."""
@@ -46,7 +49,7 @@ def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
         progress: called with the number of jobs that are done, and of all there are.
     """
     queues = [(queue, len(queue.waiting())) for queue in spool.queues()]
-    owned = {queue.directory for queue, _ in queues if queue.is_owned()}
+    owned = {queue.directory for queue, _ in queues if not queue.is_abandoned()}
     total = sum(jobs for queue, jobs in queues if queue.directory not in owned)
     done = 0
     report = []
@@ -58,48 +61,36 @@ def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
         def advance(stored: int, before: int = done) -> None:
             progress(before + stored, total)
 
-        error = _empty(queue, jobs, advance)
+        error = _empty(queue, advance)
         done += jobs
         advance(0, done)
         report.append(Synced(queue.experiment, "failed" if error else "stored", jobs, error))
     return report
 
 
-def _empty(queue: Queue, jobs: int, progress: Callable[[int], object]) -> str | None:
+def _empty(queue: Queue, progress: Callable[[int], object]) -> str | None:
     """Empty a queue, or wait for who is at it; returns why that failed, if it did."""
+    done_before = done = queue.state().done
+    moved_at = time.monotonic()
     try:
         while queue.directory.is_dir():
             if queue.take():
                 try:
-                    _Counted(open_queue(queue), progress).run()
+                    open_queue(queue).empty(progress=progress)
                 finally:
                     queue.give_back()
                 return None
-            if (trouble := queue.state().trouble) is not None:
-                return trouble.message
-            progress(jobs - len(queue.waiting()))
+            state = queue.state()
+            if state.trouble is not None:
+                return state.trouble.message
+            if state.done != done:
+                done, moved_at = state.done, time.monotonic()
+            elif time.monotonic() - moved_at > STALLED_SECONDS:
+                return f"another process is storing it, and has not got on for {STALLED_SECONDS // 60} minutes"
+            progress(done - done_before)
             time.sleep(LOOK_SECONDS)
     except FileNotFoundError:  # somebody else has stored the last of it
         return None
     except (ReplicateError, OSError) as error:
         return str(error)
     return None
-
-
-class _Counted:
-    """Empties a queue and counts what is done."""
-
-    def __init__(self, drain: Drain, progress: Callable[[int], object]) -> None:
-        self._drain = drain
-        self._progress = progress
-        self._done = 0
-
-    def run(self) -> None:
-        died_at = self._drain.queue.last_append()
-        self._drain.reach()
-        self._drain.run(progress=self._count)
-        self._drain.close(died_at=died_at)
-
-    def _count(self, jobs: int) -> None:
-        self._done += jobs
-        self._progress(self._done)

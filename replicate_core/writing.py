@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +102,7 @@ def store_snapshot(repository: Repository, known: Known, staged: Staged, policy:
     Raises:
         StorageFailed: the storage refused; what was stored until then is referred to by nothing.
     """
-    with ThreadPoolExecutor(HASHING_THREADS) as executor:
-        cuts = {file.path: _cut(file, executor) for file in staged.files}
+    cuts = _cut_all(staged.files)
     stored_bytes = 0
     for _ in range(ATTEMPTS):
         known.refresh()
@@ -122,11 +121,19 @@ def store_snapshot(repository: Repository, known: Known, staged: Staged, policy:
     )
 
 
-def _cut(file: StagedFile, executor: Executor) -> list[_Piece]:
-    """Cut a file, and digest its chunks."""
+def _cut_all(files: Iterable[StagedFile]) -> dict[str, list[_Piece]]:
+    """Cut files, and digest their chunks."""
+    try:
+        with ThreadPoolExecutor(HASHING_THREADS) as executor:
+            return {file.path: _cut(file, executor.map) for file in files}
+    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+        return {file.path: _cut(file, map) for file in files}
+
+
+def _cut(file: StagedFile, apply: Callable[[Callable[[Chunk], str], list[Chunk]], Iterable[str]]) -> list[_Piece]:
     with _reader(file) as read:
         chunks = list(cut(read, file.size))
-        return list(map(_Piece, chunks, executor.map(lambda chunk: digest(read(*chunk)), chunks)))
+        return list(map(_Piece, chunks, apply(lambda chunk: digest(read(*chunk)), chunks)))
 
 
 class _Writer:
@@ -201,7 +208,10 @@ class _Writer:
         if not pack.members:
             return
         pack.end()
-        key = self._put(pack.path, list(pack.members), ".tar", pack.size)
+        try:
+            key = self._put(pack.path, list(pack.members), ".tar", pack.size)
+        finally:
+            pack.close()
         for found, (offset, encoding) in pack.members.items():
             self._wrote(found, Location(key, pack.size, offset, encoding, pack.digest))
 
@@ -260,7 +270,7 @@ class _Pack:
     def end(self) -> None:
         """Write the end of the tar: it is whole then."""
         self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self.close()
+        self._file.close()
 
     @property
     def digest(self) -> str:
@@ -268,8 +278,9 @@ class _Pack:
         return f"{DIGEST_NAME}:{self._hash.hexdigest()}"
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and remove it: what is stored has another name."""
         self._file.close()
+        self.path.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

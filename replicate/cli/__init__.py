@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
             error.show()
             return 2
         except (click.Abort, KeyboardInterrupt):
-            click.echo("Stopped, and nothing was changed. Where a command asks, --force does it without.", err=True)
+            click.echo("Stopped: nothing is half done. Where a command asks, --force does it without.", err=True)
             return 1
         except replicate.ReplicateError as error:
             click.echo(f"replicate: {output.printable(str(error))}", err=True)

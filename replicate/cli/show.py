@@ -87,7 +87,7 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Created": output.moment(experiment.created),
         "Status": experiment.status + (f" ({experiment.error})" if experiment.error else ""),
         "Last sign of life": None if experiment.heartbeat is None else output.moment(experiment.heartbeat),
-        "Not stored yet": f"{experiment.waiting} checkpoints" if experiment.waiting else None,
+        "Waiting": f"{experiment.waiting} not stored yet" if experiment.waiting else None,
         "Duration": None if experiment.duration is None else output.elapsed(experiment.duration),
         "Blocked": None
         if experiment.blocked is None
@@ -127,12 +127,17 @@ def _packages(packages: Mapping[str, str], *, everything: bool) -> dict[str, str
     return shown | ({f"and {rest} more (--all)": ""} if rest else {})
 
 
+def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) -> str:
+    is_best = best is not None and checkpoint.id == best.id
+    return (" (best)" if is_best else "") + ("" if checkpoint.is_stored else " (not stored yet)")
+
+
 def _checkpoints(experiment: replicate.Experiment) -> object:
     best = experiment.best()
     names = list(dict.fromkeys(name for checkpoint in experiment.checkpoints for name in checkpoint.metrics))
     rows = (
         [
-            f"{checkpoint.short_id}{' (best)' if best is not None and checkpoint.id == best.id else ''}",
+            checkpoint.short_id + _marks(checkpoint, best),
             str(checkpoint.step),
             output.elapsed(checkpoint.created - experiment.created),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
@@ -146,6 +151,7 @@ def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpo
     facts = {
         "Created": output.moment(checkpoint.created),
         "Step": str(checkpoint.step),
+        "Stored": None if checkpoint.is_stored else "not yet: it waits on this machine",
         "Path": checkpoint.path,
         "Size": output.size(checkpoint.size_bytes),
         "Experiment": experiment.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ EXPERIMENT = "e" * 32
 
 
 def new_queue(project: Path) -> Queue:
-    origin = Origin(EXPERIMENT, "../storage", str(project), "auto", os.getpid())
+    origin = Origin(EXPERIMENT, "../storage", str(project), "auto", os.getpid(), socket.gethostname())
     return Spool(project).begin(origin, ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES)))
 
 
@@ -301,7 +302,7 @@ class TestOpening:
             open_queue(queue)
 
     def test_its_storage_is_none(self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        origin = Origin(EXPERIMENT, "nosuch://x", str(project), "auto", 1)
+        origin = Origin(EXPERIMENT, "nosuch://x", str(project), "auto", 1, socket.gethostname())
         monkeypatch.setattr(Queue, "origin", lambda self: origin)
         with pytest.raises(InvalidInput, match="nosuch"):
             open_queue(queue)

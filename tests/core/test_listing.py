@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -59,7 +60,7 @@ class Lab:
         return self.now
 
     def begin(self, experiment: str = ONE) -> Queue:
-        origin = Origin(experiment, "storage", str(self.project), "auto", os.getpid())
+        origin = Origin(experiment, "storage", str(self.project), "auto", os.getpid(), socket.gethostname())
         queue = self.spool.begin(origin, f"01J{len(self.begun):023}")
         self.begun.append(queue)
         queue.append(Created(experiment, NOW))

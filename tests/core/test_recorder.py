@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from misbehaving import Gate, RecorderThread, Storage, fails, until
+from misbehaving import Gate, RecorderThread, Storage, fails, takes, until
 
 from replicate_core import heartbeats, ids, recorder
 from replicate_core.files import Tree
@@ -36,7 +37,7 @@ class Training:
         self.project = project
         self.experiment = ids.random_id(os.urandom(ids.ID_BYTES))
         self.spool = Spool(project)
-        origin = Origin(self.experiment, "../storage", str(project), "auto", os.getpid())
+        origin = Origin(self.experiment, "../storage", str(project), "auto", os.getpid(), socket.gethostname())
         self.queue = self.spool.begin(origin, ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES)))
         self.queue.append(Created(self.experiment, utc_now()))
         self._steps = 0
@@ -227,6 +228,22 @@ class TestGathering:
         until(lambda: not training.queue.directory.exists())
         assert len(training.stored()) == 100
         assert 1 <= len(storage.records("checkpoints")) <= 20
+
+    def test_points_that_come_while_others_are_stored_wait_for_their_turn(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else a storage that is slower than a step gets one record per request, for as long as training lasts."""
+        monkeypatch.setattr(recorder, "GATHER_SECONDS", (0.5, 0.5))
+        start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = takes(0.03, of="-checkpoints")
+        for _ in range(150):
+            training.point()
+            time.sleep(0.01)
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+        assert len(training.stored()) == 150
+        assert len(storage.records("checkpoints")) <= 10
 
     def test_files_do_not_wait(self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recorder, "GATHER_SECONDS", (60.0, 60.0))

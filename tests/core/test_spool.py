@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -35,7 +36,7 @@ BEGINNING = (
     "import sys, pathlib\n"
     "from replicate_core.spool import Origin, Spool\n"
     "project = pathlib.Path(sys.argv[1])\n"
-    "origin = Origin(sys.argv[2] * 32, 'storage', str(project), 'auto', 1)\n"
+    "origin = Origin(sys.argv[2] * 32, 'storage', str(project), 'auto', 1, socket.gethostname())\n"
     "queue = Spool(project).begin(origin, '01J' + sys.argv[2] * 23)\n"
     "print(queue.directory, flush=True)\n"
     "sys.stdin.readline()\n"
@@ -51,7 +52,7 @@ class Queues:
         self.begun: list[Queue] = []
 
     def origin(self, experiment: str = EXPERIMENT) -> Origin:
-        return Origin(experiment, "storage", str(self.project), "auto", os.getpid())
+        return Origin(experiment, "storage", str(self.project), "auto", os.getpid(), socket.gethostname())
 
     def begin(self, experiment: str = EXPERIMENT) -> Queue:
         queue = self.spool.begin(self.origin(experiment), f"01J{len(self.begun):023}")
@@ -141,7 +142,7 @@ class TestBeginning:
 
     def test_in_another_directory_leaves_the_project_alone(self, project: Path, tmp_path: Path) -> None:
         spool = Spool(project, tmp_path / "fast" / "disk")
-        queue = spool.begin(Origin(EXPERIMENT, "storage", str(project), "auto", 1), "01J")
+        queue = spool.begin(Origin(EXPERIMENT, "storage", str(project), "auto", 1, socket.gethostname()), "01J")
         assert queue.directory.parent == tmp_path / "fast" / "disk"
         assert os.listdir(project) == []
         assert queue.project(queue.origin()) == project
@@ -645,7 +646,7 @@ class TestAProjectThatIsMoved:
 
     def test_is_found_again_by_a_spool_elsewhere_only_as_it_was(self, project: Path, tmp_path: Path) -> None:
         spool = Spool(project, tmp_path / "fast")
-        queue = spool.begin(Origin(EXPERIMENT, "storage", str(project), "auto", 1), "01J")
+        queue = spool.begin(Origin(EXPERIMENT, "storage", str(project), "auto", 1, socket.gethostname()), "01J")
         assert queue.project(queue.origin()) == project
         queue.leave()
 
