@@ -54,7 +54,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the core and the command line, also with processes that are killed and that end in every other way."""
-    session.install(".", *TEST_TOOLS)
+    session.install(".", *TEST_TOOLS, "ipykernel")
     suites = ("tests/core", "tests/cli", "tests/crash", "tests/exits")
     session.run("pytest", *suites, "--numprocesses=auto", *session.posargs)
 
@@ -86,10 +86,11 @@ def keras(session: nox.Session) -> None:
 
 @nox.session
 def lightning(session: nox.Session) -> None:
-    """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`."""
+    """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
     session.install(TORCH)
     session.install(".[lightning]", "lightning", *TEST_TOOLS)
     session.run("pytest", "tests/lightning", *session.posargs)
+    session.run("pytest", "tests/exits", "-k", "torch")
 
 
 @nox.session
