@@ -13,14 +13,14 @@ This is the face: names that users import. They live in `replicate_core`, `repli
 import importlib
 from types import ModuleType
 
-from replicate.progress import EndOfRun
+from replicate.progress import EndOfRun, complain
 from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 from replicate_core import __all__ as _core_names
 from replicate_core import recording as _recording
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 
-_recording.watch = EndOfRun
+_recording.watch, _recording.complain = EndOfRun, complain
 
 _ADAPTERS = ("keras_callback", "lightning_callback")
 

@@ -42,13 +42,13 @@ class EndOfRun:
                 self._said_at = now
                 print(f"replicate: {text(waiting)}", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Take the line away, or say that it is over."""
+    def close(self, left: Waiting | None) -> None:
+        """Take the line away, or say that all is well."""
         with suppress(OSError, ValueError):
             if self._live is not None:
                 self._live.stop()
-            elif self._said_at is not None:
-                print("replicate: done waiting", file=sys.stderr, flush=True)
+            elif self._said_at is not None and left is None:
+                complain("all is stored")
 
     def _show_in_terminal(self, line: str) -> None:
         if self._live is None:
@@ -59,6 +59,13 @@ class EndOfRun:
             self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(f"replicate: {line}", refresh=True)
+
+
+def complain(line: str) -> None:
+    """Say something at the end of a process."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(f"replicate: {line}", file=sys.stderr, flush=True)
 
 
 def text(waiting: Waiting) -> str:

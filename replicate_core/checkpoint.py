@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -88,6 +89,11 @@ class Checkpoint:
         return self._facts.size_bytes
 
     @property
+    def lacks_files(self) -> bool:
+        """Whether its files could not be saved, so that only its metrics are there."""
+        return self.is_stored and self.path is not None and self._facts.manifest is None
+
+    @property
     def files(self) -> Mapping[str, int]:
         """Path of every file of the checkpoint to its size in bytes; paths are relative to the project directory."""
         if self._has_files_waiting():
@@ -109,7 +115,7 @@ class Checkpoint:
         """
         files = self.files
         if self.path is not None and not files and not self._facts.manifest:
-            raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
+            raise NotFound(f"the files of the checkpoint {self.short_id} could not be saved, as a warning said")
         if path is None:
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
@@ -122,7 +128,7 @@ class Checkpoint:
                 return opened
             self._refresh()
             if path not in self._manifest().files:
-                raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
+                raise NotFound(f"the files of the checkpoint {self.short_id} could not be saved, as a warning said")
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
@@ -152,6 +158,12 @@ class Checkpoint:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
         state = self._source.settled(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
+        if self.path is not None and self._facts.manifest is None:
+            warnings.warn(
+                f"the files of the checkpoint {self.short_id} (step {self.step}) could not be saved when it was made: "
+                "only the code is there",
+                stacklevel=3,
+            )
         manifests = self._source.repository.manifests([state.created.manifest, self._facts.manifest])
         return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
 

@@ -56,7 +56,7 @@ class Drain:
         Raises:
             StorageFailed: it can't; or what was stored there is gone, as when its disk is not there.
         """
-        if not self.queue.state().done:
+        if not self.queue.knows_storage():
             self.repository.prepare()
         elif not self.repository.check_format():
             raise StorageFailed(

@@ -23,7 +23,11 @@ ERROR_CHARACTERS = 2000
 
 
 class Terminated(SystemExit):
-    """A SIGTERM, as an exception."""
+    """A signal that ends the process, as an exception."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal_name = signal.Signals(number).name
 
 
 AtEnd = Callable[[Ending, "str | None"], object]
@@ -45,8 +49,10 @@ class _Endings:
             self._process = os.getpid()
             self._watch()
         self._callbacks.append(callback)
-        if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._terminate)
+        if _may_handle_signals():
+            for number in _signals():
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, self._terminate)
 
     def _watch(self) -> None:
         self._last_before = getattr(sys, "last_value", None)
@@ -83,12 +89,14 @@ class _Endings:
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End in order: exit handlers run, and so does every `finally` on the way."""
-        self._terminated = Terminated(128 + number)
+        self._terminated = Terminated(number)
         raise self._terminated
 
     def _restore_signal(self) -> None:
-        if _may_handle_signals() and signal.getsignal(signal.SIGTERM) == self._terminate:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if _may_handle_signals():
+            for number in _signals():
+                if signal.getsignal(number) == self._terminate:
+                    signal.signal(number, signal.SIG_DFL)
 
     def _forget(self) -> None:
         """In a forked child: what happens to it is no end of anything."""
@@ -97,8 +105,8 @@ class _Endings:
         self._let_signal()
 
     def _hold_signal(self) -> None:
-        """Before a fork: a SIGTERM to the child waits until that has forgotten."""
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        """Before a fork: a signal to the child waits until that has forgotten."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
 
     def _let_signal(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -109,13 +117,18 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "finished", None
     if isinstance(error, Terminated):
-        return "interrupted", "SIGTERM"
+        return "interrupted", error.signal_name
     status: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     try:
-        text = redact(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS]
+        text = redact(": ".join(filter(None, (type(error).__name__, str(error)))))[:ERROR_CHARACTERS]
     except Exception:  # noqa: BLE001  # an exception that can't even say what it is
         text = type(error).__name__
     return status, text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _signals() -> set[signal.Signals]:
+    """Those that end a process in order: of a scheduler, and of a terminal that is closed."""
+    return {signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])}
 
 
 def _may_handle_signals() -> bool:

@@ -147,7 +147,9 @@ class Experiment:
     @property
     def heartbeat(self) -> datetime | None:
         """When it last gave a sign of life, by the clock of its machine; None once it has ended."""
-        return None if self._listed.heartbeat is None else self._listed.heartbeat.time
+        if self._listed.heartbeat is None:
+            return None
+        return max([self._listed.heartbeat.time, *(facts.created for facts in self._listed.state.checkpoints[-1:])])
 
     @property
     def waiting(self) -> int:

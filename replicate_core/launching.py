@@ -44,7 +44,8 @@ SWITCH = "REPLICATE_RECORDER"
 STEADY_SECONDS = 600
 """One that lived for so long before is none of those."""
 
-_PROGRAM = """import sys
+_PROGRAM = """# replicate: the recorder of a training, which stores what it saves
+import sys
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)
@@ -296,4 +297,4 @@ def _last_lines(log: Path) -> str:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []
-    return " / ".join(lines[-2:]) or "none"
+    return " / ".join(lines[-2:]) or "it left none"

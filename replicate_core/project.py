@@ -146,6 +146,11 @@ class Project:
         """
         return syncing.sync(self.spool, progress=progress)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits on this machine that only `sync` will store: its process is gone."""
+        return any(queue.is_abandoned() and not queue.is_taken() for queue in self.spool.queues())
+
     def __repr__(self) -> str:
         return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"
 
@@ -245,7 +250,7 @@ class Experiments:
 
 def _warn_of_rank(rank: Rank) -> None:
     """Say that this process does not record, where it is not sure that it is one of a distributed run."""
-    if rank.source in LAUNCHERS:
+    if rank.source in LAUNCHERS or (rank.source == "RANK" and "WORLD_SIZE" not in os.environ):
         warnings.warn(
             f"this process is number {rank.number} of its job ({rank.source}), and only number 0 records. If these are "
             f"runs of their own, set {OVERRIDE}=0",

@@ -143,6 +143,7 @@ class Recorder:
         if self._drain is None:
             drain = open_queue(self._queue)
             drain.reach()
+            heartbeats.beat(drain.repository, self._sign())  # and something can be written there
             self._drain = drain
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))
             self._when_ready()
@@ -189,14 +190,14 @@ class Recorder:
 
     def _beat(self) -> None:
         """Give signs of life, beside whatever is being stored."""
-        origin = self._queue.origin()
         assert self._drain is not None, "the storage was opened"
-        while True:
-            sign = Heartbeat(origin.experiment, utc_now(), environment.host(), origin.process, self._waiting)
+        while not self._stopped.wait(heartbeats.INTERVAL.total_seconds()):
             with suppress(StorageFailed):
-                heartbeats.beat(self._drain.repository, sign)
-            if self._stopped.wait(heartbeats.INTERVAL.total_seconds()):
-                return
+                heartbeats.beat(self._drain.repository, self._sign())
+
+    def _sign(self) -> Heartbeat:
+        origin = self._queue.origin()
+        return Heartbeat(origin.experiment, utc_now(), environment.host(), origin.process, self._waiting)
 
 
 def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> bool:

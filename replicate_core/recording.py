@@ -66,8 +66,8 @@ class Watcher(Protocol):
     def show(self, waiting: Waiting) -> None:
         """Called again and again."""
 
-    def close(self) -> None:
-        """Called once, at the end."""
+    def close(self, left: Waiting | None) -> None:
+        """Called once, at the end, with what could not be waited for."""
 
 
 class _Silent:
@@ -76,9 +76,16 @@ class _Silent:
     def show(self, waiting: Waiting) -> None:
         """See `Watcher.show`."""
 
-    def close(self) -> None:
+    def close(self, left: Waiting | None) -> None:
         """See `Watcher.close`."""
 
+
+def _complain(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
+complain: Callable[[str], object] = _complain
+"""Says what went wrong when the process ends, where no line of the user's is at fault; as `watch`."""
 
 watch: Callable[[], Watcher] = _Silent
 """Makes the watcher for the end of an experiment; whoever has a terminal puts another one here."""
@@ -312,11 +319,28 @@ class Recording:
         Raises:
             StorageFailed: with `strict`, when something is left behind.
         """
+        ended, left, interruption = self._end(status, error)
+        if left is not None:
+            if self._strict and interruption is None:
+                raise StorageFailed(left)
+            warnings.warn(left, stacklevel=4)
+        if interruption is not None:
+            raise interruption
+        return ended
+
+    def end_with_process(self, status: Ending, error: str | None) -> None:
+        """End it because the process does: nobody is left to catch anything."""
+        _, left, _ = self._end(status, error)
+        if left is not None:
+            complain(left)
+
+    def _end(self, status: Ending, error: str | None) -> tuple[Ended | None, str | None, BaseException | None]:
+        """End it: what is recorded, what is left to store, in words, and what interrupted the waiting."""
         if os.getpid() != self._process:  # before the lock: a fork may have copied it while it was held
-            return None
+            return None, None, None
         with self._lock:
             if self._over:
-                return None
+                return None, None, None
             ended = Ended(self._experiment, utc_now(), status, error, self._blocked_seconds)
             self._over = True
             with suppress(StorageFailed):  # there is no room even for this: then it counts as killed
@@ -327,22 +351,7 @@ class Recording:
         text = None if left is None else self._what_is_left(left)
         if not self._launched.leave() and left is None:
             text = f"{self._gone()}: what was not stored by then is lost"
-        if text is not None:
-            if self._strict and interruption is None:
-                raise StorageFailed(text)
-            warnings.warn(text, stacklevel=4)
-        if interruption is not None:
-            raise interruption
-        return ended
-
-    def end_with_process(self, status: Ending, error: str | None) -> None:
-        """End it because the process does: nobody is left to catch anything."""
-        try:
-            self.end(status, error)
-        except StorageFailed as failure:
-            warnings.warn(str(failure), stacklevel=2)
-        except (KeyboardInterrupt, SystemExit):
-            return
+        return ended, text, interruption
 
     # Storing: how it is doing.
 
@@ -389,23 +398,21 @@ class Recording:
     def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
         """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
         watcher = _Silent() if self._place.config.quiet else watch()
-        since = _Stall()
+        interruption: BaseException | None = None
+        stall = _Stall()
+        waiting = self._waiting()
         try:
-            while True:
-                is_alive = self._launched.attend()
-                waiting = self._waiting()
-                if since.is_over(waiting.jobs, END_SECONDS):
-                    return waiting, None
+            while self._launched.attend() and not stall.is_over(waiting.jobs, END_SECONDS):
                 if not self._queue.directory.is_dir():
-                    return None, None
-                if not is_alive:
-                    return (waiting if self._queue.directory.is_dir() else None), None
+                    break
                 watcher.show(waiting)
                 time.sleep(WAIT_SECONDS)
+                waiting = self._waiting()
         except (KeyboardInterrupt, SystemExit) as error:  # the recorder goes on, as long as the machine lets it
-            return (self._waiting() if self._queue.directory.is_dir() else None), error
-        finally:
-            watcher.close()
+            interruption = error
+        left = self._waiting() if self._queue.directory.is_dir() else None
+        watcher.close(left)
+        return left, interruption
 
     # The spool: copies and jobs, as long as there is room.
 
@@ -468,6 +475,8 @@ class Recording:
         except StorageFailed as error:
             if self._strict:
                 raise
+            if not self._queue.directory.is_dir():  # that is told by `_look`
+                return None
             warnings.warn(
                 f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {error}",
                 stacklevel=4,

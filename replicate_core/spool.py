@@ -262,6 +262,14 @@ class Queue:
         except (KeyError, StopIteration) as error:
             raise Corrupted(f"{path} can't be understood") from error
 
+    def knows_storage(self) -> bool:
+        """Tell whether something was stored already where this queue is to be stored, as far as the spool knows."""
+        storage = self.origin().storage
+        with suppress(OSError, Corrupted):  # another queue is gone, or damaged
+            others = Spool(self.directory, self.directory.parent).queues()
+            return any(queue.state().done and queue.origin().storage == storage for queue in others)
+        return bool(self.state().done)
+
     def project(self, origin: Origin) -> Path:
         """The project directory: wherever it was moved to, if the queue was moved with it."""
         home = self.directory.parents[1]

@@ -26,6 +26,7 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., obje
     yield pending
     for callback in pending:
         callback.__self__._queue.leave()  # its files stay open otherwise, for as long as pytest runs
+        callback.__self__._launched.leave()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def ls(open_project: Callable[[], replicate.Project], everything: bool, as_json:
     else:
         with output.console() as console:
             console.print(_table(experiments, everything=everything, now=datetime.now(timezone.utc)))
+    output.hint_at_waiting(project)
 
 
 def _table(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> object:

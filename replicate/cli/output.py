@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -78,7 +79,8 @@ def ago(moment: datetime, *, now: datetime) -> str:
     for unit, word in _UNITS:
         if (count := passed // unit) >= 1:
             return f"{count} {word}{'s' if count > 1 else ''} ago"
-    return f"{max(0, int(passed.total_seconds()))} seconds ago"
+    seconds = max(0, int(passed.total_seconds()))
+    return f"{seconds} second{'' if seconds == 1 else 's'} ago"
 
 
 def elapsed(passed: timedelta) -> str:
@@ -117,6 +119,14 @@ def _finite(content: object) -> object:
     return content
 
 
+def hint_at_waiting(project: replicate.Project) -> None:
+    """Say, on standard error, that something waits on this machine."""
+    if project.has_waiting:
+        click.echo(
+            "Something that was saved here is not stored: `replicate sync` stores it, or says why not.", err=True
+        )
+
+
 def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool = False) -> str:
     """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics."""
     if checkpoint is None:
@@ -124,8 +134,15 @@ def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool
     primary = checkpoint.primary_metric
     names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
     metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
-    where = f"step {checkpoint.step}" + ("" if checkpoint.is_stored else ", not stored yet")
+    where = ", ".join([f"step {checkpoint.step}", *caveats(checkpoint)])
     return "\n".join(filter(None, [f"{checkpoint.short_id} ({where})", pairs(metrics)]))
+
+
+def caveats(checkpoint: replicate.Checkpoint) -> list[str]:
+    """What must be known of a checkpoint before it is relied upon."""
+    if checkpoint.lacks_files:
+        return ["files not saved"]
+    return [] if checkpoint.is_stored else ["not stored yet"]
 
 
 def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
@@ -162,4 +179,5 @@ def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
         "extra": checkpoint.extra,
         "size_bytes": checkpoint.size_bytes,
         "is_stored": checkpoint.is_stored,
+        "lacks_files": checkpoint.lacks_files,
     }

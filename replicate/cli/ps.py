@@ -17,7 +17,8 @@ from replicate.cli import output
 @click.pass_obj
 def ps(open_project: Callable[[], replicate.Project], as_json: bool, quiet: bool) -> None:  # noqa: FBT001  # click's way
     """List the experiments that are running now, on this machine and on others."""
-    running = open_project().experiments.list(lambda experiment: experiment.is_running())
+    project = open_project()
+    running = project.experiments.list(lambda experiment: experiment.is_running())
     if quiet:
         for experiment in running:
             click.echo(experiment.id)
@@ -28,6 +29,7 @@ def ps(open_project: Callable[[], replicate.Project], as_json: bool, quiet: bool
     else:
         with output.console() as console:
             console.print(_table(running, now=datetime.now(timezone.utc)))
+    output.hint_at_waiting(project)
 
 
 def _table(experiments: Sequence[replicate.Experiment], *, now: datetime) -> object:

@@ -24,12 +24,15 @@ INTERESTING = (
 )
 """Packages that are shown; `--all` shows the rest."""
 
+CHECKPOINTS_SHOWN = 40
+"""So many of the latest checkpoints are shown; `--all` shows the rest."""
+
 _INDENT = "  "
 
 
 @click.command(epilog="Example: replicate show 3fa2c1b")
 @click.argument("prefix", metavar="ID")
-@click.option("--all", "everything", is_flag=True, help="Show every package.")
+@click.option("--all", "everything", is_flag=True, help="Show every package and checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
 def show(open_project: Callable[[], replicate.Project], prefix: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
@@ -73,7 +76,7 @@ def _show_experiment(console: Console, experiment: replicate.Experiment, *, ever
     _section(console, "Packages", _packages(experiment.packages, everything=everything))
     if experiment.checkpoints:
         _heading(console, "Checkpoints")
-        console.print(_checkpoints(experiment))
+        console.print(_checkpoints(experiment, everything=everything))
         console.print()
         console.print("To see more of a checkpoint: replicate show ID", style="dim")
         console.print(f"To get code and files back: replicate checkout {experiment.short_id}", style="dim")
@@ -85,7 +88,7 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Tags": ", ".join(experiment.tags) or None,
         "Notes": experiment.notes,
         "Created": output.moment(experiment.created),
-        "Status": experiment.status + (f" ({experiment.error})" if experiment.error else ""),
+        "Status": _status(experiment),
         "Last sign of life": None if experiment.heartbeat is None else output.moment(experiment.heartbeat),
         "Waiting": f"{experiment.waiting} not stored yet" if experiment.waiting else None,
         "Duration": None if experiment.duration is None else output.elapsed(experiment.duration),
@@ -99,6 +102,12 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Code": experiment.path,
         "Size": f"{output.size(experiment.size_bytes)}, {output.size(experiment.stored_bytes)} stored",
     }
+
+
+def _status(experiment: replicate.Experiment) -> str:
+    if experiment.status == "lost":
+        return f"lost: `replicate sync` on {experiment.host or 'its machine'} stores what was left, and ends it"
+    return experiment.status + (f" ({experiment.error})" if experiment.error else "")
 
 
 def _git(experiment: replicate.Experiment) -> str | None:
@@ -129,12 +138,18 @@ def _packages(packages: Mapping[str, str], *, everything: bool) -> dict[str, str
 
 def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) -> str:
     is_best = best is not None and checkpoint.id == best.id
-    return (" (best)" if is_best else "") + ("" if checkpoint.is_stored else " (not stored yet)")
+    marks = [*(["best"] if is_best else []), *output.caveats(checkpoint)]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
-def _checkpoints(experiment: replicate.Experiment) -> object:
+def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> object:
     best = experiment.best()
-    names = list(dict.fromkeys(name for checkpoint in experiment.checkpoints for name in checkpoint.metrics))
+    checkpoints = list(experiment.checkpoints)
+    names = list(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.metrics))
+    left_out = 0 if everything else max(0, len(checkpoints) - CHECKPOINTS_SHOWN)
+    if left_out:
+        latest = checkpoints[-CHECKPOINTS_SHOWN:]
+        checkpoints = [*([best] if best is not None and best.id not in {item.id for item in latest} else []), *latest]
     rows = (
         [
             checkpoint.short_id + _marks(checkpoint, best),
@@ -142,16 +157,18 @@ def _checkpoints(experiment: replicate.Experiment) -> object:
             output.elapsed(checkpoint.created - experiment.created),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
         ]
-        for checkpoint in experiment.checkpoints
+        for checkpoint in checkpoints
     )
-    return output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows)
+    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows)
+    table.caption = f"The best and the latest; {left_out} more: --all" if left_out else None
+    return table
 
 
 def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:
     facts = {
         "Created": output.moment(checkpoint.created),
         "Step": str(checkpoint.step),
-        "Stored": None if checkpoint.is_stored else "not yet: it waits on this machine",
+        "Note": ", ".join(output.caveats(checkpoint)) or None,
         "Path": checkpoint.path,
         "Size": output.size(checkpoint.size_bytes),
         "Experiment": experiment.id,

@@ -36,7 +36,7 @@ def _verdict(synced: replicate.Synced) -> str:
         return f"is running, and stores what it saves itself ({waited} waiting)"
     if synced.outcome == "failed":
         return f"not stored ({waited} waiting): {output.printable(synced.error or '')}"
-    return f"stored ({waited})"
+    return f"stored ({waited})" if synced.jobs else "nothing was left to store; that it ended is recorded"
 
 
 @contextmanager

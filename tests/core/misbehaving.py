@@ -162,13 +162,13 @@ class RecorderThread:
 
     def _run(self, queue: Queue) -> None:
         try:
-            recorder.record(queue)
+            is_stored = recorder.record(queue)
         except Died:
             self.returncode = 1
         except SystemExit as error:
             self.returncode = int(error.code or 0)
         else:
-            self.returncode = 0
+            self.returncode = 0 if is_stored else recorder.LEFT
 
     def poll(self) -> int | None:
         return None if self.thread.is_alive() else self.returncode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,27 @@ class TestOrder:
         counts: list[int] = []
         drain(queue, project, storage).run(progress=counts.append)
         assert [facts.id for facts in state(project).checkpoints] == made
-        assert max(counts) <= 10
-        assert sum(counts) == 97
+        assert counts[-1] == 97, "the number done so far"
+        assert all(0 < later - earlier <= 10 for earlier, later in pairwise([0, *counts]))
         assert len(storage.records("checkpoints")) == 10
+
+    def test_what_comes_meanwhile_is_left_to_the_next_time(self, queue: Queue, project: Path) -> None:
+        """A storage that is slower than a step would get a record of each, and whoever waits would wait for ever."""
+        append_all(queue, project, "cpp")
+        storage = Storage()
+        found = drain(queue, project, storage)
+        came: list[str] = []
+
+        def comes(verb: str, key: str) -> None:
+            came.extend(append_all(queue, project, "p") if key.startswith("records/") else ())
+
+        storage.before = comes
+        found.run()
+        assert len(came) == 2, "one while the experiment was stored, and one while its checkpoints were"
+        assert len(queue.waiting()) == 2
+        storage.before = lambda *_: None
+        found.run()
+        assert [facts.id for facts in state(project).checkpoints][2:] == came
 
     def test_an_empty_queue_is_nothing_to_do(self, queue: Queue, project: Path) -> None:
         storage = Storage()
@@ -184,7 +203,85 @@ class TestInterruptions:
         assert len(contents(project)) == 2
 
 
+class TestReaching:
+    def test_prepares_the_storage_of_a_queue_that_is_fresh(self, queue: Queue, project: Path) -> None:
+        queue.take()
+        open_queue(queue).reach()
+        assert (project.parent / "storage" / "replicate.json").exists()
+
+    def test_does_not_where_something_was_stored_before(self, queue: Queue, project: Path) -> None:
+        """Its disk is not mounted: nothing may be written to where it was."""
+        append_all(queue, project, "cp")
+        drain(queue, project).run()
+        append_all(queue, project, "p")
+        (project.parent / "storage").rename(project.parent / "away")
+        with pytest.raises(StorageFailed, match="holds nothing any more, and did before") as raised:
+            open_queue(queue).reach()
+        assert raised.value.permanent
+        assert not (project.parent / "storage").exists()
+        (project.parent / "away").rename(project.parent / "storage")
+        open_queue(queue).empty()
+        assert len(state(project).checkpoints) == 2
+
+
+class TestEmptying:
+    def test_closes_a_queue_whose_process_is_gone(self, queue: Queue, project: Path) -> None:
+        append_all(queue, project, "cp")
+        queue.leave()
+        died_at = queue.last_sign()
+        drain(queue, project).empty()
+        assert not queue.directory.exists()
+        assert (state(project).ended.status, state(project).ended.created) == ("killed", died_at)
+
+    def test_closes_a_queue_that_has_ended(self, queue: Queue, project: Path) -> None:
+        append_all(queue, project, "cpe")
+        drain(queue, project).empty()
+        assert not queue.directory.exists()
+        assert state(project).ended.status == "finished"
+
+    def test_leaves_a_queue_whose_process_lives(self, queue: Queue, project: Path) -> None:
+        made = append_all(queue, project, "cpf")
+        counts: list[int] = []
+        drain(queue, project).empty(progress=counts.append)
+        assert queue.waiting() == []
+        assert queue.directory.is_dir()
+        assert [facts.id for facts in state(project).checkpoints] == made
+        assert state(project).ended is None
+        assert counts == [1, 2, 3]
+
+    def test_of_a_process_that_dies_meanwhile_leaves_the_queue_to_the_next_one(
+        self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have appended more before it died."""
+        append_all(queue, project, "cp")
+        plain = Drain.run
+
+        def dies(self: Drain, **options: object) -> None:
+            plain(self, **options)
+            append_all(queue, project, "p")
+            queue.leave()
+
+        monkeypatch.setattr(Drain, "run", dies)
+        drain(queue, project).empty()
+        assert len(queue.waiting()) == 1
+        monkeypatch.undo()
+        drain(queue, project).empty()
+        assert len(state(project).checkpoints) == 2
+
+
 class TestCopies:
+    def test_of_which_no_pack_could_be_stored_are_all_that_is_left(self, queue: Queue, project: Path) -> None:
+        append_all(queue, project, "cff")
+        storage = Storage()
+        found = drain(queue, project, storage)
+        for of in ("data/", "manifests/", "records/"):
+            storage.before = fails(of=of)
+            for _ in range(3):
+                with pytest.raises(StorageFailed):
+                    found.run()
+            names = [path.name for path in (queue.directory / "files").rglob("*") if path.is_file()]
+            assert names == ["small"] * 3
+
     def test_that_were_withdrawn_leave_the_metrics(self, queue: Queue, project: Path) -> None:
         append_all(queue, project, "cff")
         first = queue.waiting()[1]
@@ -192,6 +289,7 @@ class TestCopies:
         assert not queue.withdraw(first.staged)
         drain(queue, project).run()
         assert [facts.metrics for facts in state(project).checkpoints] == [{"loss": 1}, {"loss": 2}]
+        assert [facts.size_bytes for facts in state(project).checkpoints] == [0, 9]
         assert contents(project) == [None, b"2" * 9]
 
     def test_that_are_being_stored_are_not_withdrawn(self, queue: Queue, project: Path) -> None:
@@ -206,9 +304,16 @@ class TestCopies:
         """Their names are there, and what they hold is anybody's guess."""
         made = append_all(queue, project, "cff")
         monkeypatch.setattr(spool, "boot_id", lambda: "another")
-        drain(queue, project).run()
+        with pytest.warns(UserWarning, match="had reached its disk for sure") as told:
+            drain(queue, project).run()
         assert [facts.id for facts in state(project).checkpoints] == made
         assert contents(project) == [None, None]
+        assert state(project).created.manifest is None
+        assert [facts.size_bytes for facts in state(project).checkpoints] == [0, 0]
+        kept = sorted(queue.directory.parent.glob("torn-*"))
+        assert [path.name for path in kept] == [f"torn-{queue.directory.name}-{job}" for job in (1, 2, 3)]
+        assert (kept[1] / "small").read_bytes() == b"1" * SMALL_BYTES
+        assert [str(path) in str(warning.message) for path, warning in zip(kept, told, strict=True)] == [True] * 3
 
     def test_that_were_synced_outlive_the_machine(
         self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,7 +343,8 @@ class TestCopies:
         append_all(queue, project, "cf")
         (copy,) = (file.copy for file in queue.waiting()[1].staged.files)
         os.truncate(copy, 3)
-        drain(queue, project).run()
+        with pytest.warns(UserWarning, match="before model of the experiment eeeeeee had reached its disk"):
+            drain(queue, project).run()
         assert contents(project) == [None]
 
 

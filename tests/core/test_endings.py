@@ -102,6 +102,20 @@ class TestByAnException:
         )
         assert (done.returncode, done.stdout) == (0, "one: finished, None\n")
 
+    def test_one_from_before_anybody_registered_is_no_end(self, run: Run) -> None:
+        """A debugger that was used before has left it there."""
+        done = run("sys.last_value = ValueError('old')\nendings.register(one)")
+        assert done.stdout == "one: finished, None\n"
+
+    def test_one_in_an_interactive_session_is_no_end(self, run: Run) -> None:
+        """The next line is typed as if nothing had been."""
+        done = run("sys.ps1 = '>>> '\nendings.register(one)\nsys.last_value = ValueError('typed')")
+        assert done.stdout == "one: finished, None\n"
+
+    def test_what_a_debugger_leaves_there_that_is_no_exception_is_no_end(self, run: Run) -> None:
+        done = run("endings.register(one)\nsys.last_value = 'text'")
+        assert done.stdout == "one: finished, None\n"
+
     def test_one_that_was_raised_before_anybody_registered_is_told_to_nobody(self, run: Run) -> None:
         assert run("1 / 0").stdout == ""
 
@@ -123,6 +137,14 @@ class TestAHookOfTheUser:
             self.HOOK + "endings.register(one)\nsys.excepthook = hook\nendings.register(other)\nraise ValueError('x')"
         )
         assert done.stdout == "mine: x\nother: failed, ValueError: x\none: failed, ValueError: x\n"
+
+    def test_from_after_is_called_though_nobody_registers_again(self, run: Run) -> None:
+        done = run("endings.register(one)\n" + self.HOOK + "sys.excepthook = hook\nraise ValueError('x')")
+        assert (done.stdout, done.stderr) == ("mine: x\none: failed, ValueError: x\n", "")
+
+    def test_is_the_one_that_stands_there(self, run: Run) -> None:
+        done = run(self.HOOK + "sys.excepthook = hook\nendings.register(one)\nprint(sys.excepthook is hook)")
+        assert done.stdout == "True\none: finished, None\n"
 
     def test_from_after_that_calls_what_was_there_is_no_endless_circle(self, run: Run) -> None:
         """As every reporter of errors does: what stood there is called after its own work."""
@@ -236,6 +258,34 @@ class TestAForkedChild:
             "child = context.Process(target=sys.exit, args=(3,))\nchild.start()\nchild.join()\nprint(child.exitcode)"
         )
         assert done.stdout == "3\none: finished, None\n"
+
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    @pytest.mark.parametrize(
+        ("end", "code", "told"),
+        [
+            ("pass", 0, "finished, None"),
+            ("sys.exit()", 0, "finished, None"),
+            ("raise ValueError('nan')", 1, "failed, ValueError: nan"),
+            ("os.kill(os.getpid(), 15)", 143, "interrupted, SIGTERM"),
+        ],
+    )
+    def test_of_multiprocessing_is_told_of_its_own_end(
+        self, tmp_path: Path, method: str, end: str, code: int, told: str
+    ) -> None:
+        """Such a process runs no exit handlers."""
+        (tmp_path / "train.py").write_text(
+            BEGIN.replace("one, other", "name, _")
+            + "import multiprocessing\n"
+            + f"def train():\n    endings.register(say('child'))\n    {end}\n"
+            + "if __name__ == '__main__':\n    endings.register(say('parent'))\n"
+            + f"    child = multiprocessing.get_context('{method}').Process(target=train)\n"
+            + "    child.start()\n    child.join()\n    print(child.exitcode)\n"
+        )
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "train.py"], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+        )
+        assert done.stdout == f"child: {told}\n{code}\nparent: finished, None\n"
 
     def test_is_ended_by_a_sigterm_however_early_it_comes(self, run: Run) -> None:
         done = run(

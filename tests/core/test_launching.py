@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +17,9 @@ import pytest
 from misbehaving import Died, Storage, fails, until
 
 import replicate_core as replicate
-from replicate_core import launching
+from replicate_core import launching, recording, spool
 from replicate_core.launching import InlineRecorder, as_error
+from replicate_core.recorder import LEFT
 from replicate_core.spool import Queue, Trouble
 
 AtExit = list[Callable[..., object]]
@@ -130,6 +133,58 @@ class TestARecorderThatDies:
         assert found.status == "finished"
         assert not replicate.Project().spool.queues()
 
+    def test_while_many_threads_save_is_started_again_once(self, project: Path, told: list) -> None:
+        experiment = replicate.init(path=None)
+        kill(experiment)
+        ready = threading.Barrier(8)
+        ids: list[str] = []
+
+        def train(number: int) -> None:
+            path = project / f"model{number}"
+            path.write_bytes(b"%d" % number)
+            ready.wait()
+            ids.append(experiment.checkpoint(path, {"loss": number}).id)
+
+        threads = [threading.Thread(target=train, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert recorder_of(experiment)._starts == 2
+        experiment.stop()
+        assert len(texts(told)) == 1
+        assert sorted(checkpoint.id for checkpoint in experiment.checkpoints) == sorted(ids)
+
+    def test_after_it_lived_for_long_is_none_of_those_that_die_again_and_again(
+        self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        experiment = replicate.init(path=None)
+        for step in range(launching.STARTS_MAX + 2):
+            kill(experiment)
+            (project / "model").write_bytes(b"%d" % step)
+            experiment.checkpoint("model", {"loss": step})
+            with monkeypatch.context() as patch:
+                patch.setattr(launching, "STEADY_SECONDS", 0.0)
+                experiment.checkpoint("model", {"loss": step})
+            assert recorder_of(experiment).is_alive()
+        experiment.stop()
+        assert experiment.status == "finished"
+        assert [text for text in texts(told) if "not started again" in text] == []
+
+    def test_and_cannot_be_started_again_leaves_all_to_sync(
+        self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        experiment = replicate.init(path=None)
+        kill(experiment)
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        (project / "model").write_bytes(b"x")
+        made = experiment.checkpoint("model", {"loss": 1}).id
+        experiment.stop()
+        (text,) = texts(told)
+        assert "the process that stores them is gone. `replicate sync` stores them" in text
+        assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
+        assert [checkpoint.id for checkpoint in replicate.experiments.get(experiment.id).checkpoints] == [made]
+
     def test_at_the_very_end_is_started_again(self, project: Path, told: list) -> None:
         experiment = replicate.init(path=None)
         experiment.checkpoint(None, {"loss": 1})
@@ -214,6 +269,152 @@ class TestARecorderThatDies:
         assert not replicate.Project().spool.queues()
 
 
+@pytest.mark.usefixtures("with_recorder")
+class TestARecorderThatHangs:
+    """It lives, and nothing gets done: neither `checkpoint()` nor the end of the training waits for ever."""
+
+    @pytest.fixture
+    def hanging(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate.Experiment]:
+        (project / "replicate.yaml").write_text("spool: {limit: 1 MB, keep_free: 0 MB}\n")
+        monkeypatch.setattr(recording, "ROOM_SECONDS", 0.3)
+        monkeypatch.setattr(recording, "END_SECONDS", 0.5)
+        experiment = replicate.init(path=None)
+        until(lambda: not only_queue().waiting())
+        process = recorder_of(experiment)._process
+        process.send_signal(signal.SIGSTOP)
+        yield experiment
+        process.send_signal(signal.SIGCONT)
+        until(lambda: not replicate.Project().spool.queues())
+        process.wait(10)
+
+    def save(self, experiment: replicate.Experiment, step: int) -> str:
+        Path("model").write_bytes(os.urandom(300_000))
+        return experiment.checkpoint("model", {"loss": step}).id
+
+    def test_is_not_waited_for(self, hanging: replicate.Experiment, told: list) -> None:
+        began = time.monotonic()
+        ids = [self.save(hanging, step) for step in range(5)]
+        assert time.monotonic() - began < 5
+        first, *others = texts(told)
+        assert first.startswith("storing is slower than training")
+        assert ["only its metrics: there is no room for 0.3 MB" in text for text in others] == [True, True]
+        began = time.monotonic()
+        hanging.stop()
+        assert time.monotonic() - began < 5
+        assert "6 jobs of the experiment" in texts(told)[-1]
+        assert "are still being stored in the background. If that stops: `replicate sync`" in texts(told)[-1]
+        recorder_of(hanging)._process.send_signal(signal.SIGCONT)
+        until(lambda: not replicate.Project().spool.queues())
+        found = replicate.experiments.get(hanging.id)
+        assert [checkpoint.id for checkpoint in found.checkpoints] == ids
+        assert [checkpoint.size_bytes for checkpoint in found.checkpoints] == [300_000] * 3 + [0] * 2
+        assert [len(checkpoint.open().read()) for checkpoint in found.checkpoints[:3]] == [300_000] * 3
+        assert found.status == "finished"
+
+    def test_is_told_where_a_checkout_needs_it(self, hanging: replicate.Experiment, told: list) -> None:
+        """And the end says so in strict mode, too."""
+        hanging._recorded._strict = True
+        self.save(hanging, 0)
+        with pytest.raises(replicate.StorageFailed, match="still being stored in the background"):
+            hanging.stop()
+        assert texts(told) == []
+
+
+class TestASpoolThatSomebodyDeletes:
+    @pytest.fixture(params=["", "none"], ids=["with a recorder", "without one"])
+    def switch(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+        monkeypatch.setenv("REPLICATE_RECORDER", request.param)
+        (project / "replicate.yaml").write_text("storage: ../storage\n")
+
+    def test_is_told_while_training_goes_on_and_at_the_end(self, project: Path, told: list, switch: None) -> None:
+        experiment = replicate.init(path=None)
+        (project / "model").write_bytes(b"x")
+        first = experiment.checkpoint("model", {"loss": 0}).id
+        until(lambda: not only_queue().waiting())
+        queue = only_queue()
+        shutil.rmtree(project / ".replicate")
+        for step in range(3):
+            experiment.checkpoint("model", {"loss": step})
+        gone = [text for text in texts(told) if f"{queue.directory}, where what is saved waits" in text]
+        assert [text for text in gone if "nothing more of this experiment can be saved" in text]
+        before_the_end = len(told)
+        experiment.stop()
+        (last,) = texts(told)[before_the_end:]
+        assert "was deleted by somebody: what was not stored by then is lost" in last
+        (found,) = replicate.experiments.list()
+        assert [checkpoint.id for checkpoint in found.checkpoints] == [first]
+
+    def test_is_told_where_there_are_metrics_alone(
+        self, project: Path, told: list, switch: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recording, "LOOK_SECONDS", 0.0)
+        experiment = replicate.init(path=None)
+        shutil.rmtree(project / ".replicate")
+        for step in range(10):
+            experiment.checkpoint(None, {"loss": step})
+        (text,) = texts(told)
+        assert "was deleted by somebody: nothing more of this experiment can be saved" in text
+        experiment.stop()
+        assert len(told) == 2
+
+    def test_is_raised_where_the_user_is_strict(self, project: Path, told: list, switch: None) -> None:
+        experiment = replicate.init(path=None, strict=True)
+        (project / "model").write_bytes(b"x")
+        experiment.checkpoint("model", {"loss": 0})
+        shutil.rmtree(project / ".replicate")
+        with pytest.raises(replicate.StorageFailed, match="No such file"):
+            experiment.checkpoint("model", {"loss": 1})
+        with pytest.raises(replicate.StorageFailed, match="was deleted by somebody: what was not stored by then"):
+            experiment.stop()
+        assert texts(told) == []
+
+    def test_leaves_no_recorder_behind(self, project: Path, told: list, with_recorder: None) -> None:
+        experiment = replicate.init(path=None)
+        until(lambda: not only_queue().waiting())
+        shutil.rmtree(project / ".replicate" / "spool")
+        process = recorder_of(experiment)._process
+        assert process.wait(10) == LEFT
+        experiment.stop()
+        assert len(told) == 1
+
+
+class TestAQueueThatIsClosed:
+    """All is stored: who closed it, and how long that took, is no reason to say that anything is lost."""
+
+    def test_slowly_was_not_deleted(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Removing large copies takes long on some disks, and a recorder has what processors are left."""
+        monkeypatch.setattr(launching, "LEAVE_SECONDS", 0.2)
+        plain = shutil.rmtree
+
+        def slow(path: Path, **options: bool) -> None:
+            time.sleep(1 if ".scratch-" in str(path) else 0)
+            plain(path, **options)
+
+        monkeypatch.setattr(spool.shutil, "rmtree", slow)
+        with replicate.init(path=None, strict=True) as experiment:
+            experiment.checkpoint(None, {"loss": 1})
+        assert texts(told) == []
+        assert experiment.status == "finished"
+
+    def test_by_another_process_was_not_deleted(
+        self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`replicate sync`, or a checkout, between the last word of the training and the storing of it."""
+        experiment = replicate.init(path=None)
+        plain = Queue.leave
+
+        def leave(self: Queue) -> None:
+            plain(self)
+            assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
+
+        monkeypatch.setattr(Queue, "leave", leave)
+        experiment.stop()
+        assert texts(told) == []
+        assert experiment.status == "finished"
+
+
 class TestWhereNoProcessCanBeStarted:
     @pytest.mark.parametrize("executable", ["", "/no/such/python", None])
     def test_the_training_stores_itself(
@@ -254,6 +455,44 @@ class TestWithoutARecorder:
         (found,) = replicate.experiments.list()
         assert [checkpoint.id for checkpoint in found.checkpoints] == ids
         assert found.status == "finished"
+
+    def test_a_process_reads_its_own_writes(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A checkout of what waits stores it, and so does one by another process."""
+        experiment = replicate.init(path=None)
+        store = experiment._recorded._launched._drain.repository.store
+        made = []
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "put_file", lambda key, path: fails()("put_file", key))
+            for content in (b"one", b"two"):
+                (project / "model").write_bytes(content)
+                made.append(experiment.checkpoint("model", {}))
+        assert [checkpoint.open().read() for checkpoint in made] == [b"one", b"two"]
+        assert [checkpoint.is_stored for checkpoint in experiment.checkpoints] == [False, False]
+        made[1].checkout(project.parent / "mine")
+        assert (project.parent / "mine" / "model").read_bytes() == b"two"
+        assert [checkpoint.is_stored for checkpoint in replicate.experiments.get(experiment.id).checkpoints] == [
+            True,
+            True,
+        ]
+        (project / "model").write_bytes(b"three")
+        experiment.checkpoint("model", {})
+        experiment.stop()
+        assert (experiment.status, len(experiment.checkpoints)) == ("finished", 3)
+
+    def test_others_may_store_between(self, project: Path, told: list) -> None:
+        """The queue is this process's only while it stores."""
+        with replicate.init(path=None) as experiment:
+            queue = only_queue()
+            assert not queue.is_taken()
+            assert queue.take()
+            (project / "model").write_bytes(b"x")
+            experiment.checkpoint("model", {})
+            assert len(queue.waiting()) == 1, "somebody else is at it"
+            queue.give_back()
+            experiment.checkpoint("model", {})
+            assert queue.waiting() == []
+        assert texts(told) == []
+        assert experiment.status == "finished"
 
     def test_the_end_says_what_is_left(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment = replicate.init(path=None)

@@ -403,11 +403,13 @@ class TestFilesThatWait:
         with pytest.raises(NotFound, match="has 0 files"):
             found.open()
 
-    def test_of_a_copy_that_was_cut_short_end_where_it_ends(self, lab: Lab) -> None:
+    def test_of_a_copy_that_was_cut_short_are_not_opened(self, lab: Lab) -> None:
         queue = lab.begin()
         found = lab.checkpoint(lab.save(queue, 1, model=b"weights"))
         os.truncate(queue.jobs()[-1].staged.files[0].copy, 3)
-        assert read(found) == b"wei"
+        assert found.files == {}
+        with pytest.raises(NotFound, match="were not stored"):
+            found.open()
 
 
 class TestCheckingOut:
@@ -426,7 +428,8 @@ class TestCheckingOut:
         queue.leave()
         state = lab.source.settled(ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
-        assert queue.directory.is_dir(), "that it was killed is for whoever clears up to say"
+        assert not queue.directory.exists(), "nothing more will come"
+        assert lab.only().status == "killed"
 
     def test_waits_for_who_is_storing(self, lab: Lab) -> None:
         queue = lab.begin()
@@ -444,6 +447,28 @@ class TestCheckingOut:
         queue.set_state(State(trouble=Trouble("StorageFailed", "the bucket is gone", permanent=True)))
         with pytest.raises(StorageFailed, match="not stored yet: the bucket is gone"):
             lab.source.settled(ONE)
+
+    def test_says_that_this_user_may_not(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        lab.begin()
+
+        def refuse(self: Queue) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Queue, "take", refuse)
+        with pytest.raises(StorageFailed, match="not stored yet, and can't be by this user: .*Permission denied"):
+            lab.source.settled(ONE)
+
+    def test_says_that_there_is_no_room_for_its_notes(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The disk of the spool is full: it is stored, and can't be noted as done."""
+        queue = lab.begin()
+
+        def full(self: Queue, state: State) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Queue, "set_state", full)
+        with pytest.raises(StorageFailed, match="No space left on device"):
+            lab.source.settled(ONE)
+        assert not queue.is_taken()
 
     def test_takes_up_where_who_was_storing_was_killed(self, lab: Lab) -> None:
         queue = lab.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,12 +122,20 @@ class TestBetweenProcesses:
         assert locks.acquire(path)
 
     def test_looking_does_not_drop_what_this_process_holds(self, path: Path) -> None:
-        """Whoever closes any descriptor of a file gives up all locks of his on it: so says POSIX."""
         locks.acquire(path)
         for _ in range(3):
             assert locks.is_held(path)
             assert not locks.acquire(path)
         assert another_says(LOOKING, path)
+
+    def test_nor_does_reading_or_copying_its_file(self, path: Path) -> None:
+        """A backup by the training itself. With POSIX locks, whoever closes any descriptor of a file gives up his."""
+        locks.acquire(path)
+        path.read_bytes()
+        shutil.copy(path, path.with_name("copy"))
+        assert another_says(LOOKING, path)
+        assert not another_says(TAKING, path)
+        assert not locks.is_held(path.with_name("copy")), "a copy is another file"
 
     def test_nor_does_looking_by_another_name_of_the_path(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (path.parent / "link").symlink_to(path.parent)
@@ -192,12 +201,13 @@ class TestAForkedChild:
         assert in_a_fork(lambda: locks.acquire(path) and locks.is_held(path))
         assert not locks.is_held(path), "the child has ended"
 
-    def test_is_not_stuck_though_a_thread_was_looking_when_it_was_forked(self, path: Path) -> None:
-        with locks._guard:  # as another thread has it for the moment of a look
+    def test_is_not_stuck_though_a_thread_was_taking_one_when_it_was_forked(self, path: Path) -> None:
+        locks.acquire(path.with_name("other"))  # from the first one on, forks are seen
+        with locks._held.guard:  # as another thread has it for the moment of taking one
             child = os.fork()
             if child == 0:
                 signal.alarm(5)
-                os._exit(1 if locks.is_held(path) else 0)
+                os._exit(0 if locks.acquire(path) and locks.is_held(path) else 1)
             assert os.waitpid(child, 0)[1] == 0
 
 
@@ -207,12 +217,20 @@ class TestADirectoryThatIsMoved:
         before.mkdir()
         locks.acquire(before / "lock")
         before.rename(after)
+        locks.moved(before / "lock", after / "lock")
         assert locks.is_held(after / "lock")
         assert not locks.acquire(after / "lock")
         assert not locks.is_held(before / "lock")
         assert another_says(LOOKING, after / "lock")
+        locks.release(before / "lock")
+        assert another_says(LOOKING, after / "lock"), "it has no lock of the old name any more"
         locks.release(after / "lock")
         assert not another_says(LOOKING, after / "lock")
+
+    def test_of_a_lock_that_this_process_does_not_hold_is_nothing(self, path: Path) -> None:
+        locks.moved(path, path.with_name("other"))
+        assert not locks.is_held(path.with_name("other"))
+        assert locks.acquire(path)
 
     def test_by_somebody_else_keeps_its_locks_for_others(self, path: Path) -> None:
         before, after = path.parent / "before", path.parent / "after"
@@ -248,7 +266,7 @@ class TestWhereThereAreNone:
             raise OSError(errno.ENOLCK, "No locks available")
 
         before = os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else []
-        monkeypatch.setattr("fcntl.lockf", refuse)
+        monkeypatch.setattr("fcntl.flock", refuse)
         for ask in (locks.acquire, locks.is_held):
             with pytest.raises(OSError, match="No locks available"):
                 ask(path)

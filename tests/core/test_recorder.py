@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from misbehaving import Gate, RecorderThread, Storage, fails, takes, until
+from misbehaving import Gate, RecorderThread, Storage, fails, nothing, takes, until
 
 from replicate_core import heartbeats, ids, recorder
 from replicate_core.files import Tree
@@ -124,6 +126,24 @@ class TestTryingAgain:
         trouble = training.queue.state().trouble
         assert (trouble.kind, trouble.message, trouble.permanent) == ("StorageFailed", "the network is down", False)
 
+    def test_what_waits_while_something_else_is_stored_outlives_the_machine(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The storage hangs in the midst of a file: it is synced beside that, and there are signs of life."""
+        monkeypatch.setattr(recorder, "SYNC_AFTER_SECONDS", 0.05)
+        storage.before = gate = Gate("data/")
+        start(training, storage)
+        training.checkpoint()
+        until(lambda: gate.held_up)
+        os.utime(training.queue.directory / "recorder", (1, 1))
+        training.checkpoint()
+        until(lambda: len(list(training.queue.directory.glob("files/*/synced"))) == 2, seconds=5)
+        until(lambda: (utc_now() - training.queue.last_sign()) < timedelta(seconds=5), seconds=5)
+        assert (training.queue.directory / "recorder").stat().st_mtime > 1
+        gate.open()
+        training.end()
+        until(lambda: not training.queue.directory.exists())
+
     def test_what_waits_for_long_outlives_the_machine(self, training: Training, storage: Storage) -> None:
         """It is synced to disk, and marked so."""
         start(training, storage)
@@ -162,7 +182,8 @@ class TestTheEnd:
         training.point()
         training.queue.leave()
         yesterday = time.time() - 86400
-        for path in (training.queue.directory / "owner", *training.queue.directory.glob("journal/*")):
+        queue = training.queue.directory
+        for path in (queue / "owner", queue / "recorder", *queue.glob("journal/*")):
             os.utime(path, (yesterday, yesterday))
         record_abandoned(training.spool)
         assert training.state().ended.created.timestamp() == pytest.approx(yesterday, abs=2)
@@ -194,6 +215,57 @@ class TestTheEnd:
         assert record(Queue(training.queue.directory))
         assert training.state().ended.status == "finished"
 
+    def test_a_storage_that_was_in_trouble_for_long_is_not_waited_for_again(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The time is counted from when the trouble began; the end of the training gets one attempt more."""
+        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=1))
+        one = start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails()
+        training.checkpoint()
+        until(lambda: training.queue.state().trouble)
+        time.sleep(1.1)
+        training.end()
+        began = time.monotonic()
+        one.thread.join(10)
+        assert time.monotonic() - began < 0.9
+        assert len(training.queue.waiting()) == 2
+
+    def test_a_storage_that_recovers_at_the_end_gets_all(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=0.5))
+        monkeypatch.setattr(recorder, "PAUSE_SECONDS", (60.0, 60.0))
+        one = start(training, storage)
+        until(lambda: training.queue.state().done == 1)
+        storage.before = fails(1)
+        made = [training.checkpoint()]
+        until(lambda: training.queue.state().trouble)
+        time.sleep(0.6)
+        training.end()
+        one.thread.join(10)
+        assert training.stored() == made
+
+    def test_a_disk_without_room_for_its_notes(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It can't even say that it is ready, for a while: all is stored once it can."""
+        plain, left = Queue.set_state, [3]
+
+        def full(self: Queue, state: object) -> None:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(28, "No space left on device")
+            plain(self, state)
+
+        monkeypatch.setattr(Queue, "set_state", full)
+        made = [training.point()]
+        training.end()
+        assert record(Queue(training.queue.directory))
+        assert training.stored() == made
+        assert training.state().ended.status == "finished"
+
     def test_trouble_while_the_queue_is_closed(self, training: Training, storage: Storage) -> None:
         """The last word of a killed training is tried again, and said once."""
         one = start(training, storage)
@@ -213,7 +285,17 @@ class TestTheEnd:
         until(lambda: training.queue.state().done == 1)
         shutil.rmtree(training.queue.directory)
         one.thread.join(5)
-        assert one.returncode == 0
+        assert one.returncode == recorder.LEFT
+
+    def test_a_queue_that_is_vanishing(self, training: Training, storage: Storage) -> None:
+        """To delete it takes a while, file by file: that is not the death of the training."""
+        one = start(training, storage)
+        training.point()
+        until(lambda: training.queue.state().done == 2)
+        (training.queue.directory / "owner").unlink()
+        one.thread.join(5)
+        assert training.state().ended is None
+        assert one.returncode == recorder.LEFT
 
 
 class TestGathering:
@@ -259,7 +341,7 @@ class TestGathering:
         now = time.monotonic()
         for age, gap, due in ((10, 0.01, False), (10, 0.2, True), (15, 0.14, False), (1000, 0.19, False)):
             one._began, one._stored_at = now - age, now - gap
-            assert one._is_due(over=False) is due, (age, gap)
+            assert one._is_due() is due, (age, gap)
 
 
 class TestWhoMayStore:
@@ -276,8 +358,28 @@ class TestWhoMayStore:
         assert len(training.stored()) == 1
 
     def test_a_queue_that_is_gone_is_passed_over(self, project: Path, storage: Storage) -> None:
-        record(Queue(project / ".replicate" / "spool" / "x-y"))
+        assert record(Queue(project / ".replicate" / "spool" / "x-y")) is False
         assert not (project / ".replicate").exists()
+
+    def test_a_queue_that_lacks_what_is_needed_is_an_error(self, training: Training, storage: Storage) -> None:
+        (training.queue.directory / "origin.json").unlink()
+        training.queue.leave()
+        storage.before = nothing
+        training.queue.append(Ended(training.experiment, utc_now(), "finished"))
+        thread = start(training, storage)
+        until(lambda: training.queue.state().trouble)
+        assert training.queue.state().trouble.kind == "FileNotFoundError"
+        thread.thread.join(10)
+        assert len(training.queue.waiting()) == 2
+
+    def test_one_that_may_run_on_another_machine_is_left_alone(
+        self, project: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        training = Training(project)
+        training.queue.leave()
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        record_abandoned(training.spool)
+        assert len(training.queue.waiting()) == 1
 
     def test_those_that_are_left_behind(self, project: Path, storage: Storage) -> None:
         trainings = [Training(project) for _ in range(3)]
@@ -338,6 +440,49 @@ class TestSignsOfLife:
 
     def signs(self, training: Training) -> list[heartbeats.Heartbeat]:
         return list(heartbeats.last(training.repository(), [training.experiment]).values())
+
+
+class TestAProcess:
+    """As it is started: its exit status says whether all is stored."""
+
+    PROGRAM = "import sys; from replicate_core.recorder import main; main(sys.argv[1:])"
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", self.PROGRAM, *map(str, arguments)]
+        root = Path(recorder.__file__).parents[1]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=30)
+
+    def test_that_stored_all(self, training: Training) -> None:
+        training.end()
+        done = self.run(training.queue.directory)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert training.state().ended.status == "finished"
+
+    def test_that_could_not(self, training: Training) -> None:
+        (training.project.parent / "storage").touch()
+        training.end()
+        done = self.run(training.queue.directory)
+        assert done.returncode == recorder.LEFT
+        assert "replicate.recorder WARNING: StorageFailed" in done.stderr
+        assert len(training.queue.waiting()) == 2
+
+    def test_whose_queue_is_gone(self, training: Training) -> None:
+        assert self.run(training.project / ".replicate" / "spool" / "x-y").returncode == recorder.LEFT
+
+    def test_that_is_one_too_many_waits_while_somebody_else_stores(self, training: Training) -> None:
+        """A checkout that stores what it needs itself: the recorder goes on behind it."""
+        assert training.queue.take()
+        threading.Timer(0.5, training.queue.give_back).start()
+        threading.Timer(0.7, training.end).start()
+        assert self.run(training.queue.directory).returncode == 0
+        assert training.state().ended.status == "finished"
+
+    def test_that_stores_what_others_have_left(self, training: Training) -> None:
+        training.queue.leave()
+        done = self.run("abandoned", training.project, training.spool.directory)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert training.state().ended.status == "killed"
+        assert training.spool.queues() == []
 
 
 def test_no_thread_is_left(training: Training, storage: Storage) -> None:

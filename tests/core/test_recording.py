@@ -86,7 +86,9 @@ class TestFailuresThatPass:
         experiment = begin(project)
         ids = []
         for step in range(12):
-            storage.before = fails(1) if step % 4 == 0 else storage.before
+            if step % 4 == 0:
+                until(lambda: queues()[0].state().trouble is None)  # one failure is over before the next one comes
+                storage.before = fails(1)
             ids.append(save(experiment, step))
             time.sleep(0.01)
         experiment.stop()
@@ -277,6 +279,41 @@ class TestStrict:
         with pytest.raises(replicate.StorageFailed, match="access denied") as caught:
             train()
         assert isinstance(caught.value.__context__, ValueError)
+
+    def test_trouble_at_the_end_of_the_process_is_a_warning(
+        self, project: Path, storage: Storage, told: list, at_exit: AtExit
+    ) -> None:
+        """Nobody is left to catch anything."""
+        experiment = begin(project, strict=True)
+        storage.before = fails(permanent=True, text="access denied")
+        experiment.checkpoint(None, {"loss": 1})
+        at_exit[-1]("finished", None)
+        (text,) = texts(told)
+        assert "access denied. `replicate sync` stores them" in text
+
+    def test_an_interruption_at_the_end_of_the_process_is_none(
+        self, project: Path, storage: Storage, told: list, at_exit: AtExit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C while it waits: what is left is left to the recorder, and the process goes on ending."""
+        experiment = begin(project, strict=True)
+        storage.before = gate = Gate("data/")
+        save(experiment, 0)
+        until(lambda: gate.held_up)
+
+        class Impatient:
+            def show(self, waiting: recording.Waiting) -> None:
+                raise KeyboardInterrupt
+
+            def close(self) -> None:
+                pass
+
+        monkeypatch.setattr(recording, "watch", Impatient)
+        at_exit[-1]("finished", None)
+        (text,) = texts(told)
+        assert "are still being stored in the background" in text
+        gate.open()
+        until(lambda: not queues())
+        assert stored().status == "finished"
 
 
 class TestStoragesThatGoAway:
@@ -651,6 +688,179 @@ class TestFullDisks:
         assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
         assert [checkpoint.id for checkpoint in stored().checkpoints] == ids
         assert stored().status == "finished"
+
+
+class TestNoRoomForAJob:
+    """Not even for a line in the journal."""
+
+    @pytest.fixture
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """Whether it is so."""
+        found, plain = [False], spool.Queue.append
+
+        def append(self: spool.Queue, *arguments: object, **options: float) -> None:
+            if found[0]:
+                raise OSError(28, "No space left on device")
+            plain(self, *arguments, **options)
+
+        monkeypatch.setattr(spool.Queue, "append", append)
+        return found
+
+    def test_loses_checkpoints_with_one_warning_each_time(
+        self, project: Path, storage: Storage, told: list, full: list[bool]
+    ) -> None:
+        experiment = begin(project)
+        ids = []
+        for step in range(12):
+            full[0] = step % 6 >= 3
+            made = save(experiment, step)
+            ids += [] if full[0] else [made]
+        assert [text.partition(":")[0] for text in texts(told)] == [
+            f"the checkpoint of step {step} is lost, and so are those that follow until there is room"
+            for step in (3, 9)
+        ]
+        assert told[0].filename == __file__
+        full[0] = False
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert [checkpoint.step for checkpoint in stored().checkpoints] == [0, 1, 2, 6, 7, 8]
+
+    def test_leaves_no_copies(self, project: Path, storage: Storage, told: list, full: list[bool]) -> None:
+        experiment = begin(project)
+        until(lambda: not queues()[0].waiting())
+        full[0] = True
+        save(experiment, 0)
+        assert list((queues()[0].directory / "files").iterdir()) == []
+        full[0] = False
+        experiment.stop()
+
+    def test_is_raised_where_the_user_is_strict(
+        self, project: Path, storage: Storage, told: list, full: list[bool]
+    ) -> None:
+        experiment = begin(project, strict=True)
+        full[0] = True
+        with pytest.raises(replicate.StorageFailed, match="No space left on device"):
+            experiment.checkpoint(None, {"loss": 1})
+        full[0] = False
+        made = experiment.checkpoint(None, {"loss": 2}).id
+        experiment.stop()
+        assert [checkpoint.id for checkpoint in stored().checkpoints] == [made]
+        assert texts(told) == []
+
+    def test_for_the_last_word_counts_as_killed(
+        self, project: Path, storage: Storage, told: list, full: list[bool]
+    ) -> None:
+        experiment = begin(project)
+        ids = [save(experiment, 0)]
+        full[0] = True
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert stored().status == "killed"
+
+
+class TestCopying:
+    def test_that_finds_no_room_is_tried_again_while_others_wait(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        experiment = begin(project)
+        storage.before = gate = Gate("data/")
+        ids = [save(experiment, 0)]
+        until(lambda: gate.held_up)
+        plain, left = spool.Queue.stage, [2]
+
+        def stage(self: spool.Queue, tree: object) -> object:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(28, "No space left on device")
+            gate.open()
+            return plain(self, tree)
+
+        monkeypatch.setattr(spool.Queue, "stage", stage)
+        ids.append(save(experiment, 1))
+        experiment.stop()
+        assert_stored_once(storage, ids)
+        assert texts(told) == []
+
+    def test_of_what_vanishes_meanwhile_is_an_error(
+        self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        experiment = begin(project)
+        plain = spool.Queue.stage
+
+        def stage(self: spool.Queue, tree: object) -> object:
+            Path("model.bin").unlink()
+            return plain(self, tree)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(spool.Queue, "stage", stage)
+            with pytest.raises(replicate.InvalidInput, match=r"model\.bin vanished while it was copied"):
+                save(experiment, 0)
+        assert list((queues()[0].directory / "files").iterdir()) == []
+        ids = [save(experiment, 1)]
+        experiment.stop()
+        assert_stored_once(storage, ids)
+
+
+class TestAStorageThatHangs:
+    """A request that never returns, and no error either."""
+
+    @pytest.fixture
+    def gate(self, monkeypatch: pytest.MonkeyPatch, storage: Storage) -> Iterator[Gate]:
+        monkeypatch.setattr(recording, "END_SECONDS", 0.5)
+        monkeypatch.setattr(recording, "ROOM_SECONDS", 0.3)
+        found = Gate("data/")
+        yield found
+        found.open()
+
+    def test_lets_the_run_end(self, project: Path, storage: Storage, told: list, gate: Gate) -> None:
+        experiment = begin(project)
+        storage.before = gate
+        ids = [save(experiment, step) for step in range(3)]
+        until(lambda: gate.held_up)
+        began = time.monotonic()
+        experiment.stop()
+        assert 0.4 < time.monotonic() - began < 5
+        (text,) = texts(told)
+        assert text.startswith("4 jobs of the experiment ")
+        assert text.endswith("are still being stored in the background. If that stops: `replicate sync`")
+        gate.open()
+        until(lambda: not queues())
+        assert_stored_once(storage, ids)
+        assert stored().status == "finished"
+
+    def test_is_raised_where_the_user_is_strict(self, project: Path, storage: Storage, told: list, gate: Gate) -> None:
+        experiment = begin(project, strict=True)
+        storage.before = gate
+        save(experiment, 0)
+        until(lambda: gate.held_up)
+        with pytest.raises(replicate.StorageFailed, match="still being stored in the background"):
+            experiment.stop()
+
+    def test_that_gets_on_slowly_is_waited_for(self, project: Path, storage: Storage, told: list, gate: Gate) -> None:
+        """However long it takes altogether."""
+        experiment = begin(project)
+        storage.before = takes(0.3, of="manifests/")
+        ids = [save(experiment, step) for step in range(5)]
+        began = time.monotonic()
+        experiment.stop()
+        assert time.monotonic() - began > 1
+        assert_stored_once(storage, ids)
+        assert texts(told) == []
+
+    def test_lets_training_go_on_without_the_files(
+        self, project: Path, storage: Storage, told: list, gate: Gate
+    ) -> None:
+        (project / "replicate.yaml").write_text("spool: {limit: 1 MB, keep_free: 0 MB}\n")
+        experiment = begin(project)
+        storage.before = gate
+        for step in range(5):
+            Path("model.bin").write_bytes(os.urandom(400_000))
+            experiment.checkpoint("model.bin", {"loss": step}, step=step)
+        assert [text for text in texts(told) if "of step 2 are not saved, only its metrics" in text]
+        assert sum("only its metrics: there is no room for 0.4 MB in" in text for text in texts(told)) == 3
+        gate.open()
+        experiment.stop()
+        assert [checkpoint.size_bytes for checkpoint in stored().checkpoints] == [400_000] * 2 + [0] * 3
 
 
 class TestSignsOfLife:

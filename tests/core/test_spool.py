@@ -33,11 +33,11 @@ LARGE = SMALL_BYTES + 1
 Start = Callable[..., "subprocess.Popen[str]"]
 
 BEGINNING = (
-    "import sys, pathlib\n"
+    "import sys, pathlib, socket\n"
     "from replicate_core.spool import Origin, Spool\n"
     "project = pathlib.Path(sys.argv[1])\n"
     "origin = Origin(sys.argv[2] * 32, 'storage', str(project), 'auto', 1, socket.gethostname())\n"
-    "queue = Spool(project).begin(origin, '01J' + sys.argv[2] * 23)\n"
+    "queue = Spool(project).begin(origin, '01J' + sys.argv[2].upper() * 23)\n"
     "print(queue.directory, flush=True)\n"
     "sys.stdin.readline()\n"
 )
@@ -130,6 +130,10 @@ class TestBeginning:
     def test_what_it_says_of_the_storage_is_for_its_owner_alone(self, queue: Queue) -> None:
         assert (queue.directory / "origin.json").stat().st_mode & 0o777 == 0o600
 
+    def test_nobody_else_may_look_into_it(self, queue: Queue) -> None:
+        """What may not be read by all where it stands is copied there."""
+        assert queue.directory.stat().st_mode & 0o777 == 0o700
+
     def test_git_ignores_it(self, queues: Queues) -> None:
         queues.begin()
         assert (queues.project / ".replicate/.gitignore").read_text() == "*\n"
@@ -201,6 +205,7 @@ class TestBeginning:
             {"compression": "much"},
             {"process": -1},
             {"process": "1"},
+            {"host": None},
         ],
         ids=repr,
     )
@@ -259,25 +264,57 @@ class TestOwners:
     def test_a_queue_that_is_gone_is_not_taken(self, queue: Queue) -> None:
         queue.leave()
         queue.remove()
-        assert not queue.take()
+        with pytest.raises(FileNotFoundError):
+            queue.take()
         assert not queue.is_owned()
         assert not queue.is_taken()
         assert not queue.directory.exists()
 
-    def test_its_last_append_is_known(self, queue: Queue) -> None:
+    def test_its_last_sign_is_the_last_append_or_a_sign_of_its_recorder(self, queue: Queue) -> None:
         before = time.time()
         queue.append(created())
-        assert before - 2 < queue.last_append().timestamp() < time.time() + 2
-        for path in (queue.directory / "journal").iterdir():
-            os.utime(path, (NOW.timestamp(), NOW.timestamp()))
-        os.utime(queue.directory / "owner", (1, 1))
-        assert queue.last_append() == NOW
-        os.utime(queue.directory / "owner", (NOW.timestamp() + 60, NOW.timestamp() + 60))
-        assert (queue.last_append() - NOW).total_seconds() == 60
+        assert before - 2 < queue.last_sign().timestamp() < time.time() + 2
+        (journal,) = (queue.directory / "journal").iterdir()
+        for number, path in enumerate((journal, queue.directory / "owner", queue.directory / "recorder")):
+            for other in (journal, queue.directory / "owner", queue.directory / "recorder"):
+                os.utime(other, (1, 1))
+            os.utime(path, (NOW.timestamp() + number, NOW.timestamp() + number))
+            assert (queue.last_sign() - NOW).total_seconds() == number
+        queue.give_sign()
+        assert before - 2 < queue.last_sign().timestamp() < time.time() + 2
 
-    def test_a_queue_that_is_gone_had_its_last_append_long_ago(self, queue: Queue) -> None:
+    def test_a_queue_that_is_gone_had_its_last_sign_long_ago(self, queue: Queue) -> None:
         queue.remove()
-        assert queue.last_append() == datetime.fromtimestamp(0, timezone.utc)
+        queue.give_sign()
+        assert queue.last_sign() == datetime.fromtimestamp(0, timezone.utc)
+        assert not queue.directory.exists()
+
+    def test_a_queue_is_abandoned_once_its_process_is_gone(self, queue: Queue) -> None:
+        assert not queue.is_abandoned()
+        queue.leave()
+        assert queue.is_abandoned()
+
+    def test_a_queue_of_another_machine_is_abandoned_once_it_was_silent_for_long(
+        self, queues: Queues, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its lock may not be seen here: a file system that is shared, and knows locks of one machine only."""
+        queue = queues.begin()
+        queue.append(created())
+        queue.leave()
+        monkeypatch.setattr(spools.socket, "gethostname", lambda: "another")
+        assert not queue.is_abandoned()
+        long_ago = time.time() - spools.SILENT_SECONDS - 1
+        for path in (queue.directory / "owner", queue.directory / "recorder", *queue.directory.glob("journal/*")):
+            os.utime(path, (long_ago, long_ago))
+        assert queue.is_abandoned()
+        queue.give_sign()
+        assert not queue.is_abandoned()
+
+    def test_a_queue_that_does_not_say_whose_it_is_is_taken_for_one_of_this_machine(self, queue: Queue) -> None:
+        (queue.directory / "origin.json").write_bytes(b"{}")
+        assert not queue.is_abandoned()
+        queue.leave()
+        assert queue.is_abandoned()
 
 
 class TestJobs:
@@ -397,12 +434,19 @@ class TestClaims:
         job = append(queue, 1, a=b"12345", b=b"67890")
         small = queue.directory / "files" / "1" / "small"
         os.truncate(small, 9)
-        assert queue.claim(job) is None
+        with pytest.warns(UserWarning, match=r"a, b of the experiment eeeeeee .*the files are not stored, and kept in"):
+            assert queue.claim(job) is None
+        kept = queue.directory.parent / f"torn-{queue.directory.name}-1"
+        assert (kept / "small").read_bytes() == b"123456789", "whoever knows better may use them"
+        assert os.listdir(queue.directory / "files") == []
+        assert queue.claim(job) is None, "and is told once"
+        assert [other.directory for other in Spool(queue.directory.parents[2]).queues()] == [queue.directory]
 
     def test_copies_that_are_missing_are_not_stored(self, queue: Queue) -> None:
         job = append(queue, 1, model=bytes(LARGE), notes=b"n")
         (queue.directory / "files" / "1" / "0").unlink()
-        assert queue.claim(job) is None
+        with pytest.warns(UserWarning, match="model, notes of the experiment"):
+            assert queue.claim(job) is None
 
     def test_copies_of_empty_files_are_whole(self, queue: Queue) -> None:
         job = append(queue, 1, empty=b"")
@@ -425,7 +469,9 @@ class TestAnotherStartOfTheMachine:
         job = append(queue, 1, model=b"m")
         assert job.boot == "one"
         monkeypatch.setattr(spools, "boot_id", lambda: "two")
-        assert queue.claim(job) is None
+        assert queue.copy_of(job, "model") is None
+        with pytest.warns(UserWarning, match="the machine stopped before model of the experiment"):
+            assert queue.claim(job) is None
 
     @pytest.mark.parametrize("boot", ["two", None], ids=["another", "an unknown one"])
     def test_has_those_that_were_synced(self, queue: Queue, monkeypatch: pytest.MonkeyPatch, boot: str | None) -> None:
@@ -446,8 +492,22 @@ class TestAnotherStartOfTheMachine:
     def test_is_told_by_the_system_or_not_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
         told = spools.boot_id()
         assert told is None or len(told) == 36
+        assert spools.boot_id() is told, "it does not change, and is asked for with every job"
         monkeypatch.setattr(spools, "Path", lambda _: Path("/does/not/exist"))
-        assert spools.boot_id() is None
+        assert spools.boot_id.__wrapped__() is None
+
+    def test_is_told_by_another_command_on_macos(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[list[str]] = []
+        monkeypatch.setattr(spools.sys, "platform", "darwin")
+        monkeypatch.setattr(spools.subprocess, "check_output", lambda command, text: asked.append(command) or "one\n")
+        assert spools.boot_id.__wrapped__() == "one"
+        assert asked == [["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]]
+
+        def fail(command: list[str], text: bool) -> str:
+            raise subprocess.CalledProcessError(1, command)
+
+        monkeypatch.setattr(spools.subprocess, "check_output", fail)
+        assert spools.boot_id.__wrapped__() is None
 
 
 class TestSyncing:
@@ -472,6 +532,35 @@ class TestSyncing:
         queue.withdraw(withdrawn.staged)
         queue.sync()
         assert synced == ["small", "00000001.jsonl"]
+
+    def test_leaves_what_is_young(self, queue: Queue, synced: list[str]) -> None:
+        append(queue, 1, model=b"m")
+        append(queue, 2, notes=b"n")
+        os.utime(queue.directory / "files" / "1", (1, 1))
+        queue.sync(older_than_seconds=60)
+        assert [(queue.directory / "files" / job / "synced").exists() for job in "12"] == [True, False]
+        assert synced == ["small", "00000001.jsonl"]
+
+    def test_leaves_what_is_still_being_copied(self, queue: Queue, project: Path) -> None:
+        """A large file takes longer than a copy may wait: what is written after the sync is not safe."""
+
+        class Slow(type(project)):  # type: ignore[misc]
+            def stat(self, **_: bool) -> os.stat_result:
+                (copying,) = (queue.directory / "files").iterdir()
+                os.utime(copying, (1, 1))
+                queue.sync(older_than_seconds=5)
+                return super().stat()
+
+        (project / "model").write_bytes(bytes(LARGE))
+        tree = Tree({"a": project / "model", "b": Slow(project / "model")})
+        queue.append(checkpointed(1), queue.stage(tree))
+        assert not list(queue.directory.glob("files/*/synced"))
+
+    def test_of_a_queue_without_copies_is_fine(self, queue: Queue, synced: list[str]) -> None:
+        (queue.directory / "files").rmdir()
+        (queue.directory / "spares").touch()
+        queue.sync()
+        assert synced == []
 
     def test_copies_that_are_withdrawn_meanwhile_are_no_trouble(
         self, queue: Queue, monkeypatch: pytest.MonkeyPatch

@@ -684,6 +684,36 @@ class TestForks:
         assert (run.code, own(run.err), run.said("squares")) == (0, "", ["361"])
         assert_ended(training.only(run), "finished")
 
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    @pytest.mark.parametrize(
+        ("end", "code", "ended"),
+        [
+            ("pass", 0, ("finished", None)),
+            ("raise ValueError('nan')", 1, ("failed", "ValueError: nan")),
+            ("os.kill(os.getpid(), 15); time.sleep(60)", 143, ("interrupted", "SIGTERM")),
+            ("os._exit(4)", 4, ("killed", None)),
+        ],
+        ids=["finished", "failed", "interrupted", "killed"],
+    )
+    def test_a_child_of_multiprocessing_with_an_experiment_of_its_own(
+        self, training: Training, method: str, end: str, code: int, ended: tuple[str, str | None]
+    ) -> None:
+        """As sweeps are often written: such a process runs no exit handlers."""
+        run = training.run(
+            "import multiprocessing\ndef train(number):\n    experiment = replicate.init(name=f'child {number}')\n"
+            f"    save(experiment, number)\n    {end}\nif __name__ == '__main__':\n"
+            f"    context = multiprocessing.get_context('{method}')\n"
+            "    for number in range(2):\n        child = context.Process(target=train, args=(number,))\n"
+            "        child.start()\n        child.join()\n        print('child', child.exitcode, flush=True)\n"
+        )
+        assert (run.code, run.said("child")) == (0, [str(code)] * 2)
+        training.wait_until_settled()
+        first, second = training.experiments()
+        assert_ended(first, *ended)
+        assert_ended(second, *ended)
+        for experiment, made in zip((first, second), run.said("saved"), strict=True):
+            assert_stored(experiment, [made])
+
     def test_data_loaders_of_torch(self, training: Training) -> None:
         pytest.importorskip("torch", exc_type=ImportError)
         if training.python != sys.executable:
@@ -774,6 +804,55 @@ class TestAround:
         run = training.run(INIT + "save_all(experiment)\nos.close(0)\nos.close(2)\n")
         assert run.code == 0
         assert_ended(training.only(run), "finished")
+
+    @pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)\n"])
+    def test_a_backup_of_the_project_by_the_training_itself(self, training: Training, end: str) -> None:
+        """It opens and closes the locked files of the spool; the locks are there all the same."""
+        run = training.start(
+            f"import shutil\n{INIT}save(experiment, 0)\n"
+            "for step in range(3):\n    shutil.copytree('.', f'../backup{step}')\n    save(experiment, step + 1)\n"
+            f"print('ready', flush=True)\ntime.sleep(1.5)\n{end}"
+        ).wait_for("ready")
+        (experiment,) = training.experiments()
+        assert experiment.status == "running"
+        (synced,) = replicate.Project(directory=training.project).sync()
+        assert synced.outcome == "recording"
+        (experiment,) = training.experiments()
+        assert experiment.status == "running", "nobody ended it"
+        run.finish()
+        assert own(run.err) == ""
+        assert_ended(training.only(run), "killed" if end else "finished")
+
+    def test_such_a_backup_is_a_project_itself(self, training: Training) -> None:
+        """What waited when it was made belongs to nobody there, and is stored there."""
+        training.with_gate()
+        run = training.start(
+            f"import shutil\n{INIT}print('ready', flush=True)\ntime.sleep(0.5)\nsave_all(experiment)\n"
+            "shutil.copytree('.', '../backup')\nprint('copied', flush=True)\n"
+        ).wait_for("ready")
+        training.shut()
+        run.wait_for("copied")
+        backup = replicate.Project(directory=training.project.parent / "backup")
+        assert [synced.outcome for synced in backup.sync()] == ["stored"]
+        (copied,) = backup.experiments.list()
+        assert copied.status == "killed"
+        found = {item.step: item.open().read() for item in copied.checkpoints if item.size_bytes}
+        assert found == {step: b"step %d " % step * 1000 for step in found}
+        training.open()
+        run.finish()
+        assert_ended(training.only(run), "finished")
+
+    def test_the_loss_of_the_spool(self, training: Training) -> None:
+        """Somebody tidies up: training goes on, and is told."""
+        run = training.run(
+            f"import shutil\n{INIT}save(experiment, 0)\nshutil.rmtree('.replicate')\nos.remove('model.bin')\n"
+            "for step in range(3):\n    with open('model.bin', 'wb') as file:\n        file.write(b'x')\n"
+            "    experiment.checkpoint('model.bin', {'loss': step})\nprint('last line', flush=True)\n"
+        )
+        assert (run.code, run.said("last line")) == (0, [""])
+        assert "was deleted by somebody" in run.err
+        assert "Traceback" not in run.err
+        until(lambda: not processes_of(training.project), "no recorder is left")
 
     def test_descriptors_that_a_daemon_closes(self, training: Training) -> None:
         """`os.closerange` at the start of a daemon; the recorder needs none of the training's files."""

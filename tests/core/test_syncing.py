@@ -1,0 +1,149 @@
+"""Emptying a spool on demand: what nobody else will store is stored, and whoever stores already is waited for."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from misbehaving import until
+
+from replicate_core import ids, syncing
+from replicate_core.draining import Drain, open_queue
+from replicate_core.records import Checkpointed, CheckpointFacts, Created
+from replicate_core.repository import Repository, utc_now
+from replicate_core.spool import Origin, Queue, Spool, Trouble
+from replicate_core.store import LocalStore
+from replicate_core.syncing import Synced, sync
+
+ONE, OTHER = "1" * 32, "2" * 32
+
+
+class Lab:
+    """A project whose trainings were killed."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.spool = Spool(project)
+        self.begun: list[Queue] = []
+
+    def killed(self, experiment: str, checkpoints: int = 0) -> Queue:
+        origin = Origin(experiment, "../storage", str(self.project), "auto", os.getpid(), socket.gethostname())
+        queue = self.spool.begin(origin, ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES)))
+        queue.append(Created(experiment, utc_now()))
+        for step in range(checkpoints):
+            facts = CheckpointFacts(ids.random_id(os.urandom(ids.ID_BYTES)), utc_now(), step, {})
+            queue.append(Checkpointed(experiment, (facts,)))
+        queue.leave()
+        self.begun.append(queue)
+        return queue
+
+    def stored(self) -> list[str]:
+        return list(Repository(LocalStore(self.project.parent / "storage")).states())
+
+
+@pytest.fixture
+def lab(project: Path) -> Iterator[Lab]:
+    found = Lab(project)
+    yield found
+    for queue in found.begun:
+        queue.give_back()
+
+
+def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicate_core.draining.JOBS_AT_ONCE", 2)
+    lab.killed(ONE, 5)
+    lab.killed(OTHER, 2)
+    shown: list[tuple[int, int]] = []
+    report = sync(lab.spool, progress=lambda done, total: shown.append((done, total)))
+    assert report == [Synced(ONE, "stored", 6), Synced(OTHER, "stored", 3)]
+    assert shown[-1] == (9, 9)
+    assert {total for _, total in shown} == {9}
+    assert all(earlier <= later for (earlier, _), (later, _) in pairwise(shown))
+    assert lab.stored() == [ONE, OTHER]
+    assert lab.spool.queues() == []
+    assert sync(lab.spool) == []
+
+
+class TestSomebodyElseWhoIsAtIt:
+    def test_is_waited_for(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(syncing, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr("replicate_core.draining.JOBS_AT_ONCE", 1)
+        monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.5)
+        queue = lab.killed(ONE, 5)
+        assert queue.take()
+        plain = Drain._store
+
+        def slow(self: Drain, group: list) -> None:
+            time.sleep(0.2)  # 1.2 seconds altogether, and never half a second without a job
+            plain(self, group)
+
+        monkeypatch.setattr(Drain, "_store", slow)
+        thread = threading.Thread(target=open_queue(queue).empty)
+        thread.start()
+        shown: list[int] = []
+        assert sync(lab.spool, progress=lambda done, _: shown.append(done)) == [Synced(ONE, "stored", 6)]
+        thread.join()
+        assert shown == sorted(shown)
+        assert {0, 3, 6} <= set(shown)
+
+    def test_in_trouble_is_not(self, lab: Lab) -> None:
+        queue = lab.killed(ONE)
+        assert queue.take()
+        queue.set_state(type(queue.state())(trouble=Trouble("StorageFailed", "access denied", permanent=True)))
+        assert sync(lab.spool) == [Synced(ONE, "failed", 1, "access denied")]
+
+    def test_who_does_not_get_on_is_not(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.2)
+        queue = lab.killed(ONE)
+        assert queue.take()
+        (synced,) = sync(lab.spool)
+        assert (synced.outcome, synced.jobs) == ("failed", 1)
+        assert synced.error is not None
+        assert synced.error.startswith("another process is storing it, and has not got on for")
+        assert len(queue.waiting()) == 1
+
+    def test_who_is_killed_is_followed(self, lab: Lab) -> None:
+        queue = lab.killed(ONE)
+        assert queue.take()
+        threading.Timer(0.3, queue.give_back).start()
+        assert sync(lab.spool) == [Synced(ONE, "stored", 1)]
+        assert lab.stored() == [ONE]
+
+    def test_who_had_stored_the_last_of_it_a_moment_before_is_believed(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = lab.killed(ONE)
+        plain = Queue.take
+
+        def too_late(self: Queue) -> bool:
+            monkeypatch.undo()
+            assert queue.take()
+            open_queue(queue).empty()
+            return plain(self)
+
+        monkeypatch.setattr(Queue, "take", too_late)
+        assert sync(lab.spool) == [Synced(ONE, "stored", 1)]
+        until(lambda: lab.stored() == [ONE])
+
+
+def test_a_queue_that_this_user_may_not_take_stays(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = lab.killed(ONE)
+    lab.killed(OTHER)
+    take = Queue.take
+
+    def refuse(self: Queue) -> bool:
+        if self.experiment == ONE:
+            raise PermissionError(13, "Permission denied")
+        return take(self)
+
+    monkeypatch.setattr(Queue, "take", refuse)
+    first, second = sync(lab.spool)
+    assert (first.outcome, second.outcome) == ("failed", "stored")
+    assert "Permission denied" in str(first.error)
+    assert queue.directory.is_dir()
