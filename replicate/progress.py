@@ -36,7 +36,7 @@ class EndOfRun:
         if now - self._began < PATIENCE_SECONDS or sys.stderr is None:
             return
         with suppress(OSError, ValueError):  # nobody reads it any more
-            if sys.stderr.isatty():
+            if is_terminal():
                 self._show_in_terminal(text(waiting))
             elif self._said_at is None or now - self._said_at >= LINE_SECONDS:
                 self._said_at = now
@@ -58,7 +58,15 @@ class EndOfRun:
             # Not refreshed by itself: that takes a thread, and the end of an interpreter starts none.
             self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(f"replicate: {line}", refresh=True)
+        from rich.text import Text  # noqa: PLC0415
+
+        self._live.update(Text(f"replicate: {line}"), refresh=True)
+
+
+def is_terminal() -> bool:
+    """Tell whether a person looks on; what stands in for standard error may not even know."""
+    ask = getattr(sys.stderr, "isatty", None)
+    return ask is not None and ask()
 
 
 def complain(line: str) -> None:

@@ -115,7 +115,7 @@ class Checkpoint:
         """
         files = self.files
         if self.path is not None and not files and not self._facts.manifest:
-            raise NotFound(f"the files of the checkpoint {self.short_id} could not be saved, as a warning said")
+            raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
         if path is None:
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
@@ -128,7 +128,7 @@ class Checkpoint:
                 return opened
             self._refresh()
             if path not in self._manifest().files:
-                raise NotFound(f"the files of the checkpoint {self.short_id} could not be saved, as a warning said")
+                raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:

@@ -105,7 +105,7 @@ class Drain:
             killed = Ended(self.queue.experiment, died_at, "killed", blocked_seconds=state.blocked_seconds)
             self.repository.append(killed)
         heartbeats.stop(self.repository, self.queue.experiment)
-        self.queue.remove()
+        self.queue.close()
 
     def _store(self, group: Sequence[Job]) -> None:
         """Store jobs that make one record together."""

@@ -82,6 +82,8 @@ class _Endings:
 
     def _uncaught(self) -> BaseException | None:
         """The exception that ends this process, if one does: Python keeps it there, whatever `sys.excepthook` is."""
+        if (error := sys.exc_info()[1]) is not None:  # a process of multiprocessing ends while it is on its way
+            return error
         last = getattr(sys, "last_value", None)
         if hasattr(sys, "ps1") or last is self._last_before:  # it is only the last one of an interactive session
             return None

@@ -81,8 +81,8 @@ class Launched(Protocol):
     def is_alive(self) -> bool:
         """Tell whether anybody is at work."""
 
-    def leave(self) -> bool:
-        """Ask for nothing any more; who is at work goes on. Tells whether all was stored, and the queue closed."""
+    def leave(self) -> None:
+        """Ask for nothing any more; who is at work goes on."""
 
 
 class ChildRecorder:
@@ -153,14 +153,12 @@ class ChildRecorder:
         """See `Launched.is_alive`."""
         return self._process.poll() is None
 
-    def leave(self) -> bool:
+    def leave(self) -> None:
         """See `Launched.leave`."""
         try:
-            status = self._process.wait(0 if self._queue.directory.is_dir() else LEAVE_SECONDS)
+            self._process.wait(0 if self._queue.directory.is_dir() else LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             _others.append(self._process)
-            return False
-        return status == 0 and not self._queue.directory.is_dir()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._starts += 1
@@ -182,7 +180,6 @@ class InlineRecorder:
         self._trouble: Trouble | None = None
         self._beaten_at: datetime | None = None
         self._lock = threading.Lock()
-        self._is_closed = False
 
     def wait_until_ready(self) -> None:
         """See `Launched.wait_until_ready`."""
@@ -206,7 +203,6 @@ class InlineRecorder:
             self._trouble = None
             if self._queue.state().ended:
                 self._drain.close(died_at=self._drain.repository.now())
-                self._is_closed = True
         finally:
             self._queue.give_back()
 
@@ -225,9 +221,8 @@ class InlineRecorder:
         """See `Launched.is_alive`."""
         return False
 
-    def leave(self) -> bool:
+    def leave(self) -> None:
         """See `Launched.leave`."""
-        return self._is_closed
 
 
 def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:

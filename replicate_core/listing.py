@@ -118,6 +118,12 @@ class Source:
         if taken:  # nobody else does it
             try:
                 open_queue(queue).empty()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if isinstance(error, StorageFailed):
+                    raise
+                raise StorageFailed(f"it is not stored yet, because of {queue.directory}: {error}") from error
             finally:
                 queue.give_back()
         elif (trouble := queue.state().trouble) is not None:

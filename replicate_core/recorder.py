@@ -91,8 +91,10 @@ class Recorder:
             OSError: the queue is gone: the experiment was given up before it began.
         """
         try:
-            while self._queue.directory.is_dir() and not self._gives_up():
+            while not self._gives_up():
                 owned = self._queue.is_owned()  # before looking for jobs: none comes later if it is not
+                if not self._queue.exists():
+                    break
                 self._was_owned |= owned
                 self._look()
                 if (not owned or self._ended) and self._died_at is None:
@@ -100,7 +102,7 @@ class Recorder:
                     self._retry_at = 0.0
                 if self._is_due():
                     self._attempt()
-                if self._queue.directory.is_dir():
+                if not self._is_closed:
                     time.sleep(POLL_SECONDS)
         finally:
             self._stopped.set()
@@ -144,8 +146,8 @@ class Recorder:
             drain = open_queue(self._queue)
             drain.reach()
             heartbeats.beat(drain.repository, self._sign())  # and something can be written there
-            self._drain = drain
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))
+            self._drain = drain
             self._when_ready()
             self._beating.start()
             self._keeping.start()

@@ -250,6 +250,7 @@ class Recording:
         queue = place.spool.begin(origin, _new_ulid())
         launched = None
         try:
+            queue.watch()
             launched = launch(queue, place.open_repository)
             recording = cls(place, queue, launched, strict=strict)
             recording._begin(created, tree)  # its own
@@ -349,7 +350,8 @@ class Recording:
         endings.unregister(self.end_with_process)
         left, interruption = self._wait_until_stored()
         text = None if left is None else self._what_is_left(left)
-        if not self._launched.leave() and left is None:
+        self._launched.leave()
+        if not self._queue.was_closed() and left is None:
             text = f"{self._gone()}: what was not stored by then is lost"
         return ended, text, interruption
 

@@ -9,7 +9,8 @@ spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store
                           owner            locked by the process that appends, as long as it lives
                           recorder         locked by the process that stores
                           journal/         the jobs, see `journal`
-                          files/<job>/     staged copies; `<job>.taken` once they are being stored
+                          files/<job>/     staged copies, and `whole`, then `synced`, once they are; `<job>.taken` once
+                                           they are being stored
                           spares/          copies to be written over
                           state.json       how far storing has come, and what is in its way
 ```
@@ -62,10 +63,12 @@ SYNC_AFTER_SECONDS = 5
 _QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
 _OWNER = "owner"
 _RECORDER = "recorder"
+_CLOSED = b"closed"
 _NEW = ".new-"
 _SCRATCH = ".scratch-"
 _TAKEN = ".taken"
 _SYNCED = "synced"
+_WHOLE = "whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,7 @@ class Queue:
         self._owner = directory / _OWNER
         self._recorder = directory / _RECORDER
         self._last_job = 0
+        self._note: int | None = None
 
     @property
     def log(self) -> Path:
@@ -322,6 +326,9 @@ class Queue:
         if staged is not None:
             job |= {"staged": staging.encode(staged), "files": staged.directory.name, "boot": boot_id()}
         self._journal.append(job)
+        if staged is not None:
+            with suppress(OSError):  # it is only not synced then
+                (staged.directory / _WHOLE).touch()
 
     def withdraw(self, staged: Staged) -> bool:
         """Remove the copies of a job, unless they are being stored already; tells whether they were removed."""
@@ -332,6 +339,24 @@ class Queue:
             return False
         shutil.rmtree(gone, ignore_errors=True)
         return True
+
+    def watch(self) -> None:
+        """Keep hold of where `close` leaves its note: it can be read though the queue is gone by then."""
+        self._note = os.open(self._recorder, os.O_RDONLY)
+
+    def was_closed(self) -> bool:
+        """Tell whether the queue is gone because all was stored, and not because somebody deleted it."""
+        if self._note is None:
+            return False
+        try:
+            return os.pread(self._note, len(_CLOSED), 0) == _CLOSED
+        finally:
+            os.close(self._note)
+            self._note = None
+
+    def exists(self) -> bool:
+        """Tell whether the queue is there, and is not being deleted, file by file."""
+        return self._owner.exists()
 
     def leave(self) -> None:
         """Append nothing any more."""
@@ -389,6 +414,7 @@ class Queue:
         if not _is_safe(job, claimed):
             kept = self.directory.parent / f"torn-{self.directory.name}-{claimed.directory.name.removesuffix(_TAKEN)}"
             claimed.directory.rename(kept)
+            (kept / _WHOLE).unlink(missing_ok=True)
             warnings.warn(
                 f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
                 f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}",
@@ -434,16 +460,24 @@ class Queue:
         for directory in [] if not (self.directory / "files").is_dir() else (self.directory / "files").iterdir():
             with suppress(FileNotFoundError):  # claimed, withdrawn or stored meanwhile
                 is_young = time.time() - directory.stat().st_mtime < older_than_seconds
-                if is_young or not directory.is_dir() or (directory / _SYNCED).exists():
+                is_whole = (directory / _WHOLE).exists()  # else it is being copied
+                if is_young or not is_whole or (directory / _SYNCED).exists():
                     continue
                 for copy in directory.iterdir():
-                    sync(copy)
+                    if copy.name != _WHOLE:
+                        sync(copy)
                 (directory / _SYNCED).touch()
                 sync_directory(directory)
         self._journal.sync()
 
+    def close(self) -> None:
+        """Remove the queue because nothing is left to store."""
+        with suppress(FileNotFoundError):
+            self._recorder.write_bytes(_CLOSED)
+        self.remove()
+
     def remove(self) -> None:
-        """Remove the queue: nothing is left to store."""
+        """Remove the queue, whatever is in it."""
         gone = self.directory.with_name(f"{_SCRATCH}{self.directory.name}")  # nobody sees half a queue
         with suppress(FileNotFoundError):
             self.directory.rename(gone)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from replicate_core.draining import open_queue
-from replicate_core.errors import ReplicateError
+from replicate_core.errors import Corrupted, ReplicateError
 from replicate_core.spool import Queue, Spool
 
 Outcome: TypeAlias = Literal["stored", "recording", "failed"]
@@ -48,7 +48,7 @@ def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
         spool: the spool.
         progress: called with the number of jobs that are done, and of all there are.
     """
-    queues = [(queue, len(queue.waiting())) for queue in spool.queues()]
+    queues = [(queue, _count(queue)) for queue in spool.queues()]
     owned = {queue.directory for queue, _ in queues if not queue.is_abandoned()}
     total = sum(jobs for queue, jobs in queues if queue.directory not in owned)
     done = 0
@@ -66,6 +66,14 @@ def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
         advance(0, done)
         report.append(Synced(queue.experiment, "failed" if error else "stored", jobs, error))
     return report
+
+
+def _count(queue: Queue) -> int:
+    """How many jobs wait; 0 where that can't be read, which emptying it will say."""
+    try:
+        return len(queue.waiting())
+    except Corrupted:
+        return 0
 
 
 def _empty(queue: Queue, progress: Callable[[int], object]) -> str | None:

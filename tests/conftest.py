@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import endings
+from replicate_core import endings, recording
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., obje
     """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
     pending: list[Callable[..., object]] = []
     monkeypatch.setattr(endings, "register", pending.append)
+    monkeypatch.setattr(recording, "complain", recording._complain)  # whether or not a test imported the face
     monkeypatch.setattr(endings, "unregister", lambda one: one in pending and pending.remove(one))
     yield pending
     for callback in pending:

@@ -82,7 +82,7 @@ class TestInALog:
         for _ in range(10):
             end.show(LEFT)
             clock.now += 0.049
-        end.close()
+        end.close(None)
         assert capsys.readouterr() == ("", "")
 
     def test_after_half_a_second_there_is_a_line_and_then_one_every_ten_seconds(
@@ -94,8 +94,8 @@ class TestInALog:
             end.show(LEFT)
             clock.now += 0.1
         assert capsys.readouterr().err.splitlines() == [f"replicate: {LINE}"] * 3
-        end.close()
-        assert capsys.readouterr() == ("", "replicate: done waiting\n")
+        end.close(None)
+        assert capsys.readouterr() == ("", "replicate: all is stored\n")
 
     @pytest.mark.parametrize(
         ("waiting", "line"),
@@ -123,7 +123,7 @@ class TestInATerminal:
             end.show(LEFT._replace(jobs=jobs))
             assert f"replicate: storing what is left, {jobs} to go" in _plain(terminal.shown())
         assert threading.active_count() == threads, "the end of an interpreter starts none"
-        end.close()
+        end.close(None)
         last = terminal.shown()
         assert last.endswith("\x1b[1A\x1b[2K"), "the line is erased"
         assert "\x1b[?25h" in last, "the cursor is back"
@@ -135,7 +135,7 @@ class TestInATerminal:
         end = EndOfRun()
         clock.now += 1
         end.show(LEFT._replace(trouble="can't write [/bucket] [red]"))
-        end.close()
+        end.close(None)
         assert "can't write [/bucket] [red]" in _plain(terminal.shown())
 
     def test_a_run_that_ends_at_once_says_nothing(
@@ -144,7 +144,7 @@ class TestInATerminal:
         monkeypatch.setattr(sys, "stderr", terminal.stream)
         end = EndOfRun()
         end.show(LEFT)
-        end.close()
+        end.close(None)
         assert terminal.shown() == ""
 
 
@@ -157,7 +157,7 @@ class TestWhereNobodyReads:
         for _ in range(3):
             end.show(LEFT)
             clock.now += 20
-        end.close()
+        end.close(None)
 
     def test_there_is_none(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -190,7 +190,7 @@ class TestWhereNobodyReads:
         end.show(LEFT)
         assert stream.getvalue() == f"replicate: {LINE}\n"
         stream.close()
-        end.close()
+        end.close(None)
 
     def test_it_is_an_object_that_can_only_be_written(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         """Many scripts have such a class, which writes to a file, too."""
@@ -240,7 +240,7 @@ class TestWhoeverImportsReplicate:
         assert recording.watch is EndOfRun
         self.run()
         assert capsys.readouterr().err == (
-            "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\nreplicate: done waiting\n"
+            "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\nreplicate: all is stored\n"
         )
 
     def test_does_not_where_it_is_to_be_quiet(

@@ -431,8 +431,9 @@ class TestSignsOfLife:
         self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(heartbeats, "INTERVAL", timedelta(seconds=0.02))
-        storage.before = fails(of="heartbeats/")
         start(training, storage)
+        until(lambda: training.queue.state().ready)
+        storage.before = fails(of="heartbeats/")
         made = [training.checkpoint()]
         training.end()
         until(lambda: not training.queue.directory.exists())

@@ -304,7 +304,7 @@ class TestStrict:
             def show(self, waiting: recording.Waiting) -> None:
                 raise KeyboardInterrupt
 
-            def close(self) -> None:
+            def close(self, left: object) -> None:
                 pass
 
         monkeypatch.setattr(recording, "watch", Impatient)
@@ -952,7 +952,7 @@ def test_the_end_shows_what_it_waits_for(
         def show(self, waiting: recording.Waiting) -> None:
             shown.append(waiting)
 
-        def close(self) -> None:
+        def close(self, left: object) -> None:
             closed.append(True)
 
     monkeypatch.setattr(recording, "watch", Watcher)
