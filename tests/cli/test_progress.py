@@ -240,7 +240,7 @@ class TestWhoeverImportsReplicate:
         assert recording.watch is EndOfRun
         self.run()
         assert capsys.readouterr().err == (
-            "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\nreplicate: all is stored\n"
+            "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\n"
         )
 
     def test_does_not_where_it_is_to_be_quiet(
