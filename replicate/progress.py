@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from replicate_core.recording import Waiting
 
 if TYPE_CHECKING:
-    from rich.live import Live
+    from rich.console import Console
 
 PATIENCE_SECONDS = 0.5
 """Most runs end at once, and say nothing."""
@@ -27,7 +27,7 @@ class EndOfRun:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._live: Live | None = None
+        self._console: Console | None = None
         self._said_at: float | None = None
 
     def show(self, waiting: Waiting) -> None:
@@ -45,22 +45,27 @@ class EndOfRun:
     def close(self, left: Waiting | None) -> None:
         """Take the line away, or say that all is well."""
         with suppress(OSError, ValueError):
-            if self._live is not None:
-                self._live.stop()
+            if self._console is not None:
+                self._erase(self._console)
             elif self._said_at is not None and left is None:
                 complain("all is stored")
 
     def _show_in_terminal(self, line: str) -> None:
-        if self._live is None:
+        if self._console is None:
             from rich.console import Console  # noqa: PLC0415  # 0.1 s, which a run that ends at once need not pay
-            from rich.live import Live  # noqa: PLC0415
 
-            # Not refreshed by itself: that takes a thread, and the end of an interpreter starts none.
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-            self._live.start()
+            self._console = Console(stderr=True)
         from rich.text import Text  # noqa: PLC0415
 
-        self._live.update(Text(f"replicate: {line}"), refresh=True)
+        # No live display: that takes a thread, or a newer rich; and the end of an interpreter starts no threads.
+        self._erase(self._console)
+        self._console.print(Text(f"replicate: {line}"), end="", no_wrap=True, overflow="ellipsis")
+
+    def _erase(self, console: Console) -> None:
+        from rich.control import Control  # noqa: PLC0415
+        from rich.segment import ControlType  # noqa: PLC0415
+
+        console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
 
 
 def is_terminal() -> bool:

@@ -207,6 +207,9 @@ def copy_steadily(source: Path, target: Path) -> os.stat_result:
     cheaper and safe for a file that was just written. A `target` that exists is written over: that takes a fraction of
     the time, because its pages need not be found first.
 
+    What is seen is a new size, time or inode. A file that is written over in place by one single `write` that had begun
+    before the copy, or through a mapping, changes none of them: nothing tells that such a copy is torn.
+
     Raises:
         InvalidInput: the file kept changing through `COPY_ATTEMPTS` copies.
         OSError: it can't be read, or the copy can't be written.

@@ -124,9 +124,7 @@ class TestInATerminal:
             assert f"replicate: storing what is left, {jobs} to go" in _plain(terminal.shown())
         assert threading.active_count() == threads, "the end of an interpreter starts none"
         end.close(None)
-        last = terminal.shown()
-        assert last.endswith("\x1b[1A\x1b[2K"), "the line is erased"
-        assert "\x1b[?25h" in last, "the cursor is back"
+        assert terminal.shown().endswith("\r\x1b[2K"), "the line is erased"
 
     def test_brackets_in_what_is_in_the_way_are_no_markup(
         self, clock: Clock, terminal: Terminal, monkeypatch: pytest.MonkeyPatch

@@ -112,7 +112,7 @@ class TestSync:
         stays = Killed(project, storage="../file/\x1b[31mstorage").leave()
         Killed(project, OTHER).leave()
         code, out, err = cli("sync")
-        first, second = out.splitlines()
+        first, second = sorted(out.splitlines())
         assert (code, err) == (3, "")
         assert first.startswith("1111111  not stored (1 job waiting): ")
         assert "\x1b" not in first

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import stat
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -282,29 +281,6 @@ class TestCopies:
         monkeypatch.setattr(files, "set_aside", lambda *_: source.write_bytes(versions.pop()))
         with pytest.raises(InvalidInput, match=rf"log\.txt is being written .* during {COPY_ATTEMPTS} copies"):
             copy_steadily(source, tmp_path / "target")
-
-    def test_no_copy_is_torn_while_somebody_rewrites_the_file(self, tmp_path: Path) -> None:
-        source = tmp_path / "weights"
-        source.write_bytes(bytes(2 * COPY_BYTES))
-        over = threading.Event()
-
-        def rewrite() -> None:
-            generation = 0
-            while not over.wait(0.01):
-                generation = (generation + 1) % 256
-                with open(source, "r+b", buffering=0) as file:
-                    file.write(bytes([generation]) * 2 * COPY_BYTES)
-
-        writer = threading.Thread(target=rewrite)
-        writer.start()
-        try:
-            for number in range(20):
-                target = tmp_path / f"copy {number}"
-                copy_steadily(source, target)
-                assert len(set(target.read_bytes())) == 1
-        finally:
-            over.set()
-            writer.join()
 
     def test_a_file_that_is_gone_is_not_found(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
