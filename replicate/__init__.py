@@ -20,7 +20,7 @@ from replicate_core import recording as _recording
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 
-_recording.watch, _recording.complain = EndOfRun, complain
+_recording.watch, _recording.complain, _recording.tell = EndOfRun, complain, complain
 
 _ADAPTERS = ("keras_callback", "lightning_callback")
 

@@ -75,7 +75,7 @@ def is_terminal() -> bool:
 
 
 def complain(line: str) -> None:
-    """Say something at the end of a process."""
+    """Say something that no line of the user's is at fault for."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(f"replicate: {line}", file=sys.stderr, flush=True)

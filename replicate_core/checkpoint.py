@@ -90,8 +90,13 @@ class Checkpoint:
 
     @property
     def lacks_files(self) -> bool:
-        """Whether its files could not be saved, so that only its metrics are there."""
+        """Whether only its metrics are there: its files could not be saved, or were let go."""
         return self.is_stored and self.path is not None and self._facts.manifest is None
+
+    @property
+    def is_released(self) -> bool:
+        """Whether its files were let go, as `Experiment.keep` was told."""
+        return self._facts.is_released
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -115,7 +120,7 @@ class Checkpoint:
         """
         files = self.files
         if self.path is not None and not files and not self._facts.manifest:
-            raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
+            raise NotFound(self._why_no_files())
         if path is None:
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
@@ -128,7 +133,7 @@ class Checkpoint:
                 return opened
             self._refresh()
             if path not in self._manifest().files:
-                raise NotFound(f"the files of the checkpoint {self.short_id} were not stored, as a warning said")
+                raise NotFound(self._why_no_files())
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
@@ -159,13 +164,14 @@ class Checkpoint:
         state = self._source.settled(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
         if self.path is not None and self._facts.manifest is None:
-            warnings.warn(
-                f"the files of the checkpoint {self.short_id} (step {self.step}) could not be saved when it was made: "
-                "only the code is there",
-                stacklevel=3,
-            )
-        manifests = self._source.repository.manifests([state.created.manifest, self._facts.manifest])
+            warnings.warn(f"{self._why_no_files()}: only the code is there", stacklevel=3)
+        code = self._facts.code or state.created.manifest
+        manifests = self._source.repository.manifests([code, self._facts.manifest])
         return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
+
+    def _why_no_files(self) -> str:
+        why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
+        return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
 
     def _has_files_waiting(self) -> bool:
         """Tell whether its files were not stored when this object was made."""

@@ -19,8 +19,9 @@ from replicate_core.encodings import Policy
 from replicate_core.errors import StorageFailed
 from replicate_core.known import Known
 from replicate_core.opening import open_store
-from replicate_core.records import Checkpointed, Created, Ended, Record
+from replicate_core.records import Checkpointed, Created, Ended, Record, Resumed
 from replicate_core.repository import Repository
+from replicate_core.retention import Retention
 from replicate_core.spool import Job, Queue
 from replicate_core.writing import Snapshot, publish
 
@@ -49,6 +50,7 @@ class Drain:
         self.repository = repository
         self._known = known
         self._policy = policy
+        self._retention = Retention(repository, known, queue.experiment, queue.session)
 
     def reach(self) -> None:
         """Make sure that the storage can be used.
@@ -102,20 +104,26 @@ class Drain:
         """
         state = self.queue.state()
         if state.done and not state.ended:
-            killed = Ended(self.queue.experiment, died_at, "killed", blocked_seconds=state.blocked_seconds)
-            self.repository.append(killed)
-        heartbeats.stop(self.repository, self.queue.experiment)
+            self._retention.apply()
+            experiment, session, blocked = self.queue.experiment, self.queue.session, state.blocked_seconds
+            self.repository.append(Ended(experiment, died_at, "killed", blocked_seconds=blocked, session=session))
+        heartbeats.stop(self.repository, self.queue.experiment, self.queue.session)
         self.queue.close()
 
     def _store(self, group: Sequence[Job]) -> None:
         """Store jobs that make one record together."""
         record = _merged([job.record for job in group])
+        if isinstance(record, Ended):  # from then on others may refer to what it has stored
+            self._retention.apply()
         claimed = None if group[0].staged is None else self.queue.claim(group[0])
         if claimed is not None:
-            publish(self.repository, self._known, claimed, self._policy, partial(_with_snapshot, record))
+            snapshot = publish(self.repository, self._known, claimed, self._policy, partial(_with_snapshot, record))
+            self._retention.stored(record, snapshot)
         else:
             self.repository.append(record if group[0].staged is None else _without_files(record))
         self.queue.finish(group, claimed)
+        if self._retention.is_due():
+            self._retention.apply()
 
 
 def open_queue(queue: Queue) -> Drain:
@@ -141,8 +149,12 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 def _merged(records: Sequence[Record]) -> Record:
-    checkpoints = [item for record in records if isinstance(record, Checkpointed) for item in record.checkpoints]
-    return Checkpointed(records[0].experiment, tuple(checkpoints)) if checkpoints else records[0]
+    """One record of several: they come from one queue, and so from one session."""
+    first = records[0]
+    if not isinstance(first, Checkpointed):
+        return first
+    made = [item for record in records if isinstance(record, Checkpointed) for item in record.checkpoints]
+    return replace(first, checkpoints=tuple(made))
 
 
 def _without_files(record: Record) -> Record:
@@ -162,6 +174,6 @@ def _with_snapshot(record: Record, snapshot: Snapshot) -> Record:
     match record:
         case Checkpointed(_, (checkpoint,)):
             return replace(record, checkpoints=(replace(checkpoint, **facts),))  # type: ignore[arg-type]  # as named
-        case Created():
+        case Created() | Resumed():
             return replace(record, **facts)  # type: ignore[arg-type]  # each value belongs to the field of its name
     raise AssertionError(f"{type(record).__name__} has no files")

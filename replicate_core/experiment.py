@@ -16,8 +16,8 @@ from replicate_core.checkpoint import Checkpoint, CheckpointList
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.listing import Listed, Source
-from replicate_core.recording import Recorded
-from replicate_core.records import CheckpointFacts, Created, Deleted, Ending, GitState, PrimaryMetric, Status
+from replicate_core.recording import Recorded, Recording
+from replicate_core.records import CheckpointFacts, Created, Deleted, Ending, GitState, Keep, PrimaryMetric, Status
 from replicate_core.values import Value
 
 
@@ -35,10 +35,18 @@ class Experiment:
         python_version, packages, system, git: what it ran with.
     """
 
-    def __init__(self, listed: Listed, source: Source, recorded: Recorded | None = None) -> None:
+    def __init__(
+        self,
+        listed: Listed,
+        source: Source,
+        recorded: Recorded | None = None,
+        *,
+        resumed_from: CheckpointFacts | None = None,
+    ) -> None:
         self._listed = listed
         self._source = source
         self._recorded = recorded
+        self._resumed_from = resumed_from
         self._is_outdated = recorded is not None
 
     @property
@@ -117,6 +125,14 @@ class Experiment:
         return self._now().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
 
     @property
+    def resumed_from(self) -> Checkpoint | None:
+        """The checkpoint that it last went on from; None if it began at its beginning."""
+        if self._recorded is not None:
+            return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
+        wanted = self._now().state.resumed_from
+        return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
+
+    @property
     def status(self) -> Status:
         """`running` until it ended; then `finished`, `failed`, `interrupted` or `killed`.
 
@@ -181,6 +197,11 @@ class Experiment:
         facts = self._facts()
         return self._listed_one(facts[-1]) if facts else None
 
+    @property
+    def is_recorded_here(self) -> bool:
+        """Whether this process records it: false in a distributed run for all processes but the first."""
+        return isinstance(self._recorded, Recording)
+
     def is_running(self) -> bool:
         """Tell whether the experiment has not ended yet."""
         return self.status == "running"
@@ -212,6 +233,26 @@ class Experiment:
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
         return self._held(facts, is_stored=False)
+
+    def keep(self, *, best: int = 1, last: int = 1) -> None:
+        """Keep files of so many checkpoints only, from now on; their metrics are always kept.
+
+        The files of the others are deleted once the checkpoint that takes their place is stored. Those of the best
+        checkpoint by the primary metric and of the last one are kept in any case: to be used, and to be gone on from.
+
+        Args:
+            best: how many of the best checkpoints keep their files, from 1.
+            last: how many of the last ones do, from 1.
+
+        Raises:
+            InvalidInput: a number can't be taken; or this process does not record the experiment.
+        """
+        for name, value in (("best", best), ("last", last)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInput(f"keep({name}=...) must be a number of checkpoints from 1, got {value!r}")
+        if self._recorded is None:
+            raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
+        self._recorded.keep(Keep(best, last))
 
     def stop(self) -> None:
         """End the experiment, and wait until all of it is stored.
@@ -268,7 +309,7 @@ class Experiment:
         if chosen is not None:
             return chosen.layout(path=path)
         state = self._source.settled(self.id)
-        return lay_out(self._source.repository.manifests([state.created.manifest]), only=path)
+        return lay_out(self._source.repository.manifests([state.code or state.created.manifest]), only=path)
 
     @property
     def _created(self) -> Created:

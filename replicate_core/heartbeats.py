@@ -1,4 +1,4 @@
-"""Signs of life: one small document per running experiment, which its recorder writes again and again.
+"""Signs of life: one small document per running session of an experiment, which its recorder writes again and again.
 
 The only keys of a repository that are rewritten; each has one writer. They are no record: what they said is of no
 interest once the experiment has ended, and they are deleted then.
@@ -6,7 +6,7 @@ interest once the experiment has ended, and they are deleted then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +29,8 @@ class Heartbeat:
     """A sign of life."""
 
     experiment: str
+    session: str | None
+    """The session of the experiment that gave it; None for the first one."""
     time: datetime
     """When it was given, by the clock of the machine that gave it."""
     host: str
@@ -42,23 +44,29 @@ def beat(repository: Repository, heartbeat: Heartbeat) -> None:
     """Give a sign of life. Raises `StorageFailed`."""
     document: dict[str, Value] = {
         "experiment": heartbeat.experiment,
+        "session": heartbeat.session,
         "time": time_text(heartbeat.time),
         "host": heartbeat.host,
         "process": heartbeat.process,
         "waiting": heartbeat.waiting,
     }
-    repository.store.put(_key(heartbeat.experiment), seal(document))
+    repository.store.put(_key(heartbeat.experiment, heartbeat.session), seal(document))
 
 
-def stop(repository: Repository, experiment: str) -> None:
-    """Remove the sign of life of an experiment that has ended."""
+def stop(repository: Repository, experiment: str, session: str | None) -> None:
+    """Remove the sign of life of a session that has ended."""
     with suppress(StorageFailed):  # it does no harm
-        repository.store.delete([_key(experiment)])
+        repository.store.delete([_key(experiment, session)])
 
 
-def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartbeat]:
-    """The last sign of life of each of these experiments; without those that gave none."""
-    wanted = {_key(experiment) for experiment in experiments}
+def last(repository: Repository, sessions: Mapping[str, str | None]) -> dict[str, Heartbeat]:
+    """The last sign of life of each of these experiments; without those that gave none.
+
+    Args:
+        repository: where they are stored.
+        sessions: experiment to the session of it that is asked for.
+    """
+    wanted = {_key(experiment, session) for experiment, session in sessions.items()}
     listed = [entry.key for entry in repository.store.list(HEARTBEATS)] if wanted else []
     found = repository.store.get_many(key for key in listed if key in wanted)
     heartbeats: dict[str, Heartbeat] = {}
@@ -67,6 +75,7 @@ def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartb
             fields = expect_mapping(unseal(data, key=key))
             heartbeat = Heartbeat(
                 expect_text(fields["experiment"]),
+                None if (session := fields.get("session")) is None else expect_text(session),
                 parse_time(fields["time"]),
                 expect_text(fields["host"]),
                 expect_count(fields["process"]),
@@ -76,5 +85,5 @@ def last(repository: Repository, experiments: Iterable[str]) -> dict[str, Heartb
     return heartbeats
 
 
-def _key(experiment: str) -> str:
-    return f"{HEARTBEATS}{experiment}.json"
+def _key(experiment: str, session: str | None) -> str:
+    return f"{HEARTBEATS}{session or experiment}.json"

@@ -83,6 +83,11 @@ class Known:
         self._own.setdefault(location.object, self._repository.now())
         self._remember(digest, location)
 
+    def lost(self, objects: set[str]) -> None:
+        """Forget objects that this process has stored and deleted."""
+        self._own = {key: written for key, written in self._own.items() if key not in objects}
+        self.forget(objects)
+
     def missing(self, objects: Iterable[str]) -> set[str]:
         """Those objects that others wrote and that are no longer there."""
         foreign = set(objects) - self._own.keys()
@@ -115,5 +120,6 @@ def _ignore(_: Corrupted | TooNew) -> None:
 def recent_manifests(states: Mapping[str, ExperimentState]) -> Iterator[str]:
     """Of the latest experiments: the code, and the last files; what came before is referred to by those."""
     for state in list(states.values())[-EXPERIMENTS_MAX:]:
-        yield from [key for key in (state.created.manifest,) if key]
-        yield from [item.manifest for item in state.checkpoints if item.manifest][-2:]
+        yield from filter(None, [state.code or state.created.manifest])
+        shared = (item.manifest for item in state.checkpoints if not item.is_private)
+        yield from list(filter(None, shared))[-2:]

@@ -210,7 +210,7 @@ class InlineRecorder:
         now = self._drain.repository.now()
         if self._beaten_at is None or now - self._beaten_at >= heartbeats.INTERVAL:
             self._beaten_at = now
-            sign = Heartbeat(self._queue.experiment, now, environment.host(), os.getpid(), 0)
+            sign = Heartbeat(self._queue.experiment, self._queue.session, now, environment.host(), os.getpid(), 0)
             heartbeats.beat(self._drain.repository, sign)
 
     def trouble(self) -> Trouble | None:

@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,7 +19,7 @@ from replicate_core import heartbeats, ids, records
 from replicate_core.draining import open_queue
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
 from replicate_core.heartbeats import LOST_AFTER, Heartbeat
-from replicate_core.records import Checkpointed, Created, ExperimentState, Record, Status
+from replicate_core.records import Checkpointed, Created, Ended, ExperimentState, Record, Resumed, Status
 from replicate_core.repository import Repository, Unusable, warn
 from replicate_core.spool import Job, Queue, Spool
 from replicate_core.staging import StagedFile
@@ -92,6 +92,17 @@ class Source:
                 return files
         return None
 
+    def settle(self, experiment: str) -> None:
+        """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
+
+        Raises:
+            StorageFailed: it can't be stored; the message says why.
+        """
+        for queue in self._spool.queues_of(experiment):
+            jobs = queue.waiting()
+            while queue.directory.is_dir() and _is_waiting(queue, jobs):
+                self._store_or_wait(queue)
+
     def settled(self, experiment: str) -> ExperimentState:
         """What is known of an experiment, once all that was recorded of it so far is stored.
 
@@ -99,14 +110,19 @@ class Source:
             NotFound: there is no such experiment.
             StorageFailed: it can't be stored; the message says why.
         """
-        for queue in self._spool.queues_of(experiment):
-            jobs = queue.waiting()
-            while jobs and queue.directory.is_dir() and queue.state().mark < jobs[-1].after:
-                self._store_or_wait(queue)
+        self.settle(experiment)
         listed = self.one(experiment)
         if listed is None:
             raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
         return listed.state
+
+    def is_recorded_here(self, experiment: str) -> bool:
+        """Tell whether a process of this machine records an experiment."""
+        return any(queue.is_owned() for queue in self._spool.queues_of(experiment))
+
+    def was_left_here(self, experiment: str, session: str | None) -> bool:
+        """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
+        return any(queue.session == session and queue.is_abandoned() for queue in self._spool.queues_of(experiment))
 
     def _store_or_wait(self, queue: Queue) -> None:
         try:
@@ -147,20 +163,20 @@ class Source:
     ) -> dict[str, Listed]:
         # The spool first: what is stored between the two looks is in both, and not in neither.
         waiting = [record for queue in queues for record in _waiting_in(queue, unusable)]
-        alive = {queue.experiment: queue.is_alive() for queue in queues}
+        alive = {(queue.experiment, queue.session): queue.is_alive() for queue in queues}
         stored = read_stored()
         missing = _without(waiting, stored)
         states = records.by_age(records.fold([*stored, *missing]))
         unstored: dict[str, set[str]] = {}
         for record in missing:
             unstored.setdefault(record.experiment, set()).update(_ids(record))
-        running = [experiment for experiment, state in states.items() if state.ended is None]
+        running = {experiment: state.session for experiment, state in states.items() if state.ended is None}
         signs = heartbeats.last(self.repository, running)
         now = self.repository.now()
         return {
             experiment: Listed(
                 state,
-                _status(state, signs.get(experiment), alive.get(experiment), now),
+                _status(state, signs.get(experiment), alive.get((experiment, state.session)), now),
                 frozenset(unstored.get(experiment, ())),
                 signs.get(experiment),
             )
@@ -175,6 +191,11 @@ def _waiting_in(queue: Queue, unusable: Unusable | None) -> list[Record]:
     except Corrupted as error:
         (unusable or warn)(error)
         return []
+
+
+def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
+    """Tell whether these jobs are not all stored, or their process is gone and nobody has noted so yet."""
+    return bool(jobs and queue.state().mark < jobs[-1].after) or queue.is_abandoned()
 
 
 def _private_copy(file: StagedFile) -> io.BufferedReader:
@@ -205,7 +226,7 @@ def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record
     """The records that are not stored yet."""
     stored = list(stored)
     known = {identifier for record in stored for identifier in _ids(record)}
-    others = [record for record in stored if not isinstance(record, (Created, Checkpointed))]
+    sessions = {(type(record), record.session) for record in stored if isinstance(record, (Resumed, Ended))}
     missing: list[Record] = []
     for record in waiting:
         match record:
@@ -214,8 +235,8 @@ def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record
             case Checkpointed():
                 left = tuple(item for item in record.checkpoints if item.id not in known)
                 missing += [replace(record, checkpoints=left)] if left else []
-            case _:
-                missing += [] if record in others else [record]
+            case Resumed() | Ended():
+                missing += [] if (type(record), record.session) in sessions else [record]
     return missing
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from replicate_core import environment, ids, pruning, syncing, verifying
+from replicate_core import environment, ids, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound
@@ -20,7 +20,7 @@ from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
-from replicate_core.recording import Bystander, Place, Recording, check_inside, mapping
+from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, mapping
 from replicate_core.records import Created, ExperimentState
 from replicate_core.redaction import without_credentials
 from replicate_core.repository import Repository, utc_now
@@ -32,6 +32,9 @@ from replicate_core.version import __version__
 Filter = Callable[[Experiment], bool]
 
 CANDIDATES_SHOWN = 10
+
+KNOWN_SECONDS = 30.0
+"""So long, at most, who goes on waits until other machines can see that."""
 
 
 class Project:
@@ -215,13 +218,14 @@ class Experiments:
         tags: Iterable[str] = (),
         notes: str | None = None,
         strict: bool = False,
+        resume: str | None = None,
     ) -> Experiment:
-        """Begin an experiment; see `init`."""
+        """Begin an experiment, or go on with one; see `init`."""
         recorded = mapping("params", {} if params is None else params)
         labels = _labels(tags)
         project = self._project()
         created = Created(
-            experiment=ids.random_id(os.urandom(ids.ID_BYTES)),
+            experiment=_new_id(),
             created=utc_now(),
             name=_optional_text("name", name),
             tags=labels,
@@ -237,15 +241,53 @@ class Experiments:
             git=environment.git_state(project.directory),
             replicate_version=__version__,
         )
-        listed = Listed(ExperimentState(created), "running")
+        found = None if resume is None else resuming.find(project.source, _text("resume", resume), created)
+        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
         rank = this_rank()
         if rank.number != 0:
             _warn_of_rank(rank)
-            return Experiment(listed, project.source, Bystander())
+            start = None if found is None else resuming.follow(project.source, found, place.say)
+            return _experiment(project, created, start, Bystander())
+        if found is None:
+            recording = Recording.begin(place, created, path=path, strict=strict)
+            start_for_abandoned(project.spool, project.directory)
+            return _experiment(project, created, None, recording)
+        resuming.wait_until_over(project.source, found, place.say)
+        start = resuming.choose(project.source, found)
+        place.say(resuming.described(start))
+        recording = _go_on(project, place, start, path=path, strict=strict)
         start_for_abandoned(project.spool, project.directory)
-        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
-        recording = Recording.begin(place, created, path=path, strict=strict)
-        return Experiment(listed, project.source, recording)
+        return _experiment(project, created, start, recording)
+
+
+def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str | None, strict: bool) -> Recording:
+    """Record a session that goes on with an experiment, unless another process does."""
+    resumed = start.resumed(_new_id(), utc_now())
+    recording = Recording.begin(
+        place,
+        resumed,
+        path=path,
+        strict=strict,
+        next_step=0 if start.checkpoint is None else start.checkpoint.step + 1,
+        check=lambda: resuming.check_alone(project.source, start),
+    )
+    if recording.wait_until_known(KNOWN_SECONDS):
+        try:
+            resuming.check_unrivalled(project.source, resumed)
+        except resuming.StillRuns as error:
+            recording.end("interrupted", str(error))
+            raise
+    return recording
+
+
+def _new_id() -> str:
+    return ids.random_id(os.urandom(ids.ID_BYTES))
+
+
+def _experiment(project: Project, created: Created, start: resuming.Start | None, recorded: Recorded) -> Experiment:
+    if start is None:
+        return Experiment(Listed(ExperimentState(created), "running"), project.source, recorded)
+    return Experiment(start.listed, project.source, recorded, resumed_from=start.checkpoint)
 
 
 def _warn_of_rank(rank: Rank) -> None:
@@ -299,7 +341,8 @@ def _config_record(project: Project) -> dict[str, Value]:
         name: {"goal": metric.goal, "primary": metric == project.config.primary_metric}
         for name, metric in project.config.metrics.items()
     }
-    return {"storage": without_credentials(project.storage), "metrics": metrics}
+    name = project.directory.name
+    return {"project": name, "storage": without_credentials(project.storage), "metrics": metrics}
 
 
 experiments = Experiments(Project)
@@ -314,6 +357,7 @@ def init(
     tags: Iterable[str] = (),
     notes: str | None = None,
     strict: bool = False,
+    resume: str | None = None,
 ) -> Experiment:
     """Begin an experiment: save the project's code and the hyperparameters, and return what records the rest.
 
@@ -330,12 +374,19 @@ def init(
         notes: for people.
         strict: raise `StorageFailed` from `checkpoint()` and `stop()` when the storage fails. Without, what is saved
             waits on this machine, a warning says so, and training goes on.
+        resume: `"auto"` goes on with the same run, if it was begun before: the latest experiment of this project (by
+            the name of its directory) with the same name, or, where neither has one, with the same params and command.
+            The first characters of an id go on with that experiment, or from that checkpoint.
+            `experiment.resumed_from` is then the newest checkpoint whose files all verify, for the script to restore
+            from, and what came after it is set aside; it is None on a first start.
 
     What is saved is copied at once, and stored by a process of its own while training goes on: nothing is lost should
     this one be killed. In a distributed run the first process records; in the others the experiment does nothing.
 
     Raises:
-        InvalidInput: an argument, or a file of the project, can't be recorded.
+        InvalidInput: an argument, or a file of the project, can't be recorded; or what `resume` means is still being
+            recorded by another process.
+        NotFound, Corrupted: what `resume` names is not there, or can't be read.
         ConfigInvalid: `replicate.yaml` or `.replicateignore` can't be used.
         MissingExtra: the storage needs a driver that is not installed.
         StorageFailed: the storage can't be reached or written.
@@ -346,4 +397,4 @@ def init(
         experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
         ```
     """
-    return experiments.create(params, path=path, name=name, tags=tags, notes=notes, strict=strict)
+    return experiments.create(params, path=path, name=name, tags=tags, notes=notes, strict=strict, resume=resume)

@@ -22,8 +22,10 @@ from replicate_core.records import (
     Ended,
     Ending,
     GitState,
+    Keep,
     PrimaryMetric,
     Record,
+    Released,
     Repacked,
     Resumed,
 )
@@ -39,6 +41,7 @@ KINDS: Mapping[str, type[Record]] = {
     "resumed": Resumed,
     "ended": Ended,
     "deleted": Deleted,
+    "released": Released,
     "repacked": Repacked,
 }
 """The word for each kind of record, in keys and in documents."""
@@ -77,7 +80,10 @@ def encode(record: Record) -> Value:
                 "stored_bytes": record.stored_bytes,
             }
         case Checkpointed():
-            plain["checkpoints"] = [_encode_checkpoint(item) for item in record.checkpoints]
+            plain |= {
+                "checkpoints": [_encode_checkpoint(item) for item in record.checkpoints],
+                "session": record.session,
+            }
         case Edited():
             plain |= {
                 "name": record.name,
@@ -85,16 +91,28 @@ def encode(record: Record) -> Value:
                 "notes": record.notes,
             }
         case Resumed():
-            plain |= {"created": time_text(record.created), "checkpoint": record.checkpoint}
+            plain |= {
+                "created": time_text(record.created),
+                "session": record.session,
+                "previous": record.previous,
+                "checkpoint": record.checkpoint,
+                "path": record.path,
+                "manifest": record.manifest,
+                "size_bytes": record.size_bytes,
+                "stored_bytes": record.stored_bytes,
+            }
         case Ended():
             plain |= {
                 "created": time_text(record.created),
                 "status": record.status,
                 "error": record.error,
                 "blocked_seconds": record.blocked_seconds,
+                "session": record.session,
             }
         case Deleted():
             plain["checkpoints"] = None if record.checkpoints is None else list(record.checkpoints)
+        case Released():
+            plain["checkpoints"] = list(record.checkpoints)
         case Repacked():  # pragma: no branch  # there is no other kind
             plain["manifests"] = dict(record.manifests)
     return plain
@@ -117,6 +135,7 @@ def _encode_checkpoint(item: CheckpointFacts) -> Value:
         "manifest": item.manifest,
         "size_bytes": item.size_bytes,
         "stored_bytes": item.stored_bytes,
+        "keep": None if item.keep is None else {"best": item.keep.best, "last": item.keep.last},
     }
 
 
@@ -173,7 +192,8 @@ def _decode_git(value: Value) -> GitState | None:
 
 def _decode_checkpoints(plain: dict[str, Value]) -> Checkpointed:
     items = (expect_mapping(item) for item in expect_list(plain["checkpoints"]))
-    return Checkpointed(_id(plain["experiment"]), tuple(_decode_checkpoint(item) for item in items))
+    checkpoints = tuple(_decode_checkpoint(item) for item in items)
+    return Checkpointed(_id(plain["experiment"]), checkpoints, _session(plain.get("session")))
 
 
 def _decode_checkpoint(plain: dict[str, Value]) -> CheckpointFacts:
@@ -188,7 +208,15 @@ def _decode_checkpoint(plain: dict[str, Value]) -> CheckpointFacts:
         manifest=_manifest_key(plain["manifest"]),
         size_bytes=expect_count(plain["size_bytes"]),
         stored_bytes=expect_count(plain["stored_bytes"]),
+        keep=_decode_keep(plain.get("keep")),
     )
+
+
+def _decode_keep(value: Value) -> Keep | None:
+    if value is None:
+        return None
+    plain = expect_mapping(value)
+    return Keep(expect_count(plain["best"]), expect_count(plain["last"]))
 
 
 def _decode_primary_metric(value: Value) -> PrimaryMetric | None:
@@ -208,7 +236,17 @@ def _decode_edited(plain: dict[str, Value]) -> Edited:
 
 
 def _decode_resumed(plain: dict[str, Value]) -> Resumed:
-    return Resumed(_id(plain["experiment"]), parse_time(plain["created"]), _optional_text(plain["checkpoint"]))
+    return Resumed(
+        experiment=_id(plain["experiment"]),
+        created=parse_time(plain["created"]),
+        session=_id(plain["session"]),
+        previous=_session(plain["previous"]),
+        checkpoint=_optional_text(plain["checkpoint"]),
+        path=_optional_text(plain["path"]),
+        manifest=_manifest_key(plain["manifest"]),
+        size_bytes=expect_count(plain["size_bytes"]),
+        stored_bytes=expect_count(plain["stored_bytes"]),
+    )
 
 
 def _decode_ended(plain: dict[str, Value]) -> Ended:
@@ -221,12 +259,17 @@ def _decode_ended(plain: dict[str, Value]) -> Ended:
         status=_ending(plain["status"]),
         error=_optional_text(plain["error"]),
         blocked_seconds=blocked,
+        session=_session(plain.get("session")),
     )
 
 
 def _decode_deleted(plain: dict[str, Value]) -> Deleted:
     checkpoints = plain["checkpoints"]
     return Deleted(_id(plain["experiment"]), None if checkpoints is None else _texts(checkpoints))
+
+
+def _decode_released(plain: dict[str, Value]) -> Released:
+    return Released(_id(plain["experiment"]), _texts(plain["checkpoints"]))
 
 
 def _decode_repacked(plain: dict[str, Value]) -> Repacked:
@@ -241,6 +284,7 @@ _DECODERS: Mapping[str, Callable[[dict[str, Value]], Record]] = {
     "resumed": _decode_resumed,
     "ended": _decode_ended,
     "deleted": _decode_deleted,
+    "released": _decode_released,
     "repacked": _decode_repacked,
 }
 
@@ -263,6 +307,10 @@ def _id(value: Value) -> str:
     if not is_id(value):
         raise Corrupted(f"{value!r} is no id")
     return expect_text(value)
+
+
+def _session(value: Value) -> str | None:
+    return None if value is None else _id(value)
 
 
 def _manifest_key(value: Value) -> str | None:

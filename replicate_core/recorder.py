@@ -199,7 +199,9 @@ class Recorder:
 
     def _sign(self) -> Heartbeat:
         origin = self._queue.origin()
-        return Heartbeat(origin.experiment, utc_now(), environment.host(), origin.process, self._waiting)
+        return Heartbeat(
+            origin.experiment, origin.session, utc_now(), environment.host(), origin.process, self._waiting
+        )
 
 
 def record(queue: Queue, *, when_ready: Callable[[], object] = lambda: None) -> bool:

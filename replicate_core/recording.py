@@ -7,6 +7,7 @@ storing it is somebody else's work (`launching`). Nothing here touches the stora
 from __future__ import annotations
 
 import difflib
+import logging
 import operator
 import os
 import shutil
@@ -27,7 +28,7 @@ from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
 from replicate_core.launching import Launched, as_error, launch
 from replicate_core.opening import local_root
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Ending, PrimaryMetric
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Ending, Keep, PrimaryMetric, Resumed
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Origin, Queue, Spool
 from replicate_core.staging import Staged
@@ -90,6 +91,9 @@ complain: Callable[[str], object] = _complain
 watch: Callable[[], Watcher] = _Silent
 """Makes the watcher for the end of an experiment; whoever has a terminal puts another one here."""
 
+tell: Callable[[str], object] = logging.getLogger("replicate").info
+"""Says something that is neither trouble nor a result; as `watch`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -106,6 +110,11 @@ class Place:
     def directory(self) -> Path:
         """The project directory."""
         return self.config.directory
+
+    def say(self, text: str) -> None:
+        """Say something that is neither trouble nor a result, unless nobody wants to hear it."""
+        if not self.config.quiet:
+            tell(text)
 
     def tree(self, start: Path, *, rules: IgnoreRules) -> Tree:
         """The files at or below `start`; neither the storage nor the spool is ever among them."""
@@ -126,6 +135,9 @@ class Recorded(Protocol):
         extra: Mapping[str, object],
     ) -> CheckpointFacts:
         """Record a checkpoint; see `Experiment.checkpoint`."""
+
+    def keep(self, rule: Keep) -> None:
+        """Keep the files of so many checkpoints; see `Experiment.keep`."""
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
         """Record that the experiment is over; None if that is known already."""
@@ -155,6 +167,9 @@ class Bystander:
         self._next_step = counted + 1
         saved = None if path is None else os.fspath(path)
         return CheckpointFacts(_new_id(), utc_now(), counted, {}, PrimaryMetric.parse(primary_metric), saved)
+
+    def keep(self, rule: Keep) -> None:
+        """See `Recorded.keep`."""
 
     def end(self, status: Ending = "finished", error: str | None = None) -> None:  # noqa: ARG002
         """See `Recorded.end`."""
@@ -216,16 +231,29 @@ class Recording:
         self._told: str | None = None
         self._told_of_waiting = False
         self._is_losing = False
+        self._keep: Keep | None = None
 
     @classmethod
-    def begin(cls, place: Place, created: Created, *, path: str | None, strict: bool = False) -> Recording:
-        """Begin an experiment: its code is copied, and the storage was reached.
+    def begin(
+        cls,
+        place: Place,
+        first: Created | Resumed,
+        *,
+        path: str | None,
+        strict: bool = False,
+        next_step: int = 0,
+        check: Callable[[], object] | None = None,
+    ) -> Recording:
+        """Begin an experiment, or go on with one: its code is copied, and the storage was reached.
 
         Args:
             place: where from and to.
-            created: what is known of the experiment.
+            first: what is known of the experiment, or from where it goes on.
             path: what to save of the project, relative to its directory; None saves nothing.
             strict: whether trouble with the storage is raised from `checkpoint` and `end`.
+            next_step: the step of the next checkpoint that names none.
+            check: called while no other process of this machine can begin that names a check, too; it raises what
+                speaks against beginning.
 
         Raises:
             InvalidInput: the path, or what lies there, can't be saved.
@@ -238,22 +266,28 @@ class Recording:
         if path is not None:
             start = _existing_inside(place.directory, place.directory, path)
             tree = place.tree(start, rules=IgnoreRules.of(place.directory))
-            created = replace(created, path=start.relative_to(place.directory).as_posix())
+            first = replace(first, path=start.relative_to(place.directory).as_posix())
         origin = Origin(
-            created.experiment,
+            first.experiment,
             place.storage,
             str(place.directory),
             place.config.compression,
             os.getpid(),
             socket.gethostname(),
+            first.session if isinstance(first, Resumed) else None,
         )
-        queue = place.spool.begin(origin, _new_ulid())
+        if check is None:
+            queue = place.spool.begin(origin, _new_ulid())
+        else:
+            with place.spool.alone():
+                check()
+                queue = place.spool.begin(origin, _new_ulid())
         launched = None
         try:
             queue.watch()
             launched = launch(queue, place.open_repository)
-            recording = cls(place, queue, launched, strict=strict)
-            recording._begin(created, tree)  # its own
+            recording = cls(place, queue, launched, strict=strict, next_step=next_step)
+            recording._begin(first, tree)  # its own
         except BaseException:
             queue.leave()
             queue.remove()
@@ -263,13 +297,13 @@ class Recording:
             raise
         return recording
 
-    def _begin(self, created: Created, tree: Tree | None) -> None:
+    def _begin(self, first: Created | Resumed, tree: Tree | None) -> None:
         staged = None
         if tree is not None:
             staged = self._stage(tree)
-            created = replace(created, size_bytes=staged.total_bytes)
+            first = replace(first, size_bytes=staged.total_bytes)
         self._launched.wait_until_ready()
-        self._append(created, staged)
+        self._append(first, staged)
         self._launched.attend()
         if (trouble := self._launched.trouble()) is not None:
             raise as_error(trouble)
@@ -279,6 +313,13 @@ class Recording:
     def is_running(self) -> bool:
         """See `Recorded.is_running`."""
         return not self._over
+
+    def wait_until_known(self, seconds: float) -> bool:
+        """Wait until others can see that it has begun; tells whether they can, so many seconds later."""
+        patience = time.monotonic() + seconds
+        while self._queue.state().done == 0 and self._launched.attend() and time.monotonic() < patience:
+            time.sleep(WAIT_SECONDS)
+        return self._queue.state().done > 0
 
     def checkpoint(
         self,
@@ -304,7 +345,8 @@ class Recording:
                 facts = replace(facts, step=self._next_step)
             staged = None
             if start is not None:
-                facts = replace(facts, path=start.relative_to(self._place.directory).as_posix())
+                saved = start.relative_to(self._place.directory).as_posix()
+                facts = replace(facts, path=saved, keep=self._keep)
                 if (staged := self._stage_checkpoint(facts, start)) is not None:
                     facts = replace(facts, size_bytes=staged.total_bytes)
             self._append_checkpoint(facts, staged)
@@ -313,6 +355,10 @@ class Recording:
                 self._look()
             self._blocked_seconds += time.perf_counter() - began
         return facts
+
+    def keep(self, rule: Keep) -> None:
+        """See `Recorded.keep`."""
+        self._keep = rule
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:
         """See `Recorded.end`: waits until all is stored, or can't be.
@@ -342,7 +388,7 @@ class Recording:
         with self._lock:
             if self._over:
                 return None, None, None
-            ended = Ended(self._experiment, utc_now(), status, error, self._blocked_seconds)
+            ended = Ended(self._experiment, utc_now(), status, error, self._blocked_seconds, self._queue.session)
             self._over = True
             with suppress(StorageFailed):  # there is no room even for this: then it counts as killed
                 self._append(ended)
@@ -421,7 +467,7 @@ class Recording:
     def _append_checkpoint(self, facts: CheckpointFacts, staged: Staged | None) -> None:
         """Append the job of a checkpoint. Where there is no room even for that, it is lost, and training goes on."""
         try:
-            self._append(Checkpointed(self._experiment, (facts,)), staged, facts)
+            self._append(Checkpointed(self._experiment, (facts,), self._queue.session), staged, facts)
             self._is_losing = False
         except StorageFailed as error:
             if self._strict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from replicate_core.documents import FORMAT
@@ -42,6 +43,13 @@ class PrimaryMetric(NamedTuple):
         raise InvalidInput(f'primary_metric must be a pair (name, "minimize" or "maximize"), got {pair!r}')
 
 
+class Keep(NamedTuple):
+    """Of how many checkpoints the files are kept: the best ones, and the last ones."""
+
+    best: int = 1
+    last: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class GitState:
     """What git knew of the project when the experiment began."""
@@ -71,6 +79,15 @@ class CheckpointFacts:
     size_bytes: int = 0
     stored_bytes: int = 0
     """What storing its files added to the storage."""
+    keep: Keep | None = None
+    """Of how many checkpoints the files were to be kept when it was made; None: of all."""
+    code: str | None = None
+    """Key of the manifest of the code that made it, where the experiment had been resumed. Not recorded with it, as
+    what follows: `fold` knows it."""
+    is_private: bool = False
+    """Whether no other writer may refer to its objects, because they may go at any moment."""
+    is_released: bool = False
+    """Whether its files were let go."""
 
     def value_of_primary(self, primary: PrimaryMetric) -> int | float | None:
         """Its value of a primary metric; None where it has none that can be compared."""
@@ -121,6 +138,8 @@ class Checkpointed:
 
     experiment: str
     checkpoints: tuple[CheckpointFacts, ...]
+    session: str | None = None
+    """That of the process that made them; None for the first one of the experiment, as in `Ended`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +154,22 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The experiment goes on from a checkpoint: what came after it is set aside."""
+    """The experiment goes on, in a session of its own: what came after the checkpoint it goes on from is set aside."""
 
     experiment: str
     created: datetime
+    session: str
+    """The id of the session that begins."""
+    previous: str | None
+    """The session that it goes on after; None for the first one."""
     checkpoint: str | None
     """None: it goes on from its very beginning."""
+    path: str | None = None
+    """What was saved of the project this time; None if nothing was."""
+    manifest: str | None = None
+    """Key of the manifest of the project's files."""
+    size_bytes: int = 0
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +183,7 @@ class Ended:
     """Type and message of the exception that ended it."""
     blocked_seconds: float = 0.0
     """How long `checkpoint()` held up the training in total."""
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +196,14 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """The files of some checkpoints are not kept any longer; what else was recorded of them is."""
+
+    experiment: str
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Repacked:
     """Manifests were replaced by others that say the same of the files, and name other objects."""
 
@@ -174,7 +212,7 @@ class Repacked:
     """Key of a manifest to the key of the one that takes its place."""
 
 
-Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Repacked
+Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Released | Repacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +225,10 @@ class ExperimentState:
     ended: Ended | None = None
     resumed_from: str | None = None
     """The checkpoint that the experiment last went on from."""
+    code: str | None = None
+    """Key of the manifest of the code that it last went on with; None if that is what it began with."""
+    session: str | None = None
+    """The session that it last went on in; None for the first one."""
 
 
 def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
@@ -211,37 +253,93 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     created = next((record for record in records if isinstance(record, Created)), None)
     if created is None or any(isinstance(record, Deleted) and record.checkpoints is None for record in records):
         return None
-    checkpoints: dict[str, CheckpointFacts] = {}
+    resumed: list[Resumed] = []
+    made: dict[str | None, dict[str, CheckpointFacts]] = {}
+    ended: dict[str | None, Ended] = {}
     gone: set[str] = set()
+    released: set[str] = set()
     replaced: dict[str, str] = {}
-    ended: Ended | None = None
-    resumed_from = created.resumed_from
     for record in records:
         match record:
             case Checkpointed():
-                for checkpoint in record.checkpoints:
-                    checkpoints.setdefault(checkpoint.id, checkpoint)
-                ended = None
+                before = made.setdefault(record.session, {})
+                new = {item.id: item for item in record.checkpoints if item.id not in before}
+                before |= new
+                if new:
+                    ended.pop(record.session, None)
             case Resumed():
-                later = _after(record.checkpoint, checkpoints)
-                gone |= later
-                checkpoints = {key: item for key, item in checkpoints.items() if key not in later}
-                ended, resumed_from = None, record.checkpoint
+                resumed.append(record)
             case Edited():
                 created = _edit(created, record)
             case Ended():
-                ended = record
+                ended[record.session] = record
             case Deleted():
                 gone |= set(record.checkpoints or ())
+            case Released():
+                released |= set(record.checkpoints)
             case Repacked():
                 replaced |= record.manifests
             case Created():  # pragma: no branch  # there is no other kind
                 pass
-    kept = tuple(checkpoint for key, checkpoint in checkpoints.items() if key not in gone)
-    if replaced:
-        kept = tuple(replace(item, manifest=_replacement(item.manifest, replaced)) for item in kept)
-        created = replace(created, manifest=_replacement(created.manifest, replaced))
-    return ExperimentState(created, kept, ended, resumed_from)
+    lineage = _lineage(resumed, made)
+    history = {key: _private(item, is_over=None in ended) for key, item in made.get(None, {}).items()}
+    session, resumed_from, code = None, created.resumed_from, None
+    for step in lineage:
+        session, resumed_from, code = step.session, step.checkpoint, step.manifest or code
+        history = _until(step.checkpoint, history)
+        added = {key: replace(item, code=code) for key, item in made.get(session, {}).items()}
+        history |= {key: _private(item, is_over=session in ended) for key, item in added.items()}
+    current = {key: _release(item) if key in released else item for key, item in history.items() if key not in gone}
+    kept = tuple(
+        replace(item, manifest=_replacement(item.manifest, replaced), code=_replacement(item.code, replaced))
+        for item in current.values()
+    )
+    created = replace(created, manifest=_replacement(created.manifest, replaced))
+    return ExperimentState(created, kept, ended.get(session), resumed_from, _replacement(code, replaced), session)
+
+
+def _lineage(resumed: Sequence[Resumed], made: Mapping[str | None, Mapping[str, CheckpointFacts]]) -> list[Resumed]:
+    """The sessions that an experiment went on in, one after the other, without its first.
+
+    They tell by their ids what went on after what: the clocks of two machines may disagree. Where two went on after the
+    same one, because two machines did so at the same moment, the one counts that made checkpoints, or was gone on after
+    itself, or else the last.
+    """
+    sessions = {record.session: record for record in resumed}
+    followed = {record.previous for record in resumed}
+    lineages = [_ancestry(record, sessions) for record in sessions.values() if record.session not in followed]
+
+    def weight(lineage: list[Resumed]) -> tuple[int, int]:
+        return sum(bool(made.get(record.session)) for record in lineage), len(lineage)
+
+    return max(reversed(lineages), key=weight, default=[])
+
+
+def _ancestry(record: Resumed, sessions: Mapping[str, Resumed]) -> list[Resumed]:
+    """A session and those it went on after, the first one first."""
+    lineage: list[Resumed] = []
+    step: Resumed | None = record
+    while step is not None and step not in lineage:  # a forged one may go in circles
+        lineage.append(step)
+        step = sessions.get(step.previous) if step.previous is not None else None
+    return lineage[::-1]
+
+
+def _private(item: CheckpointFacts, *, is_over: bool) -> CheckpointFacts:
+    """A checkpoint of a session that is over or not: only as long as it is not are files let go."""
+    return replace(item, is_private=item.keep is not None and not is_over)
+
+
+def _release(item: CheckpointFacts) -> CheckpointFacts:
+    """A checkpoint without its files."""
+    return replace(item, manifest=None, size_bytes=0, is_released=True)
+
+
+def _until(checkpoint: str | None, history: Mapping[str, CheckpointFacts]) -> dict[str, CheckpointFacts]:
+    """The checkpoints up to one; none where it is None or unknown."""
+    if checkpoint is None or checkpoint not in history:
+        return {}
+    return dict(islice(history.items(), list(history).index(checkpoint) + 1))
 
 
 def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | None:
@@ -251,12 +349,6 @@ def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | Non
             break
         manifest = replaced[manifest]
     return manifest
-
-
-def _after(checkpoint: str | None, checkpoints: Mapping[str, CheckpointFacts]) -> set[str]:
-    """The ids after `checkpoint`; all of them when it is None or unknown."""
-    order = list(checkpoints)
-    return set(order if checkpoint is None or checkpoint not in checkpoints else order[order.index(checkpoint) + 1 :])
 
 
 def _edit(created: Created, edit: Edited) -> Created:
@@ -274,9 +366,21 @@ def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
 
     Checkpoints without that metric, or with NaN, are passed over; None when no checkpoint is left.
     """
+    return next(iter(ranked(checkpoints)), None)
+
+
+def ranked(checkpoints: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
+    """The checkpoints that `best` does not pass over, the best one first; equals in the order they were made."""
     primary = primary_metric_of(checkpoints)
     if primary is None:
-        return None
+        return []
     sign = 1 if primary.goal == "minimize" else -1
     rated = [(sign * value, item) for item in checkpoints if (value := item.value_of_primary(primary)) is not None]
-    return min(rated, key=lambda pair: pair[0])[1] if rated else None
+    return [item for _, item in sorted(rated, key=lambda pair: pair[0])]
+
+
+def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:
+    """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last."""
+    with_files = [item for item in checkpoints if item.manifest is not None]
+    kept = {item.id for item in (*ranked(with_files)[: keep.best], *with_files[-keep.last :])}
+    return [item for item in with_files if item.id not in kept]

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -57,10 +57,14 @@ _IGNORE = ".gitignore"
 SILENT_SECONDS = 300
 """Ten times as long as a recorder takes from one sign of life to the next."""
 
+GUARD_SECONDS = 60
+"""So long, at most, one process waits for others to begin."""
+
 SYNC_AFTER_SECONDS = 5
 """Copies that wait for longer are synced to disk."""
 
 _QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
+_GUARD = "guard"
 _OWNER = "owner"
 _RECORDER = "recorder"
 _CLOSED = b"closed"
@@ -83,6 +87,8 @@ class Origin:
     compression: Policy
     process: int
     host: str
+    session: str | None = None
+    """The session of the experiment that is recorded; None for the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,28 @@ class Spool:
         return Queue(final)
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one process of this machine at a time into the `with` block.
+
+        Raises:
+            StorageFailed: another one stays in there; or the directory can't be written.
+        """
+        guard = self.directory / _GUARD
+        patience = time.monotonic() + GUARD_SECONDS
+        while not self._acquire(guard):
+            if time.monotonic() > patience:
+                raise StorageFailed(f"another process has kept {guard} locked for {GUARD_SECONDS} seconds: end it")
+        try:
+            yield
+        finally:
+            locks.release(guard)
+
+    def _acquire(self, guard: Path) -> bool:
+        with self._translating():
+            self._make()
+            return locks.acquire(guard)
+
+    @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A fresh directory, which is removed after the `with` block.
 
@@ -203,9 +231,10 @@ class Spool:
                 (self._home / _IGNORE).unlink()
                 self._home.rmdir()
 
-    def _make(self, directory: Path) -> None:
+    def _make(self, directory: Path | None = None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)  # what may be read where it stands may not be readable for all here
+        if directory is not None:
+            directory.mkdir(mode=0o700)  # what may be read where it stands may not be readable for all here
         ignore = self._home / _IGNORE
         if self._home.is_dir() and not ignore.exists():
             ignore.write_text("*\n")
@@ -262,9 +291,18 @@ class Queue:
             experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
             compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
             process, host = expect_count(fields["process"]), expect_text(fields["host"])
-            return Origin(experiment, storage, project, compression, process, host)
+            session = None if (found := fields.get("session")) is None else expect_text(found)
+            return Origin(experiment, storage, project, compression, process, host, session)
         except (KeyError, StopIteration) as error:
             raise Corrupted(f"{path} can't be understood") from error
+
+    @cached_property
+    def session(self) -> str | None:
+        """The session of the experiment that is recorded; None for the first one, and where that was damaged."""
+        try:
+            return self.origin().session
+        except (OSError, Corrupted):
+            return None
 
     def knows_storage(self) -> bool:
         """Tell whether something was stored already where this queue is to be stored, as far as the spool knows."""
@@ -582,6 +620,7 @@ def _encode_origin(origin: Origin) -> Value:
         "compression": origin.compression,
         "process": origin.process,
         "host": origin.host,
+        "session": origin.session,
     }
 
 

@@ -54,11 +54,16 @@ class Report:
     """Bytes whose digests were compared; 0 where only sizes were."""
 
 
+def codes_of(state: ExperimentState) -> Iterator[str]:
+    """The manifests of the code of an experiment: what it began with, and what it was resumed with."""
+    yield from filter(None, (state.created.manifest, state.code, *(item.code for item in state.checkpoints)))
+
+
 def snapshots_of(states: Mapping[str, ExperimentState]) -> Iterator[Snapshot]:
     """The snapshots that experiments refer to."""
     for experiment, state in states.items():
-        if state.created.manifest:
-            yield Snapshot(experiment, None, state.created.manifest)
+        for code in dict.fromkeys(codes_of(state)):
+            yield Snapshot(experiment, None, code)
         for checkpoint in state.checkpoints:
             if checkpoint.manifest:
                 yield Snapshot(experiment, checkpoint.id, checkpoint.manifest)
@@ -122,6 +127,10 @@ def verify(
     for key in packs.keys() - hurt:
         if (problem := _pack_problem(repository, key, packs[key].digest, sizes[key])) is not None:
             damages += [Damage(problem, owner.experiment, owner.checkpoint) for owner in packs[key].owners]
+    if damages:  # files may have been let go, or deleted, since it was read that they are there
+        states = repository.states(lambda _: None)
+        still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
+        damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
     return Report(tuple(dict.fromkeys(damages)), len({item.experiment for item in snapshots}), len(objects), checked)
 
 

@@ -13,9 +13,8 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from replicate_core.chunks import Chunk, cut
 from replicate_core.containers import Read
@@ -40,8 +39,6 @@ ATTEMPTS = 5
 HASHING_THREADS = 2
 """sha256 gives up the interpreter's lock; more would take processors from the training."""
 
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
@@ -53,6 +50,8 @@ class Snapshot:
     """The key of its manifest."""
     objects: tuple[str, ...]
     """The keys of the objects that the manifest names."""
+    added: tuple[str, ...]
+    """Those of them that were stored for it."""
     size_bytes: int
     stored_bytes: int
     """Size of the objects that were added for it."""
@@ -67,8 +66,8 @@ class _Piece:
 
 
 def publish(
-    repository: Repository, known: Known, staged: Staged, policy: Policy, record_of: Callable[[Snapshot], AnyRecord]
-) -> AnyRecord:
+    repository: Repository, known: Known, staged: Staged, policy: Policy, record_of: Callable[[Snapshot], Record]
+) -> Snapshot:
     """Store the files of a snapshot, then the record that makes them visible.
 
     Objects of others that the snapshot refers to are looked up before and after: should one vanish between, its chunks
@@ -81,6 +80,9 @@ def publish(
         policy: what to compress.
         record_of: makes the record of what was stored.
 
+    Returns:
+        What was stored in the end.
+
     Raises:
         StorageFailed: the storage refused; what was stored until then is referred to by nothing.
     """
@@ -92,8 +94,8 @@ def publish(
             known.forget(missing)
             healed = store_snapshot(repository, known, staged, policy)
             repository.append(Repacked(record.experiment, {snapshot.manifest: healed.manifest}))
-            snapshot = healed
-    return record_of(snapshot)
+            snapshot = replace(healed, added=snapshot.added + healed.added)
+    return snapshot
 
 
 def store_snapshot(repository: Repository, known: Known, staged: Staged, policy: Policy) -> Snapshot:
@@ -103,18 +105,19 @@ def store_snapshot(repository: Repository, known: Known, staged: Staged, policy:
         StorageFailed: the storage refused; what was stored until then is referred to by nothing.
     """
     cuts = _cut_all(staged.files)
-    stored_bytes = 0
+    added: dict[str, int] = {}
     for _ in range(ATTEMPTS):
         known.refresh()
         writer = _Writer(repository, known, staged, policy)
         files = writer.store(staged.files, cuts)
         manifest = Manifest(files, staged.links, staged.directories, writer.object_bytes, writer.object_digests)
-        stored_bytes += writer.stored_bytes
+        added |= writer.added
         missing = known.missing(manifest.object_bytes)
         known.forget(missing)
         if not missing and known.is_fresh():
             key = repository.put_manifest(manifest)
-            return Snapshot(key, tuple(manifest.object_bytes), manifest.total_bytes, stored_bytes)
+            objects, stored_bytes = tuple(manifest.object_bytes), sum(added.values())
+            return Snapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes)
     raise StorageFailed(
         f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
         "deleting there? Only `replicate prune` may"
@@ -144,7 +147,8 @@ class _Writer:
         """The objects that the snapshot refers to: key to size."""
         self.object_digests: dict[str, str] = {}
         """The packs among them: key to digest."""
-        self.stored_bytes = 0
+        self.added: dict[str, int] = {}
+        """The objects that were stored for it: key to size."""
         self._repository = repository
         self._known = known
         self._places: dict[str, Location] = {}
@@ -239,7 +243,7 @@ class _Writer:
         key = self._repository.new_object_key(digest("\n".join(digests).encode()), extension)
         self._repository.store.put_file(key, path)
         self.object_bytes[key] = size
-        self.stored_bytes += size
+        self.added[key] = size
         return key
 
 

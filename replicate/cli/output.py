@@ -141,7 +141,7 @@ def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool
 def caveats(checkpoint: replicate.Checkpoint) -> list[str]:
     """What must be known of a checkpoint before it is relied upon."""
     if checkpoint.lacks_files:
-        return ["files not saved"]
+        return ["files let go" if checkpoint.is_released else "files not saved"]
     return [] if checkpoint.is_stored else ["not stored yet"]
 
 
@@ -180,4 +180,5 @@ def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
         "size_bytes": checkpoint.size_bytes,
         "is_stored": checkpoint.is_stored,
         "lacks_files": checkpoint.lacks_files,
+        "is_released": checkpoint.is_released,
     }

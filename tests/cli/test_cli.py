@@ -127,6 +127,53 @@ def test_checkout_without_a_directory_makes_one_named_by_the_id(cli: Cli, experi
     assert [path.name for path in (project / latest.short_id).iterdir()] == ["model.txt"]
 
 
+@pytest.fixture
+def resumed(project: Path) -> replicate.Experiment:
+    """A run that ended, was gone on with from its second checkpoint, with other code, and ended again."""
+    code = project / "train.py"
+    made: list[replicate.Checkpoint] = []
+    for text, begin, end in (("old\n", 0, 3), ("new\n", 2, 4)):
+        code.write_text(text)
+        with replicate.init({"lr": 0.1}, name="digits", resume=made[1].id if made else None) as experiment:
+            for step in range(begin, end):
+                (project / "model.txt").write_text(f"step {step}")
+                metrics = {"loss": 1 / (step + 1)}
+                made.append(experiment.checkpoint("model.txt", metrics, ("loss", "minimize"), step))
+    return replicate.experiments.get(experiment.id)
+
+
+def test_a_resumed_experiment_is_listed_once_with_one_history(cli: Cli, resumed) -> None:
+    code, out, _ = cli("ls", "--json")
+
+    (listed,) = json.loads(out)
+    assert code == 0
+    assert (listed["id"], listed["status"], listed["num_checkpoints"]) == (resumed.id, "finished", 4)
+    assert listed["best_checkpoint"]["step"] == listed["latest_checkpoint"]["step"] == 3
+    assert cli("ls", "-q")[1].split() == [resumed.id]
+    assert "digits" in cli("ls")[1]
+
+
+def test_show_of_a_resumed_experiment_has_every_step_once(cli: Cli, resumed) -> None:
+    code, out, _ = cli("show", resumed.short_id)
+
+    assert code == 0
+    assert [checkpoint.step for checkpoint in resumed.checkpoints] == [0, 1, 2, 3]
+    assert all(out.count(checkpoint.short_id) == 1 for checkpoint in resumed.checkpoints)
+    shown = json.loads(cli("show", resumed.id, "--json")[1])
+    assert shown["status"] == "finished"
+
+
+def test_checkout_of_a_resumed_experiment_gives_the_code_that_made_each_checkpoint(
+    cli: Cli, resumed, project: Path
+) -> None:
+    for checkpoint, wanted in zip(resumed.checkpoints, ["old", "old", "new", "new"], strict=True):
+        assert cli("checkout", checkpoint.short_id, "-o", checkpoint.id)[0] == 0
+        assert (project / checkpoint.id / "train.py").read_text() == wanted + "\n"
+        assert (project / checkpoint.id / "model.txt").read_text() == f"step {checkpoint.step}"
+    assert cli("checkout", resumed.short_id, "-o", "best")[0] == 0
+    assert (project / "best/train.py").read_text() == "new\n"
+
+
 def test_checkout_asks_before_it_replaces_files(cli: Cli, experiments, project: Path, monkeypatch) -> None:
     (project / "model.txt").write_text("mine")
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")

@@ -60,10 +60,22 @@ class Lab:
         return self.now
 
     def begin(self, experiment: str = ONE) -> Queue:
-        origin = Origin(experiment, "storage", str(self.project), "auto", os.getpid(), socket.gethostname())
+        queue = self._queue(experiment, None)
+        queue.append(Created(experiment, NOW))
+        return queue
+
+    def resume(self, previous: Queue, checkpoint: str | None) -> Queue:
+        """Go on with an experiment whose process has died."""
+        previous.leave()
+        queue = self._queue(previous.experiment, f"{len(self.begun):032}")
+        assert queue.session is not None
+        queue.append(Resumed(queue.experiment, NOW, queue.session, previous.session, checkpoint))
+        return queue
+
+    def _queue(self, experiment: str, session: str | None) -> Queue:
+        origin = Origin(experiment, "storage", str(self.project), "auto", os.getpid(), socket.gethostname(), session)
         queue = self.spool.begin(origin, f"01J{len(self.begun):023}")
         self.begun.append(queue)
-        queue.append(Created(experiment, NOW))
         return queue
 
     def save(self, queue: Queue, number: int, **contents: bytes) -> str:
@@ -72,7 +84,8 @@ class Lab:
             (self.project / name).write_bytes(data)
         tree = Tree({name: self.project / name for name in contents})
         facts = replace(checkpoint(number), path="." if contents else None)
-        queue.append(Checkpointed(queue.experiment, (facts,)), queue.stage(tree) if contents else None)
+        record = Checkpointed(queue.experiment, (facts,), queue.session)
+        queue.append(record, queue.stage(tree) if contents else None)
         return facts.id
 
     def drain(self, queue: Queue, count: int | None = None) -> None:
@@ -174,10 +187,7 @@ class TestWhatWaits:
         queue = lab.begin()
         made = [lab.save(queue, number) for number in range(3)]
         queue.append(Ended(ONE, NOW + 9 * SECOND, "killed"))
-        queue.leave()
-        later = lab.spool.begin(queue.origin(), "01K")
-        lab.begun.append(later)
-        later.append(Resumed(ONE, NOW + 20 * SECOND, made[1]))
+        later = lab.resume(queue, made[1])
         again = lab.save(later, 7)
         for _ in range(2):
             listed = lab.only()
@@ -191,12 +201,12 @@ class TestWhatWaits:
         queue = lab.begin()
         made = [lab.save(queue, number) for number in range(2)]
         queue.append(Ended(ONE, NOW + 5 * SECOND, "killed"))
-        queue.append(Resumed(ONE, NOW + 6 * SECOND, made[0]))
-        made.append(lab.save(queue, 2))
+        later = lab.resume(queue, made[0])
+        made.append(lab.save(later, 2))
         if ending:
-            queue.append(Ended(ONE, NOW + 9 * SECOND, "finished"))
+            later.append(Ended(ONE, NOW + 9 * SECOND, "finished", session=later.session))
         repository = lab.repository()
-        for job in queue.waiting():
+        for job in [*queue.waiting(), *later.waiting()]:
             listed = lab.only()
             assert [facts.id for facts in listed.state.checkpoints] == [made[0], made[2]]
             assert listed.status == ("finished" if ending else "running")
@@ -216,10 +226,10 @@ class TestWhatWaits:
         queue.withdraw(queue.jobs()[-1].staged)
         found = lab.checkpoint(made)
         assert found.files == {}
-        with pytest.raises(NotFound, match="were not stored"):
+        with pytest.raises(NotFound, match="could not be saved"):
             found.open()
         lab.drain(queue)
-        with pytest.raises(NotFound, match="were not stored"):
+        with pytest.raises(NotFound, match="could not be saved"):
             found.open()
 
     def test_a_queue_that_nobody_can_read_does_not_hide_the_others(self, lab: Lab) -> None:
@@ -276,7 +286,7 @@ class TestTheStatus:
         assert lab.only().status == "running"
         lab.now += LOST_AFTER + SECOND
         assert lab.only().status == "lost"
-        sign = Heartbeat(ONE, lab.now - SECOND, "host", 1, 3)
+        sign = Heartbeat(ONE, None, lab.now - SECOND, "host", 1, 3)
         heartbeats.beat(lab.repository(), sign)
         assert lab.only().status == "running"
         assert lab.only().heartbeat == sign
@@ -408,7 +418,7 @@ class TestFilesThatWait:
         found = lab.checkpoint(lab.save(queue, 1, model=b"weights"))
         os.truncate(queue.jobs()[-1].staged.files[0].copy, 3)
         assert found.files == {}
-        with pytest.raises(NotFound, match="were not stored"):
+        with pytest.raises(NotFound, match="could not be saved"):
             found.open()
 
 
@@ -533,30 +543,33 @@ def test_whatever_is_stored_already_the_listing_says_the_same(tmp_path_factory, 
     """And it says what it will say once all is stored, but for what only storing can tell."""
     project = tmp_path_factory.mktemp("project")
     lab = Lab(project)
-    queue = lab.begin()
+    queues = [lab.begin()]
     expected: list[Record] = [Created(ONE, NOW)]
     number = 0
     for number, step in enumerate(steps, 1):
         match step:
             case "save" | "save files":
-                lab.save(queue, number, **({"model": b"%d" % number} if step == "save files" else {}))
-                expected.append(queue.jobs()[-1].record)
+                lab.save(queues[-1], number, **({"model": b"%d" % number} if step == "save files" else {}))
+                expected.append(queues[-1].jobs()[-1].record)
             case "drain" | "drain all":
-                lab.drain(queue, 1 if step == "drain" else None)
+                for queue in queues if step == "drain all" else queues[-1:]:  # a later one may be stored before
+                    lab.drain(queue, 1 if step == "drain" else None)
             case "end":
-                expected.append(Ended(ONE, NOW + number * SECOND, "interrupted"))
-                queue.append(expected[-1])
+                ended = Ended(ONE, NOW + number * SECOND, "interrupted", session=queues[-1].session)
+                if not any(isinstance(item, Ended) and item.session == ended.session for item in expected):
+                    expected.append(ended)
+                    queues[-1].append(ended)
             case "resume":
                 made = [
                     item.id for record in expected if isinstance(record, Checkpointed) for item in record.checkpoints
                 ]
-                expected.append(Resumed(ONE, NOW + number * SECOND, made[len(made) // 2] if made else None))
-                queue.append(expected[-1])
+                queues.append(lab.resume(queues[-1], made[len(made) // 2] if made else None))
+                expected.append(queues[-1].jobs()[-1].record)
         (state,) = records.fold(expected).values()
         listed = lab.only()
         assert [facts.id for facts in listed.state.checkpoints] == [facts.id for facts in state.checkpoints]
         assert listed.state.ended == state.ended
         assert listed.status == ("running" if state.ended is None else "interrupted")
-        waiting = {item.id for job in queue.waiting() for item in getattr(job.record, "checkpoints", ())}
-        assert listed.waiting - {ONE} == waiting
-    queue.leave()
+        jobs = [job for queue in queues for job in queue.waiting()]
+        assert listed.waiting - {ONE} == {item.id for job in jobs for item in getattr(job.record, "checkpoints", ())}
+    queues[-1].leave()

@@ -145,6 +145,7 @@ class TestWhatIsRecorded:
         assert read.system["processors"] == os.cpu_count()
         assert read.host
         assert read.config == {
+            "project": project.name,
             "storage": "storage",
             "metrics": {"loss": {"goal": "minimize", "primary": True}, "f1": {"goal": "maximize", "primary": False}},
         }

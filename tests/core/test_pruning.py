@@ -19,7 +19,7 @@ from replicate_core.known import GRACE, Known
 from replicate_core.manifest import encode
 from replicate_core.pruning import LIVE_SHARE, Report, prune
 from replicate_core.reading import read_all
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, replace
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
 from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
 from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Entry
@@ -140,14 +140,29 @@ class Site:
             )
             return made
         facts = CheckpointFacts(repository.new_id(), repository.now(), 0, {})
+        session = repository.states()[experiment].session
         publish(
             repository,
             known,
             staged,
             "none",
-            lambda done: Checkpointed(experiment, (replace(facts, manifest=done.manifest),)),
+            lambda done: Checkpointed(experiment, (replace(facts, manifest=done.manifest),), session),
         )
         return facts.id
+
+    def resume(self, experiment: str, checkpoint: str | None, *numbers: int) -> str:
+        """Go on with an experiment, with some of `CONTENTS` as its code; returns the manifest of that."""
+        repository = self.repository()
+        session, previous = repository.new_id(), repository.states()[experiment].session
+        staged = staged_of(self.scratch, {f"{one}.bin": CONTENTS[f"{one}.bin"] for one in numbers})
+        done = publish(
+            repository,
+            Known(repository),
+            staged,
+            "none",
+            lambda done: Resumed(experiment, repository.now(), session, previous, checkpoint, manifest=done.manifest),
+        )
+        return done.manifest
 
     def delete(self, experiment: str, checkpoint: str | None = None) -> None:
         self.repository().append(Deleted(experiment, None if checkpoint is None else (checkpoint,)))
@@ -322,6 +337,106 @@ class TestTwoPhases:
     def test_an_empty_repository_has_nothing_to_prune(self, site: Site, shelf: Shelf) -> None:
         assert site.prune() == Report()
         assert shelf.keys() == set()
+
+
+class TestResumed:
+    """The code of every run of an experiment stays as long as the experiment, or a checkpoint of it, needs it."""
+
+    @pytest.fixture
+    def site(self, shelf: Shelf, tmp_path: Path) -> Site:
+        """Where every record is a second younger than the one before: their order counts."""
+
+        class Ticking(Site):
+            def repository(self) -> Repository:
+                self.later(SECOND)
+                return super().repository()
+
+        return Ticking(shelf, tmp_path)
+
+    def rest(self, site: Site, shelf: Shelf) -> None:
+        for _ in range(4):
+            site.later()
+            site.prune()
+        assert shelf.stored() == site.needed()
+        assert verify(site.repository(), deep=True).damages == ()
+
+    def codes(self, site: Site, experiment: str) -> list[str]:
+        return [item.manifest for item in snapshots_of(site.repository().states()) if item.checkpoint is None]
+
+    def test_its_code_stays_for_ever(self, site: Site, shelf: Shelf) -> None:
+        experiment = site.save(0)
+        first = site.save(1, experiment=experiment)
+        middle = site.resume(experiment, first, 2)
+        second = site.save(3, experiment=experiment)
+        last = site.resume(experiment, second, 4)
+        there = shelf.stored()
+        self.rest(site, shelf)
+        assert shelf.stored() == there
+        assert self.codes(site, experiment)[1:] == [last, middle]
+        assert {"2.bin", "4.bin"} <= {path for key in (middle, last) for path in site.repository().manifest(key).files}
+
+    def test_code_that_made_no_checkpoint_goes_once_it_was_replaced(self, site: Site, shelf: Shelf) -> None:
+        experiment = site.save(0)
+        first = site.save(1, experiment=experiment)
+        crashed = site.resume(experiment, first, 2)
+        last = site.resume(experiment, first, 4)
+        self.rest(site, shelf)
+        assert last in shelf.stored()
+        assert crashed not in shelf.stored()
+
+    def test_code_goes_with_the_last_checkpoint_that_it_made(self, site: Site, shelf: Shelf) -> None:
+        experiment = site.save(0)
+        first = site.save(1, experiment=experiment)
+        middle = site.resume(experiment, first, 2)
+        made = [site.save(number, experiment=experiment) for number in (3, 5)]
+        last = site.resume(experiment, made[1], 4)
+        site.delete(experiment, made[0])
+        self.rest(site, shelf)
+        assert middle in shelf.stored()
+        site.delete(experiment, made[1])
+        self.rest(site, shelf)
+        assert middle not in shelf.stored()
+        assert last in shelf.stored()
+
+    def test_what_was_set_aside_goes_and_what_it_shares_stays(self, site: Site, shelf: Shelf) -> None:
+        experiment = site.save(0)
+        first = site.save(1, experiment=experiment)
+        site.save(6, experiment=experiment)
+        site.resume(experiment, first, 0, 2)
+        again = site.save(1, 7, experiment=experiment)
+        self.rest(site, shelf)
+        read = site.read()
+        assert (read[first], read[again]) == (contents(1), contents(1, 7))
+        assert len(read) == 3
+
+    def test_code_that_is_mostly_dead_is_packed_anew_under_its_new_name(self, site: Site, shelf: Shelf) -> None:
+        """An object of it is shared with an experiment that is gone."""
+        gone = site.save(*range(10))
+        (pack,) = site.objects(gone)
+        experiment = site.save(8)
+        first = site.save(9, experiment=experiment)
+        code = site.resume(experiment, first, 3)
+        made = site.save(7, experiment=experiment)
+        assert set(site.repository().manifest(code).object_bytes) == {pack}
+        site.delete(gone)
+        site.later()
+        assert pack in site.prune().repacked
+        state = site.repository().states()[experiment]
+        assert state.code not in (None, code)
+        assert [item.code for item in state.checkpoints] == [None, state.code]
+        self.rest(site, shelf)
+        assert pack not in shelf.stored()
+        assert code not in shelf.stored()
+        assert list(site.repository().manifest(state.code).files) == ["3.bin"]
+        assert site.read()[made] == contents(7)
+
+    def test_a_deleted_experiment_takes_all_its_code_with_it(self, site: Site, shelf: Shelf) -> None:
+        experiment = site.save(0)
+        first = site.save(1, experiment=experiment)
+        site.resume(experiment, first, 2)
+        site.delete(experiment)
+        self.rest(site, shelf)
+        assert shelf.stored() == set()
 
 
 class TestDryRun:

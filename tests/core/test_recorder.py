@@ -440,7 +440,7 @@ class TestSignsOfLife:
         assert training.stored() == made
 
     def signs(self, training: Training) -> list[heartbeats.Heartbeat]:
-        return list(heartbeats.last(training.repository(), [training.experiment]).values())
+        return list(heartbeats.last(training.repository(), {training.experiment: None}).values())
 
 
 class TestAProcess:

@@ -494,7 +494,7 @@ class TestWaitingForRoom:
         found = stored().checkpoints
         assert [checkpoint.metrics["loss"] for checkpoint in found] == [1.0] * 6
         assert [checkpoint.size_bytes for checkpoint in found] == [self.SIZE] * 3 + [0] * 3
-        with pytest.raises(replicate.NotFound, match="were not stored, as a warning said"):
+        with pytest.raises(replicate.NotFound, match="could not be saved when it was made"):
             found[5].open()
 
     def test_strict_raises_where_there_is_no_room(self, project: Path, storage: Storage, told: list) -> None:

@@ -22,8 +22,10 @@ from replicate_core.records import (
     Ending,
     ExperimentState,
     GitState,
+    Keep,
     PrimaryMetric,
     Record,
+    Released,
     Repacked,
     Resumed,
     best,
@@ -62,6 +64,7 @@ CHECKPOINTS = st.builds(
     manifest=st.none() | MANIFESTS,
     size_bytes=COUNTS,
     stored_bytes=COUNTS,
+    keep=st.none() | st.builds(Keep, COUNTS, COUNTS),
 )
 RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
     Created: st.builds(
@@ -88,9 +91,20 @@ RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
         size_bytes=COUNTS,
         stored_bytes=COUNTS,
     ),
-    Checkpointed: st.builds(Checkpointed, IDS, st.lists(CHECKPOINTS, max_size=3).map(tuple)),
+    Checkpointed: st.builds(Checkpointed, IDS, st.lists(CHECKPOINTS, max_size=3).map(tuple), st.none() | IDS),
     Edited: st.builds(Edited, IDS, st.none() | TEXTS, st.none() | TUPLES, st.none() | TEXTS),
-    Resumed: st.builds(Resumed, IDS, MOMENTS, st.none() | TEXTS),
+    Resumed: st.builds(
+        Resumed,
+        IDS,
+        MOMENTS,
+        IDS,
+        st.none() | IDS,
+        st.none() | TEXTS,
+        path=st.none() | TEXTS,
+        manifest=st.none() | MANIFESTS,
+        size_bytes=COUNTS,
+        stored_bytes=COUNTS,
+    ),
     Ended: st.builds(
         Ended,
         IDS,
@@ -98,8 +112,10 @@ RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
         st.sampled_from(get_args(Ending)),
         st.none() | TEXTS,
         st.floats(min_value=0, allow_infinity=False),
+        st.none() | IDS,
     ),
     Deleted: st.builds(Deleted, IDS, st.none() | TUPLES),
+    Released: st.builds(Released, IDS, TUPLES),
     Repacked: st.builds(Repacked, IDS, st.dictionaries(MANIFESTS, MANIFESTS, max_size=3)),
 }
 SAMPLES: dict[str, Record] = {
@@ -108,9 +124,10 @@ SAMPLES: dict[str, Record] = {
         E, (CheckpointFacts("c" * 32, MOMENT, 1, {"loss": 0.5}, PrimaryMetric("loss", "minimize")),)
     ),
     "edited": Edited(E, "name", ("tag",), "notes"),
-    "resumed": Resumed(E, MOMENT, "c"),
+    "resumed": Resumed(E, MOMENT, "5" * 32, None, "c", ".", f"manifests/{'1' * 26}.json", 7, 5),
     "ended": Ended(E, MOMENT, "failed", "ValueError: no", 1.5),
     "deleted": Deleted(E, ("c",)),
+    "released": Released(E, ("c",)),
     "repacked": Repacked(E, {f"manifests/{'1' * 26}.json": f"manifests/{'2' * 26}.json"}),
 }
 
@@ -123,8 +140,14 @@ def rated(identifier: str, loss: object, goal: str = "minimize") -> CheckpointFa
     return dataclasses.replace(checkpoint(identifier, loss=loss), primary_metric=PrimaryMetric("loss", goal))
 
 
-def made(*identifiers: str, experiment: str = "e") -> Checkpointed:
-    return Checkpointed(experiment, tuple(checkpoint(identifier) for identifier in identifiers))
+def made(*identifiers: str, session: str | None = None) -> Checkpointed:
+    return Checkpointed("e", tuple(checkpoint(identifier) for identifier in identifiers), session)
+
+
+def resumed(
+    checkpoint: str | None, code: str | None = None, *, session: str = "s", previous: str | None = None
+) -> Resumed:
+    return Resumed("e", MOMENT, session, previous, checkpoint, manifest=code)
 
 
 def shown(*records: Record, experiment: str = "e") -> str:
@@ -181,13 +204,39 @@ def test_a_record_that_is_wrong_somewhere_fails_in_one_way_only(damaged, word, d
 
 
 @pytest.mark.parametrize(
-    ("word", "field"), [(word, field) for word, record in SAMPLES.items() for field in encode(record)]
+    ("word", "field"),
+    sorted(
+        {(word, field) for word, record in SAMPLES.items() for field in encode(record)}
+        - {("checkpoints", "session"), ("ended", "session")}
+    ),
 )
 def test_every_field_must_be_there(word, field):
     plain = encode(SAMPLES[word])
     del plain[field]
     with pytest.raises(Corrupted, match=field):
         decode(plain, key=KEY)
+
+
+@pytest.mark.parametrize("word", ["checkpoints", "ended"])
+def test_where_no_session_is_named_it_is_the_first_one(word):
+    plain = encode(SAMPLES[word])
+    del plain["session"]
+    assert decode(plain, key=KEY) == dataclasses.replace(SAMPLES[word], session=None)
+
+
+def test_where_it_does_not_say_what_to_keep_all_is_kept():
+    plain = encode(SAMPLES["checkpoints"])
+    del plain["checkpoints"][0]["keep"]
+    assert decode(plain, key=KEY).checkpoints[0].keep is None
+
+
+def test_what_fold_knows_of_a_checkpoint_is_not_written_with_it():
+    """One truth is enough."""
+    item = dataclasses.replace(
+        checkpoint("c" * 32), code=f"manifests/{'1' * 26}.json", is_private=True, is_released=True
+    )
+    plain = encode(Checkpointed(E, (item,)))
+    assert plain == encode(Checkpointed(E, (checkpoint("c" * 32),)))
 
 
 @pytest.mark.parametrize(
@@ -217,12 +266,25 @@ def test_every_field_must_be_there(word, field):
         ("checkpoints", "checkpoints", ["c"]),
         ("checkpoints", "checkpoints", [{}]),
         ("edited", "tags", "tag"),
+        ("checkpoints", "session", "s"),
+        ("checkpoints", "session", 7),
+        ("resumed", "session", None),
+        ("resumed", "session", "s"),
+        ("resumed", "previous", "s"),
         ("resumed", "checkpoint", 7),
+        ("resumed", "path", 7),
+        ("resumed", "manifest", 7),
+        ("resumed", "manifest", "manifests/../x.json"),
+        ("resumed", "size_bytes", -1),
+        ("resumed", "stored_bytes", None),
         ("ended", "status", "running"),
         ("ended", "status", None),
         ("ended", "blocked_seconds", "1"),
         ("ended", "blocked_seconds", None),
         ("ended", "blocked_seconds", True),
+        ("ended", "session", "s"),
+        ("released", "checkpoints", None),
+        ("released", "checkpoints", [7]),
         ("deleted", "checkpoints", "c"),
         ("deleted", "checkpoints", [7]),
         ("deleted", "kind", 7),
@@ -257,6 +319,9 @@ def test_every_field_must_have_its_type(word, field, value):
         ("manifest", 7),
         ("manifest", "manifests/x.json"),
         ("size_bytes", "1"),
+        ("keep", 3),
+        ("keep", {"best": 1}),
+        ("keep", {"best": 1, "last": -1}),
     ],
 )
 def test_every_field_of_a_checkpoint_must_have_its_type(field, value):
@@ -308,19 +373,19 @@ def test_the_end_is_known_until_the_experiment_goes_on():
     history = [Created("e", MOMENT), made("a"), ended]
     assert fold(history)["e"].ended == ended
     assert fold([*history, Edited("e", name="new")])["e"].ended == ended
-    assert fold([*history, Resumed("e", MOMENT, "a")])["e"].ended is None
+    assert fold([*history, resumed("a")])["e"].ended is None
     assert fold([*history, made("b")])["e"].ended is None
 
 
 def test_resuming_sets_aside_what_came_after():
-    assert shown(made("a", "b"), made("c"), Resumed("e", MOMENT, "a")) == "a"
-    assert shown(made("a", "b"), Resumed("e", MOMENT, "a"), made("c")) == "ac"
-    assert shown(made("a", "b"), Resumed("e", MOMENT, "b")) == "ab"
+    assert shown(made("a", "b"), made("c"), resumed("a")) == "a"
+    assert shown(made("a", "b"), resumed("a"), made("c", session="s")) == "ac"
+    assert shown(made("a", "b"), resumed("b")) == "ab"
 
 
 @pytest.mark.parametrize("checkpoint", [None, "unknown"])
 def test_resuming_from_the_very_beginning_sets_everything_aside(checkpoint):
-    assert shown(made("a", "b"), Resumed("e", MOMENT, checkpoint), made("c")) == "c"
+    assert shown(made("a", "b"), resumed(checkpoint), made("c", session="s")) == "c"
 
 
 def test_an_experiment_knows_what_it_last_went_on_from():
@@ -328,12 +393,12 @@ def test_an_experiment_knows_what_it_last_went_on_from():
     assert fold(history)["e"].resumed_from is None
     history[0] = Created("e", MOMENT, resumed_from="of another experiment")
     assert fold(history)["e"].resumed_from == "of another experiment"
-    history += [Resumed("e", MOMENT, "b"), Resumed("e", MOMENT, "a")]
+    history += [resumed("b", session="s"), resumed("a", session="t", previous="s")]
     assert fold(history)["e"].resumed_from == "a"
 
 
 def test_what_was_set_aside_stays_so_when_its_record_arrives_again():
-    assert shown(made("a", "b"), Resumed("e", MOMENT, "a"), made("a", "b"), made("c")) == "ac"
+    assert shown(made("a", "b"), resumed("a"), made("a", "b"), made("c", session="s")) == "ac"
 
 
 def test_what_was_first_recorded_of_a_checkpoint_stands():
@@ -419,6 +484,123 @@ def test_manifests_that_replace_each_other_in_a_circle_end_somewhere(replaced):
     assert set(manifests(*(Repacked("e", item) for item in replaced))) <= {"m", "ma", "mb", "x"}
 
 
+# Folding: code.
+
+
+def codes(*records: Record) -> tuple[str | None, dict[str, str | None]]:
+    """The code that an experiment last went on with, and that of each checkpoint; it began with the code `m`."""
+    state = fold([Created("e", MOMENT, manifest="m"), *records])["e"]
+    return state.code, {item.id: item.code for item in state.checkpoints}
+
+
+CODES = [
+    made("a"),
+    resumed("a", "n", session="s"),
+    made("b", session="s"),
+    resumed("b", "o", session="t", previous="s"),
+    made("c", session="t"),
+]
+"""An experiment that went on twice, with other code each time."""
+
+
+def test_a_checkpoint_has_the_code_of_its_session():
+    assert codes(*CODES[:1]) == (None, {"a": None})
+    assert codes(*CODES[:3]) == ("n", {"a": None, "b": "n"})
+    assert codes(*CODES) == ("o", {"a": None, "b": "n", "c": "o"})
+
+
+def test_a_resumption_without_code_goes_on_with_the_code_before():
+    assert codes(made("a"), resumed("a"), made("b", session="s")) == (None, {"a": None, "b": None})
+    again = resumed("a", session="t", previous="s")
+    assert codes(made("a"), resumed("a", "n"), again, made("b", session="t")) == ("n", {"a": None, "b": "n"})
+
+
+def test_a_checkpoint_that_is_recorded_again_keeps_the_code_that_made_it():
+    assert codes(*CODES, made("a"), made("b", session="s")) == ("o", {"a": None, "b": "n", "c": "o"})
+
+
+def test_code_that_was_repacked_is_never_named_again():
+    assert codes(*CODES, Repacked("e", {"n": "x"})) == ("o", {"a": None, "b": "x", "c": "o"})
+    assert codes(*CODES, Repacked("e", {"o": "x"}), Repacked("e", {"x": "y"})) == (
+        "y",
+        {"a": None, "b": "n", "c": "y"},
+    )
+    assert codes(Repacked("e", {"n": "x"}), *CODES)[1]["b"] == "x", "before it was recorded"
+    assert codes(*CODES, Repacked("f", {"n": "x"}))[1]["b"] == "n", "of another experiment"
+
+
+# Folding: sessions, which follow one another as their ids say.
+
+
+def test_what_a_session_recorded_after_the_next_one_began_is_set_aside():
+    history = [made("a"), resumed("a")]
+    assert shown(*history, made("x", "y")) == "a"
+    assert shown(*history, made("b", session="s"), made("x"), made("c", session="s")) == "abc"
+    assert shown(*history, made("x"), resumed("a", session="t", previous="s"), made("b", session="t")) == "ab"
+    assert shown(resumed(None), made("x"), made("a", session="s")) == "a"
+
+
+def test_what_is_kept_stays_though_it_is_recorded_again_after_the_resumption():
+    history = [made("a", "b"), resumed("b")]
+    assert shown(*history, made("a"), made("c", session="s"), made("b")) == "abc"
+    assert shown(made("a", "b"), resumed("a"), made("b"), made("c", session="s")) == "ac"
+
+
+def test_clocks_that_go_back_change_nothing():
+    earlier = MOMENT - timedelta(days=400)
+    later = dataclasses.replace(resumed("a"), created=earlier)
+    new = Checkpointed("e", (dataclasses.replace(checkpoint("b"), created=earlier),), "s")
+    end = Ended("e", earlier, "finished", session="s")
+    assert shown(made("a", "x"), later, new) == "ab"
+    assert fold([Created("e", MOMENT), made("a", "x"), Ended("e", MOMENT, "killed"), later, new, end])["e"].ended == end
+
+
+def test_the_end_of_an_old_session_is_not_that_of_the_new_one():
+    killed, finished = Ended("e", MOMENT, "killed"), Ended("e", MOMENT, "finished", session="s")
+    history = [Created("e", MOMENT), made("a"), resumed("a")]
+    assert fold([*history, killed])["e"].ended is None
+    assert fold([*history, finished, killed])["e"].ended == finished
+    assert fold([*history, killed, finished])["e"].ended == finished
+    assert fold([*history, made("b", session="s"), killed])["e"].ended is None
+    assert fold([*history, finished, resumed("a", session="t", previous="s")])["e"].ended is None
+
+
+def test_the_end_stays_known_when_late_checkpoints_are_set_aside():
+    finished = Ended("e", MOMENT, "finished", session="s")
+    history = [Created("e", MOMENT), made("a"), resumed("a"), finished]
+    assert fold([*history, made("x")])["e"].ended == finished
+    assert fold([*history, made("x"), Ended("e", MOMENT, "killed")])["e"].ended == finished
+
+
+def test_of_two_sessions_after_the_same_one_that_counts_which_made_checkpoints():
+    one, other = resumed("a", "one", session="s"), resumed("a", "other", session="t")
+    assert codes(made("a"), one, other, made("b", session="s")) == ("one", {"a": None, "b": "one"})
+    assert codes(made("a"), one, other, made("b", session="t")) == ("other", {"a": None, "b": "other"})
+    assert codes(made("a"), one, other) == ("other", {"a": None})
+    assert fold([Created("e", MOMENT), one, other, made("b", session="s")])["e"].session == "s"
+    follower, rival = (resumed("a", session=name, previous="s") for name in "uv")
+    assert codes(made("a"), one, made("b", session="s"), follower, rival, made("c", session="u"))[0] == "one"
+    assert shown(made("a"), one, follower, rival, made("c", session="u")) == "ac"
+
+
+def test_a_session_that_was_gone_on_after_counts_whatever_its_rivals_made():
+    chain = [resumed(None, session="s"), resumed("a", session="u", previous="s")]
+    rival = [resumed(None, session="t"), made("x", session="t")]
+    assert shown(made("a", session="s"), *chain, *rival, made("b", session="u")) == "ab"
+    assert shown(made("a", session="s"), *chain, rival[0]) == "a", "before it has made any itself"
+    assert fold([Created("e", MOMENT), *chain, rival[0]])["e"].session == "u"
+
+
+def test_sessions_that_go_in_circles_are_read_nevertheless():
+    circle = [resumed("a", session="s", previous="t"), resumed("a", session="t", previous="s")]
+    assert shown(made("a"), *circle) == "a"
+    assert shown(made("a"), *circle, resumed("a", session="u", previous="s"), made("b", session="u")) == "ab"
+
+
+def test_a_session_whose_previous_one_is_not_known_begins_from_nothing():
+    assert shown(made("a"), resumed("a", session="t", previous="lost"), made("b", session="t")) == "ab"
+
+
 # Folding: any history.
 
 
@@ -427,15 +609,17 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[str]]:
     """What one experiment wrote, and the checkpoints that should be left of it."""
     records: list[Record] = [Created("e", MOMENT)]
     left: list[str] = []
+    session: str | None = None
     for number in range(draw(st.integers(0, 8))):
         match draw(st.sampled_from(["checkpoint", "checkpoint", "resume", "delete", "edit", "end", "repack"])):
             case "checkpoint":
                 fresh = [f"{number}.{index}" for index in range(draw(st.integers(0, 3)))]
-                records.append(made(*fresh))
+                records.append(made(*fresh, session=session))
                 left += fresh
             case "resume":
                 back_to = draw(st.sampled_from([None, *left]))
-                records.append(Resumed("e", MOMENT, back_to))
+                records.append(resumed(back_to, session=f"s{number}", previous=session))
+                session = f"s{number}"
                 left = [] if back_to is None else left[: left.index(back_to) + 1]
             case "delete":
                 some = draw(st.lists(st.sampled_from(left), unique=True)) if left else []
@@ -444,7 +628,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[str]]:
             case "edit":
                 records.append(Edited("e", draw(st.none() | TEXTS), draw(st.none() | TUPLES), draw(st.none() | TEXTS)))
             case "end":
-                records.append(Ended("e", MOMENT, draw(st.sampled_from(get_args(Ending)))))
+                records.append(Ended("e", MOMENT, draw(st.sampled_from(get_args(Ending))), session=session))
             case "repack":
                 records.append(Repacked("e", draw(st.dictionaries(TEXTS, TEXTS, max_size=3))))
     return records, left
@@ -492,6 +676,53 @@ def test_experiments_do_not_see_each_other(one, other, random):
     while any(queues):
         mixed.append(random.choice([queue for queue in queues if queue]).pop())
     assert fold(mixed) == fold(ones) | fold(others)
+
+
+@st.composite
+def relays(draw: st.DrawFn) -> tuple[list[list[Record]], list[str], Ended | None]:
+    """What several sessions wrote, each going on from where it saw the one before; what should be left, and the end.
+
+    The clock of each is wrong in its own way.
+    """
+    queues: list[list[Record]] = []
+    left: list[str] = []
+    ended: Ended | None = None
+    session: str | None = None
+    for number in range(draw(st.integers(1, 4))):
+        moment = MOMENT + timedelta(minutes=draw(st.integers(-60, 60)))
+        queue: list[Record] = []
+        if number:
+            back_to = draw(st.sampled_from([None, *left]))
+            following = f"s{number}"
+            queue.append(dataclasses.replace(resumed(back_to, f"m{number}"), session=following, previous=session))
+            left = [] if back_to is None else left[: left.index(back_to) + 1]
+            session, ended = following, None
+        for index in range(draw(st.integers(0, 4))):
+            fresh = [f"{number}.{index}.{part}" for part in range(draw(st.integers(1, 2)))]
+            items = (dataclasses.replace(checkpoint(name), created=moment) for name in fresh)
+            queue.append(Checkpointed("e", tuple(items), session))
+            left += fresh
+        if draw(st.booleans()):
+            ended = Ended("e", moment, draw(st.sampled_from(get_args(Ending))), session=session)
+            queue.append(ended)
+        queues.append(queue)
+    return queues, left, ended
+
+
+@settings(max_examples=300)
+@given(relays(), st.randoms(use_true_random=False))
+def test_in_whatever_order_sessions_are_stored_they_say_the_same(relay, random):
+    queues, left, ended = relay
+    waiting = [list(reversed(queue)) for queue in queues if queue]
+    log: list[Record] = [Created("e", MOMENT)]
+    while waiting:
+        queue = random.choice(waiting)
+        log.append(queue.pop())
+        waiting = [queue for queue in waiting if queue]
+    state = fold(log)["e"]
+    assert [item.id for item in state.checkpoints] == left
+    assert state.ended == ended
+    assert all(item.code == (f"m{item.id[0]}" if item.id[0] != "0" else None) for item in state.checkpoints)
 
 
 # The best checkpoint.
@@ -616,7 +847,7 @@ def test_an_id_of_a_checkpoint_that_is_none_is_corrupted(value):
 
 @pytest.mark.parametrize("value", NO_MANIFESTS, ids=repr)
 def test_a_manifest_key_that_is_none_is_corrupted(value):
-    for word, place in (("created", "manifest"), ("checkpoints", "checkpoint.manifest")):
+    for word, place in (("created", "manifest"), ("resumed", "manifest"), ("checkpoints", "checkpoint.manifest")):
         with pytest.raises(Corrupted, match=r"is no (key of a manifest|text)"):
             decode(changed(word, place, value), key=KEY)
     with pytest.raises(Corrupted, match=r"is no (key of a manifest|text)"):

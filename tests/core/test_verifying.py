@@ -65,6 +65,32 @@ def hurt(report: Report) -> list[tuple[str | None, str | None, str | None]]:
     return [(damage.experiment, damage.checkpoint, damage.path) for damage in report.damages]
 
 
+class Resumed:
+    """An experiment that was gone on with twice, each time with other code, and that has a checkpoint of each run."""
+
+    def __init__(self, project: Path, storage: Path) -> None:
+        self.storage = storage
+        for number, name in enumerate(["first.py", "second.py", "third.py"]):
+            for old in project.glob("*.py"):
+                old.unlink()
+            (project / name).write_text(f"print({number})\n" * 20)
+            (project / "model.bin").write_bytes(os.urandom(100))
+            with replicate.init({}, path=name, name="resumed", resume="auto") as experiment:
+                experiment.checkpoint("model.bin", {})
+        self.experiment = replicate.experiments.get(experiment.id)
+        state = self.experiment._now().state
+        self.codes = [state.created.manifest, state.checkpoints[1].code, state.code]
+
+    def object_of(self, code: int) -> Path:
+        (key,) = Repository(LocalStore(self.storage)).manifest(self.codes[code]).object_bytes
+        return self.storage / key
+
+
+@pytest.fixture
+def resumed(project: Path, storage: Path) -> Resumed:
+    return Resumed(project, storage)
+
+
 DEPTHS = pytest.mark.parametrize("deep", [False, True])
 
 
@@ -175,6 +201,31 @@ class TestDamages:
         monkeypatch.setattr(store, "get", failing)
         with pytest.raises(StorageFailed, match="no answer"):
             verify(Repository(store), deep=deep)
+
+
+@DEPTHS
+class TestResumed:
+    def test_the_code_of_every_run_is_checked(self, resumed: Resumed, deep: bool) -> None:
+        assert len(set(resumed.codes)) == 3
+        report = check(resumed.storage, deep=deep)
+        assert report.damages == ()
+        assert report.objects == 6
+        assert report.bytes_checked == (3 * 180 + 3 * 100 if deep else 0)
+
+    @pytest.mark.parametrize(("code", "name"), [*enumerate(["first.py", "second.py", "third.py"])])
+    def test_that_of_each_is_named(self, resumed: Resumed, deep: bool, code: int, name: str) -> None:
+        resumed.object_of(code).unlink()
+        assert hurt(check(resumed.storage, deep=deep)) == [(resumed.experiment.id, None, name)]
+
+    @pytest.mark.parametrize("code", range(3))
+    def test_so_is_its_manifest(self, resumed: Resumed, deep: bool, code: int) -> None:
+        (resumed.storage / resumed.codes[code]).unlink()
+        assert hurt(check(resumed.storage, deep=deep)) == [(resumed.experiment.id, None, None)]
+
+    def test_a_checkpoint_is_checked_with_the_code_that_made_it(self, resumed: Resumed, deep: bool) -> None:
+        resumed.object_of(1).unlink()
+        report = replicate.Project().verify([resumed.experiment.checkpoints[1].id], deep=deep)
+        assert hurt(report) == [(resumed.experiment.id, None, "second.py")]
 
 
 class TestDeep:

@@ -1,0 +1,256 @@
+"""Going on with an experiment: which one is meant, whether it still runs elsewhere, and from which checkpoint.
+
+What is done from there on is `recording`'s; restoring a model is its framework's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from replicate_core import ids
+from replicate_core.errors import Corrupted, InvalidInput, NotFound
+from replicate_core.heartbeats import INTERVAL
+from replicate_core.listing import Listed, Source
+from replicate_core.reading import open_file
+from replicate_core.records import CheckpointFacts, Created, Resumed
+from replicate_core.repository import Repository
+
+AUTO = "auto"
+
+SILENCE = 3 * INTERVAL
+"""An experiment that gives no sign of life while it is waited for so long does not run any more."""
+
+LOOK_SECONDS = 1.0
+"""How often whoever waits for a sign of life looks for it."""
+
+COPY_BYTES = 4 << 20
+
+Say = Callable[[str], object]
+
+
+class StillRuns(InvalidInput):
+    """What is to go on has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is meant by going on."""
+
+    experiment: str
+    checkpoint: str | None
+    """The one that was named; None: the newest one that can be read."""
+    reason: str
+    """Why it is this experiment, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an experiment goes on."""
+
+    listed: Listed
+    checkpoint: CheckpointFacts | None
+    """None: at its beginning, because none of its checkpoints has files that can be read."""
+    reason: str
+
+    def resumed(self, session: str, now: datetime) -> Resumed:
+        """What is recorded of it."""
+        state = self.listed.state
+        checkpoint = None if self.checkpoint is None else self.checkpoint.id
+        return Resumed(state.created.experiment, now, session, state.session, checkpoint)
+
+
+def find(source: Source, wanted: str, created: Created) -> Found | None:
+    """Find what to go on with.
+
+    Args:
+        source: what there is.
+        wanted: `"auto"`, or how the id of an experiment or checkpoint begins.
+        created: the experiment that would begin otherwise: with `"auto"`, the latest one of the same project is meant
+            that has its name, or, where neither has a name, its params and its command.
+
+    Returns:
+        None if `"auto"` finds nothing: then it is a first start.
+
+    Raises:
+        NotFound: nothing, or more than one thing, has an id that begins so.
+    """
+    everything = source.all()
+    if wanted == AUTO:
+        same = [item.state.created for item in everything.values() if is_same_run(item.state.created, created)]
+        reason = f"it has the same name, {created.name!r}" if created.name else "it has the same params and command"
+        return Found(same[-1].experiment, None, reason) if same else None
+    matches = list(_matches(everything.values(), wanted.strip().lower()))
+    if len(matches) != 1:
+        found = ", ".join(checkpoint or experiment for experiment, checkpoint in matches) or "nothing"
+        raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
+    experiment, checkpoint = matches[0]
+    return Found(experiment, checkpoint, "its id was given" if checkpoint is None else "its checkpoint was given")
+
+
+def is_same_run(old: Created, new: Created) -> bool:
+    """Tell whether an experiment is another start of the same run: same project and name, else params and command."""
+    if old.config.get("project") != new.config.get("project"):
+        return False
+    if old.name is not None or new.name is not None:
+        return old.name == new.name
+    return old.command == new.command and _text_of(old) == _text_of(new)
+
+
+def _text_of(created: Created) -> str:
+    return json.dumps(created.params, sort_keys=True)  # as text, because NaN is not equal to itself
+
+
+def wait_until_over(source: Source, found: Found, say: Say) -> None:
+    """Make sure that an experiment does not run any more.
+
+    On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
+    sign is young or from the future, it is waited for the next one.
+
+    Raises:
+        StillRuns: it runs.
+        NotFound: it was deleted.
+    """
+    experiment = found.experiment
+    if source.is_recorded_here(experiment):
+        raise StillRuns(
+            f"the experiment {ids.short(experiment)} is still being recorded by another process of this machine: wait "
+            "until that has ended, or stop it; resume=None begins another experiment"
+        )
+    first = _one(source, experiment)
+    if first.status != "running" or source.was_left_here(experiment, first.state.session):
+        return
+    where = "another machine" if first.heartbeat is None else first.heartbeat.host
+    say(f"waiting to see whether the experiment {ids.short(experiment)} still runs on {where}")
+    patience = time.monotonic() + SILENCE.total_seconds()
+    while time.monotonic() < patience:
+        time.sleep(LOOK_SECONDS)
+        now = _one(source, experiment)
+        if now.state.ended is not None:
+            return
+        if _life(now) != _life(first):
+            raise StillRuns(
+                f"the experiment {ids.short(experiment)} is running on {where}: stop it there, or begin another "
+                "experiment with resume=None"
+            )
+
+
+def _life(listed: Listed) -> tuple[object, ...]:
+    """What changes while an experiment runs."""
+    state, sign = listed.state, listed.heartbeat
+    return state.session, len(state.checkpoints), None if sign is None else sign.time
+
+
+def choose(source: Source, found: Found) -> Start:
+    """Choose the checkpoint to go on from, of an experiment that is over. All of its files are read and verified.
+
+    Raises:
+        NotFound: it was deleted.
+        Corrupted: the checkpoint that was named can't be read.
+        StorageFailed: the storage can't be reached.
+    """
+    source.settle(found.experiment)
+    listed = _one(source, found.experiment)
+    for checkpoint in reversed(listed.state.checkpoints):
+        if found.checkpoint not in (None, checkpoint.id) or (checkpoint.manifest is None and found.checkpoint is None):
+            continue
+        try:
+            check_readable(source.repository, checkpoint)
+        except Corrupted as error:
+            if found.checkpoint is not None:
+                raise
+            warnings.warn(
+                f"the checkpoint {ids.short(checkpoint.id)} (step {checkpoint.step}) can't be gone on from, so the one "
+                f"before it is tried: {error}",
+                stacklevel=4,
+            )
+            continue
+        return Start(listed, checkpoint, found.reason)
+    if found.checkpoint is not None:
+        raise NotFound(f"the checkpoint {ids.short(found.checkpoint)} was deleted or set aside meanwhile")
+    return Start(listed, None, found.reason)
+
+
+def follow(source: Source, found: Found, say: Say) -> Start:
+    """Find where another process of the same distributed run goes on, or will go on."""
+    try:
+        wait_until_over(source, found, say)
+    except StillRuns:  # it has begun to
+        listed = _one(source, found.experiment)
+        wanted = listed.state.resumed_from
+        checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
+        return Start(listed, checkpoint, found.reason)
+    return choose(source, found)
+
+
+def described(start: Start) -> str:
+    """What is gone on with, and why, in words."""
+    experiment = ids.short(start.listed.state.created.experiment)
+    if start.checkpoint is None:
+        where = "at its beginning: no checkpoint of it has files to go on from"
+    else:
+        where = f"from its checkpoint {ids.short(start.checkpoint.id)} (step {start.checkpoint.step})"
+    return f"going on with the experiment {experiment} {where}, because {start.reason}"
+
+
+def check_alone(source: Source, start: Start) -> None:
+    """Make sure that no other process has gone on with an experiment since it was looked at.
+
+    Raises:
+        StillRuns: one has.
+    """
+    experiment = start.listed.state.created.experiment
+    if source.is_recorded_here(experiment) or _one(source, experiment).state.session != start.listed.state.session:
+        raise StillRuns(_rivals(experiment))
+
+
+def check_unrivalled(source: Source, own: Resumed) -> None:
+    """Make sure that no other machine went on with the experiment at the same moment; called once ours is stored.
+
+    Of two that do, the one that looks later sees the other: one of them, or each, gives up.
+
+    Raises:
+        StillRuns: one did.
+    """
+    stored = source.repository.read_records(experiment=own.experiment)
+    others = [item for item in stored if isinstance(item, Resumed) and item.session != own.session]
+    if any(item.previous == own.previous for item in others):
+        raise StillRuns(_rivals(own.experiment))
+
+
+def _rivals(experiment: str) -> str:
+    return (
+        f"another process went on with the experiment {ids.short(experiment)} at the same moment: let that run, or end "
+        "it and start this one again"
+    )
+
+
+def _one(source: Source, experiment: str) -> Listed:
+    listed = source.one(experiment)
+    if listed is None:
+        raise NotFound(f"the experiment {ids.short(experiment)} was deleted")
+    return listed
+
+
+def check_readable(repository: Repository, checkpoint: CheckpointFacts) -> None:
+    """Read and verify all files of a checkpoint. Raises `Corrupted`, and `StorageFailed`."""
+    if checkpoint.manifest is None:
+        raise Corrupted(f"the checkpoint {ids.short(checkpoint.id)} has no files to go on from")
+    for path, file in repository.manifest(checkpoint.manifest).files.items():
+        with open_file(repository, file, name=path) as stream:
+            while stream.read(COPY_BYTES):
+                pass
+
+
+def _matches(experiments: Iterable[Listed], prefix: str) -> Iterable[tuple[str, str | None]]:
+    for listed in experiments if prefix else ():
+        experiment = listed.state.created.experiment
+        if experiment.startswith(prefix):
+            yield experiment, None
+        for checkpoint in listed.state.checkpoints:
+            if checkpoint.id.startswith(prefix):
+                yield experiment, checkpoint.id

@@ -1,0 +1,1294 @@
+"""Going on with a run: which one is meant, from which checkpoint, and never beside one that still runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from misbehaving import Storage, fails, until
+
+import replicate_core as replicate
+from replicate_core import environment, heartbeats, recording, resuming
+from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
+from replicate_core.heartbeats import Heartbeat
+from replicate_core.records import Checkpointed, Created, Ended, Record, Resumed
+from replicate_core.repository import Repository, utc_now
+from replicate_core.spool import Spool
+from replicate_core.store import LocalStore
+from replicate_core.syncing import sync
+
+ROOT = Path(replicate.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "packages", lambda: {"numpy": "2.0"})  # hundreds would only make it slow
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said that is neither trouble nor a result."""
+    lines: list[str] = []
+    monkeypatch.setattr(recording, "tell", lines.append)
+    return lines
+
+
+def start(name: str | None = "digits", *, resume: str | None = "auto", **options: object) -> replicate.Experiment:
+    """What the training script does first."""
+    return replicate.init(options.pop("params", {"lr": 0.1}), name=name, resume=resume, **options)
+
+
+def save(experiment: replicate.Experiment, step: int | None = None) -> replicate.Checkpoint:
+    """A checkpoint whose file says its step."""
+    Path("model.txt").write_text(f"weights of step {step}")
+    return experiment.checkpoint("model.txt", {"loss": -1 if step is None else 1 / (step + 1)}, step=step)
+
+
+def killed(experiment: replicate.Experiment) -> replicate.Experiment:
+    """As after a SIGKILL: nobody owns its queue any more."""
+    experiment._recorded._queue.leave()
+    return experiment
+
+
+def ran(steps: int, **options: object) -> replicate.Experiment:
+    """A run that was killed after so many steps."""
+    experiment = start(**options)
+    for step in range(steps):
+        save(experiment, step)
+    return killed(experiment)
+
+
+def seen(identifier: str) -> replicate.Experiment:
+    """As everybody else sees an experiment."""
+    return replicate.experiments.get(identifier)
+
+
+def steps(experiment: replicate.Experiment) -> list[int]:
+    return [checkpoint.step for checkpoint in experiment.checkpoints]
+
+
+def repository(storage: Path | str = ".replicate/storage") -> Repository:
+    return Repository(LocalStore(Path(storage)))
+
+
+def kinds(*types: type[Record], storage: Path | str = ".replicate/storage") -> list[Record]:
+    """The stored records of some kinds."""
+    return [record for record in repository(storage).read_records() if isinstance(record, types)]
+
+
+def text_of(checkpoint: replicate.Checkpoint | None) -> str:
+    assert checkpoint is not None
+    with checkpoint.open("model.txt") as file:
+        return file.read().decode()
+
+
+def flip(checkpoint: replicate.Checkpoint) -> None:
+    """Change a bit of the last file of a checkpoint, where that is stored."""
+    part = list(checkpoint._manifest().files.values())[-1].parts[-1]
+    path = Path(".replicate/storage", part.object)
+    data = bytearray(path.read_bytes())
+    assert part.encoding is None, "as it is, so that every bit counts"
+    data[part.offset + part.length // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def stored(experiment: str, step: int) -> replicate.Checkpoint:
+    return next(item for item in seen(experiment).checkpoints if item.step == step)
+
+
+class TestWhichRun:
+    def test_a_first_start_goes_on_with_nothing(self, project: Path) -> None:
+        experiment = start()
+        assert experiment.resumed_from is None
+        save(experiment, 0)
+        experiment.stop()
+        assert steps(seen(experiment.id)) == [0]
+        assert kinds(Resumed) == []
+
+    def test_without_resume_every_run_is_a_new_one(self, project: Path) -> None:
+        first, second = ran(1), start(resume=None)
+        assert second.id != first.id
+        assert second.resumed_from is None
+
+    def test_the_same_name_is_the_same_run_whatever_its_params(self, project: Path) -> None:
+        first, second = ran(2), start(params={"lr": 7})
+        assert second.id == first.id
+        assert second.resumed_from.step == 1
+
+    def test_another_name_is_another_run(self, project: Path) -> None:
+        first = ran(2)
+        for name in ("letters", None):
+            other = start(name)
+            assert other.id != first.id
+            assert other.resumed_from is None
+            killed(other)
+
+    def test_without_names_the_same_params_and_command_are_the_same_run(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        params = {"lr": 0.1, "layers": (3, 4), "deep": {"er": None}}
+        first, second = ran(2, name=None, params=params), start(None, params=params)
+        assert second.id == first.id
+        killed(second)
+        assert start(None, params={"lr": 0.2}).id != first.id
+        monkeypatch.setattr(environment, "command_line", lambda: "python other.py")
+        assert start(None, params=params).id != first.id
+
+    def test_an_unnamed_run_is_not_that_of_a_named_one(self, project: Path) -> None:
+        first = ran(1, name=None)
+        assert start("digits").id != first.id
+
+    def test_another_project_at_the_same_storage_is_another_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids_ = []
+        for name in ("one/digits", "other/letters", "third/digits"):
+            at(tmp_path / name, monkeypatch)
+            with start() as experiment:
+                save(experiment, 0)
+            ids_.append(experiment.id)
+        assert ids_[0] != ids_[1], "another directory"
+        assert ids_[0] == ids_[2], "another checkout of the same"
+
+    def test_of_several_the_latest_is_meant(self, project: Path) -> None:
+        ran(1)
+        second = ran(1, resume=None)
+        ran(1, name="other", resume=None)
+        assert start().id == second.id
+
+    def test_a_deleted_run_is_not_gone_on_with(self, project: Path) -> None:
+        first = ran(1)
+        seen(first.id).delete()
+        assert start().id != first.id
+
+    def test_a_finished_run_goes_on_where_it_ended(self, project: Path) -> None:
+        with start() as first:
+            save(first, 0)
+        assert seen(first.id).status == "finished"
+        second = start()
+        assert (second.id, second.resumed_from.step) == (first.id, 0)
+        assert second.status == seen(first.id).status == "running"
+        save(second)
+        second.stop()
+        assert (steps(seen(first.id)), seen(first.id).status) == ([0, 1], "finished")
+
+    @pytest.mark.parametrize("status", ["failed", "interrupted"])
+    def test_so_does_one_that_ended_otherwise(self, project: Path, status: str) -> None:
+        first = start()
+        save(first, 0)
+        first._recorded.end(status, "why")
+        assert seen(first.id).status == status
+        with start() as second:
+            assert second.resumed_from.step == 0
+        assert (seen(first.id).status, seen(first.id).error) == ("finished", None)
+
+    def test_params_that_are_nan_are_the_same(self, project: Path) -> None:
+        first = ran(1, name=None, params={"clip": float("nan")})
+        assert start(None, params={"clip": float("nan")}).id == first.id
+
+
+class TestById:
+    def test_an_experiment_goes_on_from_its_newest_checkpoint(self, project: Path) -> None:
+        first = ran(3)
+        ran(1, resume=None)  # a later one, of the same name
+        second = start(resume=first.id[:9].upper() + " ")
+        assert (second.id, second.resumed_from.step) == (first.id, 2)
+
+    def test_a_checkpoint_is_gone_on_from_itself(self, project: Path) -> None:
+        first = ran(3)
+        wanted = stored(first.id, 1)
+        second = start(name="whatever", resume=wanted.id[:10])
+        assert (second.id, second.resumed_from.id) == (first.id, wanted.id)
+        assert text_of(second.resumed_from) == "weights of step 1"
+        assert steps(second) == [0, 1]
+        assert save(second).step == 2
+
+    @pytest.mark.parametrize("prefix", ["ffffffffff", "no id", "AUTO"])
+    def test_an_unknown_one_is_not_found(self, project: Path, prefix: str) -> None:
+        ran(1)
+        before = kinds(Created, Resumed)
+        with pytest.raises(NotFound, match=r"begins the id of nothing: `replicate ls`"):
+            start(resume=prefix)
+        assert kinds(Created, Resumed) == before
+
+    def test_of_an_ambiguous_one_all_are_named(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recording, "_new_id", lambda: "abc" + os.urandom(15).hex()[3:].ljust(29, "0")[:29])
+        first = ran(2)
+        made = [item.id for item in seen(first.id).checkpoints]
+        with pytest.raises(NotFound) as caught:
+            start(resume="abc")
+        assert all(identifier in str(caught.value) for identifier in made)
+
+    @pytest.mark.parametrize("given", ["", " ", 7, True, ["auto"]])
+    def test_something_else_is_refused(self, project: Path, given: object) -> None:
+        with pytest.raises(InvalidInput, match="resume must be a text"):
+            start(resume=given)
+
+    def test_a_checkpoint_without_files_is_refused(self, project: Path) -> None:
+        first = start()
+        point = first.checkpoint(None, {"loss": 1})
+        killed(first)
+        with pytest.raises(Corrupted, match="has no files to go on from"):
+            start(resume=point.id)
+
+    def test_a_damaged_checkpoint_is_refused_when_it_was_asked_for(self, project: Path) -> None:
+        first = ran(2)
+        seen(first.id)
+        start(resume=first.id).stop()
+        wanted = stored(first.id, 1)
+        flip(wanted)
+        before = len(kinds(Resumed))
+        with pytest.raises(Corrupted):
+            start(resume=wanted.id)
+        assert len(kinds(Resumed)) == before
+
+    def test_a_checkpoint_that_was_set_aside_is_not_found(self, project: Path) -> None:
+        first = ran(3)
+        later = first.checkpoints[2].id
+        killed(start(resume=first.checkpoints[0].id))
+        with pytest.raises(NotFound, match="nothing"):
+            start(resume=later)
+
+
+class TestFromWhichCheckpoint:
+    def test_the_newest_one_with_its_files(self, project: Path) -> None:
+        ran(3)
+        assert text_of(start().resumed_from) == "weights of step 2"
+
+    def test_those_without_files_are_passed_over_and_set_aside(self, project: Path) -> None:
+        first = start()
+        save(first, 0)
+        for step in (1, 2):
+            first.checkpoint(None, {"loss": 1}, step=step)
+        killed(first)
+        second = start()
+        assert second.resumed_from.step == 0
+        assert steps(second) == steps(seen(first.id)) == [0]
+
+    def test_a_run_without_files_begins_at_its_beginning(self, project: Path) -> None:
+        first = start()
+        first.checkpoint(None, {"loss": 1}, step=5)
+        killed(first)
+        second = start()
+        assert (second.id, second.resumed_from) == (first.id, None)
+        assert second.checkpoint(None, {}).step == 0
+        second.stop()
+        assert steps(seen(first.id)) == [0]
+        assert seen(first.id).resumed_from is None
+
+    def test_so_does_one_that_was_killed_before_its_first_checkpoint(self, project: Path) -> None:
+        first = ran(0)
+        second = start()
+        assert (second.id, second.resumed_from) == (first.id, None)
+
+    @pytest.mark.parametrize("harm", ["flipped", "cut", "missing", "no manifest"])
+    def test_of_a_damaged_one_a_warning_tells_and_the_one_before_is_taken(self, project: Path, harm: str) -> None:
+        first = ran(3)
+        killed(start())
+        newest = stored(first.id, 2)
+        (path,) = (Path(".replicate/storage", key) for key in newest._manifest().object_bytes)
+        if harm == "flipped":
+            flip(newest)
+        elif harm == "cut":
+            path.chmod(0o644)
+            os.truncate(path, 3)
+        elif harm == "missing":
+            path.unlink()
+        else:
+            Path(".replicate/storage", newest._facts.manifest).unlink()
+        with pytest.warns(UserWarning, match=rf"{newest.short_id} \(step 2\) can't be gone on from") as told:
+            second = start()
+        assert len(told) == 1
+        assert told[0].filename == __file__, "the line that called init()"
+        assert second.resumed_from.step == 1
+        assert text_of(second.resumed_from) == "weights of step 1"
+        assert steps(second) == [0, 1]
+        save(second)
+        second.stop()
+        assert steps(seen(first.id)) == [0, 1, 2]
+        assert text_of(stored(first.id, 2)) == "weights of step None", "the new one"
+
+    def test_a_part_of_a_directory_is_enough_to_damage_it(self, project: Path) -> None:
+        first = start()
+        Path("model").mkdir()
+        for step in range(2):
+            for name in "abc":
+                Path("model", name).write_bytes(os.urandom(50_000))
+            first.checkpoint("model", {}, step=step)
+        killed(first)
+        killed(start())
+        flip(stored(first.id, 1))
+        with pytest.warns(UserWarning, match=r"\(step 1\) can't be gone on from"):
+            assert start().resumed_from.step == 0
+
+    def test_if_all_are_damaged_it_begins_at_its_beginning(self, project: Path) -> None:
+        first = ran(2)
+        killed(start())
+        for checkpoint in seen(first.id).checkpoints:
+            flip(checkpoint)
+        with pytest.warns(UserWarning, match="can't be gone on from") as told:
+            second = start()
+        assert len(told) == 2
+        assert (second.id, second.resumed_from, steps(second)) == (first.id, None, [])
+        assert save(second).step == 0
+        second.stop()
+        assert steps(seen(first.id)) == [0]
+
+    def test_a_storage_that_fails_is_no_damage(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else the newest checkpoint would be set aside because the network was down for a moment."""
+        first = ran(2)
+        killed(start())
+        whole = LocalStore.get
+
+        def get(self: LocalStore, key: str, start: int = 0, end: int | None = None) -> bytes:
+            if key.startswith("data/"):
+                raise StorageFailed("the network is down")
+            return whole(self, key, start, end)
+
+        before = kinds(Resumed)
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalStore, "get", get)
+            with pytest.raises(StorageFailed, match="the network is down"):
+                start()
+        assert kinds(Resumed) == before
+        assert steps(seen(first.id)) == [0, 1]
+
+
+class TestHistory:
+    def test_has_no_double_steps_however_often_it_was_killed(self, project: Path) -> None:
+        first = start()
+        save(first, 0)
+        for begin in (1, 3, 5):
+            for step in (begin, begin + 1):
+                save(first, step)
+            for step in range(begin + 2, begin + 5):  # these are done again
+                first.checkpoint(None, {"loss": -step}, step=step)
+            killed(first)
+            first = start()
+            assert first.resumed_from.step == begin + 1
+        assert steps(first) == list(range(7))
+        assert [item.metrics["loss"] for item in seen(first.id).checkpoints] == [1 / (step + 1) for step in range(7)]
+        assert len({record.created for record in kinds(Resumed)}) == 3
+
+    def test_steps_are_counted_on(self, project: Path) -> None:
+        ran(3)
+        second = start()
+        assert [save(second).step, second.checkpoint(None, {}).step, save(second).step] == [3, 4, 5]
+
+    def test_the_experiment_is_the_one_that_began(self, project: Path) -> None:
+        first = ran(1, tags=["old"], notes="old")
+        second = start(tags=["new"], notes="new", params={"lr": 0.2})
+        assert (second.created, second.params) == (seen(first.id).created, {"lr": 0.1})
+        assert second.checkpoints[0].id == second.resumed_from.id
+        assert second.resumed_from.is_stored
+
+    def test_everybody_sees_what_it_goes_on_from(self, project: Path) -> None:
+        first = ran(2)
+        second = start()
+        save(second)
+        second.stop()
+        assert seen(first.id).resumed_from.id == second.resumed_from.id == seen(first.id).checkpoints[1].id
+
+    def test_the_end_of_the_run_before_is_known_as_a_kill(self, project: Path) -> None:
+        first = ran(1)
+        second = start()
+        assert [record.status for record in kinds(Ended)] == ["killed"]
+        assert seen(first.id).status == "running"
+        killed(second)
+        sync(Spool(Path.cwd()))
+        assert seen(first.id).status == "killed"
+
+    def test_best_looks_at_all_of_it(self, project: Path) -> None:
+        first = start()
+        for step, loss in enumerate([3, 1, 2]):
+            Path("model.txt").write_text(str(loss))
+            first.checkpoint("model.txt", {"loss": loss}, primary_metric=("loss", "minimize"), step=step)
+        killed(first)
+        second = start()
+        second.checkpoint(None, {"loss": 2.5}, primary_metric=("loss", "minimize"))
+        assert second.best().step == 1
+
+
+class TestCode:
+    def test_a_checkpoint_comes_back_with_the_code_that_made_it(self, project: Path, tmp_path: Path) -> None:
+        Path("train.py").write_text("old")
+        first = start()
+        save(first, 0)
+        save(first, 1)
+        killed(first)
+        Path("train.py").write_text("new")
+        Path("added.py").write_text("added")
+        second = start()
+        save(second)
+        second.stop()
+        Path("train.py").write_text("newest")
+        third = start()
+        before_any = third.checkpoints[-1]
+        save(third)
+        third.stop()
+
+        for step, wanted in enumerate([("old", None), ("old", None), ("new", "added"), ("newest", "added")]):
+            checkpoint = stored(first.id, step)
+            there = tmp_path / f"out-{step}"
+            checkpoint.checkout(there)
+            assert (there / "train.py").read_text() == wanted[0]
+            assert (there / "added.py").exists() is (wanted[1] is not None)
+            assert (there / "model.txt").exists()
+        before_any.checkout(tmp_path / "again")
+        assert (tmp_path / "again/train.py").read_text() == "new"
+
+    def test_without_checkpoints_the_code_is_the_one_it_goes_on_with(self, project: Path, tmp_path: Path) -> None:
+        Path("train.py").write_text("old")
+        first = ran(0)
+        Path("train.py").write_text("new")
+        start().stop()
+        seen(first.id).checkout(tmp_path / "out")
+        assert (tmp_path / "out/train.py").read_text() == "new"
+
+    def test_of_no_code_the_last_one_stays(self, project: Path, tmp_path: Path) -> None:
+        Path("train.py").write_text("old")
+        first = ran(1)
+        second = start(path=None)
+        save(second)
+        second.stop()
+        stored(first.id, 1).checkout(tmp_path / "out")
+        assert (tmp_path / "out/train.py").read_text() == "old"
+
+    def test_a_run_that_saved_no_code_may_save_it_later(self, project: Path, tmp_path: Path) -> None:
+        first = ran(1, path=None)
+        Path("train.py").write_text("new")
+        second = start()
+        save(second)
+        second.stop()
+        stored(first.id, 0).checkout(tmp_path / "zero")
+        stored(first.id, 1).checkout(tmp_path / "one")
+        assert sorted(path.name for path in (tmp_path / "zero").iterdir()) == ["model.txt"]
+        assert (tmp_path / "one/train.py").read_text() == "new"
+
+    def test_while_it_waits_the_files_are_already_there(
+        self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A checkout waits until the code is stored, so it never comes with the code of the run before."""
+        Path("train.py").write_text("old")
+        first = ran(1)
+        Path("train.py").write_text("new")
+        monkeypatch.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+        second = start()
+        made = save(second)
+        assert kinds(Resumed) == []
+        assert made.files == {"model.txt": len("weights of step None")}
+        seen(first.id).checkpoints[-1].checkout(tmp_path / "out")
+        assert (tmp_path / "out/train.py").read_text() == "new"
+
+    def test_what_cannot_be_saved_sets_nothing_aside(self, project: Path) -> None:
+        first = ran(2)
+        wanted = first.checkpoints[0].id
+        with pytest.raises(InvalidInput, match="does not exist"):
+            start(resume=wanted, path="missing")
+        assert steps(seen(first.id)) == [0, 1]
+        assert Spool(Path.cwd()).queues() == []
+
+
+class TestWhatIsSaid:
+    def test_what_is_gone_on_with_and_why(
+        self, project: Path, said: list[str], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        first = ran(2)
+        assert said == []
+        newest = first.checkpoints[1]
+        killed(start())
+        killed(start(resume=first.id))
+        killed(start(resume=newest.id))
+        about = (
+            f"going on with the experiment {first.short_id} from its checkpoint {newest.short_id} (step 1), because "
+        )
+        assert said == [
+            about + "it has the same name, 'digits'",
+            about + "its id was given",
+            about + "its checkpoint was given",
+        ]
+        assert capfd.readouterr() == ("", ""), "the core is silent"
+
+    def test_that_there_was_nothing_to_go_on_from(self, project: Path, said: list[str]) -> None:
+        first = ran(0, name=None)
+        killed(start(None))
+        (line,) = said
+        assert line == (
+            f"going on with the experiment {first.short_id} at its beginning: no checkpoint of it has files to go on "
+            "from, because it has the same params and command"
+        )
+
+    def test_the_face_prints_it(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from replicate.progress import complain
+
+        monkeypatch.setattr(recording, "tell", complain)
+        first = ran(1)
+        killed(start())
+        newest = seen(first.id).checkpoints[0].short_id
+        assert capsys.readouterr().err == (
+            f"replicate: going on with the experiment {first.short_id} from its checkpoint {newest} (step 0), because "
+            "it has the same name, 'digits'\n"
+        )
+        (project / "replicate.yaml").write_text("quiet: true\n")
+        killed(start())
+        assert capsys.readouterr().err == ""
+
+
+class TestOtherWays:
+    def test_a_storage_in_memory(self, project: Path) -> None:
+        (project / "replicate.yaml").write_text("storage: memory://resuming\n")
+        first = start()
+        save(first, 0)
+        killed(first)
+        second = start()
+        assert text_of(second.resumed_from) == "weights of step 0"
+        save(second)
+        second.stop()
+        assert steps(seen(first.id)) == [0, 1]
+
+    def test_strict_goes_on_being_strict(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran(1)
+        storage = Storage()
+        storage.install(monkeypatch)
+        second = start(strict=True)
+        assert second.resumed_from.step == 0
+        storage.before = fails(permanent=True)
+        save(second)
+        until(lambda: second._recorded._queue.state().trouble is not None)
+        with pytest.raises(StorageFailed, match="the network is down"):
+            save(second)
+        storage.before = fails(0)
+        killed(second)
+        for one in storage.recorders:
+            one.thread.join(10)
+
+    def test_a_storage_that_can_not_be_written_sets_nothing_aside(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = ran(2)
+        killed(start())
+        wanted = seen(first.id).checkpoints[0].id
+        sync(Spool(Path.cwd()))
+        before = len(kinds(Resumed))
+
+        def full(*_: object) -> None:
+            raise StorageFailed("the disk is full", permanent=True)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalStore, "put", full)
+            with pytest.raises(StorageFailed, match="the disk is full"):
+                start(resume=wanted)
+        assert Spool(Path.cwd()).queues() == []
+        assert len(kinds(Resumed)) == before
+        assert steps(seen(first.id)) == [0, 1]
+
+    def test_ranks_other_than_0_go_on_from_the_same_and_record_nothing(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        first = ran(3)
+        zero = start()
+        before = [path for path in Path(".replicate").rglob("*") if "heartbeats" not in path.parts]
+        for rank in (1, 2):
+            monkeypatch.setenv("RANK", str(rank))
+            other = start()
+            assert (other.id, other.resumed_from.id) == (first.id, zero.resumed_from.id)
+            assert text_of(other.resumed_from) == "weights of step 2"
+            save(other)
+            other.stop()
+        assert [path for path in Path(".replicate").rglob("*") if "heartbeats" not in path.parts] == before
+        assert zero.is_running()
+
+    def test_a_rank_that_comes_first_gets_the_same_too(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran(3)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        other = start()
+        monkeypatch.setenv("RANK", "0")
+        zero = start()
+        assert other.resumed_from.id == zero.resumed_from.id
+        assert len(kinds(Resumed)) == 1
+
+    def test_a_rank_that_comes_late_gets_the_same_too(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        ran(2)
+        zero = start()
+        save(zero)
+        monkeypatch.setenv("RANK", "1")
+        assert start().resumed_from.id == zero.resumed_from.id
+
+
+# Several processes on one machine.
+
+
+TRAINING = """
+import os, sys, time
+import replicate
+options = dict(part.split("=") for part in sys.argv[1:])
+if "go" in options:
+    print("there", flush=True)
+    while not os.path.exists(options["go"]):
+        time.sleep(0.001)
+try:
+    experiment = replicate.init({"lr": 0.1}, name="digits", resume=options.get("resume", "auto"))
+except replicate.InvalidInput as error:
+    print("refused:", error, flush=True)
+    sys.exit(0)
+begin = 0
+if experiment.resumed_from is not None:
+    step = experiment.resumed_from.step
+    with experiment.resumed_from.open("model.txt") as file:
+        assert file.read() == b"weights of step %d" % step * 1000, step
+    begin = step + 1
+print("begun", experiment.id, begin, flush=True)
+if "wait" in options:
+    sys.stdin.readline()
+for step in range(begin, int(options["steps"])):
+    with open("model.txt", "w") as file:
+        file.write(f"weights of step {step}" * 1000)
+    made = experiment.checkpoint("model.txt", {"loss": 1 / (step + 1)}, step=step)
+    print("made", step, made.id, flush=True)
+if "stay" in options:
+    time.sleep(600)
+"""
+
+
+class Training:
+    """A training script in a process of its own."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TRAINING, *(f"{name}={value}" for name, value in options.items())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directory,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def line(self) -> list[str]:
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        return line.split()
+
+    def begun(self) -> tuple[str, int]:
+        word, experiment, begin = self.line()
+        assert word == "begun"
+        return experiment, int(begin)
+
+    def made(self, step: int) -> str:
+        """Wait for the acknowledgement of a step; returns the id of its checkpoint."""
+        found = self.line()
+        assert found[:2] == ["made", str(step)], found
+        return found[2]
+
+    def tell(self) -> None:
+        self.process.stdin.write("go on\n")
+        self.process.stdin.flush()
+
+    def recorders(self) -> list[int]:
+        """The processes that store what this one records."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if any(word.startswith(os.fsencode(self.directory / ".replicate/spool/")) for word in words):
+                    found.append(int(path.parent.name))
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def train(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Training]]:
+    """Starts training scripts; they and their recorders are killed after the test."""
+    monkeypatch.delenv("REPLICATE_RECORDER")
+    started: list[Training] = []
+
+    def begin(**options: object) -> Training:
+        started.append(Training(project, **options))
+        return started[-1]
+
+    yield begin
+    for training in started:
+        training.kill()
+        for process in training.recorders():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds recorders in /proc")
+
+
+class TestKilled:
+    def test_started_again_and_again_it_comes_to_its_end(self, train: Callable[..., Training]) -> None:
+        newest = -1
+        identifiers = set()
+        for target in (2, 3, 6):
+            training = train(steps=target, stay=1)
+            experiment, begin = training.begun()
+            identifiers.add(experiment)
+            assert begin == newest + 1, "from the newest that was acknowledged"
+            for step in range(begin, target):
+                training.made(step)
+            newest = target - 1
+            training.kill()
+        last = train(steps=7)
+        assert last.begun()[1] == 6
+        _, errors = last.process.communicate(timeout=60)
+        assert last.process.returncode == 0, errors
+        assert errors.startswith("replicate: going on with the experiment ")
+        (experiment,) = identifiers
+        found = seen(experiment)
+        assert (steps(found), found.status) == (list(range(7)), "finished")
+
+    @linux
+    def test_the_recorder_was_killed_too_and_all_still_waits(self, train: Callable[..., Training]) -> None:
+        training = train(steps=5, wait=1, stay=1)
+        experiment, _ = training.begun()
+        (recorder,) = training.recorders()
+        os.kill(recorder, signal.SIGSTOP)  # it stores nothing any more
+        training.tell()
+        acknowledged = [training.made(step) for step in range(5)]
+        training.kill()
+        os.kill(recorder, signal.SIGKILL)
+        assert kinds(Checkpointed) == []
+
+        again = train(steps=6, stay=1)
+        assert again.begun() == (experiment, 5)
+        again.made(5)
+        assert [item.id for item in seen(experiment).checkpoints][:5] == acknowledged
+        assert steps(seen(experiment)) == [0, 1, 2, 3, 4, 5]
+
+    @linux
+    def test_its_recorder_still_stores(self, train: Callable[..., Training]) -> None:
+        """Then it is waited for."""
+        training = train(steps=5, wait=1, stay=1)
+        experiment, _ = training.begun()
+        (recorder,) = training.recorders()
+        os.kill(recorder, signal.SIGSTOP)
+        training.tell()
+        acknowledged = [training.made(step) for step in range(5)]
+        training.kill()
+        again = train(steps=6)
+        time.sleep(1)
+        assert again.process.poll() is None
+        os.kill(recorder, signal.SIGCONT)
+        assert again.begun() == (experiment, 5)
+        again.made(5)
+        assert again.process.wait(60) == 0
+        assert [item.id for item in seen(experiment).checkpoints][:5] == acknowledged
+
+    def test_killed_while_it_goes_on_it_goes_on_all_the_same(self, train: Callable[..., Training]) -> None:
+        first = train(steps=3, stay=1)
+        experiment, _ = first.begun()
+        for step in range(3):
+            first.made(step)
+        first.kill()
+        for seconds in (0.2, 0.35, 0.5, 0.65, 0.8):
+            restarted = train(steps=3, stay=1)
+            time.sleep(seconds)
+            restarted.kill()
+        last = train(steps=4)
+        assert last.begun() == (experiment, 3)
+        last.made(3)
+        assert last.process.wait(60) == 0
+        assert steps(seen(experiment)) == [0, 1, 2, 3]
+
+
+REFUSED = "is still being recorded by another process of this machine"
+
+
+class TestTwoAtOnce:
+    def test_a_run_that_still_runs_can_not_be_gone_on_with(self, train: Callable[..., Training]) -> None:
+        first = train(steps=2, stay=1)
+        experiment, _ = first.begun()
+        first.made(0), first.made(1)
+        for wanted in ("auto", experiment):
+            with pytest.raises(InvalidInput, match=REFUSED) as caught:
+                start(resume=wanted)
+            assert experiment[:7] in str(caught.value)
+            assert "resume=None begins another" in str(caught.value)
+        assert kinds(Resumed) == []
+        assert len(Spool(Path.cwd()).queues()) == 1
+        assert first.process.poll() is None
+        first.kill()
+        with start() as again:
+            assert again.resumed_from.step == 1
+
+    def test_not_even_by_the_same_process(self, project: Path) -> None:
+        """A cell of a notebook that is run again."""
+        first = start()
+        save(first, 0)
+        with pytest.raises(InvalidInput, match="still being recorded"):
+            start()
+        first.stop()
+        assert start().resumed_from.step == 0
+
+    def test_of_several_that_start_at_the_same_moment_exactly_one_goes_on(
+        self, train: Callable[..., Training], tmp_path: Path
+    ) -> None:
+        first = train(steps=2, stay=1)
+        experiment, _ = first.begun()
+        first.made(0), first.made(1)
+        first.kill()
+        sync(Spool(Path.cwd()))
+        rivals = [train(go=tmp_path / "go", steps=3, stay=1) for _ in range(5)]
+        for rival in rivals:
+            assert rival.line() == ["there"]
+        (tmp_path / "go").touch()
+        said = [rival.line() for rival in rivals]
+        winners = [words for words in said if words[0] == "begun"]
+        losers = [words for words in said if words[0] == "refused:"]
+        assert winners == [["begun", experiment, "2"]], said
+        assert len(losers) == 4
+        assert all(
+            re.search("recorded by another process|another process went on", " ".join(loser)) for loser in losers
+        )
+        rivals[said.index(winners[0])].made(2)
+        until(lambda: len(kinds(Resumed)) == 1 and steps(seen(experiment)) == [0, 1, 2])
+        assert len(kinds(Created)) == 1
+        assert [record.status for record in kinds(Ended)] == ["killed"], "that of the first; the losers have none"
+        assert len(Spool(Path.cwd()).queues()) == 1
+
+    def test_nor_do_two_that_found_it_over_before_either_began(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran(1)
+        sync(Spool(Path.cwd()))
+        monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)  # both came past it
+        start()
+        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+            start()
+        assert len(Spool(Path.cwd()).queues()) == 1
+        assert len(kinds(Resumed)) == 1
+
+    def test_nor_one_that_chose_before_another_one_had_come_and_gone(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = ran(1)
+        choose = resuming.choose
+
+        def slowly(*arguments: object) -> resuming.Start:
+            chosen = choose(*arguments)
+            monkeypatch.setattr(resuming, "choose", choose)
+            with start() as other:
+                save(other, 1)
+            return chosen
+
+        monkeypatch.setattr(resuming, "choose", slowly)
+        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+            start()
+        assert steps(seen(first.id)) == [0, 1]
+
+
+# Several machines.
+
+
+def at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a project directory whose storage is shared with others; its spool is its own."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        (directory / "replicate.yaml").write_text(f"storage: {json.dumps(str(directory.parents[1] / 'storage'))}\n")
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(environment, "host", lambda: directory.parent.name)
+    return directory
+
+
+class Machines:
+    """Two machines with a spool each, and the storage that they share."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.storage = directory / "storage"
+        self._monkeypatch = monkeypatch
+
+    def on(self, name: str) -> Path:
+        return at(self.directory / name / "digits", self._monkeypatch)
+
+    def repository(self) -> Repository:
+        return repository(self.storage)
+
+    def beat(self, experiment: str, *, ago: timedelta = timedelta(0), host: str = "one") -> datetime:
+        moment = utc_now() - ago
+        sign = Heartbeat(experiment, self.session_of(experiment), moment, host, 4242, 0)
+        heartbeats.beat(self.repository(), sign)
+        return moment
+
+    def beats(self, experiment: str) -> Heartbeat | None:
+        return heartbeats.last(self.repository(), {experiment: self.session_of(experiment)}).get(experiment)
+
+    def session_of(self, experiment: str) -> str | None:
+        return self.repository().states()[experiment].session
+
+
+def sleeping(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], object]) -> None:
+    """What happens instead of sleeping, where a sign of life is waited for."""
+    monkeypatch.setattr(resuming, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=0.6))
+    monkeypatch.setattr(resuming, "LOOK_SECONDS", 0.02)
+    return Machines(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def elsewhere(machines: Machines) -> replicate.Experiment:
+    """A run on another machine that has made two checkpoints; this one is `two`."""
+    machines.on("one")
+    experiment = start()
+    save(experiment, 0)
+    save(experiment, 1)
+    machines.on("two")
+    return experiment
+
+
+class TestAnotherMachine:
+    def test_that_gives_signs_of_life_still_runs(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=30))
+        machines.beat(elsewhere.id)
+        over = threading.Event()
+
+        def go_on() -> None:
+            while not over.wait(0.1):
+                machines.beat(elsewhere.id)
+
+        beating = threading.Thread(target=go_on)
+        beating.start()
+        try:
+            with pytest.raises(InvalidInput, match=r"is running on one: stop it there") as caught:
+                start()
+        finally:
+            over.set()
+            beating.join()
+        assert elsewhere.short_id in str(caught.value)
+        assert Spool(Path.cwd()).queues() == []
+        assert kinds(Resumed, storage=machines.storage) == []
+
+    def test_that_was_heard_of_lately_is_waited_for(
+        self, machines: Machines, elsewhere: replicate.Experiment, said: list[str]
+    ) -> None:
+        machines.beat(elsewhere.id)
+        began = time.monotonic()
+        second = start()
+        assert 0.4 < time.monotonic() - began < 10
+        assert (second.id, second.resumed_from.step) == (elsewhere.id, 1)
+        assert said[0] == f"waiting to see whether the experiment {elsewhere.short_id} still runs on one"
+        assert len(said) == 2
+
+    def test_that_is_lost_is_not_waited_for(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.beat(elsewhere.id)
+        Clock(monkeypatch).off = heartbeats.LOST_AFTER + timedelta(seconds=1)
+        sleeping(monkeypatch, lambda _: pytest.fail("it waits"))
+        assert start().resumed_from.step == 1
+
+    def test_that_never_gave_a_sign_is_not(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
+        heartbeats.stop(machines.repository(), elsewhere.id, None)
+        assert start().resumed_from.step == 1
+
+    def test_where_it_has_ended_is_not(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.on("one")
+        elsewhere.stop()
+        machines.on("two")
+        machines.beat(elsewhere.id)  # it came after the last word
+        sleeping(monkeypatch, lambda _: pytest.fail("it waits"))
+        assert start().resumed_from.step == 1
+
+    def test_that_ends_while_it_is_waited_for_is_gone_on_with_at_once(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=60))
+        machines.beat(elsewhere.id)
+        sleep = time.sleep
+
+        def meanwhile(seconds: float) -> None:
+            sleep(seconds)
+            machines.repository().append(Ended(elsewhere.id, utc_now(), "failed"))
+
+        sleeping(monkeypatch, meanwhile)
+        began = time.monotonic()
+        assert start().resumed_from.step == 1
+        assert time.monotonic() - began < 20
+
+    def test_what_it_stored_while_it_was_waited_for_is_gone_on_from(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.beat(elsewhere.id)
+        sleep = time.sleep
+
+        def meanwhile(seconds: float) -> None:
+            sleep(seconds)
+            if elsewhere.is_running():
+                machines.on("one")
+                save(elsewhere, 2)
+                elsewhere.stop()
+                machines.on("two")
+
+        sleeping(monkeypatch, meanwhile)
+        assert start().resumed_from.step == 2
+        assert steps(seen(elsewhere.id)) == [0, 1, 2]
+
+    def test_whose_clock_is_behind_still_runs(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By less than `LOST_AFTER`, which listings allow for."""
+        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=2))
+        behind = timedelta(seconds=3)
+        machines.beat(elsewhere.id, ago=behind)
+        over = threading.Event()
+
+        def go_on() -> None:
+            while not over.wait(0.1):
+                machines.beat(elsewhere.id, ago=behind)
+
+        beating = threading.Thread(target=go_on)
+        beating.start()
+        try:
+            with pytest.raises(InvalidInput, match="is running on one"):
+                start()
+        finally:
+            over.set()
+            beating.join()
+
+    def test_whose_clock_is_ahead_is_not_waited_for_longer(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.beat(elsewhere.id, ago=-timedelta(hours=1))
+        began = time.monotonic()
+        sleep = time.sleep
+
+        def impatient(seconds: float) -> None:
+            assert time.monotonic() - began < 5, "it still waits"
+            sleep(seconds)
+
+        sleeping(monkeypatch, impatient)
+        assert start().resumed_from.step == 1
+
+    def test_whose_spool_is_stored_afterwards_has_that_set_aside(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.on("one")
+        with monkeypatch.context() as patched:
+            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            late = [save(elsewhere, 2).id, elsewhere.checkpoint(None, {"loss": 9}, step=3).id]
+        killed(elsewhere)
+
+        machines.on("two")
+        second = start()
+        assert second.resumed_from.step == 1, "this machine can't know of more"
+        save(second, 2)
+        machines.on("one")
+        (synced,) = sync(Spool(Path.cwd()))
+        assert (synced.outcome, synced.jobs) == ("stored", 2)
+        machines.on("two")
+        save(second, 3)
+        stored_late = {
+            item.id for record in kinds(Checkpointed, storage=machines.storage) for item in record.checkpoints
+        }
+        assert set(late) <= stored_late, "they were stored"
+        found = seen(elsewhere.id)
+        assert steps(found) == [0, 1, 2, 3]
+        assert not set(late) & {item.id for item in found.checkpoints}
+        assert found.status == "running"
+        second.stop()
+        assert seen(elsewhere.id).status == "finished"
+
+    def test_whose_spool_is_stored_after_the_end_changes_nothing(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        machines.on("one")
+        with monkeypatch.context() as patched:
+            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            save(elsewhere, 2)
+        killed(elsewhere)
+        machines.on("two")
+        with start() as second:
+            save(second, 2)
+        assert seen(elsewhere.id).status == "finished"
+        machines.on("one")
+        sync(Spool(Path.cwd()))
+        machines.on("two")
+        assert steps(seen(elsewhere.id)) == [0, 1, 2]
+        assert seen(elsewhere.id).status == "finished"
+
+    def test_that_comes_back_sees_that_the_run_goes_on_here(
+        self, machines: Machines, elsewhere: replicate.Experiment
+    ) -> None:
+        """A spot machine is back with its disk, and starts the same command."""
+        killed(elsewhere)
+        heartbeats.stop(machines.repository(), elsewhere.id, None)
+        second = start()
+        save(second, 2)
+        machines.on("one")
+        sync(Spool(Path.cwd()))
+        assert machines.beats(elsewhere.id) is not None, "that of the machine `two`"
+
+    def test_that_comes_back_does_not_go_on_beside_it(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed(elsewhere)
+        heartbeats.stop(machines.repository(), elsewhere.id, None)
+        second = start()
+        save(second, 2)
+        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=30))
+        sleep = time.sleep
+
+        def meanwhile(seconds: float) -> None:
+            sleep(seconds)
+            machines.beat(elsewhere.id, host="two")
+
+        sleeping(monkeypatch, meanwhile)
+        machines.on("one")
+        with pytest.raises(InvalidInput, match="is running on two"):
+            start()
+
+    def test_that_goes_on_is_listed_as_running_where_it_was_killed(
+        self, machines: Machines, elsewhere: replicate.Experiment
+    ) -> None:
+        killed(elsewhere)
+        heartbeats.stop(machines.repository(), elsewhere.id, None)
+        save(start(), 2)
+        machines.on("one")
+        assert seen(elsewhere.id).status == "running"
+
+    def test_that_goes_on_at_the_same_moment_is_noticed_by_who_comes_second(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        elsewhere.stop()
+        monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)
+        choose = resuming.choose
+
+        def slowly(*arguments: object) -> resuming.Start:
+            """Choose, and be overtaken by a machine that did the same."""
+            monkeypatch.setattr(resuming, "choose", choose)
+            chosen = choose(*arguments)
+            machines.on("three")
+            rivals.append(start())
+            machines.on("two")
+            return chosen
+
+        rivals: list[replicate.Experiment] = []
+        monkeypatch.setattr(resuming, "choose", slowly)
+        monkeypatch.setattr(resuming, "check_alone", lambda *_: None)  # it was early, too
+        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+            start()
+        (winner,) = rivals
+        machines.on("three")
+        save(winner, 2)
+        winner.stop()
+        assert len(kinds(Resumed, storage=machines.storage)) == 2
+        found = seen(elsewhere.id)
+        assert (steps(found), found.status) == ([0, 1, 2], "finished")
+        with start() as last:
+            assert last.resumed_from.step == 2
+
+
+class Clock:
+    """Sets the clock of this machine wrong."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.off = timedelta(0)
+        for module in ("project", "recording"):
+            monkeypatch.setattr(f"replicate_core.{module}.utc_now", self.now)
+        plain = Repository.__init__
+        monkeypatch.setattr(Repository, "__init__", lambda one, store, **_: plain(one, store, now=self.now))
+
+    def now(self) -> datetime:
+        return utc_now() + self.off
+
+
+class TestClocks:
+    """Machines' clocks differ, and are set: what was acknowledged must not depend on it."""
+
+    def test_a_clock_that_is_set_back_while_it_runs_loses_no_checkpoint(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a machine that has just booted: its clock is set a few seconds after the training began."""
+        first = ran(1)
+        second = start()
+        Clock(monkeypatch).off = -timedelta(seconds=30)
+        save(second, 1)
+        save(second, 2)
+        second.stop()
+        assert steps(seen(first.id)) == [0, 1, 2]
+
+    def test_nor_the_end(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = ran(1)
+        second = start()
+        Clock(monkeypatch).off = -timedelta(seconds=30)
+        second.stop()
+        assert seen(first.id).status == "finished"
+
+    def test_a_clock_that_is_behind_that_of_the_machine_before_loses_no_history(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock(monkeypatch)
+        machines.on("one")
+        clock.off = -timedelta(minutes=10)
+        with start(resume=None) as first:
+            save(first, 0)
+            clock.off = timedelta(0)
+            save(first, 1)
+        machines.on("two")
+        clock.off = -timedelta(minutes=2)  # less than `LOST_AFTER`, which listings allow for
+        with start(resume=first.id) as second:
+            assert second.resumed_from.step == 1
+            save(second, 2)
+        assert steps(seen(first.id)) == [0, 1, 2]
+        with start(resume=first.id) as third:
+            assert third.resumed_from.step == 2
+
+    def test_one_that_is_ahead_does_not(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock(monkeypatch)
+        elsewhere.stop()
+        for off, step in ((timedelta(minutes=2), 2), (timedelta(minutes=4), 3)):
+            clock.off = off
+            with start() as again:
+                assert again.resumed_from.step == step - 1
+                save(again, step)
+        assert steps(seen(elsewhere.id)) == [0, 1, 2, 3]
+
+
+class TestWhatStays:
+    def test_a_resumed_experiment_comes_back_whole_from_another_directory(
+        self, machines: Machines, elsewhere: replicate.Experiment, tmp_path: Path
+    ) -> None:
+        killed(elsewhere)
+        shutil.rmtree(tmp_path / "one")  # that machine is gone for good
+        second = start()
+        assert second.resumed_from.step == 1
+        save(second, 2)
+        second.stop()
+        machines.on("three")
+        found = seen(elsewhere.id)
+        assert [text_of(item) for item in found.checkpoints] == [f"weights of step {step}" for step in range(3)]
