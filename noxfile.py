@@ -78,10 +78,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
-def keras(session: nox.Session) -> None:
-    """Test the Keras callback on the TensorFlow backend."""
-    session.install(".[tensorflow]", *TEST_TOOLS, "scikit-learn")
-    session.run("pytest", "tests/keras", *session.posargs, env={"KERAS_BACKEND": "tensorflow"})
+@nox.parametrize("backend", ["tensorflow", "jax", "torch"])
+def keras(session: nox.Session, backend: str) -> None:
+    """Test the Keras callback on one of its backends, each in a process of its own."""
+    if backend == "torch":
+        session.install(TORCH)
+    session.install(".[tensorflow]" if backend == "tensorflow" else ".[keras]", backend, *TEST_TOOLS, "scikit-learn")
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    session.run("pytest", "tests/keras", "--numprocesses=auto", *session.posargs, env=environment)
 
 
 @nox.session

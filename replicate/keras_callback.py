@@ -1,5 +1,5 @@
-"""`ReplicateCallback` for Keras, under the name that scripts import. It lives in `replicate_keras`."""
+"""`ReplicateCallback` and `load_model` for Keras, under the name that scripts import; from `replicate_keras`."""
 
-from replicate_keras import ReplicateCallback
+from replicate_keras import ReplicateCallback, load_model
 
-__all__ = ["ReplicateCallback"]
+__all__ = ["ReplicateCallback", "load_model"]

@@ -17,5 +17,6 @@ if importlib.util.find_spec("keras") is None:
     )
 
 from replicate_keras.callback import ReplicateCallback  # it imports Keras
+from replicate_keras.loading import load_model
 
-__all__ = ["ReplicateCallback"]
+__all__ = ["ReplicateCallback", "load_model"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replicate_core import InvalidInput
+from replicate_keras.state import State, write
 
 MODEL_ENDINGS = (".keras", ".h5", ".hdf5")
 WEIGHTS_ENDINGS = (".weights.h5",)
@@ -55,25 +56,27 @@ def expand(filepath: str, values: Mapping[str, Any]) -> str:
     names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
     if "" in names:
         raise ValueError("a pair of braces holds no name")
-    return filepath.format(**{name: _number(values[name]) if name in values else math.nan for name in names})
+    return filepath.format(**{name: number(values[name]) if name in values else math.nan for name in names})
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
+    """A metric as plain data, if it is a scalar of some library."""
     return value.item() if hasattr(value, "item") else value
 
 
-def save(model: Any, path: str, *, weights_only: bool) -> None:
-    """Save a model or its weights: under another name first, then moved into place, so that no half file is seen."""
+def save(model: Any, path: str, *, weights_only: bool, state: State) -> None:
+    """Save a model or its weights, and the state of training: no half file is ever seen under that name."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     ending = next(ending for ending in (*WEIGHTS_ENDINGS, *MODEL_ENDINGS) if path.endswith(ending))
     temporary = target.with_name(f".replicate-{os.urandom(8).hex()}.tmp{ending}")
     try:
-        with _quietly():
+        with quietly():
             if weights_only:
                 model.save_weights(temporary)
             else:
                 model.save(temporary)
+            write(temporary, state)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -87,7 +90,8 @@ class _LegacyFormat(logging.Filter):
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Keep Keras from saying what nobody can do anything about."""
     absl, legacy = logging.getLogger("absl"), _LegacyFormat()
     absl.addFilter(legacy)
     try:

@@ -1,0 +1,85 @@
+"""What the callback takes, and what it refuses at construction, before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+import replicate
+from replicate.keras_callback import ReplicateCallback
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"filepath": None},
+        {"filepath": Path("deep") / "model.keras"},
+        {"filepath": "m-{epoch:02d}-{val_loss:.2f}.h5"},
+        {"filepath": "m-{batch}.keras", "save_freq": 3},
+        {"filepath": "m-{batch}.keras", "save_freq": "auto"},
+        {"filepath": "model.weights.h5", "save_weights_only": True},
+        {"save_freq": "auto", "max_overhead": 0.5},
+        {"primary_metric": ["f1", "maximize"]},
+        {"save_best_only": True},
+        {"save_best_only": True, "monitor": "val_accuracy"},
+        {"save_best_only": True, "monitor": "something", "mode": "min"},
+        {"monitor": "something"},
+        {"keep_last": 2},
+        {"keep_best": 3, "primary_metric": ("loss", "minimize")},
+        {"resume": "auto", "name": "digits", "tags": ["a"], "notes": "n"},
+    ],
+    ids=str,
+)
+def test_these_are_taken_and_nothing_begins(project: Path, arguments: dict) -> None:
+    ReplicateCallback(**arguments)
+    assert list(project.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filepath": "model.pth"}, r"must end in \.keras or \.h5 or \.hdf5, got 'model.pth'"),
+        ({"filepath": "model"}, r"must end in \.keras or"),
+        ({"filepath": "model.keras", "save_weights_only": True}, r"must end in \.weights\.h5 when only weights"),
+        ({"filepath": "model.weights.h5"}, "save_weights_only=True"),
+        ({"filepath": "m-{batch:02d}.keras"}, "batch"),
+        ({"filepath": "m-{epoch:q}.keras"}, "can't be filled in"),
+        ({"filepath": "m-{}.keras"}, "holds no name"),
+        ({"filepath": "m-{.keras"}, "can't be filled in"),
+        ({"save_freq": 0}, 'must be "epoch", "auto", or a number of batches from 1, got 0'),
+        ({"save_freq": -1}, "save_freq"),
+        ({"save_freq": True}, "save_freq"),
+        ({"save_freq": 2.0}, "save_freq"),
+        ({"save_freq": "batch"}, "save_freq"),
+        ({"save_freq": None}, "save_freq"),
+        ({"max_overhead": 0.1}, "with save_freq=\"auto\", got save_freq='epoch'"),
+        ({"save_freq": "auto", "max_overhead": 1}, "between 0 and 1, got 1"),
+        ({"save_freq": "auto", "max_overhead": 0}, "between 0 and 1"),
+        ({"save_freq": "auto", "max_overhead": "5%"}, "between 0 and 1"),
+        ({"save_freq": "auto", "max_overhead": True}, "between 0 and 1"),
+        ({"primary_metric": ("loss", "down")}, "primary_metric"),
+        ({"mode": "lower"}, 'mode must be "auto", "min" or "max", got \'lower\''),
+        ({"save_best_only": True, "monitor": "something"}, 'give mode="max" or mode="min"'),
+        ({"keep_best": 3}, "keep_best needs primary_metric"),
+        ({"keep_last": 0}, "keep_last must be a number of checkpoints from 1, got 0"),
+        ({"keep_last": True}, "keep_last"),
+        ({"keep_last": 1.5}, "keep_last"),
+        ({"filepath": None, "resume": "auto"}, "filepath=None saves no files"),
+        ({"filepath": None, "save_best_only": True}, "filepath=None saves no files"),
+        ({"filepath": None, "keep_last": 1}, "filepath=None saves no files"),
+        ({"filepath": None, "save_on_exception": True}, "filepath=None saves no files"),
+    ],
+    ids=str,
+)
+def test_these_are_refused_with_what_is_wanted(project: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(replicate.InvalidInput, match=message):
+        ReplicateCallback(**arguments)
+    assert list(project.iterdir()) == []
+
+
+def test_resume_belongs_where_the_experiment_was_begun(project: Path) -> None:
+    with (
+        replicate.init(path=None) as experiment,
+        pytest.raises(replicate.InvalidInput, match=r"resume to replicate\.init"),
+    ):
+        ReplicateCallback(experiment=experiment, resume="auto")

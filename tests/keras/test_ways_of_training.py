@@ -1,0 +1,264 @@
+"""The callback in every way that Keras trains."""
+
+import copy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import replicate
+from replicate.keras_callback import ReplicateCallback, load_model
+
+X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+BACKEND = keras.backend.backend()
+
+
+def new_model(**options: object) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    model.compile(**{"optimizer": "adam", "loss": "mse"} | options)
+    return model
+
+
+def steps(experiment: replicate.Experiment) -> list[int]:
+    return [checkpoint.step for checkpoint in experiment.checkpoints]
+
+
+def test_evaluate_and_predict_record_nothing(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    model = new_model()
+    model.evaluate(X, Y, verbose=0, callbacks=[callback])
+    model.predict(X, verbose=0, callbacks=[callback])
+    assert callback.experiment is None
+    assert list(project.iterdir()) == []
+
+
+def test_a_loop_of_its_own_with_train_on_batch(project: Path) -> None:
+    model = new_model()
+    callback = ReplicateCallback("model.keras", primary_metric=("loss", "minimize"))
+    callbacks = keras.callbacks.CallbackList([callback], model=model)
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in range(4):
+            rows = slice(batch * 10, batch * 10 + 10)
+            logs = model.train_on_batch(X[rows], Y[rows], return_dict=True)
+            callbacks.on_train_batch_end(batch, logs)
+        callbacks.on_epoch_end(epoch, logs)
+    callbacks.on_train_end()
+    assert (steps(callback.experiment), callback.experiment.status) == ([0, 1], "finished")
+    assert callback.experiment.latest().metrics["loss"] == pytest.approx(float(logs["loss"]))
+
+
+def test_copies_record_experiments_of_their_own(project: Path) -> None:
+    """As KerasTuner does, for each trial."""
+    callback = ReplicateCallback("model.keras", params={"lr": 0.1})
+    for _ in range(2):
+        new_model().fit(X, Y, verbose=0, callbacks=[copy.deepcopy(callback)])
+    assert callback.experiment is None
+    assert [len(experiment.checkpoints) for experiment in replicate.experiments.list()] == [1, 1]
+
+
+class Interrupting(keras.callbacks.Callback):
+    """Raises at the end of a batch."""
+
+    def __init__(self, error: BaseException, batch: int = 2) -> None:
+        super().__init__()
+        self.error = error
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise self.error
+
+
+def test_interrupted_and_trained_again_as_in_a_notebook(project: Path) -> None:
+    model, callback = new_model(), ReplicateCallback("model.keras")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(KeyboardInterrupt())])
+    first = callback.experiment
+    assert first.is_running(), "Keras tells nobody"
+    model.fit(X, Y, verbose=0, callbacks=[callback])
+    assert [experiment.status for experiment in replicate.experiments.list()] == ["interrupted", "finished"]
+    assert callback.experiment.id != first.id
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [(ValueError("no"), "failed", "ValueError: no"), (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt")],
+)
+def test_a_with_block_knows_what_ended_it(project: Path, error: BaseException, status: str, text: str) -> None:
+    callback = ReplicateCallback("model.keras")
+    with pytest.raises(type(error)), callback:
+        new_model().fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(error)])
+    assert (callback.experiment.status, callback.experiment.error) == (status, text)
+
+
+def test_a_with_block_in_which_all_went_well_ends_nothing_twice(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    with callback:
+        new_model().fit(X, Y, verbose=0, callbacks=[callback])
+    assert callback.experiment.status == "finished"
+    assert steps(callback.experiment) == [0]
+
+
+def test_it_is_saved_once_more_when_an_exception_ends_it(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", save_on_exception=True, save_freq=100)
+    model = new_model()
+    with pytest.raises(ValueError, match="no"), callback:
+        model.fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(ValueError("no"))])
+    assert steps(callback.experiment) == [3]
+    loaded = load_model(callback.experiment.latest())
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+PROGRAM = """
+import sys, time
+import keras, numpy as np
+from replicate_keras import ReplicateCallback
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("adam", "mse")
+
+class Waiting(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            print("there", flush=True)
+            {wait}
+
+callback = ReplicateCallback("model.keras", save_on_exception=True, save_freq=1000)
+model.fit(np.ones((20, 4)), np.ones(20), epochs=3, verbose=0, callbacks=[callback, Waiting()])
+"""
+
+
+@pytest.mark.parametrize(("wait", "status"), [("time.sleep(60)", "interrupted"), ("raise ValueError('no')", "failed")])
+def test_a_process_that_ends_saves_once_more(project: Path, wait: str, status: str) -> None:
+    program = PROGRAM.replace("{wait}", wait)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "there\n"
+    if status == "interrupted":
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None), errors
+    (experiment,) = replicate.experiments.list()
+    assert experiment.status == status, errors
+    assert len(experiment.checkpoints) == 1, errors
+    load_model(experiment.latest())
+
+
+def test_early_stopping_ends_it_as_a_whole(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    stopping = keras.callbacks.EarlyStopping("loss", min_delta=100, patience=2, restore_best_weights=True)
+    new_model().fit(X, Y, epochs=20, verbose=0, callbacks=[callback, stopping])
+    assert (len(callback.experiment.checkpoints), callback.experiment.status) == (3, "finished")
+
+
+def test_an_optimizer_that_averages_weights(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    model = new_model(optimizer=keras.optimizers.Adam(use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=1))
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])
+    loaded = load_model(callback.experiment.latest())
+    assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
+
+
+def test_it_begins_at_the_epoch_that_it_is_told(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    new_model().fit(X, Y, initial_epoch=3, epochs=5, verbose=0, callbacks=[callback])
+    assert steps(callback.experiment) == [3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")  # as Keras says of every generator
+def test_a_data_set_of_unknown_length(project: Path) -> None:
+    def batches():
+        for _ in range(7):
+            yield X[:4], Y[:4]
+
+    callback = ReplicateCallback("model.keras", save_freq=3)
+    new_model().fit(batches(), shuffle=False, verbose=0, callbacks=[callback])
+    assert steps(callback.experiment) == [3, 6]
+
+
+def test_a_training_step_of_the_users_own(project: Path) -> None:
+    if BACKEND != "tensorflow":
+        pytest.skip("each backend has a signature of its own for it; the callback sees no difference")
+    import tensorflow as tf
+
+    class Model(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = keras.layers.Dense(1)
+
+        def call(self, inputs):
+            return self.layer(inputs)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+            return {"own": loss}
+
+    model = Model()
+    model.compile("adam")
+    callback = ReplicateCallback("model.weights.h5", save_weights_only=True, primary_metric=("own", "minimize"))
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])
+    assert set(callback.experiment.best().metrics) == {"own"}
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_a_mirrored_strategy(project: Path) -> None:
+    program = """
+import tensorflow as tf
+(processor,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, numpy as np
+from replicate_keras import ReplicateCallback
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+model.fit(np.ones((20, 4)), np.ones(20), epochs=2, verbose=0, callbacks=[ReplicateCallback("model.keras")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (experiment,) = replicate.experiments.list()
+    assert steps(experiment) == [0, 1]
+
+
+def test_the_frequency_of_saving_stands_in_no_ones_way(project: Path) -> None:
+    """Two callbacks in one training: each its own experiment."""
+    callbacks = [ReplicateCallback(f"{name}.keras", name=name) for name in ("one", "other")]
+    new_model().fit(X, Y, verbose=0, callbacks=callbacks)
+    assert {experiment.name for experiment in replicate.experiments.list()} == {"one", "other"}
+
+
+def test_several_trainings_in_one_experiment(project: Path) -> None:
+    with replicate.init(path=None) as experiment:
+        for fold in range(2):
+            callback = ReplicateCallback(f"fold-{fold}.keras", experiment=experiment)
+            new_model().fit(X, Y, verbose=0, callbacks=[callback])
+    assert [checkpoint.path for checkpoint in experiment.checkpoints] == ["fold-0.keras", "fold-1.keras"]
+
+
+def test_nothing_of_ours_is_a_warning(project: Path) -> None:
+    program = """
+import warnings
+warnings.filterwarnings("ignore", message=".*__array__.*copy keyword")  # of Keras 3.15 with NumPy 2
+import keras, numpy as np
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message=".*__array__.*copy keyword")
+from replicate_keras import ReplicateCallback, load_model
+for path in ("model.keras", "model.hdf5"):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    callback = ReplicateCallback(path, {"a": 1}, ("loss", "minimize"), name=path, resume="auto", keep_last=1)
+    model.fit(np.ones((20, 4)), np.ones(20), epochs=2, verbose=0, callbacks=[callback])
+    load_model(callback.experiment.latest())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
