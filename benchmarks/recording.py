@@ -31,6 +31,8 @@ from typing import TypeVar
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a busy process is one busy processor
 
+from side_by_side import MEGABYTE, note, row, seconds_of, title, warm_memory
+
 import replicate
 
 T = TypeVar("T")
@@ -38,7 +40,6 @@ T = TypeVar("T")
 METRICS = {"loss": 0.25, "accuracy": 0.75}
 LATENCY_SECONDS = 0.03
 FROZEN_SHARE = 0.95
-MEGABYTE = 10**6
 
 SLOW = f'''
 """A directory that answers like a bucket far away: each request takes {LATENCY_SECONDS} seconds, many go at once."""
@@ -98,26 +99,6 @@ class Size:
 
 FULL = Size((100, 1000), 9, 100_000, 10, 10_000, 12, 3)
 SMALL = Size((10, 50), 3, 10_000, 4, 1_000, 2, 3)
-
-
-# The table.
-
-
-def title(text: str, mine: str, theirs: str) -> None:
-    print(f"\n{text:56} {mine:>11} {theirs:>11} {'ratio':>7} {'of rounds':>15} {'goal':>8}", flush=True)
-
-
-def row(what: str, mine: list[float], theirs: list[float], goal: str = "", *, unit: str = "ms") -> None:
-    """Medians of what was measured side by side, and the median and the range of the ratios."""
-    factor = {"s": 1, "ms": 1e3, "us": 1e6, "/s": 1}[unit]
-    left, right = (f"{statistics.median(values) * factor:.4g} {unit}" for values in (mine, theirs))
-    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
-    spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-    print(f"  {what:54} {left:>11} {right:>11} {statistics.median(ratios):7.3f} {spread:>15} {goal:>8}", flush=True)
-
-
-def note(text: str) -> None:
-    print(f"  {text}", flush=True)
 
 
 # Projects to record, and what is in them.
@@ -181,12 +162,6 @@ def wait_until_stored(directory: Path) -> None:
         time.sleep(0.02)
 
 
-def seconds_of(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 def run(*command: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
@@ -195,16 +170,6 @@ def fresh(function: Callable[..., T], *arguments: object) -> T:
     """Call a function in an interpreter of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def warm_memory(megabytes: int) -> None:
-    """Leave that much free memory which was just in use, as that of a machine that has been at work for a while is.
-
-    A virtual machine may have to ask its host for any other: measured, a copy takes ten times as long then, and who of
-    two gets the slow memory is chance.
-    """
-    with tempfile.TemporaryFile(dir=".") as file:
-        file.writelines(bytes(MEGABYTE) for _ in range(2 * megabytes))
 
 
 def resident_bytes() -> int:
