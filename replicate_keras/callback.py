@@ -130,7 +130,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         self._best.value = self._threshold
         self._began = self._saved_at = time.monotonic()
         self._saving_seconds = self._save_seconds = 0.0
-        self._unsaved = False
+        self._unsaved = self._has_saved = False
 
     # Hooks of Keras.
 
@@ -261,10 +261,24 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         path = None
         if self.filepath is not None and with_files:
             place = {"epoch": self._epoch + 1} if batch is None else {"epoch": self._epoch + 1, "batch": batch + 1}
-            path = expand(self.filepath, {**metrics, **place})
-            self._save(path, is_whole=batch is None)
+            path = self._saved(expand(self.filepath, {**metrics, **place}), is_whole=batch is None)
         step = self._epoch if self.save_freq == EPOCH else self._batches
         self.experiment.checkpoint(path, metrics, self._primary_in(metrics, batch), step, **self._extra())
+
+    def _saved(self, path: str, *, is_whole: bool) -> str | None:
+        """Save the model; returns where. None if that failed by chance: training goes on then."""
+        try:
+            self._save(path, is_whole=is_whole)
+        except Exception as error:
+            if not self._has_saved and not isinstance(error, OSError):  # this model can't be saved so, now or ever
+                raise
+            warnings.warn(
+                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}",
+                stacklevel=4,
+            )
+            return None
+        self._has_saved = True
+        return path
 
     def _save(self, path: str, *, is_whole: bool) -> None:
         assert self.experiment is not None, "training began"

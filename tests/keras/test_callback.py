@@ -276,6 +276,39 @@ def test_a_primary_metric_that_never_comes_is_warned_of(project: Path) -> None:
         fit(ReplicateCallback(None, primary_metric=("val_los", "minimize")), epochs=1, validation_split=0.5)
 
 
+def test_a_disk_that_is_full_does_not_stop_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = callback_module.save, []
+
+    def failing(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) in (1, 3):
+            raise OSError(28, "No space left on device")
+        save(*arguments, **options)
+
+    monkeypatch.setattr(callback_module, "save", failing)
+    with pytest.warns(UserWarning, match="could not be saved to model.keras, only its metrics are: OSError"):
+        experiment = fit(ReplicateCallback("model.keras"), epochs=4)
+    assert [checkpoint.path for checkpoint in experiment.checkpoints] == [None, "model.keras", None, "model.keras"]
+    assert all("loss" in checkpoint.metrics for checkpoint in experiment.checkpoints)
+
+
+def test_a_model_that_can_never_be_saved_is_told_of_at_once(project: Path) -> None:
+    class Unsavable(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+        def get_config(self):
+            raise NotImplementedError("this layer has no config")
+
+    _, x, y = model_and_data()
+    model = keras.Sequential([keras.Input((4,)), Unsavable(), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    callback = ReplicateCallback("model.keras")
+    with pytest.raises(NotImplementedError, match="this layer has no config"), callback:
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[callback])
+    assert callback.experiment.status == "failed"
+
+
 def test_a_storage_that_fails_does_not_stop_training(project: Path) -> None:
     class Breaking(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
