@@ -101,6 +101,8 @@ class Checkpoint:
     @property
     def files(self) -> Mapping[str, int]:
         """Path of every file of the checkpoint to its size in bytes; paths are relative to the project directory."""
+        if self._facts.is_private and self._facts.manifest is not None:  # it may have been let go meanwhile
+            self._refresh()
         if self._has_files_waiting():
             waiting = self._source.waiting_files(self.experiment_id, self.id)
             if waiting is not None:

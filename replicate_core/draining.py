@@ -117,13 +117,17 @@ class Drain:
             self._retention.apply()
         claimed = None if group[0].staged is None else self.queue.claim(group[0])
         if claimed is not None:
-            snapshot = publish(self.repository, self._known, claimed, self._policy, partial(_with_snapshot, record))
-            self._retention.stored(record, snapshot)
+            publish(self.repository, self._known, claimed, self._policy, partial(self._published, record))
         else:
             self.repository.append(record if group[0].staged is None else _without_files(record))
         self.queue.finish(group, claimed)
         if self._retention.is_due():
             self._retention.apply()
+
+    def _published(self, record: Record, snapshot: Snapshot) -> Record:
+        """The record of what was stored. From now on it may be there, though nobody hears so, and refer to objects."""
+        self._retention.stored(record, snapshot)
+        return _with_snapshot(record, snapshot)
 
 
 def open_queue(queue: Queue) -> Drain:

@@ -13,6 +13,7 @@ from typing import overload
 from replicate_core import ids, records
 from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.listing import Listed, Source
@@ -248,7 +249,7 @@ class Experiment:
             InvalidInput: a number can't be taken; or this process does not record the experiment.
         """
         for name, value in (("best", best), ("last", last)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
                 raise InvalidInput(f"keep({name}=...) must be a number of checkpoints from 1, got {value!r}")
         if self._recorded is None:
             raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")

@@ -120,6 +120,12 @@ class Source:
         """Tell whether a process of this machine records an experiment."""
         return any(queue.is_owned() for queue in self._spool.queues_of(experiment))
 
+    def begins_here(self, state: ExperimentState) -> bool:
+        """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
+        queues = self._spool.queues_of(state.created.experiment)
+        owned = [queue.session for queue in queues if queue.is_owned()]
+        return bool(owned) and state.session not in owned
+
     def was_left_here(self, experiment: str, session: str | None) -> bool:
         """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
         return any(queue.session == session and queue.is_abandoned() for queue in self._spool.queues_of(experiment))

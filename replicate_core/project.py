@@ -6,6 +6,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from replicate_core import environment, ids, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
-from replicate_core.errors import InvalidInput, NotFound
+from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
@@ -274,8 +275,9 @@ def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str |
     if recording.wait_until_known(KNOWN_SECONDS):
         try:
             resuming.check_unrivalled(project.source, resumed)
-        except resuming.StillRuns as error:
-            recording.end("interrupted", str(error))
+        except BaseException as error:
+            with suppress(StorageFailed):  # of the two errors the first one counts
+                recording.end("interrupted", str(error))
             raise
     return recording
 

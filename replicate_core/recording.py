@@ -358,6 +358,8 @@ class Recording:
 
     def keep(self, rule: Keep) -> None:
         """See `Recorded.keep`."""
+        if self._over:
+            raise InvalidInput("this experiment has ended: nothing more is saved of it that could be kept or let go")
         self._keep = rule
 
     def end(self, status: Ending = "finished", error: str | None = None) -> Ended | None:

@@ -281,7 +281,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
                 replaced |= record.manifests
             case Created():  # pragma: no branch  # there is no other kind
                 pass
-    lineage = _lineage(resumed, made)
+    lineage = _lineage(resumed, made, ended)
     history = {key: _private(item, is_over=None in ended) for key, item in made.get(None, {}).items()}
     session, resumed_from, code = None, created.resumed_from, None
     for step in lineage:
@@ -298,21 +298,26 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     return ExperimentState(created, kept, ended.get(session), resumed_from, _replacement(code, replaced), session)
 
 
-def _lineage(resumed: Sequence[Resumed], made: Mapping[str | None, Mapping[str, CheckpointFacts]]) -> list[Resumed]:
+def _lineage(
+    resumed: Sequence[Resumed],
+    made: Mapping[str | None, Mapping[str, CheckpointFacts]],
+    ended: Mapping[str | None, Ended],
+) -> list[Resumed]:
     """The sessions that an experiment went on in, one after the other, without its first.
 
     They tell by their ids what went on after what: the clocks of two machines may disagree. Where two went on after the
     same one, because two machines did so at the same moment, the one counts that made checkpoints, or was gone on after
-    itself, or else the last.
+    itself, or has not ended; or else the first: who came later has seen it and given up, or was not heard of in time.
     """
     sessions = {record.session: record for record in resumed}
     followed = {record.previous for record in resumed}
     lineages = [_ancestry(record, sessions) for record in sessions.values() if record.session not in followed]
 
-    def weight(lineage: list[Resumed]) -> tuple[int, int]:
-        return sum(bool(made.get(record.session)) for record in lineage), len(lineage)
+    def weight(lineage: list[Resumed]) -> tuple[int, int, bool]:
+        made_any = sum(bool(made.get(record.session)) for record in lineage)
+        return made_any, len(lineage), lineage[-1].session not in ended
 
-    return max(reversed(lineages), key=weight, default=[])
+    return max(lineages, key=weight, default=[])
 
 
 def _ancestry(record: Resumed, sessions: Mapping[str, Resumed]) -> list[Resumed]:
@@ -369,9 +374,9 @@ def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
     return next(iter(ranked(checkpoints)), None)
 
 
-def ranked(checkpoints: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
+def ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None = None) -> list[CheckpointFacts]:
     """The checkpoints that `best` does not pass over, the best one first; equals in the order they were made."""
-    primary = primary_metric_of(checkpoints)
+    primary = primary or primary_metric_of(checkpoints)
     if primary is None:
         return []
     sign = 1 if primary.goal == "minimize" else -1
@@ -382,5 +387,6 @@ def ranked(checkpoints: Sequence[CheckpointFacts]) -> list[CheckpointFacts]:
 def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:
     """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last."""
     with_files = [item for item in checkpoints if item.manifest is not None]
-    kept = {item.id for item in (*ranked(with_files)[: keep.best], *with_files[-keep.last :])}
+    best_first = ranked(with_files, primary_metric_of(checkpoints))
+    kept = {item.id for item in (*best_first[: keep.best], *with_files[-keep.last :])}
     return [item for item in with_files if item.id not in kept]

@@ -28,6 +28,10 @@ SILENCE = 3 * INTERVAL
 LOOK_SECONDS = 1.0
 """How often whoever waits for a sign of life looks for it."""
 
+BEGIN_SECONDS = 60.0
+SHORT_SECONDS = 0.05
+"""How long, and how often, another process of the same run looks for what the first one goes on from."""
+
 COPY_BYTES = 4 << 20
 
 Say = Callable[[str], object]
@@ -181,6 +185,10 @@ def follow(source: Source, found: Found, say: Say) -> Start:
         wait_until_over(source, found, say)
     except StillRuns:  # it has begun to
         listed = _one(source, found.experiment)
+        patience = time.monotonic() + BEGIN_SECONDS
+        while source.begins_here(listed.state) and time.monotonic() < patience:
+            time.sleep(SHORT_SECONDS)
+            listed = _one(source, found.experiment)
         wanted = listed.state.resumed_from
         checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
         return Start(listed, checkpoint, found.reason)

@@ -64,7 +64,7 @@ class Retention:
 
     def apply(self) -> None:
         """Let go of what is not to be kept. That a storage refuses stops nothing: the files are kept then."""
-        if not self._has_rule:
+        if self._objects and not self._has_rule:  # else another process has stored what there is, under which rule ever
             return
         self._applied_at = time.monotonic()
         try:
@@ -76,8 +76,8 @@ class Retention:
         """Record what is not kept any longer; returns the checkpoints that have no files any more."""
         found = self._repository.read_records(_refuse, experiment=self._experiment)
         state = records.fold(found).get(self._experiment)
-        if state is None or state.session != self._session:  # it was deleted; or others have gone on with it
-            return set()
+        if state is None or state.session != self._session or state.ended is not None:
+            return set()  # it was deleted; or others have gone on with it, or may refer to what it has stored
         rule = next((item.keep for item in reversed(state.checkpoints) if item.manifest is not None), None)
         gone = {item.id for item in state.checkpoints if item.is_released}
         superseded = () if rule is None else tuple(item.id for item in records.superseded(state.checkpoints, rule))

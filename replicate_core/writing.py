@@ -78,7 +78,7 @@ def publish(
         known: what is there already.
         staged: the files.
         policy: what to compress.
-        record_of: makes the record of what was stored.
+        record_of: makes the record of what was stored; called again for what had to be stored again.
 
     Returns:
         What was stored in the end.
@@ -93,6 +93,7 @@ def publish(
         while missing := known.missing(snapshot.objects):
             known.forget(missing)
             healed = store_snapshot(repository, known, staged, policy)
+            record_of(healed)
             repository.append(Repacked(record.experiment, {snapshot.manifest: healed.manifest}))
             snapshot = replace(healed, added=snapshot.added + healed.added)
     return snapshot

@@ -576,7 +576,8 @@ def test_of_two_sessions_after_the_same_one_that_counts_which_made_checkpoints()
     one, other = resumed("a", "one", session="s"), resumed("a", "other", session="t")
     assert codes(made("a"), one, other, made("b", session="s")) == ("one", {"a": None, "b": "one"})
     assert codes(made("a"), one, other, made("b", session="t")) == ("other", {"a": None, "b": "other"})
-    assert codes(made("a"), one, other) == ("other", {"a": None})
+    assert codes(made("a"), one, other) == ("one", {"a": None}), "the first"
+    assert codes(made("a"), one, other, Ended("e", MOMENT, "interrupted", session="s"))[0] == "other", "it gave up"
     assert fold([Created("e", MOMENT), one, other, made("b", session="s")])["e"].session == "s"
     follower, rival = (resumed("a", session=name, previous="s") for name in "uv")
     assert codes(made("a"), one, made("b", session="s"), follower, rival, made("c", session="u"))[0] == "one"
