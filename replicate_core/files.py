@@ -45,7 +45,7 @@ COPY_BYTES = 1 << 20
 COPY_ATTEMPTS = 5
 
 _FALLOCATE_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_TEMPORARY = re.compile(r"\.replicate-[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"\.replicate-[0-9a-f]{16}\.tmp(\.[a-z0-9.]+)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from contextlib import suppress
 
 from replicate_core import InvalidInput, PrimaryMetric
 
@@ -19,8 +21,9 @@ def check_save_freq(save_freq: object) -> str | int:
     """Check when to save. Raises `InvalidInput`."""
     if save_freq in (EPOCH, AUTO) and isinstance(save_freq, str):
         return save_freq
-    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
-        return save_freq
+    with suppress(TypeError):
+        if not isinstance(save_freq, bool) and (number := operator.index(save_freq)) > 0:  # type: ignore[arg-type]  # np.int64 is one
+            return number
     raise InvalidInput(f'save_freq must be "epoch", "auto", or a number of batches from 1, got {save_freq!r}')
 
 
@@ -64,6 +67,10 @@ class Best:
     ) -> None:
         if mode not in ("auto", "min", "max"):
             raise InvalidInput(f'mode must be "auto", "min" or "max", got {mode!r}')
+        if monitor is not None and not isinstance(monitor, str):
+            raise InvalidInput(f"monitor must be the name of a metric, got {monitor!r}")
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float, type(None))):
+            raise InvalidInput(f"initial_value_threshold must be a number, got {threshold!r}")
         self.monitor = monitor or (primary_metric.name if primary_metric else "val_loss")
         if mode == "auto" and primary_metric is not None and primary_metric.name == self.monitor:
             mode = "min" if primary_metric.goal == "minimize" else "max"

@@ -112,6 +112,12 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._best.is_less_better  # noqa: B018  # so that a name that says nothing is told of now
         if filepath is None and (save_best_only or save_on_exception or self._keep or resume is not None):
             raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
+        if resume is not None and (not isinstance(resume, str) or not resume):
+            raise InvalidInput(
+                f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}'
+            )
+        if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
+            raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
         if resume is not None and experiment is not None:
             raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")
         self._has_trained = False
@@ -132,6 +138,10 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         self._saving_seconds = self._save_seconds = 0.0
         self._unsaved = self._has_saved = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which record experiments of their own."""
+        return vars(self) | {"_siblings": [], "experiment": self.experiment if self._is_given else None}
+
     # Hooks of Keras.
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
@@ -151,17 +161,13 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         assert self.experiment is not None, "it was begun, or given"
         if self._keep:
             self.experiment.keep(**self._keep)
-        self._siblings = states.siblings()
+        self._siblings = states.come_last(self)
         if not self._has_trained and (checkpoint := self.experiment.resumed_from) is not None:
             self._go_on_from(checkpoint)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
         self._epoch, self._last_batch = epoch, -1
-        if self._restored is not None:  # not before: until now Keras and other callbacks were still beginning
-            restored, self._restored = self._restored, None
-            self._begin_at(None)  # else every later `fit` would begin there
-            self._remind(restored)
-            states.restore_random_states(self.model, restored.random)
+        self._take_over()  # not before: until now Keras and other callbacks were still beginning
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:  # noqa: D102
         if (steps := (self.params or {}).get("steps")) is not None:
@@ -187,6 +193,9 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._checkpoint(logs)  # what batches do not know is known now
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
+        for callback in self._take_over():  # no epoch was left: what it would have done now is still to be done
+            if getattr(callback, "restore_best_weights", False) and callback.best_weights is not None:
+                self.model.set_weights(callback.best_weights)
         if self.save_freq == AUTO and self._unsaved and self._batches:
             self._checkpoint(self._logs)
         self._begin_at(None)
@@ -255,13 +264,17 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             is_last: whether it is saved because training ends here: then it need not be the best one.
         """
         assert self.experiment is not None, "training began"
+        before = self._best.value
         metrics = {name: number(value) for name, value in (logs or {}).items()}
         if self.save_best_only:
             with_files = self._is_best(metrics) or is_last
         path = None
         if self.filepath is not None and with_files:
             place = {"epoch": self._epoch + 1} if batch is None else {"epoch": self._epoch + 1, "batch": batch + 1}
-            path = self._saved(expand(self.filepath, {**metrics, **place}), is_whole=batch is None)
+            is_whole = batch is None or batch + 1 == (self.params or {}).get("steps")
+            path = self._saved(expand(self.filepath, {**metrics, **place}), is_whole=is_whole)
+            if path is None:
+                self._best.value = before
         step = self._epoch if self.save_freq == EPOCH else self._batches
         self.experiment.checkpoint(path, metrics, self._primary_in(metrics, batch), step, **self._extra())
 
@@ -355,16 +368,28 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         self._batches = self._saved_batches = restored.batches
         if restored.best is not None:
             self._best.value = restored.best
-        self._begin_at(restored.epoch)
+        is_over = states.was_stopped(self._siblings, restored.callbacks) and (self.params or {}).get("epochs")
+        self._begin_at(is_over or restored.epoch)
 
     def _begin_at(self, epoch: int | None) -> None:
         """Let `fit` begin at an epoch; None: at the one that it was told."""
         self.model._initial_epoch = epoch  # noqa: SLF001  # its source says "Can be set by callbacks in on_train_begin"
 
-    def _remind(self, restored: State) -> None:
-        """Give the callbacks beside this one back what they remembered."""
-        for callback in states.remind(self._siblings, restored.callbacks):
-            if getattr(callback, "restore_best_weights", False):
+    def _take_over(self) -> list[Any]:
+        """Go on as that moment was, if there is one; returns the callbacks that were reminded."""
+        if self._restored is None:
+            return []
+        restored, self._restored = self._restored, None
+        self._begin_at(None)  # else every later `fit` would begin there
+        reminded = self._remind(restored)
+        states.restore_random_states(self.model, restored.random)
+        return reminded
+
+    def _remind(self, restored: State) -> list[Any]:
+        """Give the callbacks beside this one back what they remembered; returns those."""
+        reminded = states.remind(self._siblings, restored.callbacks)
+        for callback in reminded:
+            if getattr(callback, "restore_best_weights", False) and callback.best is not None:
                 callback.best_weights = self._weights_of_epoch(callback.best_epoch)
                 if callback.best_weights is None:
                     warnings.warn(
@@ -372,6 +397,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
                         "one before the restart: there is no checkpoint of it with files",
                         stacklevel=3,
                     )
+
+        return reminded
 
     def _weights_of_epoch(self, epoch: int) -> list[Any] | None:
         """The weights at the end of an epoch, if they were saved."""

@@ -80,12 +80,18 @@ def restore(model: Any, path: Path, build: dict[str, Any] | None) -> None:
         raise InvalidInput("a model of Keras 2 (tf_keras) can be recorded, and not gone on with: leave resume out")
     if not model.built and build is not None:
         model.build_from_config(build)
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    if not model.built:
+        raise InvalidInput(
+            "the model has no weights yet that could be restored: build it before fit, by model.build(...) or by "
+            "calling it once on some data"
+        )
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
     try:
         with quietly():
             model.load_weights(path)
-            if not path.name.endswith((".keras", *WEIGHTS_ENDINGS)):
+            if optimizer is not None and not path.name.endswith((".keras", *WEIGHTS_ENDINGS)):
                 _restore_optimizer(model, path)
     except (ValueError, KeyError) as error:
         raise InvalidInput(
@@ -97,7 +103,8 @@ def restore(model: Any, path: Path, build: dict[str, Any] | None) -> None:
 def weights_of(model: Any, path: Path) -> list[Any]:
     """The weights in a file, in the order of `model.get_weights()`; the model itself stays as it is."""
     weights = model.get_weights()
-    variables = [] if model.optimizer is None else model.optimizer.variables
+    optimizer = getattr(model, "optimizer", None)
+    variables = [] if optimizer is None else optimizer.variables
     values = [keras.ops.convert_to_numpy(variable) for variable in variables]
     try:
         restore(model, path, None)

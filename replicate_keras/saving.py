@@ -34,6 +34,8 @@ def check_filepath(
     """
     if filepath is None:
         return None
+    if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
+        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
     path = os.fspath(filepath)
     endings = WEIGHTS_ENDINGS if save_weights_only else MODEL_ENDINGS
     if not path.endswith(endings):
@@ -56,12 +58,18 @@ def expand(filepath: str, values: Mapping[str, Any]) -> str:
     names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
     if "" in names:
         raise ValueError("a pair of braces holds no name")
-    return filepath.format(**{name: number(values[name]) if name in values else math.nan for name in names})
+    numbers = {name: number(values.get(name)) for name in names}
+    return filepath.format(
+        **{name: value if isinstance(value, (int, float)) else math.nan for name, value in numbers.items()}
+    )
 
 
 def number(value: Any) -> Any:
-    """A metric as plain data, if it is a scalar of some library."""
-    return value.item() if hasattr(value, "item") else value
+    """A metric as plain data, if it is a scalar of some library; anything else is left as it is."""
+    try:
+        return value.item()
+    except (AttributeError, ValueError, RuntimeError, TypeError):
+        return value
 
 
 def save(model: Any, path: str, *, weights_only: bool, state: State) -> None:

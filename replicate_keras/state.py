@@ -121,12 +121,13 @@ def description(model: Any, fit: dict[str, Any]) -> dict[str, Any]:
 
 def random_states(model: Any) -> dict[str, Any]:
     """The states of Python, NumPy, torch if it is in use, and the seed generators of the model."""
-    name, keys, *rest = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [name, [int(key) for key in keys], *rest],
         "seed_generators": [keras.ops.convert_to_numpy(item).tolist() for item in _seed_generators(model)],
     }
+    if np.random.get_state(legacy=False)["bit_generator"] == "MT19937":  # else somebody has put in another one
+        name, keys, *rest = np.random.get_state(legacy=True)
+        states["numpy"] = [name, [int(key) for key in keys], *rest]
     if (torch := sys.modules.get("torch")) is not None:
         states["torch"] = [_text_of(state) for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
     return states
@@ -136,8 +137,9 @@ def restore_random_states(model: Any, states: dict[str, Any]) -> None:
     """Go on with random states as they were."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, "uint32"), *rest))
+    if "numpy" in states:
+        name, keys, *rest = states["numpy"]
+        np.random.set_state((name, np.array(keys, "uint32"), *rest))
     for variable, value in zip(_seed_generators(model), states["seed_generators"], strict=False):
         variable.assign(value)
     if "torch" in states and (torch := sys.modules.get("torch")) is not None:
@@ -157,16 +159,19 @@ def _seed_generators(model: Any) -> list[Any]:
     return [item for item in model.non_trainable_variables if item.path.endswith("seed_generator_state")]
 
 
-def siblings() -> list[Any]:
-    """The callbacks of the `fit` that calls the callback that calls this.
+def come_last(callback: Any) -> list[Any]:
+    """Let a callback that is just beginning be called last from now on; returns the others of its `fit`.
 
-    Keras tells a callback its model and not its siblings. The list that calls them all stands in a frame above.
+    What the others decide at the end of an epoch is part of that moment: a learning rate, how long to be patient. Keras
+    tells a callback its model and not its siblings. The list that calls them all stands in a frame above.
     """
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
-            return list(caller.callbacks)
+            others = [other for other in caller.callbacks if other is not callback]
+            caller.callbacks = [*others, callback]  # a new list: the old one is being gone through
+            return others
         frame = frame.f_back
     return []
 
@@ -183,6 +188,13 @@ def _remembered(callback: Any) -> dict[str, Any] | None:
             plain = {name: None if value is None else float(value) for name, value in values.items()}
             return {"class": base.__name__, "monitor": callback.monitor, **plain}
     return None
+
+
+def was_stopped(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> bool:
+    """Tell whether `EarlyStopping` had ended that training, and would again."""
+    stopped = {memory["monitor"]: memory["wait"] for memory in memories if memory and memory.get("stopped_epoch")}
+    found = (item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping))
+    return any(stopped.get(item.monitor, -1) >= item.patience for item in found)
 
 
 def remind(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> list[Any]:

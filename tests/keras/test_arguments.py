@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import replicate
@@ -19,7 +20,9 @@ from replicate.keras_callback import ReplicateCallback
         {"filepath": "m-{batch}.keras", "save_freq": "auto"},
         {"filepath": "model.weights.h5", "save_weights_only": True},
         {"save_freq": "auto", "max_overhead": 0.5},
+        {"save_freq": np.int64(3)},
         {"primary_metric": ["f1", "maximize"]},
+        {"initial_value_threshold": 0.5},
         {"save_best_only": True},
         {"save_best_only": True, "monitor": "val_accuracy"},
         {"save_best_only": True, "monitor": "something", "mode": "min"},
@@ -64,6 +67,13 @@ def test_these_are_taken_and_nothing_begins(project: Path, arguments: dict) -> N
         ({"keep_last": 0}, "keep_last must be a number of checkpoints from 1, got 0"),
         ({"keep_last": True}, "keep_last"),
         ({"keep_last": 1.5}, "keep_last"),
+        ({"filepath": 3}, "filepath"),
+        ({"filepath": b"model.keras"}, "filepath"),
+        ({"filepath": "s3://bucket/model.keras"}, "filepath"),
+        ({"monitor": 3, "save_best_only": True}, "monitor"),
+        ({"initial_value_threshold": "low"}, "initial_value_threshold"),
+        ({"experiment": "3fa2c1b"}, "experiment"),
+        ({"resume": 3}, "resume"),
         ({"filepath": None, "resume": "auto"}, "filepath=None saves no files"),
         ({"filepath": None, "save_best_only": True}, "filepath=None saves no files"),
         ({"filepath": None, "keep_last": 1}, "filepath=None saves no files"),

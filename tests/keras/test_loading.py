@@ -9,6 +9,8 @@ import pytest
 import replicate
 from replicate.keras_callback import ReplicateCallback, load_model
 
+pytestmark = pytest.mark.usefixtures("no_recorder")
+
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 

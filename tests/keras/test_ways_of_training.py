@@ -55,12 +55,37 @@ def test_a_loop_of_its_own_with_train_on_batch(project: Path) -> None:
     assert callback.experiment.latest().metrics["loss"] == pytest.approx(float(logs["loss"]))
 
 
+def test_a_loop_of_its_own_around_a_model_that_is_not_compiled_goes_on(project: Path) -> None:
+    def train(factor: float) -> float:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+        callback = ReplicateCallback("model.keras", name="own", resume="auto")
+        callbacks = keras.callbacks.CallbackList([callback], model=model)
+        callbacks.on_train_begin()
+        found = float(model.get_weights()[0].sum())
+        callbacks.on_epoch_begin(0)
+        model.set_weights([np.full((4, 1), factor, "float32")])
+        callbacks.on_train_batch_end(0, {"loss": 1.0})
+        callbacks.on_epoch_end(0, {"loss": 1.0})
+        callbacks.on_train_end()
+        return found
+
+    train(0.5)
+    assert train(0.25) == 2.0, "what it begins with"
+
+
 def test_copies_record_experiments_of_their_own(project: Path) -> None:
     """As KerasTuner does, for each trial."""
     callback = ReplicateCallback("model.keras", params={"lr": 0.1})
     for _ in range(2):
         new_model().fit(X, Y, verbose=0, callbacks=[copy.deepcopy(callback)])
     assert callback.experiment is None
+    assert [len(experiment.checkpoints) for experiment in replicate.experiments.list()] == [1, 1]
+
+
+def test_a_callback_that_was_trained_with_can_be_copied_too(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    new_model().fit(X, Y, verbose=0, callbacks=[callback])
+    new_model().fit(X, Y, verbose=0, callbacks=[copy.deepcopy(callback)])
     assert [len(experiment.checkpoints) for experiment in replicate.experiments.list()] == [1, 1]
 
 
@@ -88,6 +113,21 @@ def test_interrupted_and_trained_again_as_in_a_notebook(project: Path) -> None:
     assert callback.experiment.id != first.id
 
 
+def test_interrupted_it_goes_on_in_the_same_process_if_it_shall(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", name="cell", resume="auto")
+
+    class InSecondEpoch(Interrupting):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.batch = 1 if epoch == 1 else -1
+
+    interrupting = InSecondEpoch(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        new_model().fit(X, Y, epochs=3, batch_size=10, verbose=0, callbacks=[callback, interrupting])
+    assert new_model().fit(X, Y, epochs=3, batch_size=10, verbose=0, callbacks=[callback]).epoch == [1, 2]
+    (experiment,) = replicate.experiments.list()
+    assert (steps(experiment), experiment.status) == ([0, 1, 2], "finished")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [(ValueError("no"), "failed", "ValueError: no"), (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt")],
@@ -112,7 +152,7 @@ def test_it_is_saved_once_more_when_an_exception_ends_it(project: Path) -> None:
     model = new_model()
     with pytest.raises(ValueError, match="no"), callback:
         model.fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(ValueError("no"))])
-    assert steps(callback.experiment) == [3]
+    assert steps(callback.experiment) == [2], "as many as it has seen: it is called after the others"
     loaded = load_model(callback.experiment.latest())
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
@@ -184,31 +224,76 @@ def test_a_data_set_of_unknown_length(project: Path) -> None:
     assert steps(callback.experiment) == [3, 6]
 
 
-def test_a_training_step_of_the_users_own(project: Path) -> None:
-    if BACKEND != "tensorflow":
-        pytest.skip("each backend has a signature of its own for it; the callback sees no difference")
-    import tensorflow as tf
+class OwnStep(keras.Model):
+    """A training step of the user's own, which each backend wants in its own way."""
 
-    class Model(keras.Model):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = keras.layers.Dense(1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = keras.layers.Dense(1)
 
-        def call(self, inputs):
-            return self.layer(inputs)
+    def call(self, inputs, training=None):
+        return self.layer(inputs)
+
+    if BACKEND == "tensorflow":
 
         def train_step(self, data):
+            import tensorflow as tf
+
             x, y = data
             with tf.GradientTape() as tape:
                 loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
             self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
             return {"own": loss}
 
-    model = Model()
-    model.compile("adam")
-    callback = ReplicateCallback("model.weights.h5", save_weights_only=True, primary_metric=("own", "minimize"))
-    model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])
-    assert set(callback.experiment.best().metrics) == {"own"}
+    elif BACKEND == "torch":
+
+        def train_step(self, data):
+            x, y = data
+            self.zero_grad()
+            loss = ((self(x, training=True) - y) ** 2).mean()
+            loss.backward()
+            self.optimizer.apply([one.value.grad for one in self.trainable_variables], self.trainable_variables)
+            return {"own": loss.detach()}
+
+    else:
+
+        def train_step(self, state, data):
+            import jax
+
+            trainable, non_trainable, optimizer, metrics = state
+            x, y = data
+
+            def loss_of(trainable):
+                found, changed = self.stateless_call(trainable, non_trainable, x, training=True)
+                return ((found - y) ** 2).mean(), changed
+
+            (loss, non_trainable), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+            trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+            return {"own": loss}, (trainable, non_trainable, optimizer, metrics)
+
+
+def test_a_training_step_of_the_users_own(project: Path) -> None:
+    def train(epochs: int, name: str) -> tuple[list[int], list[np.ndarray], replicate.Experiment]:
+        keras.utils.set_random_seed(0)
+        model = OwnStep()
+        model(X[:1])
+        model.compile("adam")
+        callback = ReplicateCallback(
+            "model.weights.h5",
+            primary_metric=("own", "minimize"),
+            save_weights_only=True,
+            name=name,
+            resume="auto",
+        )
+        epochs_seen = model.fit(X, Y, epochs=epochs, verbose=0, callbacks=[callback]).epoch
+        return epochs_seen, model.get_weights(), callback.experiment
+
+    train(2, "killed")
+    epochs, weights, experiment = train(4, "killed")
+    assert epochs == [2, 3]
+    assert set(experiment.best().metrics) == {"own"}
+    for left, right in zip(weights, train(4, "whole")[1], strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
@@ -247,18 +332,23 @@ def test_several_trainings_in_one_experiment(project: Path) -> None:
 
 def test_nothing_of_ours_is_a_warning(project: Path) -> None:
     program = """
-import warnings
-warnings.filterwarnings("ignore", message=".*__array__.*copy keyword")  # of Keras 3.15 with NumPy 2
 import keras, numpy as np
-warnings.simplefilter("error")
-warnings.filterwarnings("ignore", message=".*__array__.*copy keyword")
-from replicate_keras import ReplicateCallback, load_model
-for path in ("model.keras", "model.hdf5"):
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
-    callback = ReplicateCallback(path, {"a": 1}, ("loss", "minimize"), name=path, resume="auto", keep_last=1)
-    model.fit(np.ones((20, 4)), np.ones(20), epochs=2, verbose=0, callbacks=[callback])
-    load_model(callback.experiment.latest())
+from replicate.keras_callback import ReplicateCallback, load_model
+for path in ("model.keras", "model.hdf5", "model.weights.h5"):
+    for epochs in (1, 2):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.1), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        callback = ReplicateCallback(
+            path, {"a": 1}, ("loss", "minimize"), name=path, resume="auto", keep_last=1, save_on_exception=True,
+            save_weights_only=path.endswith(".weights.h5"),
+        )
+        model.fit(np.ones((20, 4)), np.ones(20), epochs=epochs, verbose=0, callbacks=[callback])
+    if not path.endswith(".weights.h5"):
+        load_model(callback.experiment.latest())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    # Keras 3.15 with NumPy 2.4: every `fit` warns, whether or not anything is saved.
+    ignored = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    command = [sys.executable, "-W", "error", "-W", ignored, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert [len(experiment.checkpoints) for experiment in replicate.experiments.list()] == [2, 2, 2]
