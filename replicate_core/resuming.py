@@ -28,10 +28,6 @@ SILENCE = 3 * INTERVAL
 LOOK_SECONDS = 1.0
 """How often whoever waits for a sign of life looks for it."""
 
-BEGIN_SECONDS = 60.0
-SHORT_SECONDS = 0.05
-"""How long, and how often, another process of the same run looks for what the first one goes on from."""
-
 COPY_BYTES = 4 << 20
 
 Say = Callable[[str], object]
@@ -184,11 +180,11 @@ def follow(source: Source, found: Found, say: Say) -> Start:
     try:
         wait_until_over(source, found, say)
     except StillRuns:  # it has begun to
+        if source.begins_here(_one(source, found.experiment).state):  # and has not said from where:
+            start = choose(source, found)  # it chooses as anybody does who looks now
+            if source.begins_here(_one(source, found.experiment).state):  # so nothing has changed meanwhile
+                return start
         listed = _one(source, found.experiment)
-        patience = time.monotonic() + BEGIN_SECONDS
-        while source.begins_here(listed.state) and time.monotonic() < patience:
-            time.sleep(SHORT_SECONDS)
-            listed = _one(source, found.experiment)
         wanted = listed.state.resumed_from
         checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
         return Start(listed, checkpoint, found.reason)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from misbehaving import Storage, fails, until
 
 import replicate_core as replicate
 from replicate_core import environment, heartbeats, recording, resuming
+from replicate_core import project as projects
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
 from replicate_core.heartbeats import Heartbeat
 from replicate_core.records import Checkpointed, Created, Ended, Record, Resumed
@@ -633,6 +635,26 @@ class TestOtherWays:
         monkeypatch.setenv("RANK", "1")
         assert start().resumed_from.id == zero.resumed_from.id
 
+    def test_a_rank_that_comes_while_the_first_one_begins_gets_the_same_too(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        ran(3)
+        launch, others = recording.launch, []
+
+        def meanwhile(*arguments: object) -> object:
+            monkeypatch.setattr(recording, "launch", launch)
+            monkeypatch.setenv("RANK", "1")
+            others.append(start())
+            monkeypatch.delenv("RANK")
+            return launch(*arguments)
+
+        monkeypatch.setattr(recording, "launch", meanwhile)
+        zero = start()
+        (other,) = others
+        assert other.resumed_from is not None
+        assert other.resumed_from.id == zero.resumed_from.id
+
 
 # Several processes on one machine.
 
@@ -660,10 +682,13 @@ print("begun", experiment.id, begin, flush=True)
 if "wait" in options:
     sys.stdin.readline()
 for step in range(begin, int(options["steps"])):
-    with open("model.txt", "w") as file:
-        file.write(f"weights of step {step}" * 1000)
-    made = experiment.checkpoint("model.txt", {"loss": 1 / (step + 1)}, step=step)
+    path = "model.txt" if step % int(options.get("every", 1)) == 0 else None
+    if path is not None:
+        with open(path, "w") as file:
+            file.write(f"weights of step {step}" * 1000)
+    made = experiment.checkpoint(path, {"loss": 1 / (step + 1)}, step=step)
     print("made", step, made.id, flush=True)
+    time.sleep(float(options.get("pause", 0)))
 if "stay" in options:
     time.sleep(600)
 """
@@ -704,6 +729,10 @@ class Training:
         self.process.stdin.write("go on\n")
         self.process.stdin.flush()
 
+    def rest(self) -> list[list[str]]:
+        """All that it still says until its end."""
+        return [line.split() for line in self.process.stdout.read().splitlines()]
+
     def recorders(self) -> list[int]:
         """The processes that store what this one records."""
         found = []
@@ -725,8 +754,8 @@ def train(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.delenv("REPLICATE_RECORDER")
     started: list[Training] = []
 
-    def begin(**options: object) -> Training:
-        started.append(Training(project, **options))
+    def begin(directory: Path = project, **options: object) -> Training:
+        started.append(Training(directory, **options))
         return started[-1]
 
     yield begin
@@ -815,6 +844,74 @@ class TestKilled:
         assert last.process.wait(60) == 0
         assert steps(seen(experiment)) == [0, 1, 2, 3]
 
+    @linux
+    def test_at_any_moment_nothing_is_lost_that_it_could_go_on_from(self, train: Callable[..., Training]) -> None:
+        """REPLICATE_KILLS_SEED: repeats the random moments, as far as processes can be repeated."""
+        seed = os.environ.get("REPLICATE_KILLS_SEED", str(time.time_ns()))
+        print(f"REPLICATE_KILLS_SEED={seed}")
+        chance = random.Random(seed)
+        identifiers: set[str] = set()
+        history: dict[int, str] = {}  # what was acknowledged, and not set aside
+
+        def follow(said: list[list[str]]) -> None:
+            for word, *found in said:
+                if word == "begun":
+                    identifiers.add(found[0])
+                    begin = int(found[1])
+                    assert begin > max((step for step in history if step % 2 == 0), default=-1)
+                    for step in [step for step in history if step >= begin]:
+                        del history[step]
+                else:
+                    assert word == "made"
+                    history[int(found[0])] = found[1]
+
+        for _ in range(8):
+            training = train(steps=10**6, every=2, pause=0.002)
+            said = [training.line()] if chance.random() < 0.7 else []  # else while it begins
+            time.sleep(chance.uniform(0, 0.3 if said else 0.8))
+            recorders = training.recorders() if chance.random() < 0.5 else []
+            training.process.kill()
+            for recorder in recorders:
+                with suppress(ProcessLookupError):
+                    os.kill(recorder, signal.SIGKILL)
+            follow([*said, *training.rest()])
+        last = max(history, default=-1) + 3
+        training = train(steps=last)
+        said = training.rest()
+        assert training.process.wait(60) == 0
+        follow(said)
+
+        (experiment,) = identifiers
+        found = seen(experiment)
+        assert found.status == "finished"
+        assert steps(found) == list(range(last)), "each step once"
+        assert [item.id for item in found.checkpoints if history.get(item.step) == item.id] == list(history.values())
+        assert found.resumed_from is None or found.resumed_from.step == int(said[0][2]) - 1
+        for item in found.checkpoints:
+            if item.path is not None:
+                assert text_of(item) == f"weights of step {item.step}" * 1000
+
+    @linux
+    def test_one_that_has_ended_and_waits_for_its_recorder_does_not_run_any_more(
+        self, train: Callable[..., Training]
+    ) -> None:
+        first = train(steps=3, wait=1)
+        experiment, _ = first.begun()
+        (recorder,) = first.recorders()
+        os.kill(recorder, signal.SIGSTOP)
+        first.tell()
+        for step in range(3):
+            first.made(step)
+        (queue,) = Spool(Path.cwd()).queues()
+        until(lambda: not queue.is_owned())
+        assert first.process.poll() is None, "it waits until all is stored"
+        second = train(steps=4)
+        os.kill(recorder, signal.SIGCONT)
+        assert second.begun() == (experiment, 3)
+        second.made(3)
+        assert [first.process.wait(60), second.process.wait(60)] == [0, 0]
+        assert (steps(seen(experiment)), seen(experiment).status) == ([0, 1, 2, 3], "finished")
+
 
 REFUSED = "is still being recorded by another process of this machine"
 
@@ -835,6 +932,19 @@ class TestTwoAtOnce:
         first.kill()
         with start() as again:
             assert again.resumed_from.step == 1
+
+    def test_nor_by_a_process_of_its_own(self, train: Callable[..., Training]) -> None:
+        first = train(steps=2, wait=1)
+        experiment, _ = first.begun()
+        second = train(steps=2)
+        said = " ".join(second.line())
+        assert said.startswith(f"refused: the experiment {experiment[:7]} {REFUSED}: wait until that has ended")
+        assert second.process.wait(60) == 0
+        first.tell()
+        first.made(0), first.made(1)
+        assert first.process.wait(60) == 0
+        assert (steps(seen(experiment)), seen(experiment).status) == ([0, 1], "finished")
+        assert kinds(Resumed) == []
 
     def test_not_even_by_the_same_process(self, project: Path) -> None:
         """A cell of a notebook that is run again."""
@@ -901,6 +1011,31 @@ class TestTwoAtOnce:
             start()
         assert steps(seen(first.id)) == [0, 1]
 
+    def test_who_does_not_come_to_begin_alone_begins_nothing(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = ran(1)
+        sync(Spool(Path.cwd()))
+        monkeypatch.setattr("replicate_core.spool.GUARD_SECONDS", 0.1)
+        with Spool(Path.cwd()).alone(), pytest.raises(StorageFailed, match=r"guard locked for 0\.1 seconds: end it"):
+            start()
+        assert Spool(Path.cwd()).queues() == []
+        assert kinds(Resumed) == []
+        assert start().id == first.id
+
+    def test_who_can_not_look_for_rivals_can_begin_again(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a notebook, where the process does not end with the error."""
+        first = ran(1)
+
+        def fail(*_: object) -> None:
+            raise StorageFailed("the network is down")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(resuming, "check_unrivalled", fail)
+            with pytest.raises(StorageFailed, match="the network is down"):
+                start()
+        assert start().id == first.id
+
 
 # Several machines.
 
@@ -916,12 +1051,18 @@ def at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Machines:
-    """Two machines with a spool each, and the storage that they share."""
+    """Machines with a spool each, and the storage that they share; waiting for one another takes no time."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory
         self.storage = directory / "storage"
+        self.waited = 0.0
+        """How many seconds signs of life were waited for."""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while they are waited for, again and again."""
         self._monkeypatch = monkeypatch
+        monkeypatch.setattr(resuming, "LOOK_SECONDS", 10.0)
+        monkeypatch.setattr(resuming, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.waited))
 
     def on(self, name: str) -> Path:
         return at(self.directory / name / "digits", self._monkeypatch)
@@ -929,11 +1070,9 @@ class Machines:
     def repository(self) -> Repository:
         return repository(self.storage)
 
-    def beat(self, experiment: str, *, ago: timedelta = timedelta(0), host: str = "one") -> datetime:
-        moment = utc_now() - ago
-        sign = Heartbeat(experiment, self.session_of(experiment), moment, host, 4242, 0)
+    def beat(self, experiment: str, *, ago: timedelta = timedelta(0), host: str = "one") -> None:
+        sign = Heartbeat(experiment, self.session_of(experiment), utc_now() - ago, host, 4242, 0)
         heartbeats.beat(self.repository(), sign)
-        return moment
 
     def beats(self, experiment: str) -> Heartbeat | None:
         return heartbeats.last(self.repository(), {experiment: self.session_of(experiment)}).get(experiment)
@@ -941,17 +1080,20 @@ class Machines:
     def session_of(self, experiment: str) -> str | None:
         return self.repository().states()[experiment].session
 
+    def kinds(self, *types: type[Record]) -> list[Record]:
+        return kinds(*types, storage=self.storage)
 
-def sleeping(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], object]) -> None:
-    """What happens instead of sleeping, where a sign of life is waited for."""
-    monkeypatch.setattr(resuming, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    def _sleep(self, seconds: float) -> None:
+        self.waited += seconds
+        self.meanwhile()
 
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=0.6))
-    monkeypatch.setattr(resuming, "LOOK_SECONDS", 0.02)
     return Machines(tmp_path, monkeypatch)
+
+
+SILENCE_SECONDS = resuming.SILENCE.total_seconds()
 
 
 @pytest.fixture
@@ -966,36 +1108,34 @@ def elsewhere(machines: Machines) -> replicate.Experiment:
 
 
 class TestAnotherMachine:
-    def test_that_gives_signs_of_life_still_runs(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=30))
+    def test_that_gives_signs_of_life_still_runs(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
         machines.beat(elsewhere.id)
-        over = threading.Event()
-
-        def go_on() -> None:
-            while not over.wait(0.1):
-                machines.beat(elsewhere.id)
-
-        beating = threading.Thread(target=go_on)
-        beating.start()
-        try:
-            with pytest.raises(InvalidInput, match=r"is running on one: stop it there") as caught:
-                start()
-        finally:
-            over.set()
-            beating.join()
+        machines.meanwhile = lambda: machines.beat(elsewhere.id)
+        with pytest.raises(resuming.StillRuns, match=r"is running on one: stop it there") as caught:
+            start()
         assert elsewhere.short_id in str(caught.value)
         assert Spool(Path.cwd()).queues() == []
-        assert kinds(Resumed, storage=machines.storage) == []
+        assert machines.kinds(Resumed) == []
+
+    def test_that_stores_checkpoints_still_runs(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
+        """Though its signs of life do not come through."""
+
+        def go_on() -> None:
+            machines.on("one")
+            save(elsewhere)
+            machines.on("two")
+
+        machines.meanwhile = go_on
+        with pytest.raises(resuming.StillRuns, match="is running on"):
+            start()
+        assert machines.kinds(Resumed) == []
 
     def test_that_was_heard_of_lately_is_waited_for(
         self, machines: Machines, elsewhere: replicate.Experiment, said: list[str]
     ) -> None:
         machines.beat(elsewhere.id)
-        began = time.monotonic()
         second = start()
-        assert 0.4 < time.monotonic() - began < 10
+        assert machines.waited >= SILENCE_SECONDS
         assert (second.id, second.resumed_from.step) == (elsewhere.id, 1)
         assert said[0] == f"waiting to see whether the experiment {elsewhere.short_id} still runs on one"
         assert len(said) == 2
@@ -1005,92 +1145,89 @@ class TestAnotherMachine:
     ) -> None:
         machines.beat(elsewhere.id)
         Clock(monkeypatch).off = heartbeats.LOST_AFTER + timedelta(seconds=1)
-        sleeping(monkeypatch, lambda _: pytest.fail("it waits"))
         assert start().resumed_from.step == 1
+        assert machines.waited == 0
 
-    def test_that_never_gave_a_sign_is_not(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
+    def test_that_never_gave_a_sign_and_began_lately_is_waited_for(
+        self, machines: Machines, elsewhere: replicate.Experiment, said: list[str]
+    ) -> None:
         heartbeats.stop(machines.repository(), elsewhere.id, None)
         assert start().resumed_from.step == 1
+        assert machines.waited >= SILENCE_SECONDS
+        assert said[0].endswith("still runs on another machine")
 
-    def test_where_it_has_ended_is_not(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_where_it_has_ended_is_not(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
         machines.on("one")
         elsewhere.stop()
         machines.on("two")
         machines.beat(elsewhere.id)  # it came after the last word
-        sleeping(monkeypatch, lambda _: pytest.fail("it waits"))
         assert start().resumed_from.step == 1
+        assert machines.waited == 0
 
     def test_that_ends_while_it_is_waited_for_is_gone_on_with_at_once(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+        self, machines: Machines, elsewhere: replicate.Experiment
     ) -> None:
-        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=60))
         machines.beat(elsewhere.id)
-        sleep = time.sleep
-
-        def meanwhile(seconds: float) -> None:
-            sleep(seconds)
-            machines.repository().append(Ended(elsewhere.id, utc_now(), "failed"))
-
-        sleeping(monkeypatch, meanwhile)
-        began = time.monotonic()
+        machines.meanwhile = lambda: machines.repository().append(Ended(elsewhere.id, utc_now(), "failed"))
         assert start().resumed_from.step == 1
-        assert time.monotonic() - began < 20
+        assert machines.waited == resuming.LOOK_SECONDS
 
     def test_what_it_stored_while_it_was_waited_for_is_gone_on_from(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+        self, machines: Machines, elsewhere: replicate.Experiment
     ) -> None:
         machines.beat(elsewhere.id)
-        sleep = time.sleep
 
-        def meanwhile(seconds: float) -> None:
-            sleep(seconds)
-            if elsewhere.is_running():
-                machines.on("one")
-                save(elsewhere, 2)
-                elsewhere.stop()
-                machines.on("two")
+        def go_on() -> None:
+            machines.on("one")
+            save(elsewhere, 2)
+            elsewhere.stop()
+            machines.on("two")
 
-        sleeping(monkeypatch, meanwhile)
+        machines.meanwhile = go_on
         assert start().resumed_from.step == 2
         assert steps(seen(elsewhere.id)) == [0, 1, 2]
 
-    def test_whose_clock_is_behind_still_runs(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    def test_that_is_deleted_while_it_is_waited_for_is_not_found(
+        self, machines: Machines, elsewhere: replicate.Experiment
     ) -> None:
+        machines.beat(elsewhere.id)
+        machines.meanwhile = lambda: seen(elsewhere.id).delete()
+        with pytest.raises(NotFound, match=rf"{elsewhere.short_id} was deleted"):
+            start()
+        assert Spool(Path.cwd()).queues() == []
+
+    def test_whose_clock_is_behind_still_runs(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
         """By less than `LOST_AFTER`, which listings allow for."""
-        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=2))
-        behind = timedelta(seconds=3)
+        behind = timedelta(minutes=4)
         machines.beat(elsewhere.id, ago=behind)
-        over = threading.Event()
-
-        def go_on() -> None:
-            while not over.wait(0.1):
-                machines.beat(elsewhere.id, ago=behind)
-
-        beating = threading.Thread(target=go_on)
-        beating.start()
-        try:
-            with pytest.raises(InvalidInput, match="is running on one"):
-                start()
-        finally:
-            over.set()
-            beating.join()
+        machines.meanwhile = lambda: machines.beat(elsewhere.id, ago=behind)
+        with pytest.raises(resuming.StillRuns, match="is running on one"):
+            start()
 
     def test_whose_clock_is_ahead_is_not_waited_for_longer(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+        self, machines: Machines, elsewhere: replicate.Experiment
     ) -> None:
         machines.beat(elsewhere.id, ago=-timedelta(hours=1))
-        began = time.monotonic()
-        sleep = time.sleep
-
-        def impatient(seconds: float) -> None:
-            assert time.monotonic() - began < 5, "it still waits"
-            sleep(seconds)
-
-        sleeping(monkeypatch, impatient)
         assert start().resumed_from.step == 1
+        assert machines.waited <= SILENCE_SECONDS + resuming.LOOK_SECONDS
+
+    def test_where_the_first_process_goes_on_gives_the_others_the_same(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A late process of a distributed run, on a machine of its own."""
+        elsewhere.stop()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        zero = start()
+        save(zero, 2)
+        machines.on("three")
+        monkeypatch.setenv("RANK", "1")
+        machines.meanwhile = lambda: machines.beat(elsewhere.id, host="two")
+        other = start()
+        assert (other.id, other.resumed_from.step) == (elsewhere.id, 1)
+        assert other.resumed_from.id == zero.resumed_from.id
+        assert not other.is_recorded_here
+        assert Spool(Path.cwd()).queues() == []
+        assert len(machines.kinds(Resumed)) == 1
 
     def test_whose_spool_is_stored_afterwards_has_that_set_aside(
         self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
@@ -1110,9 +1247,7 @@ class TestAnotherMachine:
         assert (synced.outcome, synced.jobs) == ("stored", 2)
         machines.on("two")
         save(second, 3)
-        stored_late = {
-            item.id for record in kinds(Checkpointed, storage=machines.storage) for item in record.checkpoints
-        }
+        stored_late = {item.id for record in machines.kinds(Checkpointed) for item in record.checkpoints}
         assert set(late) <= stored_late, "they were stored"
         found = seen(elsewhere.id)
         assert steps(found) == [0, 1, 2, 3]
@@ -1152,22 +1287,15 @@ class TestAnotherMachine:
         assert machines.beats(elsewhere.id) is not None, "that of the machine `two`"
 
     def test_that_comes_back_does_not_go_on_beside_it(
-        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+        self, machines: Machines, elsewhere: replicate.Experiment
     ) -> None:
         killed(elsewhere)
         heartbeats.stop(machines.repository(), elsewhere.id, None)
         second = start()
         save(second, 2)
-        monkeypatch.setattr(resuming, "SILENCE", timedelta(seconds=30))
-        sleep = time.sleep
-
-        def meanwhile(seconds: float) -> None:
-            sleep(seconds)
-            machines.beat(elsewhere.id, host="two")
-
-        sleeping(monkeypatch, meanwhile)
+        machines.meanwhile = lambda: machines.beat(elsewhere.id, host="two")
         machines.on("one")
-        with pytest.raises(InvalidInput, match="is running on two"):
+        with pytest.raises(resuming.StillRuns, match="is running on two"):
             start()
 
     def test_that_goes_on_is_listed_as_running_where_it_was_killed(
@@ -1179,36 +1307,164 @@ class TestAnotherMachine:
         machines.on("one")
         assert seen(elsewhere.id).status == "running"
 
-    def test_that_goes_on_at_the_same_moment_is_noticed_by_who_comes_second(
+    @linux
+    def test_that_was_killed_and_says_so_later_does_not_end_what_goes_on_here(
+        self, train: Callable[..., Training], machines: Machines
+    ) -> None:
+        there = machines.on("one")
+        first = train(there, steps=3, wait=1)
+        experiment, _ = first.begun()
+        (queue,) = Spool(there).queues()
+        until(lambda: queue.state().done)
+        (recorder,) = first.recorders()
+        os.kill(recorder, signal.SIGSTOP)
+        first.tell()
+        late = {first.made(step) for step in range(3)}
+        until(lambda: not queue.is_owned())  # its end waits there, too
+        first.kill()
+        os.kill(recorder, signal.SIGKILL)
+
+        machines.on("two")
+        second = start()
+        assert (second.id, second.resumed_from) == (experiment, None), "this machine can't know of more"
+        save(second, 0)
+        machines.on("one")
+        (synced,) = sync(Spool(there))
+        assert (synced.outcome, synced.jobs) == ("stored", 4)
+        assert Spool(there).queues() == []
+        machines.on("two")
+        assert [record.session for record in machines.kinds(Ended)] == [None], "it is known"
+        assert seen(experiment).status == "running"
+        save(second, 1)
+        second.stop()
+        found = seen(experiment)
+        assert (steps(found), found.status) == ([0, 1], "finished")
+        assert not late & {item.id for item in found.checkpoints}
+
+
+@pytest.fixture
+def winner(
+    machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+) -> replicate.Experiment:
+    """The run on the machine `three`, which went on while `two` was about to; `two` has been refused."""
+    elsewhere.stop()
+    choose = resuming.choose
+    begun: list[replicate.Experiment] = []
+
+    def slowly(*arguments: object) -> resuming.Start:
+        """Choose, and be overtaken."""
+        patched.setattr(resuming, "choose", choose)
+        chosen = choose(*arguments)
+        machines.on("three")
+        begun.append(start())
+        machines.on("two")
+        return chosen
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resuming, "choose", slowly)
+        patched.setattr(resuming, "check_alone", lambda *_: None)  # it was early, too
+        with pytest.raises(resuming.StillRuns, match="another process went on with the experiment"):
+            start()
+    return begun[0]
+
+
+class TestTwoMachinesAtOnce:
+    def test_who_looks_later_withdraws(self, machines: Machines, winner: replicate.Experiment) -> None:
+        assert Spool(Path.cwd()).queues() == []
+        machines.on("three")
+        assert winner.is_running()
+        save(winner, 2)
+        winner.stop()
+        first, second = (record.session for record in machines.kinds(Resumed))
+        assert [record.session for record in machines.kinds(Ended)] == [None, second, first]
+        found = seen(winner.id)
+        assert (steps(found), found.status) == ([0, 1, 2], "finished")
+        assert found.resumed_from.id == winner.resumed_from.id
+        with start() as last:
+            assert last.resumed_from.step == 2
+
+    def test_if_both_withdraw_either_can_start_again(
         self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         elsewhere.stop()
-        monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)
-        choose = resuming.choose
+        check = resuming.check_unrivalled
 
-        def slowly(*arguments: object) -> resuming.Start:
-            """Choose, and be overtaken by a machine that did the same."""
-            monkeypatch.setattr(resuming, "choose", choose)
-            chosen = choose(*arguments)
+        def late(*arguments: object) -> None:
+            """Look for rivals once both have begun."""
+            patched.setattr(resuming, "check_unrivalled", check)
             machines.on("three")
-            rivals.append(start())
+            with pytest.raises(resuming.StillRuns, match="another process went on"):
+                start()
             machines.on("two")
-            return chosen
+            check(*arguments)
 
-        rivals: list[replicate.Experiment] = []
-        monkeypatch.setattr(resuming, "choose", slowly)
-        monkeypatch.setattr(resuming, "check_alone", lambda *_: None)  # it was early, too
-        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
-            start()
-        (winner,) = rivals
-        machines.on("three")
-        save(winner, 2)
-        winner.stop()
-        assert len(kinds(Resumed, storage=machines.storage)) == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(resuming, "check_unrivalled", late)
+            patched.setattr(resuming, "check_alone", lambda *_: None)
+            patched.setattr(resuming, "wait_until_over", lambda *_: None)
+            listed = replicate.Project().source.one(elsewhere.id)  # both looked before either began
+            choose = resuming.choose
+            patched.setattr(resuming, "choose", lambda *arguments: replace(choose(*arguments), listed=listed))
+            with pytest.raises(resuming.StillRuns, match="another process went on"):
+                start()
+        assert seen(elsewhere.id).status == "interrupted"
+        with start() as again:
+            assert again.resumed_from.step == 1
+            save(again, 2)
         found = seen(elsewhere.id)
         assert (steps(found), found.status) == ([0, 1, 2], "finished")
-        with start() as last:
-            assert last.resumed_from.step == 2
+
+    def test_real_ones_never_both_go_on(self, train: Callable[..., Training], machines: Machines) -> None:
+        first = train(machines.on("one"), steps=2)
+        experiment, _ = first.begun()
+        assert first.process.wait(60) == 0
+        go = machines.directory / "go"
+        rivals = [train(machines.on(name), go=go, steps=3) for name in ("one", "two")]
+        for rival in rivals:
+            assert rival.line() == ["there"]
+        go.touch()
+        said = [rival.line() for rival in rivals]
+        assert [words[0] for words in said].count("refused:") >= 1, said
+        assert [rival.process.wait(60) for rival in rivals] == [0, 0]
+        last = train(machines.on("three"), steps=4)
+        assert last.begun() == (experiment, 3 if ["begun", experiment, "2"] in said else 2)
+        assert last.process.wait(60) == 0
+        assert (steps(seen(experiment)), seen(experiment).status) == ([0, 1, 2, 3], "finished")
+
+    def test_the_run_that_goes_on_is_listed_as_running(self, machines: Machines, winner: replicate.Experiment) -> None:
+        """Before its first checkpoint, too."""
+        assert seen(winner.id).status == "running"
+
+    def test_who_withdrew_and_is_started_again_does_not_go_on_beside_the_other(
+        self, machines: Machines, winner: replicate.Experiment
+    ) -> None:
+        """As a scheduler does with a job that failed, while the other one is in its first epoch."""
+        machines.meanwhile = lambda: machines.beat(winner.id, host="three")
+        with pytest.raises(resuming.StillRuns):
+            start()
+
+    def test_one_that_nobody_could_know_of_does_not_undo_what_was_stored_before(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was cut off from the network as it went on, killed, and came back days later."""
+        elsewhere.stop()
+        machines.on("one")
+        with monkeypatch.context() as patched:
+            patched.setattr(projects, "KNOWN_SECONDS", 0.0)
+            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            lonely = start()
+            save(lonely, 2)
+        killed(lonely)
+        machines.on("two")
+        with start() as second:
+            for step in (2, 3, 4):
+                save(second, step)
+        acknowledged = [item.id for item in seen(elsewhere.id).checkpoints]
+        machines.on("one")
+        sync(Spool(Path.cwd()))
+        machines.on("two")
+        found = seen(elsewhere.id)
+        assert ([item.id for item in found.checkpoints], found.status) == (acknowledged, "finished")
 
 
 class Clock:

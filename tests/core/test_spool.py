@@ -774,6 +774,89 @@ class TestRemoving:
         assert sorted(os.listdir(queues.project / ".replicate")) == [".gitignore", "storage"]
 
 
+ALONE = (
+    "import sys, pathlib\n"
+    "from replicate_core.spool import Spool\n"
+    "with Spool(pathlib.Path(sys.argv[1])).alone():\n"
+    "    print('in', flush=True)\n"
+    "    sys.stdin.readline()\n"
+)
+
+COUNTING = (
+    "import sys, pathlib, time\n"
+    "from replicate_core.spool import Spool\n"
+    "project = pathlib.Path(sys.argv[1])\n"
+    "print('there', flush=True)\n"
+    "sys.stdin.readline()\n"
+    "for _ in range(20):\n"
+    "    with Spool(project).alone():\n"
+    "        number = int((project / 'number').read_text())\n"
+    "        time.sleep(0.001)\n"
+    "        (project / 'number').write_text(str(number + 1))\n"
+)
+
+
+class TestAlone:
+    def test_one_process_at_a_time_is(self, project: Path, another_process: Start) -> None:
+        (project / "number").write_text("0")
+        processes = [another_process(COUNTING, project) for _ in range(4)]
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.wait(60) for process in processes] == [0] * 4
+        assert (project / "number").read_text() == "80"
+
+    def test_the_next_one_waits_until_the_other_is_out(self, project: Path, another_process: Start) -> None:
+        other = another_process(ALONE, project)
+        inside = threading.Event()
+
+        def go_in() -> None:
+            with Spool(project).alone():
+                inside.set()
+
+        waiting = threading.Thread(target=go_in)
+        waiting.start()
+        assert not inside.wait(0.2), "the other one is in there"
+        other.communicate("out\n")
+        waiting.join(60)
+        assert inside.is_set()
+
+    def test_if_the_other_stays_in_there_an_error_says_so(
+        self, project: Path, another_process: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spools, "GUARD_SECONDS", 0.1)
+        other = another_process(ALONE, project)
+        kept = r"another process has kept .*/guard locked for 0\.1 seconds: end it"
+        with pytest.raises(StorageFailed, match=kept), Spool(project).alone():
+            pytest.fail("two are in there")
+        other.kill()
+        other.wait()
+        with Spool(project).alone():
+            assert Spool(project).queues() == [], "the guard is none"
+
+    def test_after_an_error_others_can_be(self, queues: Queues, another_process: Start) -> None:
+        with pytest.raises(ZeroDivisionError), queues.spool.alone():
+            _ = 1 / 0
+        other = another_process(ALONE, queues.project)  # it says that it is in
+        assert other.communicate("out\n") == ("", None)
+
+    def test_a_queue_can_be_begun(self, queues: Queues) -> None:
+        with queues.spool.alone():
+            queue = queues.begin()
+        assert queue.is_owned()
+
+    def test_where_nothing_can_be_written_says_so(self, queues: Queues) -> None:
+        (queues.project / ".replicate").write_text("a file where a directory is needed")
+        told = r"can't use .*/\.replicate/spool, .*Make room there"
+        with pytest.raises(StorageFailed, match=told), queues.spool.alone():
+            pytest.fail("nothing is locked")
+
+    def test_a_file_system_without_locks_says_so(self, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(locks, "AVAILABLE", False)
+        with pytest.raises(StorageFailed, match=r"has no locks .*name another directory"), queues.spool.alone():
+            pytest.fail("nothing is locked")
+
+
 class TestScratch:
     def test_is_a_fresh_directory_for_a_while(self, queues: Queues) -> None:
         with queues.spool.scratch() as one, queues.spool.scratch() as other:

@@ -89,7 +89,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path: Path) -> N
         for recorder in stores:
             with suppress(ProcessLookupError):
                 os.kill(recorder, signal.SIGKILL)
-        output, _ = process.communicate()
+        output = process.stdout.read()  # `communicate` passes over what `readline` has read ahead
+        process.communicate()
         if process.returncode != -signal.SIGKILL:  # it was done before: then it goes on with nothing left to do
             break
         kills += 1
