@@ -22,7 +22,7 @@ __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core'
 
 _recording.watch, _recording.complain, _recording.tell = EndOfRun, complain, complain
 
-_ADAPTERS = ("keras_callback", "lightning_callback")
+_ADAPTERS = ("keras_callback", "lightning_callback", "pl_callback")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,5 +1,8 @@
-"""`ReplicateCallback` for PyTorch Lightning, under the name that scripts import. It lives in `replicate_lightning`."""
+"""`ReplicateCallback` and `ReplicateLogger` for PyTorch Lightning, under the name that scripts import.
 
-from replicate_lightning import ReplicateCallback
+They live in `replicate_lightning`.
+"""
 
-__all__ = ["ReplicateCallback"]
+from replicate_lightning import ReplicateCallback, ReplicateLogger
+
+__all__ = ["ReplicateCallback", "ReplicateLogger"]

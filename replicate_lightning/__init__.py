@@ -8,5 +8,6 @@ trainer = Trainer(callbacks=[ReplicateCallback(primary_metric=("val_loss", "mini
 """
 
 from replicate_lightning.callback import ReplicateCallback
+from replicate_lightning.logger import ReplicateLogger
 
-__all__ = ["ReplicateCallback"]
+__all__ = ["ReplicateCallback", "ReplicateLogger"]

@@ -10,8 +10,8 @@ from replicate_core import MissingExtra
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
 
 
-def bases(name: str) -> tuple[type, ...]:
-    """The class of that name in `callbacks` of every namespace that is installed.
+def bases(name: str, *, room: str = "callbacks") -> tuple[type, ...]:
+    """The class of that name in a module of every namespace that is installed.
 
     Raises:
         MissingExtra: none is.
@@ -19,4 +19,4 @@ def bases(name: str) -> tuple[type, ...]:
     installed = [space for space in NAMESPACES if importlib.util.find_spec(space.partition(".")[0])]
     if not installed:
         raise MissingExtra('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
-    return tuple(getattr(importlib.import_module(f"{space}.callbacks"), name) for space in installed)
+    return tuple(getattr(importlib.import_module(f"{space}.{room}"), name) for space in installed)

@@ -1,0 +1,47 @@
+"""How a training goes on from a checkpoint: its files on this machine, and Lightning restoring all of it."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from replicate_core import Checkpoint, InvalidInput
+
+
+def go_on_from(trainer: Any, checkpoint: Checkpoint) -> None:
+    """Let a trainer that is being set up restore a checkpoint, as if `fit` had been given its path.
+
+    Raises:
+        InvalidInput: it holds more than plain data.
+    """
+    with local_copy(checkpoint) as path:
+        try:
+            # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts
+            # before `fit` only, and no hook is called then.
+            trainer._checkpoint_connector.resume_start(path)  # noqa: SLF001
+        except pickle.UnpicklingError as error:
+            reason = str(error).partition("\n")[0]
+            raise InvalidInput(
+                f"the checkpoint {checkpoint.short_id} holds more than plain data, and is not unpickled ({reason}). "
+                "Keep NumPy values, paths and objects out of hyperparameters and of the states of callbacks; or trust "
+                "it, check it out, and give it to fit(ckpt_path=..., weights_only=False)"
+            ) from error
+
+
+@contextmanager
+def local_copy(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The verified files of a checkpoint, on this machine as long as the `with` block lasts."""
+    if checkpoint.path is None:
+        raise InvalidInput(f"the checkpoint {checkpoint.short_id} has no files")
+    with tempfile.TemporaryDirectory() as directory:
+        for name in checkpoint.files:  # several of a sharded one
+            path = Path(directory) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with checkpoint.open(name) as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        yield Path(directory) / checkpoint.path

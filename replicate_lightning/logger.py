@@ -1,0 +1,163 @@
+"""`ReplicateLogger`: what Lightning logs, step by step, in the records of an experiment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import replicate_core
+from replicate_core import InvalidInput
+from replicate_lightning.describing import plain_items
+from replicate_lightning.namespaces import bases
+
+
+class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  # the bases are those that are installed
+    """Record every metric that is logged, as often as `log_every_n_steps` says.
+
+    A `ReplicateCallback` beside it records into the same experiment. Without one, the files of every `ModelCheckpoint`
+    are recorded, too. One logger is one experiment, of several calls of `fit` and of `test`; it ends with the process,
+    with the next training that is recorded, with an exception, or by `logger.experiment.stop()`.
+
+    Args:
+        params: hyperparameters to record, beside those that the module logs and that are JSON; of the same name, these
+            win.
+        name, tags, notes: of the experiment, as in `replicate.init`; where a callback names its own, that counts.
+        experiment: one that the script has begun, to record into.
+
+    Attributes:
+        experiment: what it records into; None until training begins, when the hyperparameters are known.
+    """
+
+    _last: ClassVar[replicate_core.Experiment | None] = None
+    """The one whose training is over, and that may still be tested."""
+
+    def __init__(
+        self,
+        params: Mapping[str, object] | None = None,
+        *,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        notes: str | None = None,
+        experiment: replicate_core.Experiment | None = None,
+    ) -> None:
+        super().__init__()
+        if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
+            raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+        self.experiment = experiment
+        self._is_given = experiment is not None
+        self._params = dict(params or {})
+        self._labels = {"name": name, "tags": tuple(tags), "notes": notes}
+        self._hyperparameters: dict[str, Any] = {}
+        self._version = os.urandom(4).hex()
+        self._place: dict[str, int] = {}
+        self._step = 0
+        self._saves = True
+        self._recorded: dict[str, float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the processes that a trainer spawns, and for copies: they begin experiments of their own."""
+        return vars(self) | {"experiment": None}
+
+    @property
+    def name(self) -> str:
+        """Where Lightning's own `ModelCheckpoint` saves: a directory for all, and in it one for each logger."""
+        return "replicate_logs"
+
+    @property
+    def version(self) -> str:
+        """See `name`."""
+        return self._version
+
+    def begin(
+        self,
+        params: Mapping[str, object] | None = None,
+        *,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        notes: str | None = None,
+        resume: str | None = None,
+    ) -> replicate_core.Experiment:
+        """Begin the experiment, if it is not there already; a `ReplicateCallback` calls it, which saves files, too."""
+        self._saves = False
+        given = {"name": name, "tags": tuple(tags), "notes": notes}
+        labels = self._labels | {label: value for label, value in given.items() if value}
+        return self._begin({**(params or {}), **self._params}, labels, resume)
+
+    def log_hyperparams(self, params: Any = None, *_: Any, **__: Any) -> None:
+        """Note hyperparameters: they are known before the experiment begins."""
+        values = params if isinstance(params, Mapping) else vars(params) if params is not None else {}
+        self._hyperparameters |= plain_items(values)
+
+    def log_graph(self, model: Any, input_array: Any = None) -> None:  # noqa: ARG002
+        """Begin: this is called once, when hyperparameters are known and training is about to begin."""
+        if self.experiment is None or not self.experiment.is_running():
+            self._begin({**self._hyperparameters, **self._params}, self._labels, None)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record metrics, and no files: cheap enough for every step."""
+        if self.experiment is None:
+            self.log_graph(None)
+        assert self.experiment is not None, "it has begun"
+        self._step = self._step if step is None else step
+        found = dict(metrics)
+        if "epoch" in found:
+            self._place = {"epoch": int(found.pop("epoch"))}
+        if found:
+            self.experiment.checkpoint(None, found, step=self._step, **self._place)
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Record the files that a `ModelCheckpoint` has just saved, with the metric that it looks at."""
+        if not self._saves or self.experiment is None:
+            return
+        scores = dict(checkpoint_callback.best_k_models)
+        for path in (checkpoint_callback.best_model_path, checkpoint_callback.last_model_path):
+            if path:
+                scores.setdefault(path, checkpoint_callback.current_score)
+        for path, score in scores.items():
+            file = Path(path)
+            if file.is_symlink() or not file.exists():  # the same as another one; or not of this machine
+                continue
+            if self._recorded.get(path) != (saved_at := file.stat().st_mtime):
+                self._recorded[path] = saved_at
+                self._record(file, checkpoint_callback, score)
+
+    def finalize(self, status: str) -> None:
+        """End the experiment if training failed; else it may still be tested."""
+        if self.experiment is None or self._is_given:
+            return
+        if status == "failed":
+            error = sys.exc_info()[1]  # Lightning is handling it
+            self.experiment.__exit__(type(error), error, None)
+        else:
+            ReplicateLogger._last = self.experiment
+
+    @classmethod
+    def end_the_last(cls, *, unless: ReplicateLogger | None = None) -> None:
+        """End the experiment whose training is over, because another one begins."""
+        last = ReplicateLogger._last
+        if last is not None and (unless is None or unless.experiment is not last):
+            ReplicateLogger._last = None
+            last.stop()
+
+    def _begin(self, params: Mapping[str, object], labels: dict[str, Any], resume: str | None) -> Any:
+        if self.experiment is None or not self.experiment.is_running():
+            self.end_the_last(unless=self)
+            self.experiment = replicate_core.init(params, **labels, resume=resume)
+        return self.experiment
+
+    def _record(self, path: Path, saved_by: Any, score: Any) -> None:
+        """Record a file. One that lies outside of the project is none of this experiment's: training goes on."""
+        assert self.experiment is not None, "it has begun"
+        monitor = saved_by.monitor
+        goal = "minimize" if saved_by.mode == "min" else "maximize"
+        metrics = {} if monitor is None or score is None else {monitor: score}
+        primary = (monitor, goal) if metrics else None
+        try:
+            self.experiment.checkpoint(path, metrics, primary, self._step, **self._place)
+        except InvalidInput as error:
+            self._saves = False
+            warnings.warn(f"the files of ModelCheckpoint are not recorded: {error}", stacklevel=2)

@@ -1,0 +1,81 @@
+"""How a training becomes a file: which names can be taken, and never half-written."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from replicate_core import InvalidInput
+
+PLACES = ("epoch", "step")
+"""What a template may always name, as in Lightning: both count from 0. Everything else it names is a metric."""
+
+
+def check_filepath(filepath: str | os.PathLike[str] | None) -> str | None:
+    """Check where checkpoints are to be saved; may be a template.
+
+    Raises:
+        InvalidInput: nothing can be saved to a file of that name, or the template can't be filled in.
+    """
+    if filepath is None:
+        return None
+    if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
+        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
+    path = os.fspath(filepath)
+    if not path or path.endswith(("/", os.sep)):
+        raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
+    try:
+        expand(path, dict.fromkeys(PLACES, 1))
+    except (ValueError, LookupError, AttributeError) as error:
+        example = "m-{epoch:02d}-{val_loss:.2f}.ckpt"
+        raise InvalidInput(
+            f"filepath {path!r} can't be filled in ({error}): name {' or '.join(PLACES)} or metrics, as in {example!r}"
+        ) from error
+    return path
+
+
+def expand(filepath: str, values: Mapping[str, Any]) -> str:
+    """Fill in the names of a file path template; a metric that is not there becomes `nan`, and stops nothing."""
+    names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
+    if "" in names:
+        raise ValueError("a pair of braces holds no name")
+    return filepath.format(**{name: values.get(name, math.nan) for name in names})
+
+
+def save(trainer: Any, path: str, *, weights_only: bool) -> None:
+    """Save what the trainer has: no half file is ever seen under that name. Every rank must take part."""
+    target = Path(path)
+    mark = trainer.strategy.broadcast(os.urandom(8).hex())
+    temporary = target.with_name(f".replicate-{mark}.tmp{target.suffix}")
+    try:
+        trainer.save_checkpoint(temporary, weights_only)  # it makes the directory; and all ranks wait for one another
+        _wait_for_async(trainer.strategy.checkpoint_io)
+        if trainer.is_global_zero:
+            _replace(temporary, target)
+    finally:
+        if trainer.is_global_zero:
+            _remove(temporary)
+
+
+def _wait_for_async(checkpoint_io: Any) -> None:
+    """Wait for a file that is written in the background: the next save finds everything as it was."""
+    if any(base.__name__ == "AsyncCheckpointIO" for base in type(checkpoint_io).__mro__):
+        checkpoint_io.teardown()
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if temporary.is_dir():  # a sharded checkpoint: a directory takes the place of an empty one only
+        _remove(target)
+    os.replace(temporary, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
