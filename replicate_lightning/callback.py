@@ -17,11 +17,11 @@ from types import FrameType
 from typing import Any
 
 import replicate_core
-from replicate_core import InvalidInput, PrimaryMetric
+from replicate_core import Checkpoint, InvalidInput, PrimaryMetric
 from replicate_lightning import state as states
 from replicate_lightning.arguments import AUTO, EPOCH, check_keep, check_overhead, check_period, check_save_freq
 from replicate_lightning.describing import description, hyperparameters
-from replicate_lightning.loading import go_on_from
+from replicate_lightning.loading import go_on_from, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
@@ -144,14 +144,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _forget(self) -> None:
         """Be as before a training."""
+        self._begins_late = True
+        self._looks_again = False
         self._measured = Measured()
-        self._is_training = self._is_in_batch = self._is_stepping = False
+        self._is_training = self._is_in_batch = self._is_stepping = self._is_at_epoch_end = False
         self._logger: ReplicateLogger | None = None
         self._saved_step = self._recorded_step = self._validated_step = -1
         self._epoch = 0
         self._has_primary = False
-        self._unsaved = self._has_saved = self._has_warned = self._is_described = False
+        self._goes_on = self._unsaved = self._has_saved = self._has_warned = self._is_described = False
         self._random: list[dict[str, Any]] | None = None
+        self._plateaus: dict[str, float] = {}
         self._parent: dict[str, Any] | None = None
         self._began = self._saved_at = time.monotonic()
         self._saving_seconds = self._save_seconds = 0.0
@@ -169,47 +172,40 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: D102
         if stage != "fit" or trainer.fast_dev_run:
             return
-        if not any(isinstance(callback, _Saver) and callback.owner is self for callback in trainer.callbacks):
+        if not any(self._is_saver(callback) for callback in trainer.callbacks):
             trainer.callbacks.append(_Saver(self))
         self._forget()
         if self.filepath is not None:
             replicate_core.Project().check_path(self.filepath)
-        self._begin(trainer, hyperparameters(pl_module, trainer.datamodule) | dict(self._params or {}))
-        self._is_training = True
-        assert self.experiment is not None, "it was begun, or given"
-        if self._keep:
-            self.experiment.keep(**self._keep)
-        if not self._has_trained and (checkpoint := self.experiment.resumed_from) is not None:
-            if trainer.ckpt_path is not None:
-                warnings.warn(
-                    f"fit was told to go on from {trainer.ckpt_path}, and does: not from the checkpoint "
-                    f"{checkpoint.short_id}, with which the experiment goes on",
-                    stacklevel=2,
-                )
-                return
-            if trainer.strategy.restore_checkpoint_after_setup:
-                raise InvalidInput(
-                    f"resume does not work with {type(trainer.strategy).__name__}: check the checkpoint "
-                    f"{checkpoint.short_id} out, and give its path to fit(ckpt_path=...)"
-                )
-            go_on_from(trainer, checkpoint)
+        self._begins_late = tunes(trainer) or (self._resume is None and not self._is_given)
+        if not self._begins_late:  # what is to be restored must be known before optimizers are made
+            self._begin(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
         if (saved := checkpoint.get(states.NAME)) is not None:
-            self._random = saved["random"]
+            self._random, self._plateaus = saved["random"], saved["plateaus"]
             self._parent = {"experiment": saved["experiment"], "global_step": checkpoint["global_step"]}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
         random = states.of_all_ranks(trainer)  # every rank calls this
         identity = self.experiment.id if self.experiment is not None else None
-        checkpoint[states.NAME] = {"random": random, "experiment": identity}
+        plateaus = states.plateaus(trainer) if self._is_at_epoch_end else {}
+        checkpoint[states.NAME] = {"random": random, "plateaus": plateaus, "experiment": identity}
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
+        if trainer.fast_dev_run:
+            return
+        if self._begins_late:
+            self._begin(trainer, pl_module)
         if self._random is not None and trainer.global_rank < len(self._random):
             states.restore_random_states(self._random[trainer.global_rank])  # later the loader has drawn already
         self._random = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
+        states.tell_plateaus(trainer, self._plateaus)
+        self._plateaus = {}
+        if self._goes_on and was_stopped(trainer):
+            trainer.should_stop = True
         self._saved_step = trainer.global_step
         self._began = self._saved_at = time.monotonic()
         if self._saves_on_exception and trainer.world_size == 1 and self._is_training:
@@ -217,6 +213,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, D102
         self._is_in_batch = True
+        if self._looks_again:
+            self._looks_again = False
+            self._measured.look(trainer.callback_metrics, trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002, D102
         self._is_stepping = True
@@ -228,6 +227,13 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
         self._has_trained = True
         self._end(None)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002, D102
+        # A new list: the old one is being gone through. Left there, the saver would be one more "ModelCheckpoint".
+        trainer.callbacks = [callback for callback in trainer.callbacks if not self._is_saver(callback)]
+
+    def _is_saver(self, callback: Any) -> bool:
+        return isinstance(callback, _Saver) and callback.owner is self
 
     # What the saver calls, last.
 
@@ -258,7 +264,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if trainer.sanity_checking or not self._is_training:
             return
         self._validated_step = trainer.global_step
-        self._measured.look(trainer.callback_metrics, trainer.global_step)
+        self._look(trainer)
         if trainer.is_last_batch:
             return  # the epoch is about to end, and then there are all metrics
         if self.save_freq == EPOCH:
@@ -271,14 +277,18 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         """Save if it is done at the end of epochs."""
         if not self._is_training:
             return
-        self._measured.look(trainer.callback_metrics, trainer.global_step)
-        if self.save_freq == EPOCH:
-            if self._is_counted(trainer):
-                self._checkpoint(trainer)
-        elif self.save_freq == AUTO:
-            self._checkpoint(trainer, with_files=self._agreed(trainer, self._is_affordable()))
-        else:
-            self._add_primary(trainer)
+        self._look(trainer)
+        self._is_at_epoch_end = True
+        try:
+            if self.save_freq == EPOCH:
+                if self._is_counted(trainer):
+                    self._checkpoint(trainer)
+            elif self.save_freq == AUTO:
+                self._checkpoint(trainer, with_files=self._agreed(trainer, self._is_affordable()))
+            else:
+                self._add_primary(trainer)
+        finally:
+            self._is_at_epoch_end = False
 
     def after_exception(self, trainer: Any, exception: BaseException) -> None:
         """End the experiment as the training ended; with `save_on_exception`, save what there is."""
@@ -288,6 +298,11 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
                 warnings.warn(f"the model could not be saved once more: {type(error).__name__}: {error}", stacklevel=2)
         self._end(exception)
+
+    def _look(self, trainer: Any) -> None:
+        """Note metrics; and again before the next batch: Lightning computes those of an epoch once more after this."""
+        self._measured.look(trainer.callback_metrics, trainer.global_step)
+        self._looks_again = True
 
     def _save_once_more(self, trainer: Any) -> None:
         if self._is_stepping:
@@ -300,24 +315,49 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     # Beginning and ending.
 
-    def _begin(self, trainer: Any, params: dict[str, Any]) -> None:
-        if self._is_given:
-            if self.experiment is None:
-                raise InvalidInput(
-                    "the experiment was begun in another process than those that train: leave experiment out, or use "
-                    'strategy="ddp" instead of one that spawns or forks'
-                )
-            return
+    def _begin(self, trainer: Any, module: Any) -> None:
+        if not self._is_given:
+            self._begin_own(trainer, hyperparameters(module, trainer.datamodule) | dict(self._params or {}))
+        if self.experiment is None:
+            raise InvalidInput(
+                "the experiment was begun in another process than those that train: leave experiment out, or use "
+                'strategy="ddp" instead of one that spawns'
+            )
+        self._is_training = True
+        if self._keep:
+            self.experiment.keep(**self._keep)
+        if not self._has_trained and (checkpoint := self.experiment.resumed_from) is not None:
+            self._go_on_from(trainer, checkpoint)
+
+    def _begin_own(self, trainer: Any, params: dict[str, Any]) -> None:
+        """Begin an experiment, or go on with one, every rank with the same."""
         self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
-        begin = replicate_core.init if self._logger is None else self._logger.begin
-        resume = None if self._has_trained else self._resume
         ReplicateLogger.end_the_last(unless=self._logger)
+        begin = replicate_core.init if self._logger is None else self._logger.begin
+        came_from = None
         if trainer.is_global_zero:
+            resume = None if self._has_trained else self._resume
             self.experiment = begin(params, **self._labels, resume=resume)  # type: ignore[arg-type]
-        came_from = self.experiment.resumed_from if trainer.is_global_zero and self.experiment else None
+            came_from = self.experiment.resumed_from
         resume = trainer.strategy.broadcast(None if came_from is None else came_from.id)
         if not trainer.is_global_zero:
             self.experiment = begin(params, **self._labels, resume=resume)  # type: ignore[arg-type]
+
+    def _go_on_from(self, trainer: Any, checkpoint: Checkpoint) -> None:
+        if trainer.ckpt_path is not None:
+            warnings.warn(
+                f"fit was told to go on from {trainer.ckpt_path}, and does: not from the checkpoint "
+                f"{checkpoint.short_id}, with which the experiment goes on",
+                stacklevel=3,
+            )
+            return
+        if trainer.strategy.restore_checkpoint_after_setup:
+            raise InvalidInput(
+                f"resume does not work with {type(trainer.strategy).__name__}: check the checkpoint "
+                f"{checkpoint.short_id} out, and give its path to fit(ckpt_path=...)"
+            )
+        go_on_from(trainer, checkpoint, is_late=self._begins_late)
+        self._goes_on = True
 
     def _end(self, error: BaseException | None) -> None:
         was_training, self._is_training = self._is_training, False

@@ -13,17 +13,23 @@ from typing import Any
 from replicate_core import Checkpoint, InvalidInput
 
 
-def go_on_from(trainer: Any, checkpoint: Checkpoint) -> None:
-    """Let a trainer that is being set up restore a checkpoint, as if `fit` had been given its path.
+def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
+    """Let a trainer restore a checkpoint, as if `fit` had been given its path.
+
+    Args:
+        trainer: is being set up; or, late, has restored models and callbacks already, and not optimizers and loops.
+        checkpoint: one that Lightning has saved.
+        is_late: whether it is so late.
 
     Raises:
         InvalidInput: it holds more than plain data.
     """
     with local_copy(checkpoint) as path:
+        # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts
+        # before `fit` only, and no hook is called then.
+        connector = trainer._checkpoint_connector  # noqa: SLF001
         try:
-            # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts
-            # before `fit` only, and no hook is called then.
-            trainer._checkpoint_connector.resume_start(path)  # noqa: SLF001
+            connector.resume_start(path)
         except pickle.UnpicklingError as error:
             reason = str(error).partition("\n")[0]
             raise InvalidInput(
@@ -31,6 +37,29 @@ def go_on_from(trainer: Any, checkpoint: Checkpoint) -> None:
                 "Keep NumPy values, paths and objects out of hyperparameters and of the states of callbacks; or trust "
                 "it, check it out, and give it to fit(ckpt_path=..., weights_only=False)"
             ) from error
+    if is_late:
+        connector.restore_model()
+        connector.restore_datamodule()
+        connector.restore_callbacks()
+
+
+def tunes(trainer: Any) -> bool:
+    """Tell whether a batch size or a learning rate is searched first, which restores what was there before."""
+    return any(_is(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
+
+
+def was_stopped(trainer: Any) -> bool:
+    """Tell whether `EarlyStopping` had ended the training that was restored: Lightning would train one more epoch."""
+    return any(
+        callback.wait_count >= callback.patience or callback.stopped_epoch > 0
+        for callback in trainer.callbacks
+        if _is(callback, "EarlyStopping")
+    )
+
+
+def _is(callback: Any, *names: str) -> bool:
+    """Tell whether it is a callback of one of Lightning's classes, of either namespace."""
+    return any(base.__name__ in names for base in type(callback).__mro__)
 
 
 @contextmanager

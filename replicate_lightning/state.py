@@ -1,4 +1,4 @@
-"""What training depends on beside what Lightning saves: random states, and where they come from.
+"""What training depends on beside what Lightning saves: random states, and what is due right after the save.
 
 It is put into Lightning's own checkpoint, under one name, in numbers, texts and tensors: torch loads it without
 unpickling anything.
@@ -53,3 +53,28 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
         name, keys, *rest = states["numpy"]
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
+
+
+def plateaus(trainer: Any) -> dict[str, float]:
+    """What each `ReduceLROnPlateau` is about to be told at the end of this epoch, by its number.
+
+    Lightning tells them after the callbacks have saved, and when it goes on, not at all: the metrics are gone.
+    """
+    if not trainer.lightning_module.automatic_optimization:
+        return {}
+    metrics = trainer.callback_metrics
+    return {
+        str(number): float(metrics[config.monitor])
+        for number, config in enumerate(trainer.lr_scheduler_configs)
+        if config.reduce_on_plateau
+        and config.interval == "epoch"
+        and (trainer.current_epoch + 1) % config.frequency == 0
+        and config.monitor in metrics
+    }
+
+
+def tell_plateaus(trainer: Any, values: dict[str, float]) -> None:
+    """Tell them now."""
+    for number, config in enumerate(trainer.lr_scheduler_configs):
+        if config.reduce_on_plateau and str(number) in values:
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, values[str(number)])

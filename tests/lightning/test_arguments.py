@@ -1,0 +1,61 @@
+"""What the Lightning callback and its logger refuse at construction, before any training."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import replicate
+from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"filepath": ""}, "give the name of a file"),
+        ({"filepath": "models/"}, "give the name of a file"),
+        ({"filepath": 3}, "must be a path of this machine"),
+        ({"filepath": "s3://bucket/model.ckpt"}, "must be a path of this machine"),
+        ({"filepath": "m-{}.ckpt"}, "a pair of braces holds no name"),
+        ({"filepath": "m-{epoch:nonsense}.ckpt"}, "can't be filled in"),
+        ({"save_freq": 0}, "save_freq must be"),
+        ({"save_freq": True}, "save_freq must be"),
+        ({"save_freq": "batch"}, "save_freq must be"),
+        ({"save_freq": timedelta()}, "save_freq must be"),
+        ({"period": 0}, "period must be"),
+        ({"period": 2, "save_freq": 10}, "period counts epochs"),
+        ({"primary_metric": "val_loss"}, "primary_metric"),
+        ({"keep_best": 1}, "keep_best needs primary_metric"),
+        ({"keep_last": 0}, "keep_last must be"),
+        ({"max_overhead": 0.1}, 'with save_freq="auto"'),
+        ({"max_overhead": 2, "save_freq": "auto"}, "between 0 and 1"),
+        ({"filepath": None, "resume": "auto"}, "filepath=None saves no files"),
+        ({"filepath": None, "save_on_exception": True}, "filepath=None saves no files"),
+        ({"filepath": None, "keep_last": 1}, "filepath=None saves no files"),
+        ({"resume": ""}, "resume must be"),
+        ({"resume": True}, "resume must be"),
+        ({"resume": "auto", "save_weights_only": True}, "save_weights_only leaves out"),
+        ({"experiment": "3fa2c1b"}, "experiment must be one that replicate.init has returned"),
+    ],
+    ids=lambda value: repr(value)[:40] if isinstance(value, dict) else "",
+)
+def test_what_can_not_be_taken_is_refused(arguments: dict, said: str) -> None:
+    with pytest.raises(replicate.InvalidInput, match=said):
+        ReplicateCallback(**arguments)
+
+
+def test_resume_belongs_to_who_begins_the_experiment(project: Path, no_recorder: None) -> None:
+    experiment = replicate.init(path=None)
+    with pytest.raises(replicate.InvalidInput, match=r"give resume to replicate\.init"):
+        ReplicateCallback(experiment=experiment, resume="auto")
+    experiment.stop()
+
+
+def test_a_logger_takes_an_experiment_or_none() -> None:
+    with pytest.raises(replicate.InvalidInput, match="experiment must be"):
+        ReplicateLogger(experiment="3fa2c1b")
+
+
+def test_the_name_of_the_successor_is_the_same_class() -> None:
+    assert replicate.pl_callback.ReplicateCallback is ReplicateCallback
+    assert ReplicateCallback("model.pth", {"lr": 1}, ("loss", "minimize"), period=2).period == 2
