@@ -1,0 +1,278 @@
+"""When the Lightning callback saves, how often, and what of it is kept; and what becomes of a training that fails."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import replicate
+import replicate_lightning.callback as callback_module
+from replicate.lightning_callback import ReplicateCallback
+
+pytestmark = pytest.mark.usefixtures("no_recorder")
+
+
+def steps(experiment: replicate.Experiment) -> list[int]:
+    return [checkpoint.step for checkpoint in experiment.checkpoints]
+
+
+class Clock:
+    """The time as the callback sees it: it passes only as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(callback_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+# When.
+
+
+def test_a_number_of_steps_counts_across_epochs(pl, project: Path, fit) -> None:
+    experiment = fit(pl, ReplicateCallback(save_freq=3))
+    assert steps(experiment) == [3, 6]
+    assert [checkpoint.extra["epoch"] for checkpoint in experiment.checkpoints] == [0, 1]
+
+
+def test_every_second_epoch(pl, project: Path, fit) -> None:
+    assert steps(fit(pl, ReplicateCallback(period=2), epochs=5)) == [1, 3]
+
+
+def test_a_time_interval(one_pl, project: Path, fit, make_module, clock: Clock) -> None:
+    module = make_module(one_pl, on_train_batch_start=lambda *_: clock.pass_by(20))
+    experiment = fit(one_pl, ReplicateCallback(save_freq=timedelta(minutes=1)), module=module)
+    assert steps(experiment) == [3, 6]
+
+
+def test_saving_takes_no_more_of_the_time_than_it_may(
+    one_pl, project: Path, fit, make_module, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = callback_module.save
+
+    def slowly(*arguments: object, **options: object) -> None:
+        save(*arguments, **options)
+        clock.pass_by(5)
+
+    monkeypatch.setattr(callback_module, "save", slowly)
+    module = make_module(one_pl, on_train_epoch_start=lambda _: clock.pass_by(10))
+    experiment = fit(one_pl, ReplicateCallback(save_freq="auto", max_overhead=0.1), module=module, epochs=20)
+    found = experiment.checkpoints
+    saved = [checkpoint.extra["epoch"] for checkpoint in found if checkpoint.path is not None]
+    assert len({checkpoint.extra["epoch"] for checkpoint in found}) == 20, "metrics of every epoch"
+    assert saved == [0, 9, 13, 18, 19], "10 of 105 seconds, 15 of 155, 20 of 210; the first and the last in any case"
+
+
+def test_inside_of_a_long_epoch_it_saves_now_and_then(one_pl, project: Path, fit, make_module, clock: Clock) -> None:
+    module = make_module(one_pl, on_train_batch_start=lambda *_: clock.pass_by(110))
+    assert steps(fit(one_pl, ReplicateCallback(save_freq="auto"), module=module, epochs=1)) == [3, 4]
+
+
+# What.
+
+
+def test_weights_only(pl, project: Path, fit) -> None:
+    experiment = fit(pl, ReplicateCallback(save_weights_only=True), epochs=1)
+    with experiment.latest().open() as file:
+        loaded = torch.load(file, weights_only=True)
+    assert "state_dict" in loaded
+    assert not {"optimizer_states", "replicate"} & set(loaded)
+
+
+def test_lightning_itself_can_read_the_file(pl, project: Path, fit, make_module) -> None:
+    module = make_module(pl)
+    experiment = fit(pl, ReplicateCallback(), module=module)
+    with experiment.latest().open() as file:
+        loaded = type(module).load_from_checkpoint(file)
+    torch.testing.assert_close(loaded.layer.weight, module.layer.weight, rtol=0, atol=0)
+
+
+def test_a_template_keeps_every_file(pl, project: Path, fit) -> None:
+    experiment = fit(pl, ReplicateCallback(Path("deep/er/m-{epoch:02d}-{step}-{val_loss:.1f}.ckpt")))
+    paths = [checkpoint.path for checkpoint in experiment.checkpoints]
+    assert [path[:16] for path in paths] == ["deep/er/m-00-4-0", "deep/er/m-01-8-0"]
+    assert all((project / path).is_file() for path in paths)
+
+
+def test_a_template_with_a_metric_that_is_not_there_does_not_stop_training(one_pl, project: Path, fit) -> None:
+    fit(one_pl, ReplicateCallback("m-{nothing/here:.2f}.ckpt"), epochs=1)
+    assert (project / "m-nan.ckpt").exists()
+
+
+def test_no_half_file_is_left(one_pl, project: Path, fit) -> None:
+    fit(one_pl, ReplicateCallback(), enable_checkpointing=False)
+    assert sorted(path.name for path in project.iterdir()) == [".replicate", "model.ckpt"]
+
+
+def test_files_of_the_best_and_the_last_are_kept(one_pl, project: Path, fit, make_module) -> None:
+    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0])
+    module = make_module(one_pl, on_train_epoch_end=lambda module: module.log("made_up", next(losses)))
+    callback = ReplicateCallback(primary_metric=("made_up", "minimize"), keep_best=2, keep_last=1)
+    fit(one_pl, callback, module=module, epochs=5)
+
+    (experiment,) = replicate.experiments.list()
+    assert [checkpoint.metrics["made_up"] for checkpoint in experiment.checkpoints] == [3.0, 1.0, 2.0, 4.0, 5.0]
+    assert [checkpoint.lacks_files for checkpoint in experiment.checkpoints] == [True, False, False, True, False]
+
+
+def test_a_disk_that_is_full_does_not_stop_training(
+    one_pl, project: Path, fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = callback_module.save, []
+
+    def failing(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) in (1, 3):
+            raise OSError(28, "No space left on device")
+        save(*arguments, **options)
+
+    monkeypatch.setattr(callback_module, "save", failing)
+    with pytest.warns(UserWarning, match=r"could not be saved to model\.ckpt, only its metrics are: OSError"):
+        experiment = fit(one_pl, ReplicateCallback(), epochs=4)
+    assert [checkpoint.path for checkpoint in experiment.checkpoints] == [None, "model.ckpt", None, "model.ckpt"]
+    assert all("val_loss" in checkpoint.metrics for checkpoint in experiment.checkpoints)
+
+
+def test_a_training_that_can_never_be_saved_is_told_of_at_once(one_pl, project: Path, fit, make_module) -> None:
+    def refuse(module, checkpoint) -> None:
+        checkpoint["added"] = lambda: None
+
+    callback = ReplicateCallback()
+    with pytest.raises((AttributeError, TypeError)):
+        fit(one_pl, callback, module=make_module(one_pl, on_save_checkpoint=refuse))
+    assert callback.experiment.status == "failed"
+
+
+# Trainings that fail.
+
+
+def fail_in_batch(number: int, error: BaseException):
+    def on_train_batch_start(module, batch, batch_idx) -> None:
+        if module.global_step == number:
+            raise error
+
+    return on_train_batch_start
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_an_exception(pl, project: Path, fit, make_module, saves: bool) -> None:
+    callback = ReplicateCallback(save_on_exception=saves)
+    module = make_module(pl, on_train_batch_start=fail_in_batch(6, RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(pl, callback, module=module)
+    assert (callback.experiment.status, callback.experiment.error) == ("failed", "RuntimeError: broken")
+    assert [checkpoint.extra["global_step"] for checkpoint in callback.experiment.checkpoints] == [4] + [6] * saves
+
+
+def test_ctrl_c(pl, project: Path, fit, make_module) -> None:
+    callback = ReplicateCallback(save_on_exception=True)
+    module = make_module(pl, on_train_batch_start=fail_in_batch(6, KeyboardInterrupt()))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        fit(pl, callback, module=module)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert callback.experiment.status == "interrupted"
+    assert callback.experiment.latest().extra["global_step"] == 6
+
+
+def test_weights_that_are_half_new_are_not_saved(one_pl, project: Path, fit, make_module) -> None:
+    class Breaking(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            if self.param_groups[0]["params"][0].grad is not None and module.global_step == 6:
+                raise RuntimeError("broken")
+
+    module = make_module(one_pl, configure_optimizers=lambda module: Breaking(module.parameters(), 0.01))
+    callback = ReplicateCallback(save_on_exception=True)
+    with pytest.warns(UserWarning, match="in the midst of a step"), pytest.raises(RuntimeError, match="broken"):
+        fit(one_pl, callback, module=module)
+    assert steps(callback.experiment) == [0]
+
+
+def test_what_is_saved_already_is_not_saved_once_more(one_pl, project: Path, fit, make_module) -> None:
+    def fail(module) -> None:
+        if module.current_epoch == 1:
+            raise RuntimeError("broken")
+
+    callback = ReplicateCallback(save_on_exception=True)
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(one_pl, callback, module=make_module(one_pl, on_train_epoch_start=fail))
+    assert steps(callback.experiment) == [0]
+
+
+def test_a_failure_to_save_once_more_hides_nothing(
+    one_pl, project: Path, fit, make_module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(callback_module, "save", failing)
+    module = make_module(one_pl, on_train_batch_start=fail_in_batch(2, RuntimeError("broken")))
+    with pytest.warns(UserWarning, match="once more: ValueError: no"), pytest.raises(RuntimeError, match="broken"):
+        fit(one_pl, ReplicateCallback(save_on_exception=True), module=module)
+
+
+def test_after_a_failure_the_next_training_is_another_experiment(one_pl, project: Path, fit, make_module) -> None:
+    callback = ReplicateCallback()
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(one_pl, callback, module=make_module(one_pl, on_train_batch_start=fail_in_batch(2, RuntimeError("broken"))))
+    fit(one_pl, callback)
+    assert [experiment.status for experiment in replicate.experiments.list()] == ["failed", "finished"]
+
+
+TERMINATED = """
+import os, signal, sys
+import torch
+import {namespace} as pl
+from replicate.lightning_callback import ReplicateCallback
+
+
+class Linear(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.layer(batch).pow(2).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+callback = ReplicateCallback(save_on_exception=True)
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
+trainer.fit(Linear(), torch.utils.data.DataLoader(torch.ones(8, 4), batch_size=2))
+"""
+
+
+@pytest.mark.parametrize("namespace", ["pytorch_lightning", "lightning.pytorch"])
+def test_sigterm_in_the_midst_of_a_batch_waits_for_its_end(project: Path, namespace: str) -> None:
+    (project / "train.py").write_text(TERMINATED.format(namespace=namespace))
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name != "REPLICATE_RECORDER"},
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    (experiment,) = replicate.experiments.list()
+    assert (experiment.status, experiment.error) == ("interrupted", "SIGTERM")
+    assert [checkpoint.extra["global_step"] for checkpoint in experiment.checkpoints] == [4, 7]
+    with experiment.latest().open() as file:
+        assert torch.load(file, weights_only=True)["global_step"] == 7
