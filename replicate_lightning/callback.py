@@ -21,7 +21,7 @@ from replicate_core import Checkpoint, InvalidInput, PrimaryMetric
 from replicate_lightning import state as states
 from replicate_lightning.arguments import AUTO, EPOCH, check_keep, check_overhead, check_period, check_save_freq
 from replicate_lightning.describing import description, hyperparameters
-from replicate_lightning.loading import go_on_from, tunes, was_stopped
+from replicate_lightning.loading import go_on_from, told_path, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
@@ -197,6 +197,12 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return
         if self._begins_late:
             self._begin(trainer, pl_module)
+        if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
+            self._goes_on = False
+            warnings.warn(
+                f"fit was told to go on from {told}, and does, whatever resume={self._resume!r} has found",
+                stacklevel=2,
+            )
         if self._random is not None and trainer.global_rank < len(self._random):
             states.restore_random_states(self._random[trainer.global_rank])  # later the loader has drawn already
         self._random = None
@@ -326,7 +332,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._is_training = True
         if self._keep:
             self.experiment.keep(**self._keep)
-        if not self._has_trained and (checkpoint := self.experiment.resumed_from) is not None:
+        checkpoint = None if self._has_trained else self.experiment.resumed_from
+        if checkpoint is not None and not (self._begins_late and told_path(trainer) is not None):
             self._go_on_from(trainer, checkpoint)
 
     def _begin_own(self, trainer: Any, params: dict[str, Any]) -> None:
@@ -344,13 +351,6 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self.experiment = begin(params, **self._labels, resume=resume)  # type: ignore[arg-type]
 
     def _go_on_from(self, trainer: Any, checkpoint: Checkpoint) -> None:
-        if trainer.ckpt_path is not None:
-            warnings.warn(
-                f"fit was told to go on from {trainer.ckpt_path}, and does: not from the checkpoint "
-                f"{checkpoint.short_id}, with which the experiment goes on",
-                stacklevel=3,
-            )
-            return
         if trainer.strategy.restore_checkpoint_after_setup:
             raise InvalidInput(
                 f"resume does not work with {type(trainer.strategy).__name__}: check the checkpoint "

@@ -48,6 +48,13 @@ def tunes(trainer: Any) -> bool:
     return any(_is(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
 
 
+def told_path(trainer: Any) -> str | None:
+    """The path that `fit` was told to go on from, once that was read; those of such a search are not meant."""
+    path = trainer.ckpt_path
+    is_own = path is not None and not Path(path).name.startswith((".lr_find_", ".scale_batch_size_"))
+    return str(path) if is_own else None
+
+
 def was_stopped(trainer: Any) -> bool:
     """Tell whether `EarlyStopping` had ended the training that was restored: Lightning would train one more epoch."""
     return any(

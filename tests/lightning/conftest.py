@@ -99,10 +99,19 @@ def validation(loader: Any) -> torch.utils.data.DataLoader:
 def fit(make_module: Any, make_trainer: Any, loader: Any, validation: Any) -> Callable[..., Any]:
     """Trains a module, a small one if none is given; returns the experiment of the first callback."""
 
-    def run(pl: Any, callback: Any, *more: Any, module: Any = None, validates: bool = True, **options: Any) -> Any:
-        trainer = make_trainer(pl, callback, *more, **options)
+    def run(
+        pl: Any,
+        callback: Any,
+        *more: Any,
+        module: Any = None,
+        validates: bool = True,
+        told: Any = None,
+        before: Any = None,
+        **options: Any,
+    ) -> Any:
+        trainer = make_trainer(pl, *[before][: before is not None], callback, *more, **options)
         module = make_module(pl) if module is None else module
-        trainer.fit(module, loader(), validation if validates else None)
+        trainer.fit(module, loader(), validation if validates else None, ckpt_path=told)
         return callback.experiment
 
     return run

@@ -1,0 +1,369 @@
+"""A Lightning training that is killed and started again ends as one that was never killed; and what it goes on with."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import replicate
+from replicate.lightning_callback import ReplicateCallback
+
+EPOCHS = 6
+BATCHES = 23
+
+TRAINING = """
+import hashlib, os, random, signal, sys
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+import {namespace} as pl
+from replicate.lightning_callback import ReplicateCallback
+
+kill_after, workers, saved = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+
+
+class Noisy(torch.utils.data.TensorDataset):
+    def __getitem__(self, index):
+        image, digit = super().__getitem__(index)
+        return image + 0.1 * torch.rand(()), digit  # in a worker, if there are any
+
+
+class Digits(pl.LightningModule):
+    batches = 0
+
+    def __init__(self):
+        super().__init__()
+        layers = [torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout(0.3)]
+        self.net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 10))
+
+    def training_step(self, batch, batch_idx):
+        images, digits = batch
+        noise = random.random() + np.random.random()
+        return torch.nn.functional.cross_entropy(self.net(images + 0.01 * noise), digits)
+
+    def on_train_batch_end(self, *_):
+        self.batches += 1
+        if self.batches == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def validation_step(self, batch, batch_idx):
+        images, digits = batch
+        self.log("val_loss", torch.nn.functional.cross_entropy(self.net(images), digits))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.3)
+        return {{"optimizer": optimizer, "lr_scheduler": {{"scheduler": plateau, "monitor": "val_loss"}}}}
+
+
+pl.seed_everything(7, verbose=False)
+images, digits = (torch.tensor(array) for array in load_digits(return_X_y=True))
+data = Noisy(images.float()[:1472] / 16, digits[:1472])
+held = torch.utils.data.TensorDataset(images.float()[1472:] / 16, digits[1472:])
+module = Digits()
+trainer = pl.Trainer(
+    max_epochs=6,
+    accelerator="cpu",
+    logger=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+    callbacks=[
+        ReplicateCallback(
+            "model.ckpt",
+            primary_metric=("val_loss", "minimize"),
+            save_freq=int(saved) if saved.isdigit() else saved,
+            name="digits", resume="auto", keep_last=2, keep_best=1,
+        ),
+        pl.callbacks.EarlyStopping("val_loss", patience=5),
+        pl.callbacks.ModelCheckpoint("stock", monitor="val_loss"),
+    ],
+)
+trainer.fit(
+    module,
+    torch.utils.data.DataLoader(data, batch_size=64, shuffle=True, num_workers=workers),
+    torch.utils.data.DataLoader(held, batch_size=64),
+)
+digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in module.state_dict().values())).hexdigest()
+stock = trainer.checkpoint_callback
+print(trainer.current_epoch, trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"], digest, sep="|")
+print(float(stock.best_model_score), os.path.basename(stock.best_model_path))
+"""
+
+
+def train(
+    directory: Path, namespace: str, workers: int = 0, saved: str = "epoch", kill_after: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, which kills itself after so many batches, if any."""
+    directory.mkdir(exist_ok=True)
+    (directory / "train.py").write_text(TRAINING.format(namespace=namespace))
+    done = subprocess.run(
+        [sys.executable, "train.py", str(kill_after), str(workers), saved],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == (-signal.SIGKILL if kill_after else 0), done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("namespace", "workers", "saved", "kills"),
+    [("pytorch_lightning", 0, "epoch", 2), ("lightning.pytorch", 2, "auto", 1), ("pytorch_lightning", 0, "23", 1)],
+)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, namespace: str, workers: int, saved: str, kills: int
+) -> None:
+    seed = os.environ.get("REPLICATE_KILLS_SEED", str(time.time_ns()))
+    print(f"REPLICATE_KILLS_SEED={seed}")
+    chance = random.Random(seed)
+    whole = train(tmp_path / "whole", namespace, workers, saved)
+    for _ in range(kills):
+        train(tmp_path / "killed", namespace, workers, saved, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
+    last = train(tmp_path / "killed", namespace, workers, saved)
+
+    assert "replicate: going on with the experiment" in last.stderr
+    assert last.stdout == whole.stdout, "epochs, steps, learning rate, weights, and what ModelCheckpoint found best"
+    assert float(last.stdout.split("|")[2]) < 0.01, "the learning rate was lowered"
+    (experiment,) = replicate.Project(directory=tmp_path / "killed").experiments.list()
+    (wanted,) = replicate.Project(directory=tmp_path / "whole").experiments.list()
+    assert {item.extra["epoch"] for item in experiment.checkpoints} == set(range(EPOCHS))
+    if saved != "auto":
+        assert [item.step for item in experiment.checkpoints] == [item.step for item in wanted.checkpoints]
+        assert [item.metrics for item in experiment.checkpoints] == [item.metrics for item in wanted.checkpoints]
+    assert experiment.status == "finished"
+
+
+# In this process.
+
+
+@pytest.fixture
+def run(no_recorder: None, fit, make_module):
+    """Trains from the same beginning; returns the experiment, with the module that it ended with."""
+
+    def train(pl, epochs: int, *more, options: dict | None = None, module=None, **arguments) -> replicate.Experiment:
+        module = make_module(pl) if module is None else module
+        arguments = {"name": "sums", "resume": "auto"} | arguments
+        experiment = fit(pl, ReplicateCallback(**arguments), *more, module=module, epochs=epochs, **(options or {}))
+        experiment.module = module
+        return experiment
+
+    return train
+
+
+def steps(experiment: replicate.Experiment) -> list[int]:
+    return [checkpoint.step for checkpoint in experiment.checkpoints]
+
+
+def weights(experiment: replicate.Experiment) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in experiment.module.state_dict().values()])
+
+
+def assert_equal(one: replicate.Experiment, other: replicate.Experiment) -> None:
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"filepath": "deep/m-{epoch}.ckpt"}, {"save_freq": 4}, {"save_freq": "auto"}, {"period": 2}],
+    ids=["epoch", "template", "steps", "auto", "period"],
+)
+def test_a_finished_run_goes_on_for_more_epochs(pl, project: Path, run, arguments: dict) -> None:
+    first = run(pl, 2, **arguments)
+    second = run(pl, 4, **arguments)
+    whole = run(pl, 4, name="whole", **arguments)
+    assert second.id == first.id
+    if arguments.get("save_freq") != "auto":  # how often that saves is up to the clock
+        assert steps(second) == steps(whole)
+    assert_equal(second, whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val_check_interval": 0.5},
+        {"check_val_every_n_epoch": 2},
+        {"accumulate_grad_batches": 3},
+        {"enable_checkpointing": False},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_with_other_trainers(one_pl, project: Path, run, options: dict) -> None:
+    run(one_pl, 2, options=options)
+    assert_equal(run(one_pl, 4, options=options), run(one_pl, 4, options=options, name="whole"))
+
+
+def test_every_generator_of_random_numbers_goes_on(one_pl, project: Path, run, make_module) -> None:
+    def log(module) -> None:
+        module.log_dict({"python": random.random(), "numpy": np.random.random(), "torch": float(torch.rand(()))})
+
+    def seeded(epochs: int, name: str) -> replicate.Experiment:
+        random.seed(1)
+        np.random.seed(1)
+        return run(one_pl, epochs, module=make_module(one_pl, on_train_epoch_end=log), name=name)
+
+    seeded(2, "sums")
+    random.seed(99)
+    second, whole = seeded(4, "sums"), seeded(4, "whole")
+    assert [item.metrics for item in second.checkpoints] == [item.metrics for item in whole.checkpoints]
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(one_pl, project: Path, run) -> None:
+    first = run(one_pl, 2)
+    second = run(one_pl, 2)
+    assert (steps(second), second.status) == ([0, 1], "finished")
+    assert_equal(second, first)
+
+
+def test_what_was_stopped_early_is_over(one_pl, project: Path, run) -> None:
+    def stopping():
+        return one_pl.callbacks.EarlyStopping("val_loss", patience=1, mode="max", min_delta=9)
+
+    first = run(one_pl, 9, stopping())
+    second = run(one_pl, 9, stopping())
+    assert steps(first) == steps(second) == [0, 1]
+    assert_equal(second, first)
+
+
+def test_learning_rates_go_on(pl, project: Path, run, make_module) -> None:
+    def configure_optimizers(module):
+        optimizer = torch.optim.SGD(module.parameters(), 0.01)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.99)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
+
+    def train(epochs: int, name: str) -> replicate.Experiment:
+        return run(pl, epochs, module=make_module(pl, configure_optimizers=configure_optimizers), name=name)
+
+    train(2, "sums")
+    second, whole = train(4, "sums"), train(4, "whole")
+    rates = [experiment.module.trainer.optimizers[0].param_groups[0]["lr"] for experiment in (second, whole)]
+    assert rates[0] == rates[1] < 0.01
+    assert_equal(second, whole)
+
+
+def test_from_the_midst_of_an_epoch_the_steps_are_as_many(one_pl, project: Path, run, make_module) -> None:
+    def fail(module, batch, batch_idx) -> None:
+        if module.global_step == 6:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        run(one_pl, 2, module=make_module(one_pl, on_train_batch_start=fail), save_on_exception=True)
+    with pytest.warns(UserWarning, match="ended before the epoch ended"):
+        second = run(one_pl, 3)
+    assert second.module.trainer.global_step == 12
+    assert steps(second) == [0, 1, 1, 2], "epoch 1 was saved once inside, and once at its end"
+
+
+def test_from_a_checkpoint_that_is_named(one_pl, project: Path, run) -> None:
+    first = run(one_pl, 3)
+    second = run(one_pl, 4, name=None, resume=first.checkpoints[1].id[:12])
+    assert (second.id, steps(second)) == (first.id, [0, 1, 2, 3])
+    assert second.resumed_from.step == 1
+    assert_equal(second, run(one_pl, 4, name="whole"))
+
+
+def test_into_an_experiment_that_the_script_resumes(one_pl, project: Path, run) -> None:
+    run(one_pl, 2)
+    with replicate.init(name="sums", resume="auto", path=None) as experiment:
+        second = run(one_pl, 4, name=None, resume=None, experiment=experiment)
+    assert steps(second) == [0, 1, 2, 3]
+    assert_equal(second, run(one_pl, 4, name="whole"))
+
+
+def test_only_the_first_training_goes_on(one_pl, project: Path, fit) -> None:
+    callback = ReplicateCallback(name="sums", resume="auto")
+    first = fit(one_pl, callback)
+    second = fit(one_pl, callback)
+    assert first.id != second.id
+    assert steps(second) == [0, 1]
+
+
+def test_a_damaged_checkpoint_is_passed_over(one_pl, project: Path, run) -> None:
+    first = run(one_pl, 2)
+    newest = first.latest()
+    for key in first._source.repository.manifest(newest._facts.manifest).object_bytes:
+        stored = project / ".replicate/storage" / key
+        stored.chmod(0o644)
+        stored.write_bytes(bytes(stored.stat().st_size))
+    with pytest.warns(UserWarning, match=f"checkpoint {newest.short_id} .step 1. can't be gone on from"):
+        second = run(one_pl, 3)
+    assert (second.resumed_from.step, steps(second)) == (0, [0, 1, 2])
+    assert_equal(second, run(one_pl, 3, name="whole"))
+
+
+# Lightning's own way.
+
+
+def test_a_new_experiment_that_goes_on_from_a_file_says_where_it_comes_from(pl, project: Path, run) -> None:
+    first = run(pl, 2)
+    second = run(pl, 4, filepath="other.ckpt", name=None, resume=None, options={"told": "model.ckpt"})
+    assert second.id != first.id
+    assert steps(second) == [2, 3]
+    assert second.checkpoints[0].extra["parent"] == {"experiment": first.id, "global_step": 8}
+    assert "parent" not in second.checkpoints[1].extra
+    assert_equal(second, run(pl, 4, name="whole"))
+
+
+def test_a_path_that_fit_is_told_wins(one_pl, project: Path, run) -> None:
+    first = run(one_pl, 3, filepath="m-{epoch}.ckpt")
+    with pytest.warns(UserWarning, match=r"fit was told to go on from m-0\.ckpt, and does"):
+        second = run(one_pl, 4, filepath="m-{epoch}.ckpt", options={"told": "m-0.ckpt"})
+    assert (second.id, steps(second)) == (first.id, [0, 1, 2, 1, 2, 3])
+
+
+def test_the_checkpoints_of_lightning_hold_random_states_too(one_pl, project: Path, run) -> None:
+    run(one_pl, 2, one_pl.callbacks.ModelCheckpoint("stock", filename="last"))
+    loaded = torch.load("stock/last.ckpt", weights_only=True)
+    assert set(loaded["replicate"]["random"][0]) == {"python", "torch", "numpy", "cuda"}
+
+
+# What can't be gone on with.
+
+
+def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> None:
+    def add(module, checkpoint) -> None:
+        checkpoint["added"] = timedelta(1)
+
+    run(one_pl, 2, module=make_module(one_pl, on_save_checkpoint=add))
+    with pytest.raises(replicate.InvalidInput, match="holds more than plain data, and is not unpickled"):
+        run(one_pl, 4)
+    assert replicate.experiments.list()[0].status == "failed"
+
+
+def test_another_model_is_told_of(one_pl, project: Path, run, make_module) -> None:
+    run(one_pl, 2)
+    other = make_module(one_pl)
+    other.layer = torch.nn.Linear(4, 2)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run(one_pl, 4, module=other)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about its own search
+def test_after_a_search_for_the_learning_rate(one_pl, project: Path, run, make_module) -> None:
+    for epochs in (2, 4):
+        module = make_module(one_pl)
+        module.lr = 0.01  # what is found is put there, and not used
+        finder = one_pl.callbacks.LearningRateFinder(num_training_steps=3)
+        found = run(one_pl, epochs, module=module, options={"before": finder})
+    assert steps(found) == [0, 1, 2, 3]
+    assert found.module.trainer.global_step == 16
+
+
+def test_where_it_goes_on_is_said(one_pl, project: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("replicate_core.recording.tell", said.append)
+    run(one_pl, 1)
+    run(one_pl, 2)
+    assert re.match(r"going on with the experiment \w+ from its checkpoint \w+ \(step 0\)", said[-1])
