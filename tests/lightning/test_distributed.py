@@ -1,0 +1,160 @@
+"""Lightning in two processes, with every launcher: one experiment, one checkpoint for each save, and none left behind.
+
+Each runs as a script, which is killed when it takes too long: a collective that not all take part in waits for ever.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import replicate
+from replicate.lightning_callback import ReplicateCallback
+
+SECONDS = 120
+
+STRATEGIES = [
+    ("ddp", "pytorch_lightning"),
+    ("ddp_spawn", "lightning.pytorch"),
+    ("ddp_notebook", "pytorch_lightning"),
+]
+
+TRAINING = """
+import os, signal, sys
+from datetime import timedelta
+import torch
+import {namespace} as pl
+from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
+
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+
+    def training_step(self, batch, batch_idx):
+        if how == "fail" and self.global_rank == 1 and self.current_epoch == 1:
+            raise RuntimeError("rank one is broken")
+        if how == "kill" and self.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = self.net(batch).pow(2).mean()
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", float(self.global_rank), sync_dist=True)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+    def on_train_end(self):
+        if self.global_rank == 1:  # whose dropout is its own
+            print("END", float(torch.cat([value.flatten() for value in self.state_dict().values()]).double().sum()))
+
+
+strategy, how, epochs, name = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+if __name__ == "__main__":
+    pl.seed_everything(0, verbose=False)
+    data = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    callback = ReplicateCallback(
+        primary_metric=("val_loss", "minimize"),
+        save_freq=timedelta(seconds=1e-6) if how == "often" else "epoch",
+        name=name, resume="auto", keep_last=2, save_on_exception=True,
+    )
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=2, strategy=strategy, enable_progress_bar=False,
+        enable_model_summary=False, log_every_n_steps=1, callbacks=[callback],
+        logger=ReplicateLogger() if how == "log" else False,
+    )
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+    trainer.fit(Model(), loader, torch.utils.data.DataLoader(data, batch_size=8))
+"""
+
+
+def train(project: Path, strategy: str, namespace: str, how: str = "", *, epochs: int = 2, name: str = "run") -> str:
+    """Train in two processes; returns what they print."""
+    (project / "train.py").write_text(TRAINING.format(namespace=namespace))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "train.py", strategy, how, str(epochs), name],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode == 0) == (how not in ("fail", "kill")), output
+    return output
+
+
+def end(output: str) -> str:
+    (line,) = [line for line in output.splitlines() if line.startswith("END")]
+    return line
+
+
+@pytest.mark.parametrize(("strategy", "namespace"), STRATEGIES)
+def test_one_experiment_that_goes_on_bit_for_bit(project: Path, strategy: str, namespace: str) -> None:
+    train(project, strategy, namespace)
+    output = train(project, strategy, namespace, epochs=4)
+    assert output.count("replicate: going on with the experiment") == 1
+    assert end(output) == end(train(project, strategy, namespace, epochs=4, name="whole"))
+
+    experiment, whole = replicate.experiments.list()
+    assert [item.step for item in experiment.checkpoints] == [0, 1, 2, 3]
+    assert [item.metrics for item in experiment.checkpoints] == [item.metrics for item in whole.checkpoints]
+    assert {item.metrics["val_loss"] for item in experiment.checkpoints} == {0.5}, "the mean of both ranks"
+    assert (experiment.status, whole.status) == ("finished", "finished")
+    assert [item.lacks_files for item in experiment.checkpoints[1:]] == [True, False, False]
+
+
+@pytest.mark.parametrize(("strategy", "namespace"), STRATEGIES)
+def test_an_exception_in_one_process_ends_it_as_failed(project: Path, strategy: str, namespace: str) -> None:
+    assert "rank one is broken" in train(project, strategy, namespace, "fail")
+    (experiment,) = replicate.experiments.list()
+    assert (experiment.status, [item.step for item in experiment.checkpoints]) == ("failed", [0])
+
+
+def test_killed_it_goes_on(project: Path) -> None:
+    train(project, "ddp", "pytorch_lightning", "kill", epochs=4)
+    output = train(project, "ddp", "pytorch_lightning", epochs=4)
+    assert end(output) == end(train(project, "ddp", "pytorch_lightning", epochs=4, name="whole"))
+
+
+def test_all_agree_when_to_save_by_the_clock(project: Path) -> None:
+    train(project, "ddp", "lightning.pytorch", "often")
+    (experiment,) = replicate.experiments.list()
+    saved = {item.extra["global_step"] for item in experiment.checkpoints if item.path is not None}
+    assert saved == set(range(1, 9))
+
+
+def test_a_logger_beside_it(project: Path) -> None:
+    train(project, "ddp", "pytorch_lightning", "log")
+    (experiment,) = replicate.experiments.list()
+    assert [item.step for item in experiment.checkpoints if item.path is not None] == [4, 8]
+    logged = [item for item in experiment.checkpoints if "train_loss" in item.metrics and item.path is None]
+    assert [item.step for item in logged] == list(range(8))
+    assert experiment.status == "finished"
+
+
+def test_the_callback_survives_pickling(one_pl, project: Path, no_recorder: None, fit) -> None:
+    callback = ReplicateCallback("other.ckpt", {"lr": 1}, ("val_loss", "minimize"), name="sums")
+    fit(one_pl, callback)
+    again = pickle.loads(pickle.dumps(callback))
+    assert again.experiment is None
+    assert fit(one_pl, again).name == "sums"
+
+
+def test_an_experiment_of_another_process_is_refused(one_pl, project: Path, no_recorder: None, fit) -> None:
+    with replicate.init(path=None) as experiment:
+        again = pickle.loads(pickle.dumps(ReplicateCallback(experiment=experiment)))
+        with pytest.raises(replicate.InvalidInput, match="begun in another process"):
+            fit(one_pl, again)
