@@ -186,7 +186,7 @@ class Experiment:
         return records.primary_metric_of(self._facts())
 
     def best(self) -> Checkpoint | None:
-        """Its best checkpoint by the primary metric, of equals the first.
+        """Its best checkpoint by the primary metric, of equals the first with files, else the first.
 
         Checkpoints without that metric, or with NaN, are passed over; None when none is left.
         """

@@ -367,7 +367,7 @@ def primary_metric_of(checkpoints: Sequence[CheckpointFacts]) -> PrimaryMetric |
 
 
 def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
-    """The best checkpoint by the primary metric; of equals the first.
+    """The best checkpoint by the primary metric; of equals the first with files, else the first.
 
     Checkpoints without that metric, or with NaN, are passed over; None when no checkpoint is left.
     """
@@ -375,13 +375,16 @@ def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
 
 
 def ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None = None) -> list[CheckpointFacts]:
-    """The checkpoints that `best` does not pass over, the best one first; equals in the order they were made."""
+    """The checkpoints that `best` does not pass over, the best one first; equals in the order they were made.
+
+    Those without files come after their equals: their metrics were recorded by themselves a moment before.
+    """
     primary = primary or primary_metric_of(checkpoints)
     if primary is None:
         return []
     sign = 1 if primary.goal == "minimize" else -1
     rated = [(sign * value, item) for item in checkpoints if (value := item.value_of_primary(primary)) is not None]
-    return [item for _, item in sorted(rated, key=lambda pair: pair[0])]
+    return [item for _, item in sorted(rated, key=lambda pair: (pair[0], pair[1].path is None))]
 
 
 def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:

@@ -52,7 +52,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         self._params = dict(params or {})
         self._labels = {"name": name, "tags": tuple(tags), "notes": notes}
         self._hyperparameters: dict[str, Any] = {}
-        self._version = os.urandom(4).hex()
+        self._version: str | None = None
         self._place: dict[str, int] = {}
         self._step = 0
         self._saves = True
@@ -69,7 +69,9 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
 
     @property
     def version(self) -> str:
-        """See `name`."""
+        """See `name`: how the id of the experiment begins, where that is known so early, as it is with `resume`."""
+        if self._version is None:
+            self._version = os.urandom(4).hex() if self.experiment is None else self.experiment.short_id
         return self._version
 
     def begin(

@@ -738,6 +738,12 @@ def test_of_equals_the_first_is_the_best():
     assert best([rated("a", 1), rated("b", 1.0)]).id == "a"
 
 
+def test_of_equals_one_with_files_is_the_best():
+    with_files = [dataclasses.replace(rated(name, 1), path="model.pt") for name in ("b", "c")]
+    assert best([rated("a", 1), *with_files]).id == "b"
+    assert best([rated("a", 0), *with_files]).id == "a"
+
+
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("loss", [math.nan, None, True, "0", [0]])
 def test_a_checkpoint_with_nothing_to_compare_is_never_the_best(loss, goal):
