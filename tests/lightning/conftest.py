@@ -2,29 +2,12 @@
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
-
-UPSTREAM = (
-    "ignore:.*treespec, LeafSpec:FutureWarning",  # Lightning 2.6 with torch 2.13
-    "ignore:.*does not have many workers.*",
-    "ignore:.*Checkpoint directory .* exists and is not empty.*",
-    "ignore:.*`tensorboardX` has been removed.*",
-    "ignore:.*`litlogger`.*",
-)
-"""Warnings of Lightning about itself, and about trainings as small as these."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            for text in UPSTREAM:
-                item.add_marker(pytest.mark.filterwarnings(text))
 
 
 @pytest.fixture(params=NAMESPACES)
