@@ -92,8 +92,8 @@ def keras(session: nox.Session, backend: str) -> None:
 def lightning(session: nox.Session) -> None:
     """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
     session.install(TORCH)
-    session.install(".[lightning]", "lightning", *TEST_TOOLS)
-    session.run("pytest", "tests/lightning", *session.posargs)
+    session.install(".[lightning]", "lightning", *TEST_TOOLS, "scikit-learn")
+    session.run("pytest", "tests/lightning", "--numprocesses=auto", *session.posargs)
     session.run("pytest", "tests/exits", "-k", "torch")
 
 

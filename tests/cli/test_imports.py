@@ -21,9 +21,9 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("adapter", ["keras_callback", "lightning_callback"])
+@pytest.mark.parametrize("adapter", ["keras_callback", "lightning_callback", "pl_callback"])
 def test_an_adapter_is_an_attribute_that_is_imported_on_first_use(adapter: str) -> None:
-    framework = {"keras_callback": "keras", "lightning_callback": "pytorch_lightning"}[adapter]
+    framework = "keras" if adapter == "keras_callback" else "pytorch_lightning"
     code = (
         f"import sys; sys.modules[{framework!r}] = None; sys.modules['lightning'] = None; import replicate\n"
         f"try: replicate.{adapter}\nexcept ImportError as error: print(error)"
