@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -12,6 +13,14 @@ AUTO = "auto"
 EPOCH = "epoch"
 
 DEFAULT_OVERHEAD = 0.05
+
+
+def check_params(params: object) -> dict[str, object]:
+    """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
+    if params is None or isinstance(params, Mapping):
+        return dict(params or {})
+    hint = ". Did you mean vars(...)?" if hasattr(params, "__dict__") else ""
+    raise InvalidInput(f"params must be a dictionary, got {type(params).__name__}{hint}")
 
 
 def check_save_freq(save_freq: object) -> str | int | timedelta:

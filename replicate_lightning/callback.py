@@ -19,7 +19,15 @@ from typing import Any
 import replicate_core
 from replicate_core import Checkpoint, InvalidInput, PrimaryMetric
 from replicate_lightning import state as states
-from replicate_lightning.arguments import AUTO, EPOCH, check_keep, check_overhead, check_period, check_save_freq
+from replicate_lightning.arguments import (
+    AUTO,
+    EPOCH,
+    check_keep,
+    check_overhead,
+    check_params,
+    check_period,
+    check_save_freq,
+)
 from replicate_lightning.describing import description, hyperparameters
 from replicate_lightning.loading import go_on_from, told_path, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
@@ -120,7 +128,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self.save_weights_only = save_weights_only
         self.experiment = experiment
         self._is_given = experiment is not None
-        self._params = params
+        self._params = check_params(params)
         self._labels = {"name": name, "tags": tags, "notes": notes}
         self._resume = resume
         self._primary_metric = PrimaryMetric.parse(primary_metric)
@@ -183,8 +191,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
         if (saved := checkpoint.get(states.NAME)) is not None:
-            self._random, self._plateaus = saved["random"], saved["plateaus"]
-            self._parent = {"experiment": saved["experiment"], "global_step": checkpoint["global_step"]}
+            self._random, self._plateaus = saved.get("random"), saved.get("plateaus", {})
+            self._parent = {"experiment": saved.get("experiment"), "global_step": checkpoint["global_step"]}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
         random = states.of_all_ranks(trainer)  # every rank calls this
@@ -212,7 +220,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._plateaus = {}
         if self._goes_on and was_stopped(trainer):
             trainer.should_stop = True
-        self._saved_step = trainer.global_step
+        self._epoch, self._saved_step = trainer.current_epoch, trainer.global_step
         self._began = self._saved_at = time.monotonic()
         if self._saves_on_exception and trainer.world_size == 1 and self._is_training:
             self._watch_sigterm()
@@ -274,7 +282,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if trainer.is_last_batch:
             return  # the epoch is about to end, and then there are all metrics
         if self.save_freq == EPOCH:
-            if self._is_counted(trainer):
+            if self._is_counted():
                 self._checkpoint(trainer)
         else:
             self._add_primary(trainer)
@@ -287,7 +295,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._is_at_epoch_end = True
         try:
             if self.save_freq == EPOCH:
-                if self._is_counted(trainer):
+                if self._is_counted():
                     self._checkpoint(trainer)
             elif self.save_freq == AUTO:
                 self._checkpoint(trainer, with_files=self._agreed(trainer, self._is_affordable()))
@@ -323,7 +331,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _begin(self, trainer: Any, module: Any) -> None:
         if not self._is_given:
-            self._begin_own(trainer, hyperparameters(module, trainer.datamodule) | dict(self._params or {}))
+            self._begin_own(trainer, hyperparameters(module, trainer.datamodule) | self._params)
         if self.experiment is None:
             raise InvalidInput(
                 "the experiment was begun in another process than those that train: leave experiment out, or use "
@@ -420,8 +428,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._has_saved, self._unsaved = True, False
         return path
 
-    def _is_counted(self, trainer: Any) -> bool:
-        return (trainer.current_epoch + 1) % self.period == 0
+    def _is_counted(self) -> bool:
+        return (self._epoch + 1) % self.period == 0
 
     def _counts_epochs(self, trainer: Any) -> bool:
         """Whether epochs are the steps of the experiment: not where something else happens inside of them, too."""

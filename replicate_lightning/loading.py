@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from replicate_core import Checkpoint, InvalidInput
 
 
@@ -22,25 +24,39 @@ def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
         is_late: whether it is so late.
 
     Raises:
-        InvalidInput: it holds more than plain data.
+        InvalidInput: it holds no training; or more than plain data.
     """
+    # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts before
+    # `fit` only, and no hook is called then.
+    connector = trainer._checkpoint_connector  # noqa: SLF001
     with local_copy(checkpoint) as path:
-        # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts
-        # before `fit` only, and no hook is called then.
-        connector = trainer._checkpoint_connector  # noqa: SLF001
-        try:
-            connector.resume_start(path)
-        except pickle.UnpicklingError as error:
-            reason = str(error).partition("\n")[0]
-            raise InvalidInput(
-                f"the checkpoint {checkpoint.short_id} holds more than plain data, and is not unpickled ({reason}). "
-                "Keep NumPy values, paths and objects out of hyperparameters and of the states of callbacks; or trust "
-                "it, check it out, and give it to fit(ckpt_path=..., weights_only=False)"
-            ) from error
+        if path.is_file():
+            _check(path, checkpoint)
+        connector.resume_start(path)
     if is_late:
         connector.restore_model()
         connector.restore_datamodule()
         connector.restore_callbacks()
+
+
+def _check(path: Path, checkpoint: Checkpoint) -> None:
+    """Look at a file without reading the weights: older versions of Lightning would unpickle whatever it holds."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInput(
+            f"the checkpoint {checkpoint.short_id} holds more than plain data, and is not unpickled ({reason}). Keep "
+            "NumPy values, paths and objects out of hyperparameters and of the states of callbacks; or trust it, check "
+            "it out, and give it to fit(ckpt_path=..., weights_only=False)"
+        ) from error
+    except RuntimeError as error:
+        raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no file of torch: {error}") from error
+    if not isinstance(saved, dict) or not {"loops", "optimizer_states"} <= saved.keys():
+        raise InvalidInput(
+            f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to go on with: it was saved "
+            "with save_weights_only, or by something else than Lightning"
+        )
 
 
 def tunes(trainer: Any) -> bool:

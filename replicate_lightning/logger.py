@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import replicate_core
 from replicate_core import InvalidInput
+from replicate_lightning.arguments import check_params
 from replicate_lightning.describing import plain_items
 from replicate_lightning.namespaces import bases
 
@@ -47,13 +48,13 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         super().__init__()
         if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
             raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
-        self.experiment = experiment
+        self.experiment: replicate_core.Experiment | None = experiment
         self._is_given = experiment is not None
-        self._params = dict(params or {})
-        self._labels = {"name": name, "tags": tuple(tags), "notes": notes}
+        self._params = check_params(params)
+        self._labels = {"name": name, "tags": tags, "notes": notes}
         self._hyperparameters: dict[str, Any] = {}
         self._version: str | None = None
-        self._place: dict[str, int] = {}
+        self._place: dict[str, Any] = {}
         self._step = 0
         self._saves = True
         self._recorded: dict[str, float] = {}
@@ -85,7 +86,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
     ) -> replicate_core.Experiment:
         """Begin the experiment, if it is not there already; a `ReplicateCallback` calls it, which saves files, too."""
         self._saves = False
-        given = {"name": name, "tags": tuple(tags), "notes": notes}
+        given = {"name": name, "tags": tags, "notes": notes}
         labels = self._labels | {label: value for label, value in given.items() if value}
         return self._begin({**(params or {}), **self._params}, labels, resume)
 
@@ -145,7 +146,9 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
             ReplicateLogger._last = None
             last.stop()
 
-    def _begin(self, params: Mapping[str, object], labels: dict[str, Any], resume: str | None) -> Any:
+    def _begin(
+        self, params: Mapping[str, object], labels: dict[str, Any], resume: str | None
+    ) -> replicate_core.Experiment:
         if self.experiment is None or not self.experiment.is_running():
             self.end_the_last(unless=self)
             self.experiment = replicate_core.init(params, **labels, resume=resume)

@@ -1,5 +1,6 @@
 """What the Lightning callback and its logger refuse at construction, before any training."""
 
+import argparse
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"params": argparse.Namespace(lr=1)}, r"params must be a dictionary, got Namespace. Did you mean vars\("),
         ({"filepath": ""}, "give the name of a file"),
         ({"filepath": "models/"}, "give the name of a file"),
         ({"filepath": 3}, "must be a path of this machine"),
@@ -51,7 +53,9 @@ def test_resume_belongs_to_who_begins_the_experiment(project: Path, no_recorder:
     experiment.stop()
 
 
-def test_a_logger_takes_an_experiment_or_none() -> None:
+def test_a_logger_takes_params_and_an_experiment() -> None:
+    with pytest.raises(replicate.InvalidInput, match="params must be a dictionary"):
+        ReplicateLogger([1])
     with pytest.raises(replicate.InvalidInput, match="experiment must be"):
         ReplicateLogger(experiment="3fa2c1b")
 

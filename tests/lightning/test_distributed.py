@@ -15,7 +15,7 @@ import pytest
 import replicate
 from replicate.lightning_callback import ReplicateCallback
 
-SECONDS = 120
+SECONDS = 240
 
 STRATEGIES = [
     ("ddp", "pytorch_lightning"),

@@ -342,6 +342,23 @@ def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> N
     assert replicate.experiments.list()[0].status == "failed"
 
 
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1]], ids=["weights", "a list"])
+def test_what_holds_no_training_is_refused(one_pl, project: Path, run, content: object) -> None:
+    with replicate.init(name="sums", path=None) as experiment:
+        torch.save(content, "model.ckpt")
+        experiment.checkpoint("model.ckpt", {})
+    with pytest.raises(replicate.InvalidInput, match="holds weights alone, and no training to go on with"):
+        run(one_pl, 2)
+
+
+def test_what_torch_can_not_read_is_refused(one_pl, project: Path, run) -> None:
+    with replicate.init(name="sums", path=None) as experiment:
+        (project / "model.ckpt").write_text("weights")
+        experiment.checkpoint("model.ckpt", {})
+    with pytest.raises(replicate.InvalidInput, match="the checkpoint"):
+        run(one_pl, 2)
+
+
 def test_another_model_is_told_of(one_pl, project: Path, run, make_module) -> None:
     run(one_pl, 2)
     other = make_module(one_pl)
