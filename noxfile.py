@@ -92,7 +92,7 @@ def keras(session: nox.Session, backend: str) -> None:
 def lightning(session: nox.Session) -> None:
     """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
     session.install(TORCH)
-    session.install(".[lightning]", "lightning", *TEST_TOOLS)
+    session.install(".[lightning]", "lightning", "pandas", *TEST_TOOLS)
     session.run("pytest", "tests/lightning", *session.posargs)
     session.run("pytest", "tests/exits", "-k", "torch")
 
@@ -175,7 +175,7 @@ def examples(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every code block of the README and the docs."""
     session.install(TORCH)
-    session.install(".[keras,lightning]", "scikit-learn", *TEST_TOOLS)
+    session.install(".[keras,lightning]", "scikit-learn", "pandas", *TEST_TOOLS)
     session.run("pytest", "tests/docs", *session.posargs, env={"KERAS_BACKEND": "torch"})
 
 
