@@ -24,6 +24,7 @@ from replicate_core.syncing import Synced
 from replicate_core.verifying import Damage
 from replicate_core.verifying import Report as VerifyReport
 from replicate_core.version import __version__
+from replicate_core.whence import Holder
 
 __all__ = [
     "Checkpoint",
@@ -34,6 +35,7 @@ __all__ = [
     "Experiment",
     "ExperimentList",
     "Experiments",
+    "Holder",
     "Imported",
     "InvalidInput",
     "MissingExtra",

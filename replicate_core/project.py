@@ -29,6 +29,7 @@ from replicate_core.spool import Spool
 from replicate_core.store import Store
 from replicate_core.values import Value, plain
 from replicate_core.version import __version__
+from replicate_core.whence import Holder, whence
 
 Filter = Callable[[Experiment], bool]
 
@@ -149,6 +150,18 @@ class Project:
             What became of each experiment that had something waiting; what could not be stored stays where it is.
         """
         return syncing.sync(self.spool, progress=progress)
+
+    def whence(self, file: str | Path) -> list[Holder]:
+        """The experiments and checkpoints that hold the bytes of a file on this machine, whatever its name.
+
+        Args:
+            file: its path; it may have been renamed, or copied out of the project.
+
+        Raises:
+            InvalidInput: it can't be read.
+            StorageFailed: the storage can't be reached.
+        """
+        return whence(self.source, Path(file))
 
     def import_from(
         self, url: str, *, dry_run: bool = False, progress: importing.Progress = importing.silent
