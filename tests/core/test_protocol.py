@@ -243,6 +243,9 @@ class TestLinks:
     def test_lead_where_the_operating_system_would_go(self, path: str, leads_to: str) -> None:
         assert follow(path, {"a": "b/link", "b/link": "./c", "up": "b/../top"}) == leads_to
 
+    def test_that_lead_in_a_circle_lead_nowhere(self) -> None:
+        assert follow("a", {"a": "b", "b": "a"}) == ""
+
 
 class TestReading:
     @pytest.fixture
