@@ -30,6 +30,7 @@ PURE_FLOOR = (
     "containers",
     "encodings",
     "redaction",
+    "old_formats",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
@@ -92,7 +93,7 @@ def keras(session: nox.Session, backend: str) -> None:
 def lightning(session: nox.Session) -> None:
     """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
     session.install(TORCH)
-    session.install(".[lightning]", "lightning", *TEST_TOOLS, "scikit-learn")
+    session.install(".[lightning]", "lightning", *TEST_TOOLS, "scikit-learn", "pandas")
     session.run("pytest", "tests/lightning", "--numprocesses=auto", *session.posargs)
     session.run("pytest", "tests/exits", "-k", "torch")
 
@@ -175,7 +176,7 @@ def examples(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every code block of the README and the docs."""
     session.install(TORCH)
-    session.install(".[keras,lightning]", "scikit-learn", *TEST_TOOLS)
+    session.install(".[keras,lightning]", "scikit-learn", "pandas", *TEST_TOOLS)
     session.run("pytest", "tests/docs", *session.posargs, env={"KERAS_BACKEND": "torch"})
 
 

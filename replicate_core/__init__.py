@@ -16,6 +16,7 @@ from replicate_core.errors import (
     TooNew,
 )
 from replicate_core.experiment import Experiment, ExperimentList
+from replicate_core.importing import Imported
 from replicate_core.project import Experiments, Project, experiments, init
 from replicate_core.pruning import Report as PruneReport
 from replicate_core.records import PrimaryMetric
@@ -23,6 +24,7 @@ from replicate_core.syncing import Synced
 from replicate_core.verifying import Damage
 from replicate_core.verifying import Report as VerifyReport
 from replicate_core.version import __version__
+from replicate_core.whence import Holder
 
 __all__ = [
     "Checkpoint",
@@ -33,6 +35,8 @@ __all__ = [
     "Experiment",
     "ExperimentList",
     "Experiments",
+    "Holder",
+    "Imported",
     "InvalidInput",
     "MissingExtra",
     "NotFound",

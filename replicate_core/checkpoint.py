@@ -110,6 +110,16 @@ class Checkpoint:
             self._refresh()
         return {path: file.size for path, file in self._manifest().files.items()}
 
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Path of every symbolic link of the checkpoint to its target, which is relative to the link."""
+        if self._has_files_waiting():
+            waiting = self._source.waiting_links(self.experiment_id, self.id)
+            if waiting is not None:
+                return waiting
+            self._refresh()
+        return self._manifest().links
+
     def open(self, path: str | None = None) -> io.BufferedReader:
         """Open one of its files for reading: a seekable stream that fetches and verifies only what is read.
 

@@ -92,6 +92,11 @@ class Source:
                 return files
         return None
 
+    def waiting_links(self, experiment: str, checkpoint: str) -> dict[str, str] | None:
+        """The links of a checkpoint that is not stored yet, path to target; None once it is."""
+        staged = (job.staged for _, job in self._waiting_files(experiment, checkpoint))
+        return next((dict(found.links) for found in staged if found is not None), None)
+
     def settle(self, experiment: str) -> None:
         """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
 

@@ -244,6 +244,27 @@ def link_problem(path: str, links: Mapping[str, str]) -> str | None:
     return None
 
 
+def follow(path: str, links: Mapping[str, str]) -> str:
+    """Where a path leads in the end, over the links that it and its directories are.
+
+    Args:
+        path: of a snapshot.
+        links: its links, of which none leads out of it or in a circle: see `link_problem`.
+    """
+    pending, reached, followed = path.split("/")[::-1], list[str](), 0
+    while pending and followed <= LINKS_FOLLOWED_MAX:
+        name = pending.pop()
+        target = links.get("/".join((*reached, name)))
+        if target is not None:
+            followed += 1
+            pending += target.split("/")[::-1]
+        elif name == "..":
+            reached = reached[:-1]
+        elif name not in ("", "."):
+            reached.append(name)
+    return "/".join(reached)
+
+
 def _fold(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 

@@ -26,6 +26,9 @@ EXTRAS = {
 DRIVERS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "sftp": "sshfs"}
 """Extra to the package that it brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
 
+PROTOCOL = "replicate"
+"""The scheme of our own URLs, which `protocol` opens: a storage in a storage."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
 
@@ -59,6 +62,11 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
     if scheme is None:
         _check_is_path(location)
         return relative_to / _expanded(location)
+    if scheme[1].lower() == PROTOCOL:
+        raise InvalidInput(
+            f"the storage {without_credentials(location)!r} can't be one: {PROTOCOL}:// reads what checkpoints hold, "
+            "and writes nothing. Name where it is stored: a path, or a URL such as s3://bucket/path"
+        )
     if scheme[1] in ("file", "local"):
         return relative_to / _expanded(location[scheme.end() :])
     return None

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from replicate_core import environment, ids, pruning, resuming, syncing, verifying
+from replicate_core import environment, ids, importing, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
@@ -29,6 +29,7 @@ from replicate_core.spool import Spool
 from replicate_core.store import Store
 from replicate_core.values import Value, plain
 from replicate_core.version import __version__
+from replicate_core.whence import Holder, whence
 
 Filter = Callable[[Experiment], bool]
 
@@ -149,6 +150,49 @@ class Project:
             What became of each experiment that had something waiting; what could not be stored stays where it is.
         """
         return syncing.sync(self.spool, progress=progress)
+
+    def whence(self, file: str | Path) -> list[Holder]:
+        """The experiments and checkpoints that hold the bytes of a file on this machine, whatever its name.
+
+        Args:
+            file: its path; it may have been renamed, or copied out of the project.
+
+        Raises:
+            InvalidInput: it can't be read.
+            StorageFailed: the storage can't be reached.
+        """
+        return whence(self.source, Path(file))
+
+    def import_from(
+        self, url: str, *, dry_run: bool = False, progress: importing.Progress = importing.silent
+    ) -> list[importing.Imported]:
+        """Take over the experiments of a repository that Keepsake 0.4, or the first replicate of 2020, has written.
+
+        Ids are kept. What is there already is passed over, so that it can be done again; nothing is changed there.
+
+        Args:
+            url: where it lies: a URL, or a path relative to the working directory.
+            dry_run: read and check everything, and store nothing.
+            progress: called with how many experiments are done, and how many there are.
+
+        Returns:
+            What became of each experiment.
+
+        Raises:
+            NotFound: no such repository is there.
+            TooNew: it was written in a format that is not known.
+            InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
+        """
+        source = open_store(url, relative_to=Path.cwd())
+        with self.spool.scratch() as scratch:
+            return importing.import_all(
+                source,
+                Repository(self._store),
+                scratch=scratch,
+                policy=self.config.compression,
+                dry_run=dry_run,
+                progress=progress,
+            )
 
     @property
     def has_waiting(self) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 
 from replicate_core import ids, manifest, record_format, records
@@ -21,6 +22,7 @@ from replicate_core.documents import (
     expect_list,
     expect_mapping,
     expect_text,
+    is_sealed,
     seal,
     unseal,
 )
@@ -39,6 +41,8 @@ HEARTBEATS = "heartbeats/"
 
 MANIFESTS_MAX = 64
 """So many manifests are kept in memory: that of a large file takes some 100 kB."""
+
+MANIFESTS_AT_ONCE = 256
 
 Clock = Callable[[], datetime]
 Randomness = Callable[[int], bytes]
@@ -192,6 +196,25 @@ class Repository:
                 raise Corrupted(f"the manifest {key} is missing from {self.store.url}") from error
             self._manifests[key] = manifest.decode(unseal(data, key=key), key=key)
         return self._manifests[key]
+
+    def manifests_with(self, keys: Iterable[str], size: int) -> Iterator[tuple[str, Manifest]]:
+        """Of many manifests those that list a file of `size` bytes, and maybe others; the rest is not even parsed.
+
+        What is missing or damaged is warned of: what it lists is not known.
+        """
+        size_field = re.compile(rb'"size"\s*:\s*%d\b' % size)
+        names = list(keys)
+        for start in range(0, len(names), MANIFESTS_AT_ONCE):
+            some = names[start : start + MANIFESTS_AT_ONCE]
+            found = self.store.get_many(some)
+            for key in some:
+                try:
+                    if key not in found:
+                        raise Corrupted(f"the manifest {key} is missing from {self.store.url}")
+                    if not is_sealed(found[key]) or size_field.search(found[key]):
+                        yield key, manifest.decode(unseal(found[key], key=key), key=key)
+                except (Corrupted, TooNew) as error:
+                    warnings.warn(f"not looked into: {error}", stacklevel=4)
 
     def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
         """Read several manifests; None stands for no files."""

@@ -17,6 +17,7 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.checkout import checkout
+from replicate.cli.import_ import import_
 from replicate.cli.ls import ls
 from replicate.cli.prune import prune
 from replicate.cli.ps import ps
@@ -24,6 +25,7 @@ from replicate.cli.rm import rm
 from replicate.cli.show import show
 from replicate.cli.sync import sync
 from replicate.cli.verify import verify
+from replicate.cli.whence import whence
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 not found or answered with no, 2 wrong usage or
@@ -53,7 +55,7 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, ps, show, checkout, rm, sync, verify, prune):
+for _command in (ls, ps, show, checkout, rm, sync, verify, prune, import_, whence):
     cli.add_command(_command)
 
 

@@ -52,6 +52,8 @@ def test_what_is_promised_is_listed() -> None:
         "Experiment",
         "ExperimentList",
         "Experiments",
+        "Holder",
+        "Imported",
         "InvalidInput",
         "MissingExtra",
         "NotFound",

@@ -1,0 +1,87 @@
+"""`replicate import`: take over the experiments of Keepsake, and of the first replicate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+import replicate
+from replicate.cli import output
+
+_LEFT_ALONE: Mapping[str, str] = {
+    "present": "is here already",
+    "deleted": "was here, and was deleted: it stays deleted",
+    "running": "still runs: import it once it has ended",
+    "failed": "can't be read",
+}
+
+
+@click.command("import", epilog="Example: replicate import s3://bucket/keepsake --dry-run")
+@click.argument("url", metavar="URL")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, and store nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+@click.pass_obj
+def import_(
+    open_project: Callable[[], replicate.Project],
+    url: str,
+    dry_run: bool,  # noqa: FBT001  # click's way
+    as_json: bool,  # noqa: FBT001
+) -> int:
+    """Take over the experiments of a repository that Keepsake 0.4 or the first replicate (2020) has written.
+
+    URL is the repository, or its path. Ids, times, params, metrics, code and files are kept; what is here already is
+    passed over, so that it can be done again. Nothing is changed there. Exits with 4 if something can't be read.
+    """
+    with _progress(shown=not as_json and sys.stderr.isatty()) as progress:
+        results = open_project().import_from(url, dry_run=dry_run, progress=progress)
+    if as_json:
+        click.echo(output.as_json([asdict(result) for result in results]))
+    else:
+        for result in results:
+            _show(result, dry_run=dry_run)
+        click.echo(_summary(results, dry_run=dry_run))
+    return 4 if any(result.damages for result in results) else 0
+
+
+def _show(result: replicate.Imported, *, dry_run: bool) -> None:
+    click.echo(f"{output.printable(result.experiment[:7])}  {_verdict(result, dry_run=dry_run)}")
+    for note in result.notes:
+        click.echo(f"         note: {output.printable(note)}")
+    for damage in result.damages:
+        click.echo(f"         damaged: {output.printable(damage)}")
+
+
+def _verdict(result: replicate.Imported, *, dry_run: bool) -> str:
+    if result.outcome in _LEFT_ALONE:
+        return _LEFT_ALONE[result.outcome]
+    came = f"{_checkpoints(result.checkpoints)}, {output.size(result.size_bytes)}"
+    done = "would be imported" if dry_run else "imported"
+    return f"{done}: {came}" + (", the rest was here already" if result.outcome == "completed" else "")
+
+
+def _summary(results: list[replicate.Imported], *, dry_run: bool) -> str:
+    new = [result for result in results if result.outcome not in _LEFT_ALONE]
+    experiments = f"{len(new)} experiment{'s' * (len(new) != 1)}"
+    came = f"{experiments} with {_checkpoints(sum(result.checkpoints for result in new))}"
+    return f"{'Would import' if dry_run else 'Imported'} {came}, of {len(results)} found."
+
+
+def _checkpoints(count: int) -> str:
+    return f"{count} checkpoint{'s' * (count != 1)}"
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    if not shown:
+        yield lambda _done, _all: None
+        return
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("importing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,460 @@
+"""Taking over what Keepsake 0.4, or the first replicate of 2020, has stored: experiments, checkpoints, and their files.
+
+Ids are kept, so that an import can be made again: what is there is passed over, and one that was broken off goes on.
+Archives are read as something that a stranger wrote, nothing in them is carried out, and nothing is changed where they
+lie. What the documents mean is in `old_formats`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Literal, TypeAlias, TypeVar
+
+from replicate_core import ids, old_formats
+from replicate_core.encodings import Policy
+from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.known import Known
+from replicate_core.manifest import link_problem, path_problem, tree_problem
+from replicate_core.old_formats import Found
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record
+from replicate_core.repository import FORMAT_KEY, Repository
+from replicate_core.staging import Staged, StagedFile
+from replicate_core.store import Store
+from replicate_core.values import Value
+from replicate_core.version import __version__
+from replicate_core.writing import Snapshot, publish
+
+EXPERIMENTS = "metadata/experiments/"
+CHECKPOINTS = "metadata/checkpoints/"
+HEARTBEATS = "metadata/heartbeats/"
+VERSION_KEY = "repository.json"
+
+RUNS_WITHIN = timedelta(seconds=30)
+"""An experiment whose last heartbeat is younger still runs: so said Keepsake, which beat every five seconds."""
+
+FETCH_BYTES = 16 << 20
+COPY_BYTES = 1 << 20
+
+_Said = TypeVar("_Said", Created, CheckpointFacts)
+
+Outcome: TypeAlias = Literal["imported", "completed", "present", "deleted", "running", "failed"]
+
+Progress = Callable[[int, int], None]
+"""Called with how many experiments are done, and how many there are."""
+
+
+def silent(_done: int, _all: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of one experiment."""
+
+    experiment: str
+    outcome: Outcome
+    """`completed`: some of it was there already. `present`: all of it was. `deleted`: it was, and was deleted here.
+    `running`: it has not ended yet, and was left alone. `failed`: what tells of it can't be read."""
+    checkpoints: int = 0
+    """How many checkpoints came new."""
+    size_bytes: int = 0
+    """Size of their files, and of the code."""
+    notes: tuple[str, ...] = ()
+    """What could not be taken over as it was."""
+    damages: tuple[str, ...] = ()
+    """What can't be read where it came from: it is missing here."""
+
+
+def import_all(
+    source: Store,
+    repository: Repository,
+    *,
+    scratch: Path,
+    policy: Policy = "auto",
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> list[Imported]:
+    """Take over every experiment of an old repository that is not there yet.
+
+    Args:
+        source: where the old repository lies.
+        repository: where to.
+        scratch: a directory for what is fetched; there must be room for the files of one checkpoint, twice.
+        policy: what to compress.
+        dry_run: read and check everything, and store nothing.
+        progress: called after each experiment.
+
+    Raises:
+        NotFound: there is no old repository.
+        TooNew: it was written in a format that is not known.
+        StorageFailed: a storage can't be reached or written.
+    """
+    old = _Old.of(source)
+    if not dry_run:
+        repository.prepare()
+    importer = _Importer(old, _There.of(repository), repository, Known(repository), policy, scratch, dry_run)
+    results: list[Imported] = []
+    for number, key in enumerate(old.experiments, start=1):
+        results.append(importer.take_over(key))
+        progress(number, len(old.experiments))
+    return results + [Imported(_id_in(key), "failed", damages=(why,)) for key, why in old.unreadable.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """What lies in an old repository."""
+
+    store: Store
+    sizes: Mapping[str, int]
+    experiments: Sequence[str]
+    """The keys of the documents of its experiments."""
+    below: Mapping[str, Sequence[str]]
+    """Place of a snapshot to the keys of its files, as they were stored in 2020: each by itself."""
+    separate: Mapping[str, Sequence[Mapping[str, Value]]]
+    """Experiment to the documents of those of its checkpoints that have one of their own, as in 2020."""
+    unreadable: Mapping[str, str]
+    """Key of such a document to why it can't be read."""
+
+    @classmethod
+    def of(cls, store: Store) -> _Old:
+        sizes = {entry.key: entry.size for entry in store.list("")}
+        experiments = [key for key in sizes if key.startswith(EXPERIMENTS) and key.endswith(".json")]
+        if not experiments:
+            hint = ". It is a repository of this replicate, and needs no import" if FORMAT_KEY in sizes else ""
+            raise NotFound(
+                f"{store.url} is no repository of Keepsake or of the first replicate: it has no {EXPERIMENTS}*.json"
+                f"{hint}"
+            )
+        if VERSION_KEY in sizes:
+            version = old_formats.load(store.get(VERSION_KEY), key=VERSION_KEY).get("version")
+            if version != old_formats.VERSION:
+                raise TooNew(
+                    f"the repository at {store.url} has version {version!r}; Keepsake 0.4 wrote {old_formats.VERSION}, "
+                    "and nothing else is known here"
+                )
+        separate: dict[str, list[dict[str, Value]]] = {}
+        unreadable: dict[str, str] = {}
+        keys = [key for key in sizes if key.startswith(CHECKPOINTS) and key.endswith(".json")]
+        for key, data in store.get_many(keys).items():
+            try:
+                document = old_formats.load(data, key=key)
+                separate.setdefault(old_formats.owner(document, key=key), []).append(document)
+            except Corrupted as error:
+                unreadable[key] = str(error)
+        below: dict[str, list[str]] = {}
+        for key in sizes:
+            if key.count("/") > 1:
+                below.setdefault("/".join(key.split("/", 2)[:2]), []).append(key)
+        return cls(store, sizes, experiments, below, separate, unreadable)
+
+    def archive(self, place: str) -> str | None:
+        """The key of the archive of the files at a place, as Keepsake packed them; None if there is none."""
+        return key if (key := f"{place}.tar.gz") in self.sizes else None
+
+    def path(self, said: str | None, place: str) -> str | None:
+        """What was saved of the project: in 2020 it was all of it, without saying so."""
+        return "." if said is None and (self.archive(place) or place in self.below) else said
+
+    def document(self, key: str) -> dict[str, Value]:
+        """Read a document. Raises `Corrupted`."""
+        return old_formats.load(self.store.get(key), key=key)
+
+    def last_sign(self, experiment: str) -> datetime | None:
+        """The last sign of life of an experiment; None if it left none. Raises `Corrupted`."""
+        key = f"{HEARTBEATS}{experiment}.json"
+        return old_formats.heartbeat(self.document(key), key=key) if key in self.sizes else None
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What the repository knows already, by id; what was deleted, too: it stays deleted."""
+
+    created: frozenset[str]
+    checkpoints: frozenset[str]
+    ended: frozenset[str]
+    deleted: frozenset[str]
+
+    @classmethod
+    def of(cls, repository: Repository) -> _There:
+        stored = repository.read_records()
+        return cls(
+            frozenset(record.experiment for record in stored if isinstance(record, Created)),
+            frozenset(item.id for record in stored if isinstance(record, Checkpointed) for item in record.checkpoints),
+            frozenset(record.experiment for record in stored if isinstance(record, Ended)),
+            frozenset(
+                record.experiment for record in stored if isinstance(record, Deleted) and record.checkpoints is None
+            ),
+        )
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What is to be said of an experiment once it is done."""
+
+    notes: list[str]
+    damages: list[str] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Importer:
+    """Takes over one experiment after the other."""
+
+    old: _Old
+    there: _There
+    repository: Repository
+    known: Known
+    policy: Policy
+    scratch: Path
+    dry_run: bool
+
+    def take_over(self, key: str) -> Imported:
+        """Take over the experiment that the document at `key` tells of."""
+        experiment = _id_in(key)
+        if experiment in self.there.deleted:
+            return Imported(experiment, "deleted")
+        try:
+            separate = self.old.separate.get(experiment, ())
+            found = old_formats.experiment(self.old.document(key), separate, key=key, url=self.old.store.url)
+            if found.created.experiment != experiment:
+                raise Corrupted(f"{key} tells of another experiment: {found.created.experiment}")
+            last_sign = self.old.last_sign(experiment)
+        except Corrupted as error:
+            return Imported(experiment, "failed", damages=(str(error),))
+        if last_sign is not None and self.repository.now() - last_sign < RUNS_WITHIN:
+            return Imported(experiment, "running")
+        return self._take_over(found, last_sign)
+
+    def _take_over(self, found: Found, last_sign: datetime | None) -> Imported:
+        experiment = found.created.experiment
+        new = [facts for facts in found.checkpoints if facts.id not in self.there.checkpoints]
+        is_new = experiment not in self.there.created
+        if not is_new and not new and experiment in self.there.ended:
+            return Imported(experiment, "present")
+        gathered = _Gathered(list(found.notes))
+        if is_new:
+            self._take_over_code(replace(found.created, replicate_version=__version__), gathered)
+        self._take_over_checkpoints(experiment, new, gathered)
+        if experiment not in self.there.ended:
+            moments = [found.created.created, *(facts.created for facts in found.checkpoints)]
+            self._append(Ended(experiment, max([*moments, last_sign or moments[0]]), "finished"))
+        outcome: Outcome = "imported" if is_new else "completed"
+        notes, damages = tuple(gathered.notes), tuple(gathered.damages)
+        return Imported(experiment, outcome, len(new), gathered.size_bytes, notes, damages)
+
+    def _take_over_code(self, said: Created, gathered: _Gathered) -> None:
+        place = f"experiments/{said.experiment}"
+        created = replace(said, path=self.old.path(said.path, place))
+
+        def record_of(snapshot: Snapshot | None) -> Created:
+            return created if snapshot is None else _with_files(created, snapshot)
+
+        if created.path is None:
+            self._append(created)
+        else:
+            self._store(place, "the code", record_of, gathered)
+
+    def _take_over_checkpoints(self, experiment: str, new: Sequence[CheckpointFacts], gathered: _Gathered) -> None:
+        """Those without files are recorded together with the next one that has some: one small object less each."""
+        pending: list[CheckpointFacts] = []
+        for said in new:
+            place = f"checkpoints/{said.id}"
+            facts = replace(said, path=self.old.path(said.path, place))
+            if facts.path is None:
+                pending.append(facts)
+                continue
+            before = tuple(pending)
+
+            def record_of(
+                snapshot: Snapshot | None, facts: CheckpointFacts = facts, before: tuple[CheckpointFacts, ...] = before
+            ) -> Checkpointed:
+                made = facts if snapshot is None else _with_files(facts, snapshot)
+                return Checkpointed(experiment, (*before, made))
+
+            self._store(place, f"the checkpoint {ids.short(facts.id)}", record_of, gathered)
+            pending.clear()
+        if pending:
+            self._append(Checkpointed(experiment, tuple(pending)))
+
+    def _store(
+        self, place: str, what: str, record_of: Callable[[Snapshot | None], Record], gathered: _Gathered
+    ) -> None:
+        """Store the files at a place of the old repository, and the record of them; without them, where they lack."""
+        try:
+            with self._fetched(place, what, gathered.notes) as staged:
+                if staged is not None:
+                    gathered.size_bytes += staged.total_bytes
+                    if not self.dry_run:
+                        publish(self.repository, self.known, staged, self.policy, record_of)
+                    return
+        except Corrupted as error:
+            gathered.damages.append(f"the files of {what} can't be read, and are missing here: {error}")
+        else:
+            gathered.notes.append(f"the files of {what} are not there: they were deleted, or never stored")
+        self._append(record_of(None))
+
+    def _append(self, record: Record) -> None:
+        if not self.dry_run:
+            self.repository.append(record)
+
+    @contextmanager
+    def _fetched(self, place: str, what: str, notes: list[str]) -> Iterator[Staged | None]:
+        """Fetch the files at a place: an archive, or a directory; None where there is neither.
+
+        Raises:
+            Corrupted: they are damaged.
+        """
+        directory = Path(tempfile.mkdtemp(dir=self.scratch))
+        try:
+            archive = self.old.archive(place)
+            below = [] if archive else self.old.below.get(place, [])
+            staging = _Staging(directory, what, notes)
+            if archive:
+                self._fetch(archive, directory / "archive")
+                staging.unpack(directory / "archive", archive, prefix=place.partition("/")[2])
+                (directory / "archive").unlink()
+            for key in below:
+                path = key.removeprefix(f"{place}/")
+                if (copy := staging.place(path)) is not None:
+                    staging.add(path, copy, self._fetch(key, copy), 0o644)
+            yield staging.staged() if archive or below else None
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _fetch(self, key: str, target: Path) -> int:
+        """Fetch a key to a file, a piece at a time. Returns its size."""
+        size = self.old.sizes[key]
+        with _writing(target) as file:
+            for start in range(0, size, FETCH_BYTES):
+                try:
+                    piece = self.old.store.get(key, start, min(start + FETCH_BYTES, size))
+                except NotFound as error:
+                    raise Corrupted(f"{key} was listed, and is not there") from error
+                file.write(piece)
+            if file.tell() != size:
+                raise Corrupted(f"{key} has {file.tell()} bytes, and was listed with {size}")
+        return size
+
+
+class _Staging:
+    """Files of a snapshot, laid down one after the other, each under a number, once their names were checked."""
+
+    def __init__(self, directory: Path, what: str, notes: list[str]) -> None:
+        self._directory = directory
+        self._what = what
+        self._notes = notes
+        self._files: dict[str, StagedFile] = {}
+        self._links: dict[str, str] = {}
+        self._directories: dict[str, None] = {}
+        self._count = 0
+
+    def place(self, path: str) -> Path | None:
+        """Where a file goes; None if a snapshot can't have it, which is noted."""
+        problem = path_problem(path) or (None if _is_unicode(path) else "is no Unicode text")
+        if problem:
+            self._leave_out(path, problem)
+            return None
+        self._count += 1
+        return self._directory / str(self._count)
+
+    def add(self, path: str, copy: Path, size: int, mode: int) -> None:
+        """Take a file that was laid down where `place` said."""
+        self._files[path] = StagedFile(path, mode, copy, 0, size)
+
+    def unpack(self, archive: Path, key: str, *, prefix: str) -> None:
+        """Lay down what is in a `.tar.gz`, whose members stand below a directory named `prefix`.
+
+        Raises:
+            Corrupted: it is none, or not whole: gzip knows by its checksum.
+        """
+        try:
+            with gzip.open(archive) as stream:
+                with tarfile.open(fileobj=stream, mode="r|") as members:
+                    for member in members:
+                        self._unpack(
+                            members, member, member.name.removeprefix(f"{prefix}/"), is_top=member.name == prefix
+                        )
+                while stream.read(COPY_BYTES):  # to its end, where the checksum is
+                    pass
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
+            raise Corrupted(f"{key} is damaged: {error}") from error
+
+    def _unpack(self, members: tarfile.TarFile, member: tarfile.TarInfo, path: str, *, is_top: bool) -> None:
+        if is_top and member.isdir():
+            return
+        if not (member.isreg() or member.isdir() or member.issym()):
+            self._leave_out(path, "is neither a file nor a directory nor a symbolic link")
+            return
+        copy = self.place(path)
+        if copy is None:
+            return
+        if member.isdir():
+            self._directories[path] = None
+        elif member.issym():
+            self._links[path] = member.linkname
+        else:
+            content = members.extractfile(member)
+            assert content is not None, "it is a regular file"
+            with _writing(copy) as file:
+                shutil.copyfileobj(content, file, COPY_BYTES)
+            self.add(path, copy, member.size, member.mode & 0o777)
+
+    def staged(self) -> Staged:
+        """What was laid down. Raises `Corrupted` where it can't be one tree."""
+        bad = {path for path in self._links if link_problem(path, self._links)}
+        for path in sorted(bad):
+            self._leave_out(path, f"is a link to {self._links[path]!r}, which leads out of the snapshot")
+        links = {path: target for path, target in self._links.items() if path not in bad}
+        above = {path[:at] for path in (*self._files, *links, *self._directories) for at in _slashes(path)}
+        directories = tuple(path for path in self._directories if path not in above)
+        if problem := tree_problem(self._files, links, directories):
+            raise Corrupted(f"it can't be laid out in one directory: {problem}")
+        return Staged(self._directory, tuple(self._files.values()), links, directories)
+
+    def _leave_out(self, path: str, problem: str) -> None:
+        self._notes.append(f"{path!r} of {self._what} is left out: it {problem}")
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[IO[bytes]]:
+    """A fresh file in the scratch directory."""
+    try:
+        with open(target, "xb") as file:
+            yield file
+    except gzip.BadGzipFile:  # an OSError of what is read, not of what is written
+        raise
+    except OSError as error:
+        if isinstance(error, StorageFailed):
+            raise
+        raise StorageFailed(f"can't write what was fetched to {target.parent}: {error}. Make room there") from error
+
+
+def _with_files(said: _Said, snapshot: Snapshot) -> _Said:
+    """What is recorded, with the files that were stored for it."""
+    size, added = snapshot.size_bytes, snapshot.stored_bytes
+    return replace(said, manifest=snapshot.manifest, size_bytes=size, stored_bytes=added)
+
+
+def _id_in(key: str) -> str:
+    return key.rpartition("/")[2].removesuffix(".json")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _slashes(path: str) -> Iterator[int]:
+    return (at for at, character in enumerate(path) if character == "/")
