@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,9 +17,22 @@ from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.listing import Listed, Source
-from replicate_core.recording import Recorded, Recording
-from replicate_core.records import CheckpointFacts, Created, Deleted, Ending, GitState, Keep, PrimaryMetric, Status
+from replicate_core.recording import Bystander, Recorded, Recording, labels, text
+from replicate_core.records import (
+    CheckpointFacts,
+    Created,
+    Deleted,
+    Edited,
+    Ending,
+    GitState,
+    Keep,
+    PrimaryMetric,
+    Status,
+)
 from replicate_core.values import Value
+
+GoOn = Callable[[], "tuple[Listed, Recorded]"]
+"""Begins to record more of an experiment that was loaded."""
 
 
 class Experiment:
@@ -43,11 +56,13 @@ class Experiment:
         recorded: Recorded | None = None,
         *,
         resumed_from: CheckpointFacts | None = None,
+        go_on: GoOn | None = None,
     ) -> None:
         self._listed = listed
         self._source = source
         self._recorded = recorded
         self._resumed_from = resumed_from
+        self._go_on = go_on
         self._is_outdated = recorded is not None
 
     @property
@@ -128,7 +143,7 @@ class Experiment:
     @property
     def resumed_from(self) -> Checkpoint | None:
         """The checkpoint that it last went on from; None if it began at its beginning."""
-        if self._recorded is not None:
+        if self._recorded is not None and self._go_on is None:
             return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
         wanted = self._now().state.resumed_from
         return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
@@ -217,6 +232,9 @@ class Experiment:
     ) -> Checkpoint:
         """Record a checkpoint of this experiment.
 
+        An experiment that was loaded goes on, behind all that it has: it runs again until `stop()`, the end of a `with`
+        block or of this process. Then it is as its training has ended, with what was added.
+
         Args:
             path: a file or directory to save, relative to the working directory; it must lie in the project. None
                 saves no files.
@@ -227,10 +245,13 @@ class Experiment:
             **kwargs: recorded, too: as metrics where `replicate.yaml` lists them as metrics, else in `extra`.
 
         Raises:
-            InvalidInput: an argument can't be taken; nothing was recorded.
+            InvalidInput: an argument can't be taken; nothing was recorded. Or the experiment was loaded, and another
+                process still records it.
+            NotFound, StorageFailed: it was loaded, and was deleted meanwhile; or its storage can't be reached.
         """
         if self._recorded is None:
-            raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
+            assert self._go_on is not None, "what this process does not record was loaded"
+            self._listed, self._recorded = self._go_on()
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
         return self._held(facts, is_stored=False)
@@ -252,7 +273,10 @@ class Experiment:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
                 raise InvalidInput(f"keep({name}=...) must be a number of checkpoints from 1, got {value!r}")
         if self._recorded is None:
-            raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
+            raise InvalidInput(
+                f"the experiment {self.short_id} was loaded, and is not recorded by this process: keep() is for what "
+                "checkpoint() saves from then on"
+            )
         self._recorded.keep(Keep(best, last))
 
     def stop(self) -> None:
@@ -284,6 +308,30 @@ class Experiment:
         if listed is None:
             raise NotFound(f"the experiment {self.short_id} is no longer in {self._source.repository.store.url}")
         self._listed, self._is_outdated = listed, False
+
+    def rename(self, name: str) -> None:
+        """Give it another name; an empty one takes its name away.
+
+        Raises:
+            InvalidInput: it is no text.
+            NotFound: the experiment was deleted.
+            StorageFailed: the storage refuses.
+        """
+        self._edit(lambda _: Edited(self.id, name=_text_or_empty("name", name)))
+
+    def note(self, notes: str) -> None:
+        """Write other notes; an empty text takes them away. Errors are those of `rename`."""
+        self._edit(lambda _: Edited(self.id, notes=_text_or_empty("notes", notes)))
+
+    def tag(self, *tags: str) -> None:
+        """Give it tags, beside those that it has. Errors are those of `rename`."""
+        added = labels(tags)
+        self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
+
+    def untag(self, *tags: str) -> None:
+        """Take tags away; those that it does not have are none. Errors are those of `rename`."""
+        removed = labels(tags)
+        self._edit(lambda before: Edited(self.id, tags=tuple(tag for tag in before.tags if tag not in removed)))
 
     def delete(self) -> None:
         """Delete the experiment and its checkpoints: they are in no listing any more.
@@ -326,6 +374,17 @@ class Experiment:
     def _facts(self) -> Sequence[CheckpointFacts]:
         return self._now().state.checkpoints
 
+    def _edit(self, edit: Callable[[Created], Edited]) -> None:
+        """Record what was edited, of what is known at this moment."""
+        if isinstance(self._recorded, Bystander):
+            return
+        self.refresh()
+        change = edit(self._created)
+        edited = records.edited(self._created, change)
+        if edited != self._created:
+            self._source.repository.append(change)
+            self._listed = replace(self._listed, state=replace(self._listed.state, created=edited))
+
     def _end(self, status: Ending, error: str | None) -> None:
         if self._recorded is not None and self._recorded.end(status, error) is not None:
             self._is_outdated = True
@@ -344,6 +403,10 @@ class Experiment:
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Experiment {self.short_id}{name} {self.status} checkpoints={len(self._facts())}>"
+
+
+def _text_or_empty(what: str, value: object) -> str:
+    return "" if value == "" else text(what, value)
 
 
 class ExperimentList(Sequence[Experiment]):

@@ -8,26 +8,26 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from replicate_core import environment, ids, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
-from replicate_core.errors import InvalidInput, NotFound, StorageFailed
+from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
-from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, mapping
+from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
 from replicate_core.records import Created, ExperimentState
 from replicate_core.redaction import without_credentials
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Spool
 from replicate_core.store import Store
-from replicate_core.values import Value, plain
+from replicate_core.values import Value
 from replicate_core.version import __version__
 
 Filter = Callable[[Experiment], bool]
@@ -78,6 +78,10 @@ class Project:
             InvalidInput: it lies outside of the project.
         """
         check_inside(Path.cwd(), self.directory, path)
+
+    def place(self) -> Place:
+        """Where its experiments are recorded from, and to."""
+        return Place(self.config, self.storage, self.spool, lambda: self.repository)
 
     @cached_property
     def repository(self) -> Repository:
@@ -175,20 +179,18 @@ class Experiments:
         Args:
             filter: keeps those for which it returns true.
         """
-        source = self._project().source
-        found = (Experiment(listed, source) for listed in source.all().values())
+        project = self._project()
+        found = (_loaded(project, listed) for listed in project.source.all().values())
         return ExperimentList(experiment for experiment in found if filter is None or filter(experiment))
 
-    def get(self, prefix: str) -> Experiment:
-        """The experiment whose id begins with `prefix`.
+    def get(self, prefix: str) -> Experiment | Checkpoint:
+        """The experiment or the checkpoint whose id begins with `prefix`.
 
         Raises:
             NotFound: there is none, or there are several; the message lists them.
         """
         experiment, checkpoint = self.find(prefix)
-        if checkpoint is not None:
-            raise NotFound(f"{prefix!r} is a checkpoint of the experiment {experiment.short_id}, and no experiment")
-        return experiment
+        return experiment if checkpoint is None else checkpoint
 
     def find(self, prefix: str) -> tuple[Experiment, Checkpoint | None]:
         """The experiment, or the checkpoint and its experiment, whose id begins with `prefix`.
@@ -196,7 +198,8 @@ class Experiments:
         Raises:
             NotFound: there is none, or there are several; the message lists them.
         """
-        source = self._project().source
+        project = self._project()
+        source = project.source
         wanted = prefix.strip().lower()
         matches = list(_matches(wanted, source.all().values())) if wanted else []
         if not matches:
@@ -207,7 +210,7 @@ class Experiments:
         if len(matches) > 1:
             raise NotFound(_ambiguous(prefix, matches))
         listed, checkpoint_id = matches[0]
-        experiment = Experiment(listed, source)
+        experiment = _loaded(project, listed)
         return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
 
     def create(
@@ -223,13 +226,12 @@ class Experiments:
     ) -> Experiment:
         """Begin an experiment, or go on with one; see `init`."""
         recorded = mapping("params", {} if params is None else params)
-        labels = _labels(tags)
         project = self._project()
         created = Created(
             experiment=_new_id(),
             created=utc_now(),
             name=_optional_text("name", name),
-            tags=labels,
+            tags=labels(tags),
             notes=_optional_text("notes", notes),
             params=recorded,
             user=environment.user(),
@@ -242,8 +244,8 @@ class Experiments:
             git=environment.git_state(project.directory),
             replicate_version=__version__,
         )
-        found = None if resume is None else resuming.find(project.source, _text("resume", resume), created)
-        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
+        found = None if resume is None else resuming.find(project.source, text("resume", resume), created)
+        place = project.place()
         rank = this_rank()
         if rank.number != 0:
             _warn_of_rank(rank)
@@ -253,7 +255,7 @@ class Experiments:
             recording = Recording.begin(place, created, path=path, strict=strict)
             start_for_abandoned(project.spool, project.directory)
             return _experiment(project, created, None, recording)
-        resuming.wait_until_over(project.source, found, place.say)
+        resuming.wait_until_over(project.source, found.experiment, place.say)
         start = resuming.choose(project.source, found)
         place.say(resuming.described(start))
         recording = _go_on(project, place, start, path=path, strict=strict)
@@ -280,6 +282,24 @@ def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str |
                 recording.end("interrupted", str(error))
             raise
     return recording
+
+
+def _loaded(project: Project, listed: Listed) -> Experiment:
+    return Experiment(listed, project.source, go_on=partial(_add_to, project, listed.state.created.experiment))
+
+
+def _add_to(project: Project, experiment: str) -> tuple[Listed, Recorded]:
+    """Record a session that adds to an experiment which nobody records any more."""
+    rank = this_rank()
+    if rank.number != 0:
+        _warn_of_rank(rank)
+        return resuming.one(project.source, experiment), Bystander()
+    place = project.place()
+    resuming.wait_until_over(project.source, experiment, place.say)
+    start = resuming.behind_the_last(project.source, experiment)
+    recording = _go_on(project, place, start, path=None, strict=False)
+    start_for_abandoned(project.spool, project.directory)
+    return start.listed, recording
 
 
 def _new_id() -> str:
@@ -322,20 +342,8 @@ def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
     return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
 
 
-def _labels(tags: object) -> tuple[str, ...]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
-    return tuple(_text("a tag", tag) for tag in tags)
-
-
 def _optional_text(what: str, value: object) -> str | None:
-    return None if value is None else _text(what, value)
-
-
-def _text(what: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
-    return str(plain(value, name=what))
+    return None if value is None else text(what, value)
 
 
 def _config_record(project: Project) -> dict[str, Value]:

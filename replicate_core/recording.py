@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -647,6 +647,28 @@ def mapping(name: str, value: object) -> dict[str, Value]:
     converted = plain(value, name=name)
     assert isinstance(converted, dict), "a mapping is converted to a dictionary"
     return converted
+
+
+def text(what: str, value: object) -> str:
+    """Check a text that a user gave: a name, a tag.
+
+    Raises:
+        InvalidInput: it is none, or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
+    return str(plain(value, name=what))
+
+
+def labels(tags: object) -> tuple[str, ...]:
+    """Check tags as a user gave them; one that is given twice counts once.
+
+    Raises:
+        InvalidInput: they are no list of texts.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
+    return tuple(dict.fromkeys(text("a tag", tag) for tag in tags))
 
 
 def _checked_step(step: object) -> int:
