@@ -53,7 +53,7 @@ def _experiment(project: replicate.Project, prefix: str) -> replicate.Experiment
     experiment, checkpoint = project.experiments.find(prefix)
     if checkpoint is not None:
         raise replicate.InvalidInput(
-            f"{prefix!r} is a checkpoint of the experiment {experiment.short_id}, and only experiments have a name, tags "
+            f"{prefix!r} is a checkpoint of the experiment {experiment.short_id}, and only experiments have name, tags "
             f"and notes: give {experiment.short_id}"
         )
     return experiment

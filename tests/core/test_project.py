@@ -518,7 +518,7 @@ class TestFinding:
         assert isinstance(listed[1:], replicate.ExperimentList)
         assert [experiment.id for experiment in listed[1:]] == made[1:]
         assert listed[-1].id == made[-1]
-        assert repr(listed) == "<ExperimentList of 4>"
+        assert repr(listed[:1]) == f"<ExperimentList of 1: '{made[0][:7]}'>"
 
     def test_a_filter_keeps_what_it_says_yes_to(self, project: Path) -> None:
         for number in range(4):
@@ -576,7 +576,7 @@ class TestFinding:
         assert isinstance(listed[1:3], replicate.CheckpointList)
         assert [item.step for item in listed[1:3]] == [1, 2]
         assert listed[-1].step == 3
-        assert repr(listed) == "<CheckpointList of 4>"
+        assert repr(listed) == "<CheckpointList of 4, steps 0 to 3>"
         assert repr(listed[2]) == f"<Checkpoint {listed[2].short_id} step=2 {{'n': 2}}>"
 
     def test_an_experiment_shows_what_it_is(self, project: Path) -> None:
