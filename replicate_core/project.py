@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property, partial
@@ -20,6 +23,7 @@ from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store
+from replicate_core.preview import Preview
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
 from replicate_core.records import Created, ExperimentState
@@ -33,6 +37,9 @@ from replicate_core.version import __version__
 Filter = Callable[[Experiment], bool]
 
 CANDIDATES_SHOWN = 10
+
+REACH_SECONDS = 10.0
+"""So long a storage may take to answer whoever only asks whether it is there."""
 
 KNOWN_SECONDS = 30.0
 """So long, at most, who goes on waits until other machines can see that."""
@@ -96,6 +103,43 @@ class Project:
     def _store(self) -> Store:
         return open_store(self.storage, relative_to=self.directory)
 
+    def preview(self, path: str = ".") -> Preview:
+        """What `replicate.init()` would save as code, and what it would leave out, without saving it.
+
+        Args:
+            path: as of `init`.
+
+        Raises:
+            InvalidInput, ConfigInvalid: `init` would fail.
+        """
+        return self.place().code(path)[2]
+
+    def reach(self, *, seconds: float = REACH_SECONDS) -> bool:
+        """Look whether the storage can be reached, without changing it; tells whether anything is stored there yet.
+
+        Args:
+            seconds: it is given up then.
+
+        Raises:
+            StorageFailed: it can't be, or did not answer in time.
+            MissingExtra, InvalidInput, TooNew, Corrupted: it can't be opened, or is no storage of this version.
+        """
+        found: Future[bool] = Future()
+
+        def look() -> None:
+            try:
+                found.set_result(Repository(self._store).check_format())
+            except Exception as error:  # noqa: BLE001  # raised below
+                found.set_exception(error)
+
+        threading.Thread(target=look, daemon=True).start()  # nothing can end it, should the storage hang
+        try:
+            return found.result(seconds)
+        except FutureTimeout as error:
+            raise StorageFailed(
+                f"{self.shown_storage} did not answer within {seconds:g} seconds: check the network and the URL"
+            ) from error
+
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
     ) -> verifying.Report:
@@ -155,12 +199,17 @@ class Project:
         return syncing.sync(self.spool, progress=progress)
 
     @property
+    def shown_storage(self) -> str:
+        """The storage, without credentials."""
+        return without_credentials(self.storage)
+
+    @property
     def has_waiting(self) -> bool:
         """Whether something waits on this machine that only `sync` will store: its process is gone."""
         return any(queue.is_abandoned() and not queue.is_taken() for queue in self.spool.queues())
 
     def __repr__(self) -> str:
-        return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"
+        return f"<Project {str(self.directory)!r} storage={self.shown_storage!r}>"
 
 
 class Experiments:

@@ -23,6 +23,7 @@ from replicate.cli.prune import prune
 from replicate.cli.ps import ps
 from replicate.cli.rm import rm
 from replicate.cli.show import show
+from replicate.cli.status import status
 from replicate.cli.sync import sync
 from replicate.cli.verify import verify
 
@@ -54,7 +55,7 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, ps, show, checkout, tag, note, name, rm, sync, verify, prune):
+for _command in (status, ls, ps, show, checkout, tag, note, name, rm, sync, verify, prune):
     cli.add_command(_command)
 
 
