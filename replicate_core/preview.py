@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 from replicate_core.markup import size
 
@@ -49,6 +49,7 @@ SECRET_NAMES = (
 HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist", ".pub")
 """What is meant to be shown around."""
 
+_SECRET_NAME = re.compile("|".join(map(translate, SECRET_NAMES)))
 _SECRET_WORD = re.compile(
     r"(?:^|[._ -])(?:passwords?|passwd|passphrase|secrets?|token|credentials?|(?:api|access|secret|private)[_-]?keys?)$"
 )
@@ -132,7 +133,7 @@ def is_secret(path: str) -> bool:
     name = path.rpartition("/")[2].lower()
     if name.endswith(HARMLESS_ENDINGS):
         return False
-    if any(fnmatchcase(name, pattern) for pattern in SECRET_NAMES):
+    if _SECRET_NAME.match(name):
         return True
     plain = _PLAIN_FILE.fullmatch(name)
     return plain is not None and _SECRET_WORD.search(plain["stem"]) is not None

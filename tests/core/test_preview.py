@@ -70,11 +70,12 @@ def test_concerns_name_what_is_largest_and_what_is_secret() -> None:
     sizes = {"data/train.csv": 3 * 10**9, "train.py": 10, ".env": 5}
     large, secret = Preview.of(sizes, {}, LIMIT).concerns()
     assert large == (
-        "the code of this project takes 3 GB, more than 100 MB; largest: data/train.csv (3 GB). Name what is no code in "
-        ".replicateignore, or set code_limit in replicate.yaml"
+        "the code of this project takes 3 GB, more than 100 MB; largest: data/train.csv (3 GB). "
+        "Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
     )
-    assert secret.startswith(
-        ".env looks like a secret, and whoever may read the storage may read what is saved as code"
+    assert secret == (
+        ".env looks like a secret, and whoever may read the storage may read what is saved as code: "
+        "leave out what is secret by a line in .replicateignore"
     )
     (many,) = Preview.of({f"{index}.pem": 1 for index in range(5)}, {}, LIMIT).concerns()
     assert many.startswith("0.pem, 1.pem, 2.pem and 2 more look like secrets")
