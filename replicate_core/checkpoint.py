@@ -179,20 +179,7 @@ class Checkpoint:
         manifests = self._source.repository.manifests([code, self._facts.manifest])
         return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
 
-    def row(self) -> dict[str, object]:
-        """What `to_dataframe` says of it: metrics and extra values under their own names, nested ones with dots."""
-        return {
-            "id": self.id,
-            "experiment": self.experiment_id,
-            "step": self.step,
-            "created": self.created,
-            "path": self.path,
-            "size_bytes": self.size_bytes,
-            **series.flat(self.metrics, "metrics."),
-            **series.flat(self.extra, "extra."),
-        }
-
-    def notes(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What must be known of it before it is relied upon, in words."""
         if self.lacks_files:
             return ["files let go" if self.is_released else "files not saved"]
@@ -232,7 +219,7 @@ class Checkpoint:
             "created": markup.moment(self.created),
             "path": self.path,
             "size": markup.size(self.size_bytes) if self.size_bytes else None,
-            "note": ", ".join(self.notes()) or None,
+            "note": ", ".join(self.caveats()) or None,
         }
         metrics: dict[str, str | None] = {
             name: markup.value(value) + (f" ({primary.goal})" if primary is not None and name == primary.name else "")
@@ -242,7 +229,7 @@ class Checkpoint:
         return markup.page(
             markup.heading(f"Checkpoint {self.short_id}"),
             markup.facts(facts),
-            markup.facts(metrics),
+            markup.facts(metrics, title="Metrics"),
         )
 
 
@@ -293,7 +280,7 @@ class CheckpointList(Sequence[Checkpoint]):
             MissingExtra: pandas is not installed.
         """
         columns = ("id", "experiment", "step", "created", "path", "size_bytes")
-        return frames.frame([checkpoint.row() for checkpoint in self], columns)
+        return frames.frame([_row(checkpoint) for checkpoint in self], columns)
 
     def delete(self) -> None:
         """Delete them all; see `Checkpoint.delete`."""
@@ -310,32 +297,48 @@ class CheckpointList(Sequence[Checkpoint]):
         steps = f", steps {self[0].step} to {self[-1].step}" if self else ""
         return f"<CheckpointList of {len(self)}{steps}>"
 
-    def table(self, *, best: str | None = None) -> str:
-        """The checkpoints as a table of HTML.
-
-        Args:
-            best: the id of the one to stress.
-        """
-        names = list(self.metrics)
-        rows = [
-            [
-                checkpoint.short_id,
-                str(checkpoint.step),
-                markup.moment(checkpoint.created),
-                *(markup.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
-                ", ".join([*(["best"] if checkpoint.id == best else []), *checkpoint.notes()]),
-            ]
-            for checkpoint in self
-        ]
-        bold = [number for number, checkpoint in enumerate(self) if checkpoint.id == best]
-        return markup.table(["checkpoint", "step", "created", *names, ""], rows, bold=bold)
-
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         shown = self[: markup.ROWS_MAX]
         rest = len(self) - len(shown)
         return markup.page(
             markup.heading(f"{len(self)} checkpoints"),
-            shown.table() if shown else "",
+            table_of(shown) if shown else "",
             markup.line(f"and {rest} more") if rest else "",
         )
+
+
+def _row(checkpoint: Checkpoint) -> dict[str, object]:
+    """A checkpoint in a data frame: metrics and extra values under their own names, nested ones with dots."""
+    return {
+        "id": checkpoint.id,
+        "experiment": checkpoint.experiment_id,
+        "step": checkpoint.step,
+        "created": checkpoint.created,
+        "path": checkpoint.path,
+        "size_bytes": checkpoint.size_bytes,
+        **series.flat(checkpoint.metrics, "metrics."),
+        **series.flat(checkpoint.extra, "extra."),
+    }
+
+
+def table_of(checkpoints: CheckpointList, *, best: str | None = None) -> str:
+    """Checkpoints as a table of HTML.
+
+    Args:
+        checkpoints: all of them are shown.
+        best: the id of the one to stress.
+    """
+    names = list(checkpoints.metrics)
+    rows = [
+        [
+            checkpoint.short_id,
+            str(checkpoint.step),
+            markup.moment(checkpoint.created),
+            *(markup.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
+            ", ".join([*(["best"] if checkpoint.id == best else []), *checkpoint.caveats()]),
+        ]
+        for checkpoint in checkpoints
+    ]
+    bold = [number for number, checkpoint in enumerate(checkpoints) if checkpoint.id == best]
+    return markup.table(["checkpoint", "step", "created", *names, ""], rows, bold=bold)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 
 from replicate_core import frames, ids, markup, plotting, records, series
 from replicate_core.checkout import Layout, check_out, lay_out
-from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
@@ -422,28 +422,6 @@ class Experiment:
             return Experiment(self._listed, self._source)
         return self
 
-    def row(self) -> dict[str, object]:
-        """What `to_dataframe` says of it: params and metrics under their own names, nested ones with dots."""
-        found: dict[str, object] = {
-            "id": self.id,
-            "name": self.name,
-            "created": self.created,
-            "status": self.status,
-            "duration": self.duration,
-            "user": self.user,
-            "host": self.host,
-            "command": self.command,
-            "tags": list(self.tags),
-            "notes": self.notes,
-            "checkpoints": len(self._facts()),
-            **series.flat(self.params, "params."),
-        }
-        for which, checkpoint in (("best", self.best()), ("latest", self.latest())):
-            if checkpoint is not None:
-                found |= {f"{which}.id": checkpoint.id, f"{which}.step": checkpoint.step}
-                found |= series.flat(checkpoint.metrics, f"{which}.metrics.")
-        return found
-
     def __repr__(self) -> str:
         seen = self._seen()
         name = f" {self.name!r}" if self.name else ""
@@ -472,8 +450,9 @@ class Experiment:
         return markup.page(
             markup.heading(f"Experiment {self.short_id}" + (f" {self.name}" if self.name else "")),
             markup.facts(facts),
-            markup.facts({name: markup.value(value) for name, value in self.params.items()}),
-            last.table(best=None if best is None else best.id) if last else "",
+            markup.facts({name: markup.value(value) for name, value in self.params.items()}, title="Params"),
+            markup.line("Checkpoints") if last else "",
+            table_of(last, best=None if best is None else best.id) if last else "",
             markup.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints") if rest else "",
         )
 
@@ -564,7 +543,7 @@ class ExperimentList(Sequence[Experiment]):
             MissingExtra: pandas is not installed.
         """
         columns = ("id", "name", "created", "status", "duration", "user", "host", "command", "tags", "notes")
-        return frames.frame([experiment.row() for experiment in self], (*columns, "checkpoints"))
+        return frames.frame([_row(experiment) for experiment in self], (*columns, "checkpoints"))
 
     def _labels(self) -> list[str]:
         """What each is called in a plot: its name, if no other one has that, else its short id."""
@@ -619,6 +598,29 @@ class ExperimentList(Sequence[Experiment]):
             markup.table(headings, rows) if rows else "",
             markup.line(f"and {rest} more") if rest else "",
         )
+
+
+def _row(experiment: Experiment) -> dict[str, object]:
+    """An experiment in a data frame: params and metrics under their own names, nested ones with dots."""
+    found: dict[str, object] = {
+        "id": experiment.id,
+        "name": experiment.name,
+        "created": experiment.created,
+        "status": experiment.status,
+        "duration": experiment.duration,
+        "user": experiment.user,
+        "host": experiment.host,
+        "command": experiment.command,
+        "tags": list(experiment.tags),
+        "notes": experiment.notes,
+        "checkpoints": len(experiment.checkpoints),
+        **series.flat(experiment.params, "params."),
+    }
+    for which, checkpoint in (("best", experiment.best()), ("latest", experiment.latest())):
+        if checkpoint is not None:
+            found |= {f"{which}.id": checkpoint.id, f"{which}.step": checkpoint.step}
+            found |= series.flat(checkpoint.metrics, f"{which}.metrics.")
+    return found
 
 
 def _differs(name: str, params: Sequence[Mapping[str, Value]]) -> bool:

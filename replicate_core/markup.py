@@ -14,13 +14,13 @@ ROWS_MAX = 100
 """So many rows are shown of a table; notebooks are stored with what they show."""
 
 _BEGIN = '<div class="replicate tex2jax_ignore mathjax_ignore">'  # no text in it is a formula
-_LEFT = ' style="text-align: left; white-space: pre-wrap"'
+_LEFT = ' style="text-align:left"'  # in each cell: notebooks have rules for cells of their own
 
 
 def text(content: str) -> str:
     """A text as HTML: what a repository says must not become markup, nor steer whatever shows it."""
     printable = "".join(char if char in "\n " or char.isprintable() else ascii(char)[1:-1] for char in content)
-    return html.escape(printable)
+    return html.escape(printable).replace("\n", "<br>")
 
 
 def value(shown: object) -> str:
@@ -71,14 +71,15 @@ def line(content: str) -> str:
     return f"<p>{text(content)}</p>"
 
 
-def facts(mapping: Mapping[str, str | None]) -> str:
+def facts(mapping: Mapping[str, str | None], *, title: str | None = None) -> str:
     """Names and texts, one below the other; what is None is left out, and so is a table of nothing."""
     rows = [
         f"<tr><th{_LEFT}>{text(name)}</th><td{_LEFT}>{text(content)}</td></tr>"
         for name, content in mapping.items()
         if content is not None
     ]
-    return "\n".join(["<table>", *rows, "</table>"]) if rows else ""
+    above = [] if title is None else [line(title)]
+    return "\n".join([*above, "<table>", *rows, "</table>"]) if rows else ""
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, bold: Collection[int] = ()) -> str:
