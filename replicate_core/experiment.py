@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -547,13 +548,9 @@ class ExperimentList(Sequence[Experiment]):
 
     def _labels(self) -> list[str]:
         """What each is called in a plot: its name, if no other one has that, else its short id."""
-        names = [experiment.name for experiment in self]
+        names = Counter(experiment.name for experiment in self)
         return [
-            item.short_id
-            if not item.name
-            else item.name
-            if names.count(item.name) == 1
-            else f"{item.name} {item.short_id}"
+            item.name if item.name and names[item.name] == 1 else " ".join(filter(None, [item.name, item.short_id]))
             for item in self
         ]
 

@@ -180,6 +180,21 @@ class TestPoints:
         assert axes.get_yscale() == "log"
         drawn(axes)
 
+    def test_of_many_points_none_is_labelled(self, project: Path) -> None:
+        for index in range(41):
+            with replicate.init({"lr": index}, path=None) as experiment:
+                experiment.checkpoint(None, {"loss": index})
+        axes = replicate.experiments.list().scatter("lr", "loss")
+        assert (len(axes.collections[0].get_offsets()), beside(axes)) == (41, [])
+        drawn(axes)
+
+    def test_what_a_logarithmic_axis_can_not_show_is_not_labelled(self, project: Path) -> None:
+        for rate in (0, 0.1):
+            run(f"rate {rate}", lr=rate)
+        axes = replicate.experiments.list().scatter("lr", logx=True)
+        drawn(axes)
+        assert "rate 0.1" in beside(axes)
+
     def test_what_no_experiment_has_is_not_found(self, runs: replicate.ExperimentList) -> None:
         with pytest.raises(NotFound, match="'learning_rate' and the metric 'loss'; params are: lr, optimizer"):
             runs.scatter("learning_rate")
