@@ -31,6 +31,9 @@ PURE_FLOOR = (
     "encodings",
     "redaction",
     "old_formats",
+    "series",
+    "markup",
+    "preview",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
@@ -69,10 +72,18 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def notebook(session: nox.Session) -> None:
+    """Test plots, data frames, and a real notebook that runs in a kernel."""
+    session.install(".[notebook]", *TEST_TOOLS, "ipykernel", "nbclient")
+    session.run("pytest", "tests/notebook", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Measure what the tests of the core reach: the pure floor to the last branch, the rest to 97 %."""
-    session.install(".", *TEST_TOOLS)
-    session.run("pytest", "tests/core", "tests/cli", "--numprocesses=auto", "--cov", "--cov-report=")
+    session.install(".[notebook]", *TEST_TOOLS, "nbclient", "ipykernel")
+    suites = ("tests/core", "tests/cli", "tests/notebook")
+    session.run("pytest", *suites, "--numprocesses=auto", "--cov", "--cov-report=")
     pure = ",".join(f"*/replicate_core/{name}.py" for name in PURE_FLOOR)
     session.run("coverage", "report", f"--include={pure}", "--fail-under=100")
     session.run("coverage", "report", "--fail-under=97")
@@ -176,8 +187,9 @@ def examples(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every code block of the README and the docs."""
     session.install(TORCH)
-    session.install(".[keras,lightning]", "scikit-learn", "pandas", *TEST_TOOLS)
-    session.run("pytest", "tests/docs", *session.posargs, env={"KERAS_BACKEND": "torch"})
+    session.install(".[keras,lightning,notebook]", "scikit-learn", *TEST_TOOLS)
+    environment = {"KERAS_BACKEND": "torch", "MPLBACKEND": "Agg"}
+    session.run("pytest", "tests/docs", *session.posargs, env=environment)
 
 
 @nox.session

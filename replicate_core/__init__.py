@@ -17,6 +17,7 @@ from replicate_core.errors import (
 )
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.importing import Imported
+from replicate_core.preview import Preview
 from replicate_core.project import Experiments, Project, experiments, init
 from replicate_core.pruning import Report as PruneReport
 from replicate_core.records import PrimaryMetric
@@ -40,6 +41,7 @@ __all__ = [
     "InvalidInput",
     "MissingExtra",
     "NotFound",
+    "Preview",
     "PrimaryMetric",
     "Project",
     "PruneReport",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-from replicate_core import ids
+from replicate_core import frames, ids, markup, plotting, series
 from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.errors import NotFound
 from replicate_core.listing import Source
@@ -17,6 +18,13 @@ from replicate_core.manifest import Manifest
 from replicate_core.reading import open_file
 from replicate_core.records import CheckpointFacts, Deleted, PrimaryMetric
 from replicate_core.values import Value
+
+if TYPE_CHECKING:
+    from replicate_core.frames import DataFrame
+    from replicate_core.plotting import Axes
+
+METRICS_SHOWN = 4
+"""So many metrics stand in the `repr` of a checkpoint."""
 
 
 class Checkpoint:
@@ -181,6 +189,12 @@ class Checkpoint:
         manifests = self._source.repository.manifests([code, self._facts.manifest])
         return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
 
+    def caveats(self) -> list[str]:
+        """What must be known of it before it is relied upon, in words."""
+        if self.lacks_files:
+            return ["files let go" if self.is_released else "files not saved"]
+        return [] if self.is_stored else ["not stored yet"]
+
     def _why_no_files(self) -> str:
         why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
         return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
@@ -200,7 +214,33 @@ class Checkpoint:
         return self._source.repository.manifest(self._facts.manifest) if self._facts.manifest else Manifest()
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.short_id} step={self.step} {dict(self.metrics)!r}>"
+        names = list(self.metrics)
+        shown = [f"{name!r}: {reprlib.repr(self.metrics[name])}" for name in names[:METRICS_SHOWN]]
+        more = ["..."] if len(names) > METRICS_SHOWN else []
+        return f"<Checkpoint {self.short_id} step={self.step} {{{', '.join(shown + more)}}}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        primary = self.primary_metric
+        facts: dict[str, str | None] = {
+            "id": self.id,
+            "experiment": self.experiment_id,
+            "step": str(self.step),
+            "created": markup.moment(self.created),
+            "path": self.path,
+            "size": markup.size(self.size_bytes) if self.size_bytes else None,
+            "note": ", ".join(self.caveats()) or None,
+        }
+        metrics: dict[str, str | None] = {
+            name: markup.value(value) + (f" ({primary.goal})" if primary is not None and name == primary.name else "")
+            for name, value in self.metrics.items()
+        }
+        metrics |= {name: markup.value(value) for name, value in self.extra.items()}
+        return markup.page(
+            markup.heading(f"Checkpoint {self.short_id}"),
+            markup.facts(facts),
+            markup.facts(metrics, title="Metrics"),
+        )
 
 
 def _listed(files: Mapping[str, object]) -> str:
@@ -221,6 +261,37 @@ class CheckpointList(Sequence[Checkpoint]):
     def __getitem__(self, index: int | slice) -> Checkpoint | CheckpointList:
         return CheckpointList(self._items[index]) if isinstance(index, slice) else self._items[index]
 
+    @property
+    def metrics(self) -> series.Columns:
+        """Name of a metric to its values, one for each checkpoint: `experiment.checkpoints.metrics["loss"]`.
+
+        None stands for a checkpoint that does not have it.
+        """
+        return series.Columns([checkpoint._facts for checkpoint in self])  # noqa: SLF001  # it is ours
+
+    @property
+    def step(self) -> list[int]:
+        """The step of each checkpoint."""
+        return [checkpoint.step for checkpoint in self]
+
+    def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
+        """Draw a metric over the steps, a line for each experiment; arguments and errors: `ExperimentList.plot`."""
+        histories: dict[str, list[CheckpointFacts]] = {}
+        for checkpoint in self:
+            histories.setdefault(checkpoint.experiment_id, []).append(checkpoint._facts)  # noqa: SLF001
+        name = series.choose(metric, histories.values())
+        lines = (plotting.Line(ids.short(key), *series.points(name, facts)) for key, facts in histories.items())
+        return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
+
+    def to_dataframe(self) -> DataFrame:
+        """A pandas data frame, a row for each checkpoint; metrics are in columns such as `metrics.loss`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        columns = ("id", "experiment", "step", "created", "path", "size_bytes")
+        return frames.frame([_row(checkpoint) for checkpoint in self], columns)
+
     def delete(self) -> None:
         """Delete them all; see `Checkpoint.delete`."""
         for checkpoint in self:
@@ -233,4 +304,51 @@ class CheckpointList(Sequence[Checkpoint]):
         return iter(self._items)
 
     def __repr__(self) -> str:
-        return f"<CheckpointList of {len(self)}>"
+        steps = f", steps {self[0].step} to {self[-1].step}" if self else ""
+        return f"<CheckpointList of {len(self)}{steps}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown = self[: markup.ROWS_MAX]
+        rest = len(self) - len(shown)
+        return markup.page(
+            markup.heading(f"{len(self)} checkpoints"),
+            table_of(shown) if shown else "",
+            markup.line(f"and {rest} more") if rest else "",
+        )
+
+
+def _row(checkpoint: Checkpoint) -> dict[str, object]:
+    """A checkpoint in a data frame: metrics and extra values under their own names, nested ones with dots."""
+    return {
+        "id": checkpoint.id,
+        "experiment": checkpoint.experiment_id,
+        "step": checkpoint.step,
+        "created": checkpoint.created,
+        "path": checkpoint.path,
+        "size_bytes": checkpoint.size_bytes,
+        **series.flat(checkpoint.metrics, "metrics."),
+        **series.flat(checkpoint.extra, "extra."),
+    }
+
+
+def table_of(checkpoints: CheckpointList, *, best: str | None = None) -> str:
+    """Checkpoints as a table of HTML.
+
+    Args:
+        checkpoints: all of them are shown.
+        best: the id of the one to stress.
+    """
+    names = list(checkpoints.metrics)
+    rows = [
+        [
+            checkpoint.short_id,
+            str(checkpoint.step),
+            markup.moment(checkpoint.created),
+            *(markup.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
+            ", ".join([*(["best"] if checkpoint.id == best else []), *checkpoint.caveats()]),
+        ]
+        for checkpoint in checkpoints
+    ]
+    bold = [number for number, checkpoint in enumerate(checkpoints) if checkpoint.id == best]
+    return markup.table(["checkpoint", "step", "created", *names, ""], rows, bold=bold)

@@ -25,7 +25,7 @@ from replicate_core.records import PrimaryMetric
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 DEFAULT_STORAGE = ".replicate/storage"
 
-KEYS = ("storage", "repository", "metrics", "compression", "spool", "quiet")
+KEYS = ("storage", "repository", "metrics", "code_limit", "compression", "spool", "quiet")
 SPOOL_KEYS = ("directory", "limit", "keep_free", "when_full")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
@@ -75,6 +75,8 @@ class Config:
     spool: SpoolConfig = SpoolConfig()
     quiet: bool = False
     """Whether the end of a run says nothing while it waits for what is still to be stored."""
+    code_limit_bytes: int = 100 * 10**6
+    """More code than this is warned of: it is most likely data."""
 
 
 def find_directory(start: Path) -> Path:
@@ -119,7 +121,10 @@ class _Reader:
             compression = self._choice(entries["compression"], "compression", POLICIES)
         spool = self._spool(entries["spool"], directory) if "spool" in entries else SpoolConfig()
         quiet = "quiet" in entries and self._flag(entries["quiet"], "'quiet'")
-        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression, spool, quiet)
+        limit = {}
+        if "code_limit" in entries:
+            limit["code_limit_bytes"] = self._size(entries["code_limit"], "code_limit")
+        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression, spool, quiet, **limit)
 
     def _top(self) -> Iterator[tuple[str, yaml.Node]]:
         try:

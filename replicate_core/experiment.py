@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-from replicate_core import ids, records
+from replicate_core import frames, ids, markup, plotting, records, series
 from replicate_core.checkout import Layout, check_out, lay_out
-from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
-from replicate_core.errors import InvalidInput, NotFound
+from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.listing import Listed, Source
-from replicate_core.recording import Recorded, Recording
-from replicate_core.records import CheckpointFacts, Created, Deleted, Ending, GitState, Keep, PrimaryMetric, Status
+from replicate_core.recording import Bystander, Recorded, Recording, labels, text
+from replicate_core.records import (
+    CheckpointFacts,
+    Created,
+    Deleted,
+    Edited,
+    Ending,
+    GitState,
+    Keep,
+    PrimaryMetric,
+    Status,
+)
 from replicate_core.values import Value
+
+if TYPE_CHECKING:
+    from replicate_core.frames import DataFrame
+    from replicate_core.plotting import Axes
+
+CHECKPOINTS_SHOWN = 20
+"""A notebook shows so many of the last checkpoints of an experiment, and its best one."""
+
+EXPERIMENTS_SHOWN = 3
+"""So many experiments stand in the `repr` of a list."""
+
+GoOn = Callable[[], "tuple[Listed, Recorded]"]
+"""Begins to record more of an experiment that was loaded."""
 
 
 class Experiment:
@@ -43,11 +67,13 @@ class Experiment:
         recorded: Recorded | None = None,
         *,
         resumed_from: CheckpointFacts | None = None,
+        go_on: GoOn | None = None,
     ) -> None:
         self._listed = listed
         self._source = source
         self._recorded = recorded
         self._resumed_from = resumed_from
+        self._go_on = go_on
         self._is_outdated = recorded is not None
 
     @property
@@ -128,7 +154,7 @@ class Experiment:
     @property
     def resumed_from(self) -> Checkpoint | None:
         """The checkpoint that it last went on from; None if it began at its beginning."""
-        if self._recorded is not None:
+        if self._recorded is not None and self._go_on is None:
             return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
         wanted = self._now().state.resumed_from
         return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
@@ -217,6 +243,9 @@ class Experiment:
     ) -> Checkpoint:
         """Record a checkpoint of this experiment.
 
+        An experiment that was loaded goes on, behind all that it has: it runs again until `stop()`, the end of a `with`
+        block or of this process. Then it is as its training has ended, with what was added.
+
         Args:
             path: a file or directory to save, relative to the working directory; it must lie in the project. None
                 saves no files.
@@ -227,10 +256,13 @@ class Experiment:
             **kwargs: recorded, too: as metrics where `replicate.yaml` lists them as metrics, else in `extra`.
 
         Raises:
-            InvalidInput: an argument can't be taken; nothing was recorded.
+            InvalidInput: an argument can't be taken; nothing was recorded. Or the experiment was loaded, and another
+                process still records it.
+            NotFound, StorageFailed: it was loaded, and was deleted meanwhile; or its storage can't be reached.
         """
         if self._recorded is None:
-            raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
+            assert self._go_on is not None, "what this process does not record was loaded"
+            self._listed, self._recorded = self._go_on()
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
         return self._held(facts, is_stored=False)
@@ -252,7 +284,10 @@ class Experiment:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
                 raise InvalidInput(f"keep({name}=...) must be a number of checkpoints from 1, got {value!r}")
         if self._recorded is None:
-            raise InvalidInput(f"the experiment {self.short_id} was loaded, and is not recorded by this process")
+            raise InvalidInput(
+                f"the experiment {self.short_id} was loaded, and is not recorded by this process: keep() is for what "
+                "checkpoint() saves from then on"
+            )
         self._recorded.keep(Keep(best, last))
 
     def stop(self) -> None:
@@ -274,6 +309,10 @@ class Experiment:
         """End the experiment as the block ended."""
         self._end(*ending_of(error))
 
+    def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
+        """Draw a metric over the steps; arguments and errors are those of `ExperimentList.plot`."""
+        return ExperimentList([self]).plot(metric, logy=logy, ax=ax)
+
     def refresh(self) -> None:
         """Look again at what is known of the experiment.
 
@@ -284,6 +323,30 @@ class Experiment:
         if listed is None:
             raise NotFound(f"the experiment {self.short_id} is no longer in {self._source.repository.store.url}")
         self._listed, self._is_outdated = listed, False
+
+    def rename(self, name: str) -> None:
+        """Give it another name; an empty one takes its name away.
+
+        Raises:
+            InvalidInput: it is no text.
+            NotFound: the experiment was deleted.
+            StorageFailed: the storage refuses.
+        """
+        self._edit(lambda _: Edited(self.id, name=_text_or_empty("name", name)))
+
+    def note(self, notes: str) -> None:
+        """Write other notes; an empty text takes them away. Errors are those of `rename`."""
+        self._edit(lambda _: Edited(self.id, notes=_text_or_empty("notes", notes)))
+
+    def tag(self, *tags: str) -> None:
+        """Give it tags, beside those that it has. Errors are those of `rename`."""
+        added = labels(tags)
+        self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
+
+    def untag(self, *tags: str) -> None:
+        """Take tags away; those that it does not have are none. Errors are those of `rename`."""
+        removed = labels(tags)
+        self._edit(lambda before: Edited(self.id, tags=tuple(tag for tag in before.tags if tag not in removed)))
 
     def delete(self) -> None:
         """Delete the experiment and its checkpoints: they are in no listing any more.
@@ -326,6 +389,17 @@ class Experiment:
     def _facts(self) -> Sequence[CheckpointFacts]:
         return self._now().state.checkpoints
 
+    def _edit(self, edit: Callable[[Created], Edited]) -> None:
+        """Record what was edited, of what is known at this moment."""
+        if isinstance(self._recorded, Bystander):
+            return
+        self.refresh()
+        change = edit(self._created)
+        edited = records.edited(self._created, change)
+        if edited != self._created:
+            self._source.repository.append(change)
+            self._listed = replace(self._listed, state=replace(self._listed.state, created=edited))
+
     def _end(self, status: Ending, error: str | None) -> None:
         if self._recorded is not None and self._recorded.end(status, error) is not None:
             self._is_outdated = True
@@ -341,9 +415,51 @@ class Experiment:
         kept = tuple(facts for facts in state.checkpoints if facts.id != checkpoint_id)
         self._listed = replace(self._listed, state=replace(state, checkpoints=kept))
 
+    def _seen(self) -> Experiment:
+        """Itself; as it was last seen where the storage can't be reached, because looking at something never fails."""
+        try:
+            self._now()
+        except StorageFailed:
+            return Experiment(self._listed, self._source)
+        return self
+
     def __repr__(self) -> str:
+        seen = self._seen()
         name = f" {self.name!r}" if self.name else ""
-        return f"<Experiment {self.short_id}{name} {self.status} checkpoints={len(self._facts())}>"
+        return f"<Experiment {self.short_id}{name} {seen.status} checkpoints={len(seen.checkpoints)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        seen = self._seen()
+        best, checkpoints = seen.best(), seen.checkpoints
+        last = checkpoints[-CHECKPOINTS_SHOWN:]
+        rest = len(checkpoints) - len(last)
+        if best is not None and best.id not in {checkpoint.id for checkpoint in last}:
+            last, rest = CheckpointList([best, *last]), rest - 1
+        facts = {
+            "id": self.id,
+            "status": seen.status + (f" ({seen.error})" if seen.error else ""),
+            "created": markup.moment(self.created),
+            "duration": markup.duration(seen.duration),
+            "tags": ", ".join(self.tags) or None,
+            "notes": self.notes,
+            "host": self.host,
+            "user": self.user,
+            "command": self.command,
+            "git": None if self.git is None else f"{self.git.commit[:12]} on {self.git.branch or 'no branch'}",
+        }
+        return markup.page(
+            markup.heading(f"Experiment {self.short_id}" + (f" {self.name}" if self.name else "")),
+            markup.facts(facts),
+            markup.facts({name: markup.value(value) for name, value in self.params.items()}, title="Params"),
+            markup.line("Checkpoints") if last else "",
+            table_of(last, best=None if best is None else best.id) if last else "",
+            markup.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints") if rest else "",
+        )
+
+
+def _text_or_empty(what: str, value: object) -> str:
+    return "" if value == "" else text(what, value)
 
 
 class ExperimentList(Sequence[Experiment]):
@@ -359,6 +475,85 @@ class ExperimentList(Sequence[Experiment]):
     def __getitem__(self, index: int | slice) -> Experiment | ExperimentList:
         return ExperimentList(self._items[index]) if isinstance(index, slice) else self._items[index]
 
+    def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
+        """Draw a metric over the steps, a line for each experiment that has it, with its name or its short id.
+
+        Args:
+            metric: its name; left out, the primary metric, or the only one there is.
+            logy: on a logarithmic axis.
+            ax: matplotlib axes to draw into; left out, a figure is made.
+
+        Returns:
+            The axes, to go on with: `axes.set_title(...)`, `axes.figure.savefig(...)`.
+
+        Raises:
+            NotFound: no experiment has the metric; the message lists those there are.
+            InvalidInput: the metric has no numbers, or it is not clear which one is meant.
+            MissingExtra: matplotlib is not installed.
+        """
+        name = series.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001  # it is ours
+        lines = (
+            plotting.Line(label, *series.points(name, experiment._facts()))  # noqa: SLF001
+            for label, experiment in zip(self._labels(), self, strict=True)
+        )
+        return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
+
+    def scatter(
+        self,
+        param: str,
+        metric: str | None = None,
+        *,
+        logx: bool = False,
+        logy: bool = False,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw a metric over a param, a point for each experiment that has both: its best checkpoint, else its latest.
+
+        Args:
+            param: its name; names of nested ones are joined by dots, `optimizer.learning_rate`.
+            metric: as of `plot`.
+            logx: the param on a logarithmic axis.
+            logy: the metric on a logarithmic axis.
+            ax: as of `plot`.
+
+        Returns and raises what `plot` does; `NotFound` also where no experiment has the param and the metric.
+        """
+        name = series.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001
+        points = []
+        for label, experiment in zip(self._labels(), self, strict=True):
+            checkpoint = experiment.best() or experiment.latest()
+            params = {**series.flat(experiment.params), **experiment.params}
+            y = None if checkpoint is None else series.number(checkpoint.metrics.get(name))
+            if param in params and y is not None:
+                x = series.number(params[param])
+                points.append(plotting.Point(label, markup.value(params[param]) if x is None else x, y))
+        if not points:
+            known = ", ".join(dict.fromkeys(key for item in self for key in series.flat(item.params))) or "none"
+            raise NotFound(
+                f"no experiment here has both the param {param!r} and the metric {name!r}; params are: {known}"
+            )
+        return plotting.draw_points(points, param=param, metric=name, logx=logx, logy=logy, ax=ax)
+
+    def to_dataframe(self) -> DataFrame:
+        """A pandas data frame, a row for each experiment.
+
+        Params are in columns such as `params.learning_rate`, the metrics of the best and of the latest checkpoint in
+        `best.metrics.loss` and `latest.metrics.loss`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        columns = ("id", "name", "created", "status", "duration", "user", "host", "command", "tags", "notes")
+        return frames.frame([_row(experiment) for experiment in self], (*columns, "checkpoints"))
+
+    def _labels(self) -> list[str]:
+        """What each is called in a plot: its name, if no other one has that, else its short id."""
+        names = Counter(experiment.name for experiment in self)
+        return [
+            item.name if item.name and names[item.name] == 1 else " ".join(filter(None, [item.name, item.short_id]))
+            for item in self
+        ]
+
     def delete(self) -> None:
         """Delete them all; see `Experiment.delete`."""
         for experiment in self:
@@ -371,4 +566,70 @@ class ExperimentList(Sequence[Experiment]):
         return iter(self._items)
 
     def __repr__(self) -> str:
-        return f"<ExperimentList of {len(self)}>"
+        shown = [experiment.name or experiment.short_id for experiment in self[:EXPERIMENTS_SHOWN]]
+        more = ["..."] if len(self) > EXPERIMENTS_SHOWN else []
+        return f"<ExperimentList of {len(self)}{': ' if self else ''}{', '.join([*map(repr, shown), *more])}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown = self[: markup.ROWS_MAX]
+        params = [series.flat(experiment.params) for experiment in shown]
+        differing = [name for name in dict.fromkeys(name for each in params for name in each) if _differs(name, params)]
+        rows = [
+            [
+                experiment.short_id,
+                experiment.name or "",
+                markup.moment(experiment.created),
+                experiment._seen().status,  # noqa: SLF001  # it is ours
+                ", ".join(experiment.tags),
+                markup.pairs({name: each[name] for name in differing if name in each}),
+                _checkpoint_cell(experiment.best()),
+                _checkpoint_cell(experiment.latest()),
+            ]
+            for experiment, each in zip(shown, params, strict=True)
+        ]
+        headings = ["experiment", "name", "created", "status", "tags", "params that differ", "best", "latest"]
+        rest = len(self) - len(shown)
+        return markup.page(
+            markup.heading(f"{len(self)} experiments"),
+            markup.table(headings, rows) if rows else "",
+            markup.line(f"and {rest} more") if rest else "",
+        )
+
+
+def _row(experiment: Experiment) -> dict[str, object]:
+    """An experiment in a data frame: params and metrics under their own names, nested ones with dots."""
+    found: dict[str, object] = {
+        "id": experiment.id,
+        "name": experiment.name,
+        "created": experiment.created,
+        "status": experiment.status,
+        "duration": experiment.duration,
+        "user": experiment.user,
+        "host": experiment.host,
+        "command": experiment.command,
+        "tags": list(experiment.tags),
+        "notes": experiment.notes,
+        "checkpoints": len(experiment.checkpoints),
+        **series.flat(experiment.params, "params."),
+    }
+    for which, checkpoint in (("best", experiment.best()), ("latest", experiment.latest())):
+        if checkpoint is not None:
+            found |= {f"{which}.id": checkpoint.id, f"{which}.step": checkpoint.step}
+            found |= series.flat(checkpoint.metrics, f"{which}.metrics.")
+    return found
+
+
+def _differs(name: str, params: Sequence[Mapping[str, Value]]) -> bool:
+    missing = object()
+    return len(params) == 1 or any(each.get(name, missing) != params[0].get(name, missing) for each in params)
+
+
+def _checkpoint_cell(checkpoint: Checkpoint | None) -> str:
+    """A checkpoint in a table of experiments: its id, step, and primary metric, else all of them."""
+    if checkpoint is None:
+        return ""
+    primary = checkpoint.primary_metric
+    metrics = checkpoint.metrics
+    shown = metrics if primary is None or primary.name not in metrics else {primary.name: metrics[primary.name]}
+    return "\n".join(filter(None, [f"{checkpoint.short_id} (step {checkpoint.step})", markup.pairs(shown)]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,18 @@ class IgnoreRules:
         return self._spec.match_file(path + "/" if directory else path)
 
 
-def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path] = ()) -> Tree:
+def _forget(_path: str, _why: str) -> None:
+    """Takes no notice of what is left out."""
+
+
+def scan(
+    root: Path,
+    start: Path,
+    *,
+    rules: IgnoreRules,
+    skipped: Sequence[Path] = (),
+    left_out: Callable[[str, str], object] = _forget,
+) -> Tree:
     """Find the files of a snapshot: those at or below `start`, with paths relative to `root`.
 
     Symbolic links that stay inside `root` are kept as links, except `start` itself, which is followed. What vanishes
@@ -105,6 +116,7 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
         start: a file or directory inside it.
         rules: what to leave out; `SKIPPED_NAMES` and virtual environments always are.
         skipped: further directories to leave out, resolved (a storage inside the project).
+        left_out: called with the path of what is left out, and why; nothing is said of what is below it.
 
     Raises:
         InvalidInput: a link leads out of the project, a name is no Unicode, or a directory can't be read.
@@ -129,9 +141,10 @@ def scan(root: Path, start: Path, *, rules: IgnoreRules, skipped: Sequence[Path]
         for entry in entries:
             path = _relative(root, Path(entry.path))
             is_directory = entry.is_dir(follow_symlinks=False)
-            if entry.name in SKIPPED_NAMES or is_temporary(entry.name):
+            if is_temporary(entry.name):
                 continue
-            if rules.match(path, directory=is_directory) or (is_directory and _left_out(Path(entry.path), skipped)):
+            if (why := _why_left_out(entry, path, rules, skipped, is_directory=is_directory)) is not None:
+                left_out(path, why)
                 continue
             path = _unicode(path, rules)
             if entry.is_symlink():
@@ -164,13 +177,23 @@ def _entries(directory: Path, rules: IgnoreRules) -> list[os.DirEntry[str]] | No
         ) from error
 
 
-def _left_out(directory: Path, skipped: Sequence[Path]) -> bool:
+def _why_left_out(
+    entry: os.DirEntry[str], path: str, rules: IgnoreRules, skipped: Sequence[Path], *, is_directory: bool
+) -> str | None:
+    """Why something is not part of a snapshot; None if it is."""
+    if entry.name in SKIPPED_NAMES:
+        return "never saved"
+    if rules.match(path, directory=is_directory):
+        return IGNORE_FILE
+    if not is_directory:
+        return None
+    directory = Path(entry.path)
     if directory in skipped:
-        return True
+        return "what is saved is kept there"
     try:
-        return any((directory / mark).exists() for mark in ENVIRONMENT_MARKS)
+        return "virtual environment" if any((directory / mark).exists() for mark in ENVIRONMENT_MARKS) else None
     except PermissionError:  # reading it will say so
-        return False
+        return None
 
 
 def _relative(root: Path, path: Path) -> str:

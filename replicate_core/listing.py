@@ -125,6 +125,10 @@ class Source:
         """Tell whether a process of this machine records an experiment."""
         return any(queue.is_owned() for queue in self._spool.queues_of(experiment))
 
+    def is_recorded_by_this_process(self, experiment: str) -> bool:
+        """Tell whether this very process records an experiment."""
+        return any(queue.is_owned_by_this_process() for queue in self._spool.queues_of(experiment))
+
     def begins_here(self, state: ExperimentState) -> bool:
         """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
         queues = self._spool.queues_of(state.created.experiment)

@@ -89,6 +89,11 @@ def moved(before: Path, after: Path) -> None:
         _held.add(after, descriptor)
 
 
+def is_own(path: Path) -> bool:
+    """Tell whether this process holds a lock; `path` as of `release`."""
+    return path in _held.descriptors
+
+
 def is_held(path: Path) -> bool:
     """Tell whether any process, this one included, holds a lock."""
     for attempt in range(ATTEMPTS):

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from replicate_core import environment, ids, importing, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
-from replicate_core.errors import InvalidInput, NotFound, StorageFailed
+from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store
+from replicate_core.preview import Preview
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
-from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, mapping
+from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
 from replicate_core.records import Created, ExperimentState
 from replicate_core.redaction import without_credentials
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Spool
 from replicate_core.store import Store
-from replicate_core.values import Value, plain
+from replicate_core.values import Value
 from replicate_core.version import __version__
 from replicate_core.whence import Holder, whence
 
 Filter = Callable[[Experiment], bool]
 
 CANDIDATES_SHOWN = 10
+
+REACH_SECONDS = 10.0
+"""So long a storage may take to answer whoever only asks whether it is there."""
 
 KNOWN_SECONDS = 30.0
 """So long, at most, who goes on waits until other machines can see that."""
@@ -80,6 +87,10 @@ class Project:
         """
         check_inside(Path.cwd(), self.directory, path)
 
+    def place(self) -> Place:
+        """Where its experiments are recorded from, and to."""
+        return Place(self.config, self.storage, self.spool, lambda: self.repository)
+
     @cached_property
     def repository(self) -> Repository:
         """What is stored at the storage.
@@ -92,6 +103,43 @@ class Project:
     @cached_property
     def _store(self) -> Store:
         return open_store(self.storage, relative_to=self.directory)
+
+    def preview(self, path: str = ".") -> Preview:
+        """What `replicate.init()` would save as code, and what it would leave out, without saving it.
+
+        Args:
+            path: as of `init`.
+
+        Raises:
+            InvalidInput, ConfigInvalid: `init` would fail.
+        """
+        return self.place().code(path)[2]
+
+    def reach(self, *, seconds: float = REACH_SECONDS) -> bool:
+        """Look whether the storage can be reached, without changing it; tells whether anything is stored there yet.
+
+        Args:
+            seconds: it is given up then.
+
+        Raises:
+            StorageFailed: it can't be, or did not answer in time.
+            MissingExtra, InvalidInput, TooNew, Corrupted: it can't be opened, or is no storage of this version.
+        """
+        found: Future[bool] = Future()
+
+        def look() -> None:
+            try:
+                found.set_result(Repository(self._store).check_format())
+            except Exception as error:  # noqa: BLE001  # raised below
+                found.set_exception(error)
+
+        threading.Thread(target=look, daemon=True).start()  # nothing can end it, should the storage hang
+        try:
+            return found.result(seconds)
+        except FutureTimeout as error:
+            raise StorageFailed(
+                f"{self.shown_storage} did not answer within {seconds:g} seconds: check the network and the URL"
+            ) from error
 
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
@@ -195,12 +243,17 @@ class Project:
             )
 
     @property
+    def shown_storage(self) -> str:
+        """The storage, without credentials."""
+        return without_credentials(self.storage)
+
+    @property
     def has_waiting(self) -> bool:
         """Whether something waits on this machine that only `sync` will store: its process is gone."""
         return any(queue.is_abandoned() and not queue.is_taken() for queue in self.spool.queues())
 
     def __repr__(self) -> str:
-        return f"<Project {str(self.directory)!r} storage={without_credentials(self.storage)!r}>"
+        return f"<Project {str(self.directory)!r} storage={self.shown_storage!r}>"
 
 
 class Experiments:
@@ -219,20 +272,18 @@ class Experiments:
         Args:
             filter: keeps those for which it returns true.
         """
-        source = self._project().source
-        found = (Experiment(listed, source) for listed in source.all().values())
+        project = self._project()
+        found = (_loaded(project, listed) for listed in project.source.all().values())
         return ExperimentList(experiment for experiment in found if filter is None or filter(experiment))
 
-    def get(self, prefix: str) -> Experiment:
-        """The experiment whose id begins with `prefix`.
+    def get(self, prefix: str) -> Experiment | Checkpoint:
+        """The experiment or the checkpoint whose id begins with `prefix`.
 
         Raises:
             NotFound: there is none, or there are several; the message lists them.
         """
         experiment, checkpoint = self.find(prefix)
-        if checkpoint is not None:
-            raise NotFound(f"{prefix!r} is a checkpoint of the experiment {experiment.short_id}, and no experiment")
-        return experiment
+        return experiment if checkpoint is None else checkpoint
 
     def find(self, prefix: str) -> tuple[Experiment, Checkpoint | None]:
         """The experiment, or the checkpoint and its experiment, whose id begins with `prefix`.
@@ -240,7 +291,8 @@ class Experiments:
         Raises:
             NotFound: there is none, or there are several; the message lists them.
         """
-        source = self._project().source
+        project = self._project()
+        source = project.source
         wanted = prefix.strip().lower()
         matches = list(_matches(wanted, source.all().values())) if wanted else []
         if not matches:
@@ -251,7 +303,7 @@ class Experiments:
         if len(matches) > 1:
             raise NotFound(_ambiguous(prefix, matches))
         listed, checkpoint_id = matches[0]
-        experiment = Experiment(listed, source)
+        experiment = _loaded(project, listed)
         return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
 
     def create(
@@ -267,13 +319,12 @@ class Experiments:
     ) -> Experiment:
         """Begin an experiment, or go on with one; see `init`."""
         recorded = mapping("params", {} if params is None else params)
-        labels = _labels(tags)
         project = self._project()
         created = Created(
             experiment=_new_id(),
             created=utc_now(),
             name=_optional_text("name", name),
-            tags=labels,
+            tags=labels(tags),
             notes=_optional_text("notes", notes),
             params=recorded,
             user=environment.user(),
@@ -286,8 +337,8 @@ class Experiments:
             git=environment.git_state(project.directory),
             replicate_version=__version__,
         )
-        found = None if resume is None else resuming.find(project.source, _text("resume", resume), created)
-        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
+        found = None if resume is None else resuming.find(project.source, text("resume", resume), created)
+        place = project.place()
         rank = this_rank()
         if rank.number != 0:
             _warn_of_rank(rank)
@@ -297,7 +348,7 @@ class Experiments:
             recording = Recording.begin(place, created, path=path, strict=strict)
             start_for_abandoned(project.spool, project.directory)
             return _experiment(project, created, None, recording)
-        resuming.wait_until_over(project.source, found, place.say)
+        resuming.wait_until_over(project.source, found.experiment, place.say)
         start = resuming.choose(project.source, found)
         place.say(resuming.described(start))
         recording = _go_on(project, place, start, path=path, strict=strict)
@@ -324,6 +375,24 @@ def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str |
                 recording.end("interrupted", str(error))
             raise
     return recording
+
+
+def _loaded(project: Project, listed: Listed) -> Experiment:
+    return Experiment(listed, project.source, go_on=partial(_add_to, project, listed.state.created.experiment))
+
+
+def _add_to(project: Project, experiment: str) -> tuple[Listed, Recorded]:
+    """Record a session that adds to an experiment which nobody records any more."""
+    rank = this_rank()
+    if rank.number != 0:
+        _warn_of_rank(rank)
+        return resuming.one(project.source, experiment), Bystander()
+    place = project.place()
+    resuming.wait_until_over(project.source, experiment, place.say)
+    start = resuming.behind_the_last(project.source, experiment)
+    recording = _go_on(project, place, start, path=None, strict=False)
+    start_for_abandoned(project.spool, project.directory)
+    return start.listed, recording
 
 
 def _new_id() -> str:
@@ -366,20 +435,8 @@ def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
     return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
 
 
-def _labels(tags: object) -> tuple[str, ...]:
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
-    return tuple(_text("a tag", tag) for tag in tags)
-
-
 def _optional_text(what: str, value: object) -> str | None:
-    return None if value is None else _text(what, value)
-
-
-def _text(what: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
-    return str(plain(value, name=what))
+    return None if value is None else text(what, value)
 
 
 def _config_record(project: Project) -> dict[str, Value]:

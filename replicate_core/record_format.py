@@ -100,6 +100,7 @@ def encode(record: Record) -> Value:
                 "manifest": record.manifest,
                 "size_bytes": record.size_bytes,
                 "stored_bytes": record.stored_bytes,
+                "adds": record.adds,
             }
         case Ended():
             plain |= {
@@ -246,6 +247,7 @@ def _decode_resumed(plain: dict[str, Value]) -> Resumed:
         manifest=_manifest_key(plain["manifest"]),
         size_bytes=expect_count(plain["size_bytes"]),
         stored_bytes=expect_count(plain["stored_bytes"]),
+        adds=plain.get("adds") is True,
     )
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
 from replicate_core.files import IgnoreRules, Tree, scan
 from replicate_core.launching import Launched, as_error, launch
 from replicate_core.opening import local_root
+from replicate_core.preview import Preview
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Ending, Keep, PrimaryMetric, Resumed
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Origin, Queue, Spool
@@ -116,11 +117,27 @@ class Place:
         if not self.config.quiet:
             tell(text)
 
-    def tree(self, start: Path, *, rules: IgnoreRules) -> Tree:
+    def tree(
+        self, start: Path, *, rules: IgnoreRules, left_out: Callable[[str, str], object] = lambda _path, _why: None
+    ) -> Tree:
         """The files at or below `start`; neither the storage nor the spool is ever among them."""
         storage = local_root(self.storage, relative_to=self.directory)
         skipped = [self.spool.directory] if storage is None else [self.spool.directory, storage]
-        return scan(self.directory, start, rules=rules, skipped=[directory.resolve() for directory in skipped])
+        resolved = [directory.resolve() for directory in skipped]
+        return scan(self.directory, start, rules=rules, skipped=resolved, left_out=left_out)
+
+    def code(self, path: str) -> tuple[Path, Tree, Preview]:
+        """Where the code to save lies, its files, and what is to be thought of them.
+
+        Raises:
+            InvalidInput: the path, or what lies there, can't be saved.
+            ConfigInvalid: `.replicateignore` can't be used.
+        """
+        start = _existing_inside(self.directory, self.directory, path)
+        left_out: dict[str, str] = {}
+        tree = self.tree(start, rules=IgnoreRules.of(self.directory), left_out=left_out.setdefault)
+        sizes = {name: _size(file) for name, file in tree.files.items()}
+        return start, tree, Preview.of(sizes, left_out, self.config.code_limit_bytes)
 
 
 class Recorded(Protocol):
@@ -264,9 +281,10 @@ class Recording:
             raise InvalidInput(f"the storage {storage} holds the project {place.directory} itself: keep them apart")
         tree = None
         if path is not None:
-            start = _existing_inside(place.directory, place.directory, path)
-            tree = place.tree(start, rules=IgnoreRules.of(place.directory))
+            start, tree, preview = place.code(path)
             first = replace(first, path=start.relative_to(place.directory).as_posix())
+            if concerns := preview.concerns():
+                warnings.warn(f"{'. And '.join(concerns)}. `replicate status` shows all of it", stacklevel=4)
         origin = Origin(
             first.experiment,
             place.storage,
@@ -647,6 +665,28 @@ def mapping(name: str, value: object) -> dict[str, Value]:
     converted = plain(value, name=name)
     assert isinstance(converted, dict), "a mapping is converted to a dictionary"
     return converted
+
+
+def text(what: str, value: object) -> str:
+    """Check a text that a user gave: a name, a tag.
+
+    Raises:
+        InvalidInput: it is none, or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
+    return str(plain(value, name=what))
+
+
+def labels(tags: object) -> tuple[str, ...]:
+    """Check tags as a user gave them; one that is given twice counts once.
+
+    Raises:
+        InvalidInput: they are no list of texts.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
+    return tuple(dict.fromkeys(text("a tag", tag) for tag in tags))
 
 
 def _checked_step(step: object) -> int:

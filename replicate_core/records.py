@@ -144,7 +144,7 @@ class Checkpointed:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """Name, tags or notes were changed; what is None stays as it was."""
+    """Name, tags or notes were changed; what is None stays as it was, and an empty text takes away what was there."""
 
     experiment: str
     name: str | None = None
@@ -170,6 +170,8 @@ class Resumed:
     """Key of the manifest of the project's files."""
     size_bytes: int = 0
     stored_bytes: int = 0
+    adds: bool = False
+    """Whether it only adds: nothing is set aside, and how the training before it ended stays what counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
             case Resumed():
                 resumed.append(record)
             case Edited():
-                created = _edit(created, record)
+                created = edited(created, record)
             case Ended():
                 ended[record.session] = record
             case Deleted():
@@ -283,10 +285,12 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
                 pass
     lineage = _lineage(resumed, made, ended)
     history = {key: _private(item, is_over=None in ended) for key, item in made.get(None, {}).items()}
-    session, resumed_from, code = None, created.resumed_from, None
+    session, training, resumed_from, code = None, None, created.resumed_from, None
     for step in lineage:
-        session, resumed_from, code = step.session, step.checkpoint, step.manifest or code
-        history = _until(step.checkpoint, history)
+        session, code = step.session, step.manifest or code
+        if not step.adds:
+            training, resumed_from = session, step.checkpoint
+            history = _until(step.checkpoint, history)
         added = {key: replace(item, code=code) for key, item in made.get(session, {}).items()}
         history |= {key: _private(item, is_over=session in ended) for key, item in added.items()}
     current = {key: _release(item) if key in released else item for key, item in history.items() if key not in gone}
@@ -295,7 +299,8 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
         for item in current.values()
     )
     created = replace(created, manifest=_replacement(created.manifest, replaced))
-    return ExperimentState(created, kept, ended.get(session), resumed_from, _replacement(code, replaced), session)
+    ending = ended.get(training, ended[session]) if session in ended else None
+    return ExperimentState(created, kept, ending, resumed_from, _replacement(code, replaced), session)
 
 
 def _lineage(
@@ -356,9 +361,14 @@ def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | Non
     return manifest
 
 
-def _edit(created: Created, edit: Edited) -> Created:
-    changes = {"name": edit.name, "tags": edit.tags, "notes": edit.notes}
-    return replace(created, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]  # each value comes from the field of the same name
+def edited(created: Created, edit: Edited) -> Created:
+    """What an experiment is known as once it was edited."""
+    return replace(
+        created,
+        name=created.name if edit.name is None else edit.name or None,
+        tags=created.tags if edit.tags is None else edit.tags,
+        notes=created.notes if edit.notes is None else edit.notes or None,
+    )
 
 
 def primary_metric_of(checkpoints: Sequence[CheckpointFacts]) -> PrimaryMetric | None:

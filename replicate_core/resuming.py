@@ -56,12 +56,14 @@ class Start:
     checkpoint: CheckpointFacts | None
     """None: at its beginning, because none of its checkpoints has files that can be read."""
     reason: str
+    adds: bool = False
+    """Whether it goes on behind its last checkpoint, which need not be readable, and nothing is set aside."""
 
     def resumed(self, session: str, now: datetime) -> Resumed:
         """What is recorded of it."""
         state = self.listed.state
         checkpoint = None if self.checkpoint is None else self.checkpoint.id
-        return Resumed(state.created.experiment, now, session, state.session, checkpoint)
+        return Resumed(state.created.experiment, now, session, state.session, checkpoint, adds=self.adds)
 
 
 def find(source: Source, wanted: str, created: Created) -> Found | None:
@@ -105,7 +107,7 @@ def _text_of(created: Created) -> str:
     return json.dumps(created.params, sort_keys=True)  # as text, because NaN is not equal to itself
 
 
-def wait_until_over(source: Source, found: Found, say: Say) -> None:
+def wait_until_over(source: Source, experiment: str, say: Say) -> None:
     """Make sure that an experiment does not run any more.
 
     On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
@@ -115,13 +117,17 @@ def wait_until_over(source: Source, found: Found, say: Say) -> None:
         StillRuns: it runs.
         NotFound: it was deleted.
     """
-    experiment = found.experiment
+    if source.is_recorded_by_this_process(experiment):
+        raise StillRuns(
+            f"the experiment {ids.short(experiment)} is being recorded by this very process: use the object that "
+            "replicate.init() returned, or end it first with stop()"
+        )
     if source.is_recorded_here(experiment):
         raise StillRuns(
             f"the experiment {ids.short(experiment)} is still being recorded by another process of this machine: wait "
             "until that has ended, or stop it; resume=None begins another experiment"
         )
-    first = _one(source, experiment)
+    first = one(source, experiment)
     if first.status != "running" or source.was_left_here(experiment, first.state.session):
         return
     where = "another machine" if first.heartbeat is None else first.heartbeat.host
@@ -129,7 +135,7 @@ def wait_until_over(source: Source, found: Found, say: Say) -> None:
     patience = time.monotonic() + SILENCE.total_seconds()
     while time.monotonic() < patience:
         time.sleep(LOOK_SECONDS)
-        now = _one(source, experiment)
+        now = one(source, experiment)
         if now.state.ended is not None:
             return
         if _life(now) != _life(first):
@@ -154,7 +160,7 @@ def choose(source: Source, found: Found) -> Start:
         StorageFailed: the storage can't be reached.
     """
     source.settle(found.experiment)
-    listed = _one(source, found.experiment)
+    listed = one(source, found.experiment)
     for checkpoint in reversed(listed.state.checkpoints):
         if found.checkpoint not in (None, checkpoint.id) or (checkpoint.manifest is None and found.checkpoint is None):
             continue
@@ -175,16 +181,29 @@ def choose(source: Source, found: Found) -> Start:
     return Start(listed, None, found.reason)
 
 
+def behind_the_last(source: Source, experiment: str) -> Start:
+    """Where more is added to an experiment that is over: behind all that it has.
+
+    Raises:
+        NotFound: it was deleted.
+        StorageFailed: the storage can't be reached.
+    """
+    source.settle(experiment)
+    listed = one(source, experiment)
+    last = listed.state.checkpoints[-1] if listed.state.checkpoints else None
+    return Start(listed, last, "more is added to it", adds=True)
+
+
 def follow(source: Source, found: Found, say: Say) -> Start:
     """Find where another process of the same distributed run goes on, or will go on."""
     try:
-        wait_until_over(source, found, say)
+        wait_until_over(source, found.experiment, say)
     except StillRuns:  # it has begun to
-        if source.begins_here(_one(source, found.experiment).state):  # and has not said from where:
+        if source.begins_here(one(source, found.experiment).state):  # and has not said from where:
             start = choose(source, found)  # it chooses as anybody does who looks now
-            if source.begins_here(_one(source, found.experiment).state):  # so nothing has changed meanwhile
+            if source.begins_here(one(source, found.experiment).state):  # so nothing has changed meanwhile
                 return start
-        listed = _one(source, found.experiment)
+        listed = one(source, found.experiment)
         wanted = listed.state.resumed_from
         checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
         return Start(listed, checkpoint, found.reason)
@@ -208,7 +227,7 @@ def check_alone(source: Source, start: Start) -> None:
         StillRuns: one has.
     """
     experiment = start.listed.state.created.experiment
-    if source.is_recorded_here(experiment) or _one(source, experiment).state.session != start.listed.state.session:
+    if source.is_recorded_here(experiment) or one(source, experiment).state.session != start.listed.state.session:
         raise StillRuns(_rivals(experiment))
 
 
@@ -233,7 +252,8 @@ def _rivals(experiment: str) -> str:
     )
 
 
-def _one(source: Source, experiment: str) -> Listed:
+def one(source: Source, experiment: str) -> Listed:
+    """What is known of an experiment. Raises `NotFound`: it was deleted."""
     listed = source.one(experiment)
     if listed is None:
         raise NotFound(f"the experiment {ids.short(experiment)} was deleted")

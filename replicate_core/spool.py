@@ -405,6 +405,10 @@ class Queue:
         """Tell whether the process that appends is alive, and may append more."""
         return locks.is_held(self._owner)
 
+    def is_owned_by_this_process(self) -> bool:
+        """Tell whether it is this process that appends."""
+        return locks.is_own(self._owner)
+
     def is_alive(self) -> bool | None:
         """Tell whether a process appends or stores; None if it belongs to another user, and that can't be told."""
         return self.is_owned() or self.is_taken() if os.access(self._owner, os.R_OK) else None

@@ -17,12 +17,14 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.checkout import checkout
+from replicate.cli.editing import name, note, tag
 from replicate.cli.import_ import import_
 from replicate.cli.ls import ls
 from replicate.cli.prune import prune
 from replicate.cli.ps import ps
 from replicate.cli.rm import rm
 from replicate.cli.show import show
+from replicate.cli.status import status
 from replicate.cli.sync import sync
 from replicate.cli.verify import verify
 from replicate.cli.whence import whence
@@ -55,7 +57,7 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, ps, show, checkout, rm, sync, verify, prune, import_, whence):
+for _command in (status, ls, ps, show, checkout, tag, note, name, whence, rm, sync, verify, prune, import_):
     cli.add_command(_command)
 
 

@@ -57,6 +57,7 @@ def test_what_is_promised_is_listed() -> None:
         "InvalidInput",
         "MissingExtra",
         "NotFound",
+        "Preview",
         "PrimaryMetric",
         "Project",
         "PruneReport",

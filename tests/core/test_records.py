@@ -207,7 +207,7 @@ def test_a_record_that_is_wrong_somewhere_fails_in_one_way_only(damaged, word, d
     ("word", "field"),
     sorted(
         {(word, field) for word, record in SAMPLES.items() for field in encode(record)}
-        - {("checkpoints", "session"), ("ended", "session")}
+        - {("checkpoints", "session"), ("ended", "session"), ("resumed", "adds")}
     ),
 )
 def test_every_field_must_be_there(word, field):
@@ -215,6 +215,12 @@ def test_every_field_must_be_there(word, field):
     del plain[field]
     with pytest.raises(Corrupted, match=field):
         decode(plain, key=KEY)
+
+
+def test_what_does_not_say_that_it_only_adds_sets_aside():
+    plain = encode(SAMPLES["resumed"])
+    del plain["adds"]
+    assert decode(plain, key=KEY) == dataclasses.replace(SAMPLES["resumed"], adds=False)
 
 
 @pytest.mark.parametrize("word", ["checkpoints", "ended"])

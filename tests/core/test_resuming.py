@@ -950,7 +950,7 @@ class TestTwoAtOnce:
         """A cell of a notebook that is run again."""
         first = start()
         save(first, 0)
-        with pytest.raises(InvalidInput, match="still being recorded"):
+        with pytest.raises(InvalidInput, match="being recorded by this very process"):
             start()
         first.stop()
         assert start().resumed_from.step == 0

@@ -1,0 +1,93 @@
+"""`replicate status`: what `init()` would save from here, what it would not, and whether the storage is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+import replicate
+from replicate.cli import output
+
+FILES_SHOWN = 20
+"""So many of the largest files are shown; `--all` shows the rest."""
+
+
+@click.command(epilog="Example: replicate status --all")
+@click.option("--path", default=".", help="What init(path=...) is given. Default: the whole project.")
+@click.option("--all", "everything", is_flag=True, help="Show every file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+@click.pass_obj
+def status(open_project: Callable[[], replicate.Project], path: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
+    """Show what replicate.init() would save from here, largest first, what it would leave out, and where it would go.
+
+    Names files that look like secrets, or like data too large for code. Nothing is saved. Exits with 3 if the storage
+    can't be reached; it is given up after 10 seconds.
+    """
+    project = open_project()
+    preview = project.preview(path)
+    problem: replicate.ReplicateError | None = None
+    is_used = False
+    try:
+        is_used = project.reach()
+    except replicate.ReplicateError as error:
+        problem = error
+    if as_json:
+        click.echo(output.as_json(_fields(project, preview, problem, is_used=is_used)))
+    else:
+        _show(project, preview, problem, is_used=is_used, everything=everything)
+        output.hint_at_waiting(project)
+    if problem is not None:
+        raise problem
+
+
+def _fields(
+    project: replicate.Project, preview: replicate.Preview, problem: replicate.ReplicateError | None, *, is_used: bool
+) -> dict[str, object]:
+    return {
+        "project": str(project.directory),
+        "storage": project.shown_storage,
+        "reachable": problem is None,
+        "problem": None if problem is None else str(problem),
+        "is_used": is_used,
+        "total_bytes": preview.total_bytes,
+        "limit_bytes": preview.limit_bytes,
+        "files": [{"path": path, "size_bytes": size} for path, size in preview.files.items()],
+        "left_out": [{"path": path, "why": why} for path, why in preview.left_out.items()],
+        "secrets": preview.secrets,
+        "data": preview.data,
+        "concerns": preview.concerns(),
+    }
+
+
+def _show(
+    project: replicate.Project,
+    preview: replicate.Preview,
+    problem: replicate.ReplicateError | None,
+    *,
+    is_used: bool,
+    everything: bool,
+) -> None:
+    reached = "not reached" if problem is not None else "reached" if is_used else "reached, nothing is stored there yet"
+    count = len(preview.files)
+    shown = list(preview.files.items())[: None if everything else FILES_SHOWN]
+    notes = dict.fromkeys(preview.data, "data?") | dict.fromkeys(preview.secrets, "secret?")
+    with output.console() as console:
+        console.print(f"Project: {output.printable(str(project.directory))}", markup=False)
+        console.print(f"Storage: {output.printable(project.shown_storage)} ({reached})", markup=False)
+        console.print(f"init() would save {count} file{'s' * (count != 1)}, {output.size(preview.total_bytes)}:")
+        if shown:
+            console.print()
+            rows = ([output.size(size), notes.get(path, ""), path] for path, size in shown)
+            console.print(output.table(["SIZE", "NOTE", "FILE"] if notes else ["SIZE", "", "FILE"], rows))
+        if count > len(shown):
+            console.print(f"and {count - len(shown)} smaller ones: --all")
+        left_out = list(preview.left_out.items())[: None if everything else FILES_SHOWN]
+        if left_out:
+            console.print()
+            console.print(output.table(["LEFT OUT", "WHY"], ([path, why] for path, why in left_out)))
+        if len(preview.left_out) > len(left_out):
+            console.print(f"and {len(preview.left_out) - len(left_out)} more: --all")
+        for concern in preview.concerns():
+            console.print()
+            console.print(f"Warning: {output.printable(concern)}.", style="yellow", markup=False)

@@ -1,0 +1,32 @@
+"""Data frames: rows of plain data by pandas, which is imported when one is made. Nothing else knows pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from replicate_core.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from pandas import DataFrame as DataFrame  # noqa: PLC0414  # also for those who only name the type
+
+
+def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> DataFrame:
+    """A data frame with a row for each of `rows`.
+
+    Args:
+        rows: name of a column to value; what a row does not have is missing in it.
+        columns: those that are there in any case, in this order, before all others.
+
+    Raises:
+        MissingExtra: pandas is not installed.
+    """
+    try:
+        import pandas as pd  # noqa: PLC0415  # 0.5 s, and an extra
+    except ImportError as error:
+        raise MissingExtra(
+            'data frames need pandas, which is not installed: pip install pandas (the extra "replicate[notebook]" of '
+            "this package)"
+        ) from error
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
+    return pd.DataFrame(list(rows), columns=list(names))

@@ -1,0 +1,203 @@
+"""Drawing: lines over steps, and points over a param, by matplotlib, which is imported when something is drawn.
+
+In the core, because what users hold is there and has `plot()`; alone in a room, because nothing else may know
+matplotlib. What is drawn comes as plain numbers and labels. A name from a repository is a stranger's text: it is drawn
+as it stands, and never read as a formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from replicate_core.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes  # noqa: PLC0414  # also for those who only name the type
+
+LABEL_POINTS = 8
+
+LABEL_CHARACTERS = 30
+"""Longer labels are cut."""
+
+DIRECT_LABELS_MAX = 10
+"""So many lines have their label at their end, too."""
+
+POINT_LABELS_MAX = 40
+"""So many points are labelled; more would cover each other."""
+
+LEGEND_MAX = 20
+"""So many lines stand in a legend; of more, only how many there are."""
+
+MARKED_MAX = 30
+"""Lines of so many points show each of them."""
+
+STYLES = ("-", "--", ":", "-.")
+COLORS = 10
+"""So many colours there are before lines take the next style."""
+
+GAP = 1.15
+"""From one label to the next one above it at least, in heights of their font."""
+
+WIDTH = 0.6
+"""Of a character, in heights of its font."""
+
+
+class Line(NamedTuple):
+    """One experiment over its steps."""
+
+    label: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+class Point(NamedTuple):
+    """One experiment as a param and a metric of it."""
+
+    label: str
+    x: float | str
+    y: float
+
+
+def draw_lines(lines: Sequence[Line], *, metric: str, logy: bool = False, ax: Axes | None = None) -> Axes:
+    """Draw a metric over steps.
+
+    Args:
+        lines: one for each experiment.
+        metric: its name, for the axis.
+        logy: draw it on a logarithmic axis.
+        ax: where to draw; None: a figure of its own.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    axes = _axes(ax)
+    before = len(axes.get_lines())
+    for index, line in enumerate(lines, before):
+        axes.plot(
+            line.steps,
+            line.values,
+            label=_label(line.label),
+            color=f"C{index % COLORS}",
+            linestyle=STYLES[index // COLORS % len(STYLES)],
+            marker="o" if len(line.steps) <= MARKED_MAX else None,
+            markersize=4,
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel(_literal(metric))
+    if ax is None:
+        axes.locator_params(axis="x", integer=True)
+    if logy:
+        axes.set_yscale("log")
+    ends = [(line, end, index) for index, line in enumerate(lines, before) if (end := _end(line)) is not None]
+    if ax is None and len(lines) <= DIRECT_LABELS_MAX:  # beside the axes of others there may be no room
+        _annotate(axes, [_Text(line.label, *end, f"C{index % COLORS}") for line, end, index in ends])
+    _legend(axes, fewest=2 if ax is None else 1)
+    return axes
+
+
+def draw_points(
+    points: Sequence[Point], *, param: str, metric: str, logx: bool = False, logy: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Draw a metric over a param, a point for each experiment; params that are no numbers are named on the axis.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    axes = _axes(ax)
+    named = any(isinstance(point.x, str) for point in points)
+    names = list(dict.fromkeys(_name(point.x) for point in points)) if named else []
+    across = [names.index(_name(point.x)) if named else float(point.x) for point in points]
+    axes.scatter(across, [point.y for point in points])
+    if named:
+        axes.set_xticks(range(len(names)), [_label(name) for name in names])
+    axes.set_xlabel(_literal(param))
+    axes.set_ylabel(_literal(metric))
+    if logx and not named:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+    axes.margins(0.1)
+    if len(points) <= POINT_LABELS_MAX:
+        seen = ((x, point) for x, point in zip(across, points, strict=True) if math.isfinite(point.y))
+        _annotate(axes, [_Text(point.label, x, point.y, "black") for x, point in seen])
+    return axes
+
+
+def _axes(given: Axes | None) -> Axes:
+    if given is not None:
+        return given
+    try:
+        from matplotlib import pyplot as plt  # noqa: PLC0415  # 0.3 s, and an extra
+    except ImportError as error:
+        raise MissingExtra(
+            "plots need matplotlib, which is not installed: pip install matplotlib (the extra "
+            '"replicate[notebook]" of this package)'
+        ) from error
+    _, axes = plt.subplots(layout="constrained")
+    return axes
+
+
+def _literal(text: str) -> str:
+    """A text that is drawn as it stands: without formulas, line breaks and control characters."""
+    printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return printable.replace("$", r"\$")
+
+
+def _name(param: float | str) -> str:
+    return param if isinstance(param, str) else f"{param:g}"
+
+
+def _label(text: str) -> str:
+    cut = text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "…"
+    return _literal(f" {cut}" if cut.startswith("_") else cut)  # legends leave out what begins with an underscore
+
+
+class _Text(NamedTuple):
+    """A label beside a point."""
+
+    label: str
+    x: float
+    y: float
+    color: str
+
+
+def _end(line: Line) -> tuple[float, float] | None:
+    """The last point of a line that can be seen."""
+    seen = (point for point in zip(reversed(line.steps), reversed(line.values), strict=True) if math.isfinite(point[1]))
+    return next(seen, None)
+
+
+def _annotate(axes: Axes, texts: Sequence[_Text]) -> None:
+    """Write labels to the right of their points, moved upwards where they would cover each other."""
+    axes.get_xlim(), axes.get_ylim()  # until somebody asks, the axes do not know what they show
+    scale = 72 / axes.figure.dpi
+    places = (tuple(scale * axes.transData.transform((text.x, text.y))) for text in texts)
+    placed: list[tuple[float, float, float]] = []  # left, right and middle, in points of print
+    for (x, y), text in sorted(zip(places, texts, strict=True), key=lambda pair: pair[0][1]):
+        if not (math.isfinite(x) and math.isfinite(y)):  # on a logarithmic axis
+            continue
+        label = _label(text.label)
+        right, middle = x + len(label) * LABEL_POINTS * WIDTH, y
+        for other_left, other_right, other_middle in placed:  # from below, so that one look is enough
+            if other_left < right and x < other_right and middle < other_middle + GAP * LABEL_POINTS:
+                middle = other_middle + GAP * LABEL_POINTS
+        placed = sorted([*placed, (x, right, middle)], key=lambda place: place[2])
+        axes.annotate(
+            label,
+            (text.x, text.y),
+            xytext=(6, middle - y),
+            textcoords="offset points",
+            verticalalignment="center",
+            color=text.color,
+            fontsize=LABEL_POINTS,
+        )
+
+
+def _legend(axes: Axes, *, fewest: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > LEGEND_MAX:
+        axes.set_title(f"{len(handles)} experiments", fontsize="medium")
+    elif len(handles) >= fewest:
+        axes.legend(handles, labels, fontsize=LABEL_POINTS)

@@ -1,0 +1,145 @@
+"""What a snapshot of the code would hold, before it is made: what is large, and what should not be in it at all.
+
+Pure: it judges by names and sizes, and reads no file. It would rather say nothing than cry wolf: `tokenizer.json` and
+`password_reset.py` are no secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import translate
+
+from replicate_core.markup import size
+
+SECRET_NAMES = (
+    ".env",
+    ".env.*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.ppk",
+    "*.kdbx",
+    "id_rsa",
+    "id_dsa",
+    "id_ecdsa",
+    "id_ed25519",
+    ".netrc",
+    "_netrc",
+    ".pgpass",
+    ".htpasswd",
+    ".pypirc",
+    ".npmrc",
+    ".git-credentials",
+    ".boto",
+    ".s3cfg",
+    "kaggle.json",
+    "client_secret*.json",
+    "service_account*.json",
+    "service-account*.json",
+    "application_default_credentials.json",
+)
+"""Names of files that hold keys and passwords, in lower case."""
+
+HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist", ".pub")
+"""What is meant to be shown around."""
+
+_SECRET_NAME = re.compile("|".join(map(translate, SECRET_NAMES)))
+_SECRET_WORD = re.compile(
+    r"(?:^|[._ -])(?:passwords?|passwd|passphrase|secrets?|token|credentials?|(?:api|access|secret|private)[_-]?keys?)$"
+)
+_PLAIN_FILE = re.compile(r"(?P<stem>.+?)(?:\.(?:txt|json|ya?ml|toml|ini|cfg|conf))?")
+"""What may hold a secret, and is no program that speaks of one; `tokens` are what a model reads."""
+
+DATA_ENDINGS = frozenset({
+    "7z", "arrow", "bin", "bz2", "ckpt", "csv", "db", "feather", "gz", "h5", "hdf5", "jsonl", "keras", "mp4", "npy",
+    "npz", "onnx", "parquet", "pickle", "pkl", "pt", "pth", "safetensors", "sqlite", "tar", "tfrecord", "tgz", "tsv",
+    "wav", "xz", "zip",
+})  # fmt: skip
+DATA_BYTES = 10**6
+"""Files with such an ending are data from this size on."""
+
+DATA_SHARE = 0.1
+"""A file of any other ending is, if it takes so much of what all code may."""
+
+NAMED = 3
+"""So many files are named in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What `replicate.init()` would save of a project."""
+
+    files: Mapping[str, int]
+    """Path of each file, relative to the project directory, to its size in bytes; the largest first."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Path of what would not be saved, to why not; nothing is said of what is below."""
+    limit_bytes: int = 100 * 10**6
+    """More than this is too much for code: `code_limit` in replicate.yaml."""
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], left_out: Mapping[str, str], limit_bytes: int) -> Preview:
+        """Look at files.
+
+        Args:
+            sizes: path to size in bytes.
+            left_out: path to why.
+            limit_bytes: how much code may take.
+        """
+        largest_first = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        return cls(dict(largest_first), dict(sorted(left_out.items())), limit_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(self.files.values())
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Files that hold a key or a password, by their names."""
+        return tuple(sorted(path for path in self.files if is_secret(path)))
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Files that are data or weights, by their names and sizes; the largest first."""
+        return tuple(path for path, count in self.files.items() if is_data(path, count, self.limit_bytes))
+
+    def concerns(self) -> list[str]:
+        """What speaks against saving it as it is, in sentences."""
+        found = []
+        if self.total_bytes > self.limit_bytes:
+            largest = ", ".join(f"{path} ({size(self.files[path])})" for path in list(self.data or self.files)[:NAMED])
+            found.append(
+                f"the code of this project takes {size(self.total_bytes)}, more than {size(self.limit_bytes)}; "
+                f"largest: {largest}. Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
+            )
+        if secrets := self.secrets:
+            more = f" and {len(secrets) - NAMED} more" if len(secrets) > NAMED else ""
+            verdict = "looks like a secret" if len(secrets) == 1 else "look like secrets"
+            found.append(
+                f"{', '.join(secrets[:NAMED])}{more} {verdict}, and whoever may read the storage may read what is "
+                "saved as code: leave out what is secret by a line in .replicateignore"
+            )
+        return found
+
+
+def is_secret(path: str) -> bool:
+    """Tell whether a file holds a key or a password, by its name."""
+    name = path.rpartition("/")[2].lower()
+    if name.endswith(HARMLESS_ENDINGS):
+        return False
+    if _SECRET_NAME.match(name):
+        return True
+    plain = _PLAIN_FILE.fullmatch(name)
+    return plain is not None and _SECRET_WORD.search(plain["stem"]) is not None
+
+
+def is_data(path: str, size_bytes: int, limit_bytes: int) -> bool:
+    """Tell whether a file is data or weights, by its name and size."""
+    ending = path.rpartition("/")[2].rpartition(".")[2].lower()
+    return size_bytes >= limit_bytes * DATA_SHARE or (ending in DATA_ENDINGS and size_bytes >= DATA_BYTES)

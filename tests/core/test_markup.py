@@ -1,0 +1,86 @@
+"""HTML for notebooks: whatever a repository says stays text."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicate_core import markup
+
+HOSTILE = "<script>alert('1')</script> & \"<b\" $x^2$ \x1b[2J\u202e\ud800"
+
+
+class Reader(HTMLParser):
+    """Reads HTML as a browser does: its tags, and the text between."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert all(name in ("class", "style") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@given(st.text())
+def test_no_text_becomes_markup_and_none_is_lost(content: str) -> None:
+    read = Reader(f"<p>{markup.text(content)}</p>")
+    assert read.tags == ["p"] + ["br"] * content.count("\n")
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in content if char != "\n")
+    assert "".join(read.texts) == shown
+
+
+def test_every_part_of_a_page_is_escaped() -> None:
+    page = markup.page(
+        markup.heading(HOSTILE),
+        markup.facts({HOSTILE: HOSTILE, "left out": None}),
+        markup.table([HOSTILE, "b"], [[HOSTILE, HOSTILE]], bold=[0]),
+        markup.line(HOSTILE),
+    )
+    assert set(Reader(page).tags) == {"div", "p", "strong", "table", "tr", "th", "td", "thead", "tbody"}
+    assert "<script" not in page
+    assert not re.search("[\x1b\u202e\ud800]", page)
+    assert page.encode("utf-8")
+    assert "left out" not in page
+
+
+def test_formulas_are_left_alone() -> None:
+    assert markup.page("").startswith('<div class="replicate tex2jax_ignore mathjax_ignore">')
+
+
+def test_nothing_is_shown_of_nothing() -> None:
+    assert markup.facts({"a": None}) == ""
+    assert markup.table(["full", "empty"], [["1", ""], ["2", ""]]).count("<th") == 1 + 1, "thead, and one heading"
+
+
+def test_the_row_that_counts_is_stressed() -> None:
+    table = markup.table(["a"], [["first"], ["second"]], bold=[1])
+    assert "<strong>second</strong>" in table
+    assert "<strong>first" not in table
+
+
+def test_values_are_short() -> None:
+    values = [0.123456789, math.nan, 3, None, True, "text", [1, 2], {"a": "ü"}, "x" * 100]
+    shown = ["0.12346", "nan", "3", "null", "true", "text", "[1, 2]", '{"a": "ü"}', "x" * 59 + "…"]
+    assert [markup.value(value) for value in values] == shown
+    assert markup.pairs({"a": 1, "b": 0.5}) == "a=1\nb=0.5"
+
+
+def test_times_and_sizes() -> None:
+    local = datetime(2026, 11, 23, 12, 0, 5, tzinfo=timezone(timedelta(hours=2)))
+    assert markup.moment(local) == "2026-11-23 10:00:05 UTC"
+    assert [markup.duration(timedelta(seconds=seconds)) for seconds in (3723.5, 5)] == ["1:02:03", "0:00:05"]
+    assert markup.duration(None) is None
+    sizes = {0: "0 B", 999: "999 B", 1500: "1.5 kB", 32_000_000: "32 MB", 7 * 10**9: "7 GB", 8 * 10**13: "80 TB"}
+    assert {count: markup.size(count) for count in sizes} == sizes
