@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,7 +30,7 @@ from replicate_lightning.arguments import (
     check_save_freq,
 )
 from replicate_lightning.describing import description, hyperparameters
-from replicate_lightning.loading import go_on_from, told_path, tunes, was_stopped
+from replicate_lightning.loading import go_on_from, load_plain, told_path, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
@@ -421,6 +422,11 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
                 stacklevel=4,
             )
             return None
+        if self._resume is not None and not self._has_saved and trainer.is_global_zero and Path(path).is_file():
+            try:
+                load_plain(Path(path))
+            except InvalidInput as error:  # better told now than when it is too late
+                warnings.warn(f"resume={self._resume!r} will not go on from {path}: it {error}", stacklevel=4)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
         self._saving_seconds += self._save_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,13 +43,11 @@ def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
 def _check(path: Path, checkpoint: Checkpoint) -> None:
     """Look at a file without reading the weights: older versions of Lightning would unpickle whatever it holds."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
+        saved = load_plain(path)
+    except InvalidInput as error:
         raise InvalidInput(
-            f"the checkpoint {checkpoint.short_id} holds more than plain data, and is not unpickled ({reason}). Keep "
-            "NumPy values, paths and objects out of hyperparameters and of the states of callbacks; or trust it, check "
-            "it out, and give it to fit(ckpt_path=..., weights_only=False)"
+            f"the checkpoint {checkpoint.short_id} {error}; or trust it, check it out, and give it to "
+            "fit(ckpt_path=..., weights_only=False)"
         ) from error
     except RuntimeError as error:
         raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no file of torch: {error}") from error
@@ -57,6 +56,23 @@ def _check(path: Path, checkpoint: Checkpoint) -> None:
             f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to go on with: it was saved "
             "with save_weights_only, or by something else than Lightning"
         )
+
+
+def load_plain(path: Path) -> Any:
+    """What a file of torch holds, unless something had to be unpickled for that. Weights are read when they are used.
+
+    Raises:
+        InvalidInput: something had.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = "" if named is None else f" ({named[1]})"
+        raise InvalidInput(
+            f"holds more than plain data{what}, which is not unpickled: keep NumPy values, paths and objects out of "
+            "hyperparameters and of the states of callbacks"
+        ) from error
 
 
 def tunes(trainer: Any) -> bool:

@@ -1,5 +1,7 @@
 """The Lightning callback, in both namespaces: which metrics it sees, when, and beside what else it works."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -51,6 +53,19 @@ def test_a_bare_callback(pl, project: Path, make_module, loader, validation) -> 
 def test_with_a_recorder_of_its_own(pl, project: Path, fit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REPLICATE_RECORDER")
     assert steps(fit(pl, ReplicateCallback())) == [0, 1]
+
+
+@pytest.mark.parametrize("absent", ["pytorch_lightning", "lightning"])
+def test_one_namespace_is_enough(absent: str) -> None:
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "from replicate.lightning_callback import ReplicateCallback, ReplicateLogger\n"
+        "print(len(ReplicateCallback.__bases__), len(ReplicateLogger.__bases__))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["1", "1"]
 
 
 def test_without_a_file_path_only_metrics_are_recorded(pl, project: Path, fit) -> None:

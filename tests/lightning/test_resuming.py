@@ -336,8 +336,12 @@ def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> N
     def add(module, checkpoint) -> None:
         checkpoint["added"] = timedelta(1)
 
-    run(one_pl, 2, module=make_module(one_pl, on_save_checkpoint=add))
-    with pytest.raises(replicate.InvalidInput, match="holds more than plain data, and is not unpickled"):
+    with pytest.warns(UserWarning, match=r"resume='auto' will not go on from model\.ckpt: it holds more") as warned:
+        run(one_pl, 2, module=make_module(one_pl, on_save_checkpoint=add))
+    assert len([item for item in warned if "will not go on" in str(item.message)]) == 1
+    with pytest.raises(
+        replicate.InvalidInput, match=r"holds more than plain data .*timedelta.*, which is not unpickled"
+    ):
         run(one_pl, 4)
     assert replicate.experiments.list()[0].status == "failed"
 
