@@ -244,9 +244,9 @@ class _Importer:
         if is_new:
             self._take_over_code(replace(found.created, replicate_version=__version__), gathered)
         self._take_over_checkpoints(experiment, new, gathered)
-        if experiment not in self.there.ended:
-            moments = [found.created.created, *(facts.created for facts in found.checkpoints)]
-            self._append(Ended(experiment, max([*moments, last_sign or moments[0]]), "finished"))
+        moments = [found.created.created, *(facts.created for facts in found.checkpoints)]
+        end = max([*moments, last_sign or moments[0]])
+        self._append(Ended(experiment, end, "finished"))  # again, if it has grown: one before that does not count
         outcome: Outcome = "imported" if is_new else "completed"
         notes, damages = tuple(gathered.notes), tuple(gathered.damages)
         return Imported(experiment, outcome, len(new), gathered.size_bytes, notes, damages)

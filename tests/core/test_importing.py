@@ -17,6 +17,7 @@ import pytest
 import replicate_core as replicate
 from replicate_core import importing
 from replicate_core.repository import Repository
+from replicate_core.store import LocalStore
 
 DATA = Path(__file__).parents[1] / "data"
 ONE, MADE = "a1" * 32, "b2" * 32
@@ -123,6 +124,20 @@ class TestKeepsake:
         assert [item.step for item in first.checkpoints] == [0, 10, 20, 21, 22]
         assert first.status == "finished"
         assert replicate.Project().verify(deep=True).damages == ()
+
+    def test_what_has_grown_since_is_completed(self, project: Path) -> None:
+        write()
+        only()
+        document = Path("old/metadata/experiments", f"{ONE}.json")
+        content = json.loads(document.read_text())
+        later = {**content["checkpoints"][0], "id": "c3" * 32, "created": "2021-01-01T00:02:00Z", "path": None}
+        document.write_text(json.dumps({**content, "checkpoints": [*content["checkpoints"], later]}))
+        result = only()
+        assert (result.outcome, result.checkpoints) == ("completed", 1)
+        experiment = replicate.experiments.get(ONE)
+        assert [item.id for item in experiment.checkpoints] == [MADE, "c3" * 32]
+        assert (experiment.status, experiment.duration) == ("finished", timedelta(minutes=2))
+        assert only().outcome == "present"
 
     def test_what_was_deleted_here_stays_deleted(self, keepsake: Path, project: Path) -> None:
         take_over(keepsake)
@@ -241,8 +256,9 @@ class TestWhatLacks:
             lambda data: b"no archive",
             lambda data: b"",
             lambda data: gzip.compress(b"no tar" * 1000),
+            lambda data: gzip.compress(gzip.decompress(data)[:15_000]) + b"something else",
         ],
-        ids=["cut", "a flipped bit", "another checksum", "another file", "empty", "no tar"],
+        ids=["cut", "a flipped bit", "another checksum", "another file", "empty", "no tar", "half"],
     )
     def test_damaged_files_are_named_and_the_metrics_kept(self, project: Path, spoil) -> None:
         archive = write({f"{MADE}/out/model": os.urandom(20_000)})
@@ -262,6 +278,22 @@ class TestWhatLacks:
         assert "can't be understood" in results[ONE].damages[0]
         assert "tells of another experiment" in results[MADE].damages[0]
         assert len(replicate.experiments.list()) == 2
+
+    def test_a_storage_that_fails_is_no_damage(self, project: Path, monkeypatch) -> None:
+        write({f"{MADE}/out/model": b"weights"})
+        plain = LocalStore.get
+
+        def get(self: LocalStore, key: str, *range_: int) -> bytes:
+            if key.endswith(".tar.gz"):
+                raise replicate.StorageFailed("the network is down")
+            return plain(self, key, *range_)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalStore, "get", get)
+            with pytest.raises(replicate.StorageFailed, match="the network is down"):
+                only()
+        assert only().outcome == "completed"
+        assert replicate.experiments.get(ONE).latest().files == {"out/model": 7}
 
     def test_a_full_disk_is_a_failure(self, project: Path, monkeypatch) -> None:
         def full(*_: object) -> None:
@@ -316,6 +348,18 @@ class TestArchivesOfStrangers:
         (made,) = replicate.experiments.get(ONE).checkpoints
         assert made.files == {"out/model": 7}
         assert not (tmp_path / "outside").exists()
+
+    def test_what_no_snapshot_can_have_is_left_out_of_directories_too(self, of_2020: Path, project: Path) -> None:
+        for directory, name in ((".git", "config"), ("lib", "more.py")):
+            (of_2020 / "experiments" / ONE / directory).mkdir(exist_ok=True)
+            (of_2020 / "experiments" / ONE / directory / name).write_text("x")
+        result = next(result for result in take_over(of_2020) if result.experiment == ONE)
+        assert result.notes == ("'.git/config' of the code is left out: it has the name '.git' in it",)
+
+    def test_what_stands_behind_an_archive_does_no_harm(self, project: Path) -> None:
+        archive = write({f"{MADE}/out/model": b"weights"})
+        archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes()) + bytes(100_000)))
+        assert (only().damages, replicate.experiments.get(ONE).latest().open().read()) == ((), b"weights")
 
     def test_links_come_over_unless_they_lead_out(self, project: Path, tmp_path: Path) -> None:
         write(
