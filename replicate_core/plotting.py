@@ -135,7 +135,7 @@ def _axes(given: Axes | None) -> Axes:
             "plots need matplotlib, which is not installed: pip install matplotlib (the extra "
             '"replicate[notebook]" of this package)'
         ) from error
-    _, axes = plt.subplots(layout="constrained")
+    axes: Axes = plt.subplots(layout="constrained")[1]
     return axes
 
 
