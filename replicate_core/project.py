@@ -198,7 +198,7 @@ class Experiments:
         """
         source = self._project().source
         wanted = prefix.strip().lower()
-        matches = list(_matches(wanted, source.all().values())) if wanted else []
+        matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
         if not matches:
             raise NotFound(
                 f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "

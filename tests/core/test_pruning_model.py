@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -171,6 +172,9 @@ class Memory:
         objects = self._request()
         found = ((key, *value) for key, value in objects.items() if key.startswith(prefix))
         return sorted((Entry(key, len(data), at) for key, data, at in found), key=lambda entry: entry.key)
+
+    def names(self, prefix):
+        return sorted({re.match("[^/]*/?", entry.key[len(prefix) :])[0] for entry in self.list(prefix)})
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         return {key: len(data) for key, data in self.get_many(keys).items()}
