@@ -5,6 +5,7 @@ change between versions.
 """
 
 from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.compacting import Report as CompactReport
 from replicate_core.errors import (
     ConfigInvalid,
     Corrupted,
@@ -27,6 +28,7 @@ from replicate_core.version import __version__
 __all__ = [
     "Checkpoint",
     "CheckpointList",
+    "CompactReport",
     "ConfigInvalid",
     "Corrupted",
     "Damage",

@@ -15,7 +15,7 @@ from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.records import ExperimentState, Record
 from replicate_core.repository import RECORDS, SEGMENTS, Repository, Unusable
-from replicate_core.segments import Piece, Segment, Summary, record_name
+from replicate_core.segments import Piece, Segment, Summary, day_of, record_name
 from replicate_core.store import LocalStore
 
 OPEN_DAYS_MAX = 8
@@ -101,7 +101,7 @@ class Catalogue:
         pieces = self._pieces.get(experiment, [])
         read = partial(self.records, experiment)
         if pieces and experiment not in self._fresh:
-            largest = max((piece for _, piece in pieces), key=lambda piece: len(piece.names))
+            largest = pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=_size)
             if len(pieces) == 1 or all(set(piece.names) <= set(largest.names) for _, piece in pieces):
                 return None if largest.summary is None else Stored(experiment, largest.summary, read)
         found = self.records(experiment)
@@ -135,6 +135,10 @@ class Catalogue:
             where = {(segment.key, piece.block) for segment, piece in self._pieces.get(experiment, [])}
             if experiment.startswith(prefix) or experiment in self._fresh or where & places:
                 yield stored
+
+
+def _size(piece: Piece) -> int:
+    return len(piece.names)
 
 
 def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:
@@ -187,12 +191,15 @@ def _blamed(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | To
 
 def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]:
     """The keys of the records that no segment holds, in order."""
-    covered = {key for segment in held for key in segment.keys}
     names = {segment.key for segment in held}
     relied_on = [segment for segment in held if names.issuperset(segment.beside)]
     settled = frozenset[str]().union(*(segment.settled for segment in relied_on))
     others = {other for segment in relied_on for other in segment.others}
-    return sorted(key for key in {*_listed(repository, settled), *others} if key not in covered)
+    keys = {*_listed(repository, settled), *others}
+    days = {day_of(key) for key in keys}
+    for segment in held:
+        keys.difference_update(segment.keys_of(days))
+    return sorted(keys)
 
 
 def _listed(repository: Repository, settled: frozenset[str]) -> Iterable[str]:
@@ -204,15 +211,15 @@ def _listed(repository: Repository, settled: frozenset[str]) -> Iterable[str]:
     open_days = [name for name in store.names(RECORDS) if is_quick or name.removesuffix("/") not in settled]
     if len(open_days) > OPEN_DAYS_MAX and not is_quick:
         return [entry.key for entry in store.list(RECORDS) if entry.key.endswith(".json")]
-    return [key for name in open_days for key in _keys_below(repository, f"{RECORDS}{name}")]
+    return [key for name in open_days for key in _keys_below(repository, f"{RECORDS}{name}") if key.endswith(".json")]
 
 
-def _keys_below(repository: Repository, name: str) -> Iterator[str]:
-    if name.endswith("/"):
-        for inside in repository.store.names(name):
-            yield from _keys_below(repository, f"{name}{inside}")
-    elif name.endswith(".json"):
-        yield name
+def _keys_below(repository: Repository, name: str) -> list[str]:
+    if not name.endswith("/"):
+        return [name]
+    found = [f"{name}{inside}" for inside in repository.store.names(name)]
+    deeper = [key for key in found if key.endswith("/")]  # which replicate does not write
+    return [*found, *(key for inside in deeper for key in _keys_below(repository, inside))]
 
 
 def _decoded(experiment: str, lines: Mapping[str, bytes]) -> dict[str, Record]:

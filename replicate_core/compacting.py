@@ -16,7 +16,7 @@ from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, TooNew
 from replicate_core.records import Record
 from replicate_core.repository import RECORDS, SEGMENTS, Repository
-from replicate_core.segments import Group, Segment, record_name, summarise
+from replicate_core.segments import Group, Segment, day_of, record_name, summarise
 from replicate_core.store import Entry
 
 UNCOVERED_MAX = 1000
@@ -26,9 +26,9 @@ that end together not all begin at once."""
 SEGMENTS_MAX = 8
 """When there are more, one takes the place of all."""
 
-SETTLED_AFTER = timedelta(hours=48)
+SETTLED_AFTER = timedelta(hours=24)
 """A day in which nothing was written for so long, by the clock of the storage, is over: the clocks of machines differ
-by less, and no write is under way for longer."""
+by less, and no write is under way for longer. What `prune` relies on, too."""
 
 LOOKED_THROUGH_AFTER = timedelta(hours=24)
 """So long after the last one, a compaction is due, whatever there is: it looks through days that are over, too, in case
@@ -77,7 +77,7 @@ def compact(repository: Repository, *, rebuild: bool = False) -> Report:
     if not merges and not taken and settled <= claimed:
         return Report(unusable=len(unusable))
     key = f"{SEGMENTS}{repository.new_ulid()}.jsonl.gz"
-    others = [key for key in unusable if _day(key) in settled]
+    others = [key for key in unusable if day_of(key) in settled]
     beside = [] if merges else [segment.key for segment in held]
     repository.store.put(key, segments.encode(groups, settled=settled, others=others, beside=beside))
     replaced = _replaceable(repository, found) if merges else []
@@ -109,17 +109,13 @@ def _made(segment: str) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
-def _day(key: str) -> str:
-    return key[len(RECORDS) :].partition("/")[0]
-
-
 def _settled(entries: Iterable[Entry]) -> set[str]:
     """The days that are over: nothing was written there for long before the last thing that was written anywhere."""
     last: dict[str, datetime] = {}
     for entry in entries:
         if entry.modified is None:  # the storage does not tell
             return set()
-        last[_day(entry.key)] = max(entry.modified, last.get(_day(entry.key), entry.modified))
+        last[day_of(entry.key)] = max(entry.modified, last.get(day_of(entry.key), entry.modified))
     newest = max(last.values(), default=datetime.now(timezone.utc))
     over = newest - SETTLED_AFTER
     return {day for day, written in last.items() if day.isdigit() and day < f"{over:%Y%m%d}" and written < over}

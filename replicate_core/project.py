@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from replicate_core import environment, ids, pruning, resuming, syncing, verifying
+from replicate_core import compacting, environment, ids, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
@@ -136,6 +136,20 @@ class Project:
             return pruning.Report()
         with self.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
+
+    def compact(self, *, rebuild: bool = False) -> compacting.Report:
+        """Put the records of many experiments together, so that listing them takes a few requests.
+
+        Recorders do so by themselves where many records have gathered. Safe beside running experiments, on any machine.
+
+        Args:
+            rebuild: do it anew, of all records.
+
+        Raises:
+            StorageFailed: the storage can't be reached.
+        """
+        repository = Repository(self._store)
+        return compacting.compact(repository, rebuild=rebuild) if repository.check_format() else compacting.Report()
 
     def sync(self, *, progress: syncing.Progress = syncing.silent) -> list[syncing.Synced]:
         """Store what waits in the spool of this project and that no living process of its own will store.

@@ -256,7 +256,7 @@ def _decode_ended(plain: dict[str, Value]) -> Ended:
     return Ended(
         experiment=_id(plain["experiment"]),
         created=parse_time(plain["created"]),
-        status=decode_ending(plain["status"]),
+        status=_ending(plain["status"]),
         error=_optional_text(plain["error"]),
         blocked_seconds=blocked,
         session=_session(plain.get("session")),
@@ -333,8 +333,7 @@ def _whole_number(value: Value) -> int:
     return value
 
 
-def decode_ending(value: Value) -> Ending:
-    """Read how an experiment ended."""
+def _ending(value: Value) -> Ending:
     for ending in get_args(Ending):
         if value == ending:
             return ending  # type: ignore[no-any-return]  # get_args can't tell that its strings are Endings

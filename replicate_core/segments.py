@@ -12,15 +12,15 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text, is_sealed, seal, unseal
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.ids import is_id
-from replicate_core.record_format import KINDS, decode_ending, parse_time, time_text
+from replicate_core.record_format import KINDS, parse_time, time_text
 from replicate_core.records import Ending, ExperimentState
 from replicate_core.values import Value
 
@@ -43,7 +43,10 @@ BLOCKS_KEPT = 8
 RECORDS = "records/"
 
 _KEY = re.compile(rf"{RECORDS}(\d{{8}})/([0-9A-Z]{{26}})-([0-9a-f]{{16,64}})-({'|'.join(KINDS)})\.json")
-_NAME = re.compile(rf"\d{{8}}/[0-9A-Z]{{26}}-({'|'.join(KINDS)})")
+_NAMES = re.compile(rf"(?:\d{{8}}/[0-9A-Z]{{26}}-(?:{'|'.join(KINDS)})\n)*")
+
+
+_ENDINGS: Mapping[str, Ending] = {ending: ending for ending in get_args(Ending)}
 
 
 class RecordName(NamedTuple):
@@ -61,13 +64,18 @@ def record_name(key: str) -> RecordName | None:
     return None if found is None else RecordName(*found.groups())
 
 
+def day_of(key: str) -> str:
+    """The day in which a record stands, by its key."""
+    return key[len(RECORDS) :].partition("/")[0]
+
+
 class Summary(NamedTuple):
     """What the records of an experiment come to, as far as every listing needs it."""
 
     created: datetime
     """When it began."""
     active: datetime
-    """When its last checkpoint was made, or when it began."""
+    """When its last checkpoint was made, or when it began; of no interest once it has ended."""
     status: Ending | None
     """None: it has not ended."""
     session: str | None
@@ -76,9 +84,10 @@ class Summary(NamedTuple):
 
 def summarise(state: ExperimentState) -> Summary:
     """What a listing needs of an experiment."""
-    made = [item.created for item in state.checkpoints[-1:]]
-    ended = None if state.ended is None else state.ended.status
-    return Summary(state.created.created, max([state.created.created, *made]), ended, state.session)
+    began = state.created.created
+    if state.ended is not None:
+        return Summary(began, began, state.ended.status, state.session)
+    return Summary(began, max([began, *(item.created for item in state.checkpoints[-1:])]), None, state.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,12 @@ class Segment:
         """The keys of all records that it holds."""
         for piece in self.pieces.values():
             yield from piece.keys
+
+    def keys_of(self, days: Collection[str]) -> Iterator[str]:
+        """The keys of the records of some days that it holds."""
+        for piece in self.pieces.values():
+            if any(name[:8] in days for name in piece.names):
+                yield from piece.keys
 
     def lines(self, piece: Piece) -> dict[str, bytes]:
         """The records of a piece as they are stored, by key. Raises `Corrupted`."""
@@ -197,7 +212,8 @@ def _short(key: str) -> str:
 def _encode_summary(summary: Summary | None) -> Value:
     if summary is None:
         return None
-    return [time_text(summary.created), time_text(summary.active), summary.status, summary.session]
+    active = time_text(summary.active) if summary.status is None else None
+    return [time_text(summary.created), active, summary.status, summary.session]
 
 
 def decode(data: bytes, *, key: str) -> Segment:
@@ -238,10 +254,11 @@ def _decode_pieces(experiments: Sequence[Value], blocks: int) -> dict[str, Piece
         block = expect_count(number)
         if not isinstance(experiment, str) or not is_id(experiment) or block >= blocks or experiment in pieces:
             raise Corrupted(f"{experiment!r} in block {block} is no experiment of it")
-        texts = expect_list(names)
-        if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in texts):
+        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` refuses what is no text
+        joined = "\n".join(texts) + "\n"
+        if not _NAMES.fullmatch(joined) or joined.count("\n") != len(texts):
             raise Corrupted(f"the names of the records of {experiment} are none")
-        pieces[experiment] = Piece(experiment, _decode_summary(summary), texts, block, lines[block])  # type: ignore[arg-type]  # texts, as was just checked
+        pieces[experiment] = Piece(experiment, _decode_summary(summary), texts, block, lines[block])
         lines[block] += len(texts)
     return pieces
 
@@ -250,10 +267,11 @@ def _decode_summary(value: Value) -> Summary | None:
     if value is None:
         return None
     created, active, status, session = expect_list(value)
+    began = parse_time(created)
     return Summary(
-        parse_time(created),
-        parse_time(active),
-        None if status is None else decode_ending(status),
+        began,
+        began if active is None else parse_time(active),
+        None if status is None else _ENDINGS[expect_text(status)],
         None if session is None else expect_text(session),
     )
 
