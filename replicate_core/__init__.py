@@ -6,6 +6,7 @@ change between versions.
 
 from replicate_core.checkpoint import Checkpoint, CheckpointList
 from replicate_core.compacting import Report as CompactReport
+from replicate_core.copying import Report as CopyReport
 from replicate_core.errors import (
     ConfigInvalid,
     Corrupted,
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointList",
     "CompactReport",
     "ConfigInvalid",
+    "CopyReport",
     "Corrupted",
     "Damage",
     "Experiment",

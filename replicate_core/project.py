@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from replicate_core import compacting, environment, ids, pruning, resuming, syncing, verifying
+from replicate_core import compacting, copying, environment, ids, pruning, resuming, syncing, verifying
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
@@ -150,6 +150,36 @@ class Project:
         """
         repository = Repository(self._store)
         return compacting.compact(repository, rebuild=rebuild) if repository.check_format() else compacting.Report()
+
+    def copy_to(
+        self, target: Project, prefixes: Sequence[str] = (), *, progress: copying.Progress = copying.silent
+    ) -> copying.Report:
+        """Copy to the storage of another project all that it has not, or some experiments.
+
+        What is there is never changed; what was deleted here or there is deleted in both. May be repeated, and goes on
+        where it was stopped. What waits in a spool is not stored yet, and so not copied.
+
+        Args:
+            target: the other one, `Project(storage=...)`. Its storage is made where there is none.
+            prefixes: of the ids of experiments; left out, all are copied.
+            progress: called with about how many bytes are copied, and how many there are.
+
+        Raises:
+            InvalidInput: both storages are the same.
+            NotFound: a prefix fits no experiment, or there is nothing to copy.
+            StorageFailed: one of the storages can't be reached.
+        """
+        chosen = {self.experiments.find(prefix) for prefix in prefixes}
+        for experiment, checkpoint in chosen:
+            if checkpoint is not None:
+                raise NotFound(
+                    f"{checkpoint.short_id} is a checkpoint of the experiment {experiment.short_id}: experiments are "
+                    "copied whole"
+                )
+        source, other = Repository(self._store), Repository(target._store)
+        only = {experiment.id for experiment, _ in chosen} if prefixes else None
+        with self.spool.scratch() as scratch:
+            return copying.copy(source, other, scratch=scratch, experiments=only, progress=progress)
 
     def sync(self, *, progress: syncing.Progress = syncing.silent) -> list[syncing.Synced]:
         """Store what waits in the spool of this project and that no living process of its own will store.

@@ -18,6 +18,7 @@ import replicate
 from replicate.cli import output
 from replicate.cli.checkout import checkout
 from replicate.cli.compact import compact
+from replicate.cli.cp import cp
 from replicate.cli.ls import ls
 from replicate.cli.prune import prune
 from replicate.cli.ps import ps
@@ -54,7 +55,7 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (ls, ps, show, checkout, rm, sync, verify, prune, compact):
+for _command in (ls, ps, show, checkout, rm, sync, verify, prune, compact, cp):
     cli.add_command(_command)
 
 

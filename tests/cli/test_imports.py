@@ -47,6 +47,7 @@ def test_what_is_promised_is_listed() -> None:
         "Checkpoint",
         "CheckpointList",
         "CompactReport",
+        "CopyReport",
         "ConfigInvalid",
         "Corrupted",
         "Damage",
