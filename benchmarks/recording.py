@@ -76,6 +76,11 @@ class SlowFileSystem(AsyncFileSystem):
         names = [os.path.join(root, name) for root, _, files in os.walk(path) for name in files]
         return {{name: {{"name": name, "size": os.path.getsize(name), "type": "file"}} for name in names}}
 
+    async def _ls(self, path, detail=True, **_):
+        await asyncio.sleep({LATENCY_SECONDS})
+        with os.scandir(path) as found:
+            return [{{"name": entry.path, "type": "directory" if entry.is_dir() else "file"}} for entry in found]
+
     async def _rm_file(self, path, **_):
         await asyncio.sleep({LATENCY_SECONDS})
         os.unlink(path)

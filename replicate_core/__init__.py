@@ -5,6 +5,8 @@ change between versions.
 """
 
 from replicate_core.checkpoint import Checkpoint, CheckpointList
+from replicate_core.compacting import Report as CompactReport
+from replicate_core.copying import Report as CopyReport
 from replicate_core.errors import (
     ConfigInvalid,
     Corrupted,
@@ -30,7 +32,9 @@ from replicate_core.whence import Holder
 __all__ = [
     "Checkpoint",
     "CheckpointList",
+    "CompactReport",
     "ConfigInvalid",
+    "CopyReport",
     "Corrupted",
     "Damage",
     "Experiment",

@@ -15,11 +15,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from replicate_core import segments
 from replicate_core.documents import is_sealed
 from replicate_core.store import Entry, LocalStore, Store
 
-CACHED_PREFIXES = ("records/", "manifests/")
+CACHED_PREFIXES = ("records/", "manifests/", "segments/")
 """What stands below these is written once and never changed."""
+
+SEGMENTS = "segments/"
+"""Of these, those that are no longer there are forgotten: they are large, and others have taken their place."""
 
 _KEYS_AT_ONCE = 500
 
@@ -94,6 +98,13 @@ class CachedStore:
         """See `Store.put_file`."""
         self._store.put_file(key, path)
 
+    def names(self, prefix: str) -> list[str]:
+        """See `Store.names`."""
+        found = self._store.names(prefix)
+        if prefix == SEGMENTS:
+            self._forget_all_but([f"{prefix}{name}" for name in found])
+        return found
+
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
         return self._store.list(prefix)
@@ -121,10 +132,10 @@ class CachedStore:
             self._discard(error)
         except OSError:
             return {}
-        return {key: data for key, data in found.items() if _is_whole(data)}
+        return {key: data for key, data in found.items() if _is_whole(key, data)}
 
     def _save(self, documents: dict[str, bytes]) -> None:
-        whole = {key: data for key, data in documents.items() if _is_whole(data)}
+        whole = {key: data for key, data in documents.items() if _is_whole(key, data)}
         if not whole:
             return
         try:
@@ -134,6 +145,20 @@ class CachedStore:
         except sqlite3.DatabaseError as error:
             self._discard(error)
         except OSError:  # a full disk, or one that may not be written: then without a cache
+            return
+
+    def _forget_all_but(self, there: Sequence[str]) -> None:
+        """Forget the segments that are no longer there."""
+        try:
+            if self._path.exists():
+                with self._lock, closing(self._open()) as database, database:
+                    known = database.execute("SELECT key FROM documents WHERE key LIKE 'segments/%'").fetchall()
+                    gone = [key for (key,) in known if key not in there]
+                    if gone:
+                        database.executemany("DELETE FROM documents WHERE key = ?", [(key,) for key in gone])
+        except sqlite3.DatabaseError as error:
+            self._discard(error)
+        except OSError:
             return
 
     def _open(self) -> sqlite3.Connection:
@@ -151,6 +176,8 @@ class CachedStore:
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
 
 
-def _is_whole(data: object) -> bool:
+def _is_whole(key: str, data: object) -> bool:
     """Tell whether a document is as it was written: nothing else is kept, or believed."""
-    return isinstance(data, bytes) and is_sealed(data)
+    if not isinstance(data, bytes):
+        return False
+    return segments.is_whole(data) if key.startswith(SEGMENTS) else is_sealed(data)

@@ -78,7 +78,7 @@ class Experiment:
 
     @property
     def id(self) -> str:  # noqa: D102  # documented with the class, as the properties below
-        return self._created.experiment
+        return self._listed.experiment
 
     @property
     def short_id(self) -> str:
@@ -87,7 +87,7 @@ class Experiment:
 
     @property
     def created(self) -> datetime:  # noqa: D102
-        return self._created.created
+        return self._listed.created
 
     @property
     def name(self) -> str | None:  # noqa: D102

@@ -342,3 +342,13 @@ def regular_files(root: Path) -> Iterator[os.DirEntry[str]]:
             yield from regular_files(Path(entry.path))
         elif entry.is_file(follow_symlinks=False) and not is_temporary(entry.name):
             yield entry
+
+
+def names_below(root: Path) -> list[str]:
+    """The names in a directory but temporary ones, in order; directories end in `/`. Empty if it does not exist."""
+    try:
+        with os.scandir(root) as found:
+            names = [f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if not is_temporary(name))

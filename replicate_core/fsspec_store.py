@@ -100,6 +100,19 @@ class FsspecStore:
             self._make_parent(key)
             self._call("put_file", str(path), self._path(key), transfer_bytes=path.stat().st_size)
 
+    def names(self, prefix: str) -> list[str]:
+        """See `Store.names`."""
+        above = self._path(prefix.rstrip("/"))
+        with self._translating(f"list {prefix or 'everything'}"):
+            try:
+                found = self._call("ls", above, detail=True)
+            except FileNotFoundError:
+                return []
+        inside = (
+            (info["name"].rstrip("/").rpartition("/")[2], info["type"]) for info in found if info["name"] != above
+        )
+        return sorted(f"{name}/" if type_ == "directory" else name for name, type_ in inside if name)
+
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
         with self._translating(f"list {prefix or 'everything'}"):

@@ -6,11 +6,12 @@ is never old: what `prune` may delete is announced a whole grace before, and kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from replicate_core import catalogue
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.manifest import Encoding, Manifest
 from replicate_core.records import ExperimentState
@@ -65,7 +66,8 @@ class Known:
         self._locations = {found: place for found, place in self._locations.items() if place.object in self._own}
         with suppress(Corrupted, TooNew):  # what is doomed can't be told: then nothing of others is relied upon
             doomed = self._repository.tombstoned()
-            for key in recent_manifests(self._repository.states(_ignore)):
+            latest = list(catalogue.read(self._repository, _ignore).experiments.values())[-EXPERIMENTS_MAX:]
+            for key in recent_manifests(stored.state for stored in latest):
                 with suppress(Corrupted, TooNew):  # `verify` names it; here it only teaches nothing
                     self._learn(self._repository.manifest(key), doomed)
         self._learnt = learnt
@@ -117,9 +119,9 @@ def _ignore(_: Corrupted | TooNew) -> None:
     """A damaged record is reported by whoever lists, not in the midst of a training."""
 
 
-def recent_manifests(states: Mapping[str, ExperimentState]) -> Iterator[str]:
-    """Of the latest experiments: the code, and the last files; what came before is referred to by those."""
-    for state in list(states.values())[-EXPERIMENTS_MAX:]:
+def recent_manifests(states: Iterable[ExperimentState]) -> Iterator[str]:
+    """Of each experiment: the code, and the last files; what came before is referred to by those."""
+    for state in states:
         yield from filter(None, [state.code or state.created.manifest])
         shared = (item.manifest for item in state.checkpoints if not item.is_private)
         yield from list(filter(None, shared))[-2:]

@@ -9,18 +9,21 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from typing import NoReturn, overload
 
-from replicate_core import heartbeats, ids, records
+from replicate_core import catalogue, heartbeats, ids, records
+from replicate_core.catalogue import Catalogue, Stored
 from replicate_core.draining import open_queue
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
 from replicate_core.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.records import Checkpointed, Created, Ended, ExperimentState, Record, Resumed, Status
 from replicate_core.repository import Repository, Unusable, warn
+from replicate_core.segments import Summary, summarise
 from replicate_core.spool import Job, Queue, Spool
 from replicate_core.staging import StagedFile
 
@@ -30,16 +33,49 @@ LOOK_SECONDS = 0.05
 COPY_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+class _State:
+    """What the records of an experiment come to, read when it is first looked at: a listing needs that of few."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> NoReturn: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> ExperimentState: ...
+    def __get__(self, instance: object | None, owner: type) -> ExperimentState:
+        if instance is None:  # a dataclass asks whether the field has a default
+            raise AttributeError(self._name)
+        given: ExperimentState | Stored = instance.__dict__[self._name]
+        return given.state if isinstance(given, Stored) else given
+
+    def __set__(self, instance: object, given: ExperimentState | Stored) -> None:
+        instance.__dict__[self._name] = given
+
+
+@dataclass(frozen=True)
 class Listed:
     """What is known of one experiment."""
 
-    state: ExperimentState
-    status: Status
+    state: _State = _State()  # a descriptor, not a default
+    """What its records come to: an `ExperimentState`, given as that or as what is stored."""
+    status: Status  # type: ignore[misc]  # what stands before has no default: see `_State`
     waiting: frozenset[str] = frozenset()
     """The ids of what is not stored yet: of the experiment itself, and of its checkpoints."""
     heartbeat: Heartbeat | None = None
     """Its last sign of life; None once it has ended, or if it never gave one."""
+
+    @property
+    def experiment(self) -> str:
+        """Its id."""
+        given: ExperimentState | Stored = self.__dict__["_state"]
+        return given.experiment if isinstance(given, Stored) else given.created.experiment
+
+    @property
+    def created(self) -> datetime:
+        """When it began."""
+        given: ExperimentState | Stored = self.__dict__["_state"]
+        return given.summary.created if isinstance(given, Stored) else given.created.created
 
 
 class Source:
@@ -65,12 +101,27 @@ class Source:
         Args:
             unusable: as in `Repository.read_records`.
         """
-        return self._listed(self._spool.queues(), lambda: self.repository.read_records(unusable), unusable)
+        queues = self._spool.queues()
+        waiting = _waiting_in(
+            queues, unusable
+        )  # first: what is stored between the two looks is in both, not in neither
+        stored = catalogue.read(self.repository, unusable)
+        return self._listed(queues, waiting, stored, stored.experiments)
 
     def one(self, experiment: str) -> Listed | None:
         """One experiment; None if there is none with that id."""
         queues = self._spool.queues_of(experiment)
-        return self._listed(queues, lambda: self.repository.read_records(experiment=experiment)).get(experiment)
+        waiting = _waiting_in(queues)
+        stored = catalogue.read(self.repository, experiment=experiment)
+        found = stored.one(experiment)
+        return self._listed(queues, waiting, stored, {} if found is None else {experiment: found}).get(experiment)
+
+    def candidates(self, prefix: str) -> dict[str, Listed]:
+        """The experiments that have an id, or a checkpoint with one, that begins so, and maybe some more; as `all`."""
+        queues = self._spool.queues()
+        waiting = _waiting_in(queues)
+        stored = catalogue.read(self.repository)
+        return self._listed(queues, waiting, stored, {one.experiment: one for one in stored.candidates(prefix)})
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
@@ -174,38 +225,44 @@ class Source:
                     yield queue, job
 
     def _listed(
-        self, queues: list[Queue], read_stored: Callable[[], list[Record]], unusable: Unusable | None = None
+        self, queues: list[Queue], waiting: list[Record], stored: Catalogue, found: Mapping[str, Stored]
     ) -> dict[str, Listed]:
-        # The spool first: what is stored between the two looks is in both, and not in neither.
-        waiting = [record for queue in queues for record in _waiting_in(queue, unusable)]
+        """What is known of some experiments, and of all that something waits of."""
         alive = {(queue.experiment, queue.session): queue.is_alive() for queue in queues}
-        stored = read_stored()
-        missing = _without(waiting, stored)
-        states = records.by_age(records.fold([*stored, *missing]))
         unstored: dict[str, set[str]] = {}
-        for record in missing:
-            unstored.setdefault(record.experiment, set()).update(_ids(record))
-        running = {experiment: state.session for experiment, state in states.items() if state.ended is None}
+        everything = dict(found)
+        for experiment in dict.fromkeys(record.experiment for record in waiting):
+            before = stored.records(experiment)
+            missing = _without((record for record in waiting if record.experiment == experiment), before)
+            unstored[experiment] = {identifier for record in missing for identifier in _ids(record)}
+            state = records.fold([*before, *missing]).get(experiment)
+            everything.pop(experiment, None)
+            if state is not None:
+                everything[experiment] = Stored(experiment, summarise(state), list, state)
+        sessions = {experiment: one.summary.session for experiment, one in everything.items()}
+        running = {name: session for name, session in sessions.items() if everything[name].summary.status is None}
         signs = heartbeats.last(self.repository, running)
         now = self.repository.now()
         return {
-            experiment: Listed(
-                state,
-                _status(state, signs.get(experiment), alive.get((experiment, state.session)), now),
-                frozenset(unstored.get(experiment, ())),
-                signs.get(experiment),
+            one.experiment: Listed(
+                one,
+                _status(one.summary, signs.get(one.experiment), alive.get((one.experiment, one.summary.session)), now),
+                frozenset(unstored.get(one.experiment, ())),
+                signs.get(one.experiment),
             )
-            for experiment, state in states.items()
+            for one in sorted(everything.values(), key=lambda one: (one.summary.created, one.experiment))
         }
 
 
-def _waiting_in(queue: Queue, unusable: Unusable | None) -> list[Record]:
-    """What waits in a queue; nothing if that can't be read."""
-    try:
-        return [job.record for job in queue.waiting()]
-    except Corrupted as error:
-        (unusable or warn)(error)
-        return []
+def _waiting_in(queues: Iterable[Queue], unusable: Unusable | None = None) -> list[Record]:
+    """What waits in queues; nothing of one that can't be read."""
+    found: list[Record] = []
+    for queue in queues:
+        try:
+            found += [job.record for job in queue.waiting()]
+        except Corrupted as error:
+            (unusable or warn)(error)
+    return found
 
 
 def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
@@ -255,19 +312,18 @@ def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record
     return missing
 
 
-def _status(state: ExperimentState, heartbeat: Heartbeat | None, alive: bool | None, now: datetime) -> Status:  # noqa: FBT001
+def _status(summary: Summary, heartbeat: Heartbeat | None, alive: bool | None, now: datetime) -> Status:  # noqa: FBT001
     """What an experiment is up to.
 
     Args:
-        state: what its records say.
+        summary: what its records say.
         heartbeat: its last sign of life.
         alive: whether a process of this machine is at it; None if that can't be told, for it was begun elsewhere.
         now: the time.
     """
-    if state.ended is not None:
-        return state.ended.status
+    if summary.status is not None:
+        return summary.status
     if alive is not None:
         return "running" if alive else "lost"
-    moments = [state.created.created, *(item.created for item in state.checkpoints[-1:])]
-    moments += [heartbeat.time] if heartbeat is not None else []
-    return "running" if now - max(moments) < LOST_AFTER else "lost"
+    last = summary.active if heartbeat is None else max(summary.active, heartbeat.time)
+    return "running" if now - last < LOST_AFTER else "lost"

@@ -14,7 +14,17 @@ from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 
-from replicate_core import environment, ids, importing, pruning, resuming, syncing, verifying
+from replicate_core import (
+    compacting,
+    copying,
+    environment,
+    ids,
+    importing,
+    pruning,
+    resuming,
+    syncing,
+    verifying,
+)
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import NotFound, StorageFailed
@@ -186,6 +196,50 @@ class Project:
         with self.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
 
+    def compact(self, *, rebuild: bool = False) -> compacting.Report:
+        """Put the records of many experiments together, so that listing them takes a few requests.
+
+        Recorders do so by themselves where many records have gathered. Safe beside running experiments, on any machine.
+
+        Args:
+            rebuild: do it anew, of all records.
+
+        Raises:
+            StorageFailed: the storage can't be reached.
+        """
+        repository = Repository(self._store)
+        return compacting.compact(repository, rebuild=rebuild) if repository.check_format() else compacting.Report()
+
+    def copy_to(
+        self, target: Project, prefixes: Sequence[str] = (), *, progress: copying.Progress = copying.silent
+    ) -> copying.Report:
+        """Copy to the storage of another project all that it has not, or some experiments.
+
+        What is there is never changed; what was deleted here or there is deleted in both. May be repeated, and goes on
+        where it was stopped. What waits in a spool is not stored yet, and so not copied.
+
+        Args:
+            target: the other one, `Project(storage=...)`. Its storage is made where there is none.
+            prefixes: of the ids of experiments; left out, all are copied.
+            progress: called with about how many bytes are copied, and how many there are.
+
+        Raises:
+            InvalidInput: both storages are the same.
+            NotFound: a prefix fits no experiment, or there is nothing to copy.
+            StorageFailed: one of the storages can't be reached.
+        """
+        chosen = {self.experiments.find(prefix) for prefix in prefixes}
+        for experiment, checkpoint in chosen:
+            if checkpoint is not None:
+                raise NotFound(
+                    f"{checkpoint.short_id} is a checkpoint of the experiment {experiment.short_id}: experiments are "
+                    "copied whole"
+                )
+        source, other = Repository(self._store), Repository(target._store)
+        only = {experiment.id for experiment, _ in chosen} if prefixes else None
+        with self.spool.scratch() as scratch:
+            return copying.copy(source, other, scratch=scratch, experiments=only, progress=progress)
+
     def sync(self, *, progress: syncing.Progress = syncing.silent) -> list[syncing.Synced]:
         """Store what waits in the spool of this project and that no living process of its own will store.
 
@@ -294,7 +348,7 @@ class Experiments:
         project = self._project()
         source = project.source
         wanted = prefix.strip().lower()
-        matches = list(_matches(wanted, source.all().values())) if wanted else []
+        matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
         if not matches:
             raise NotFound(
                 f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "

@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from replicate_core import environment, heartbeats
+from replicate_core.compacting import compact_if_due
 from replicate_core.draining import Drain, open_queue
 from replicate_core.errors import ReplicateError, StorageFailed
 from replicate_core.heartbeats import Heartbeat
@@ -159,6 +160,8 @@ class Recorder:
         self._keeping.join(JOIN_SECONDS)
         drain.close(died_at=died_at)
         self._is_closed = True
+        with suppress(ReplicateError, OSError):  # only listings gain from it
+            compact_if_due(drain.repository)
 
     def _note(self, error: Exception) -> None:
         _log.warning("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, ReplicateError))

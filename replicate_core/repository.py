@@ -11,10 +11,10 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from replicate_core import ids, manifest, record_format, records
+from replicate_core import ids, manifest, record_format, records, segments
 from replicate_core.documents import (
     DIGEST_NAME,
     FORMAT,
@@ -33,7 +33,8 @@ from replicate_core.store import Store
 from replicate_core.values import loads
 
 FORMAT_KEY = "replicate.json"
-RECORDS = "records/"
+RECORDS = segments.RECORDS
+SEGMENTS = "segments/"
 MANIFESTS = "manifests/"
 DATA = "data/"
 TOMBSTONES = "prune/"
@@ -139,8 +140,12 @@ class Repository:
         self.check_format()
         listed = (entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json"))
         keys = [key for key in listed if not experiment or f"-{experiment}-" in key]
+        return list(self.records_at(keys, unusable).values())
+
+    def records_at(self, keys: Sequence[str], unusable: Unusable | None = None) -> dict[str, Record]:
+        """The records under these keys, in their order; `unusable` as in `read_records`."""
         found = self.store.get_many(keys)
-        read: list[Record] = []
+        read: dict[str, Record] = {}
         for key in keys:
             try:
                 if key not in found:
@@ -150,7 +155,7 @@ class Repository:
                 record = record_format.decode(unseal(found[key], key=key), key=key)
                 if record is None:
                     raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
-                read.append(record)
+                read[key] = record
             except (Corrupted, TooNew) as error:
                 (unusable or warn)(error)
         return read

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
-from replicate_core.files import regular_files, sync, sync_directory, temporary_beside, write_atomically
+from replicate_core.files import names_below, regular_files, sync, sync_directory, temporary_beside, write_atomically
 from replicate_core.redaction import redact
 
 
@@ -53,6 +53,12 @@ class Store(Protocol):
         """Write a key from a local file, whole or not at all.
 
         The file itself may become the object, as a second name of it: it must never be changed then.
+        """
+
+    def names(self, prefix: str) -> list[str]:
+        """The names directly below `prefix`, in order; those that more stands below end in `/`. None are no error.
+
+        What it costs does not depend on how much stands below those.
         """
 
     def list(self, prefix: str) -> list[Entry]:
@@ -107,6 +113,11 @@ class LocalStore:
                 sync_directory(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> list[str]:
+        """See `Store.names`."""
+        with self._translating(f"list {prefix or 'everything'}"):
+            return names_below(self.root / prefix)
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""

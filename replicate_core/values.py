@@ -26,6 +26,7 @@ WHOLE_DIGITS_MAX = 4000
 _WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
 _ESCAPE = "$"
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_MAY_BE_ESCAPED = re.compile(r'"\$|\\u0024')
 _FLOAT = "$float"
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -160,7 +161,9 @@ def loads(text: str | bytes) -> Value:
         Corrupted: the text is not such JSON.
     """
     try:
-        return _unescaped(json.loads(_unicode(text)))
+        decoded = _unicode(text)
+        value: Value = json.loads(decoded)
+        return _unescaped(value) if _MAY_BE_ESCAPED.search(decoded) else value
     except (ValueError, RecursionError) as error:
         raise Corrupted(f"a stored document is not valid JSON: {error}") from error
 

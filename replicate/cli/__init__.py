@@ -17,6 +17,8 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.checkout import checkout
+from replicate.cli.compact import compact
+from replicate.cli.cp import cp
 from replicate.cli.editing import name, note, tag
 from replicate.cli.import_ import import_
 from replicate.cli.ls import ls
@@ -57,7 +59,24 @@ def cli(context: click.Context, project_directory: Path | None, storage: str | N
     context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
 
 
-for _command in (status, ls, ps, show, checkout, tag, note, name, whence, rm, sync, verify, prune, import_):
+for _command in (
+    status,
+    ls,
+    ps,
+    show,
+    checkout,
+    tag,
+    note,
+    name,
+    whence,
+    rm,
+    sync,
+    cp,
+    verify,
+    prune,
+    compact,
+    import_,
+):
     cli.add_command(_command)
 
 

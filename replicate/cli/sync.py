@@ -1,4 +1,4 @@
-"""`replicate sync`: store what was saved on this machine and could not be stored yet."""
+"""`replicate sync`: store what waits on this machine; or copy what one storage has and another has not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import replicate
 from replicate.cli import output
+from replicate.cli.copied import copy
 
 
-@click.command(epilog="Example: replicate sync")
+@click.command(epilog="Example: replicate sync s3://bucket/experiments /mnt/backup")
+@click.argument("source", metavar="[SOURCE", required=False)
+@click.argument("target", metavar="TARGET]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs; with two storages.")
 @click.pass_obj
-def sync(open_project: Callable[[], replicate.Project]) -> int:
+def sync(
+    open_project: Callable[..., replicate.Project],
+    source: str | None,
+    target: str | None,
+    as_json: bool,  # noqa: FBT001  # click's way
+) -> int:
     """Store what waits in the spool of this project, because its process was killed or its storage failed.
 
     Experiments whose process is gone are ended. Exits with 3 if something could not be stored: it stays where it is.
+
+    With two storages, copy all that the first has and the second has not: experiments, what was deleted, and every
+    file, verified. May be stopped and repeated. Exits with 4 if something is damaged: the rest is copied.
     """
+    if source is not None and target is not None:
+        return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)
+    if source is not None:
+        raise click.UsageError(f"name two storages, from where to where, or none: {source} is one")
     with _progress(shown=sys.stderr.isatty()) as progress:
         report = open_project().sync(progress=progress)
     if not report:

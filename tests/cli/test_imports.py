@@ -46,6 +46,8 @@ def test_what_is_promised_is_listed() -> None:
     assert set(replicate.__all__) == {
         "Checkpoint",
         "CheckpointList",
+        "CompactReport",
+        "CopyReport",
         "ConfigInvalid",
         "Corrupted",
         "Damage",

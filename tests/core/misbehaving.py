@@ -142,6 +142,9 @@ class Misbehaving:
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         return self._store.get_many(keys)
 
+    def names(self, prefix: str) -> list[str]:
+        return self._store.names(prefix)
+
     def list(self, prefix: str) -> list[Entry]:
         return self._store.list(prefix)
 

@@ -123,6 +123,14 @@ class StoreSuite:
         store.delete([key])
         assert [entry.key for entry in store.list("")] == ["data/0/0.bin"]
 
+    def test_names_are_those_directly_below(self, store: Store) -> None:
+        for key in ("records/2/b.json", "records/1/a.json", "records/1/deep/c.json", "records/loose.json", "other"):
+            store.put(key, b"data")
+        assert store.names("records/") == ["1/", "2/", "loose.json"]
+        assert store.names("records/1/") == ["a.json", "deep/"]
+        assert store.names("") == ["other", "records/"]
+        assert store.names("nothing/") == []
+
     def test_many_threads_may_use_it_at_once(self, store: Store) -> None:
         def round_trip(number: int) -> bytes:
             store.put(f"records/{number % 7}/{number}.json", bytes([number]))

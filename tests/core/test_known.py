@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from replicate_core import catalogue
 from replicate_core import known as known_module
 from replicate_core.documents import digest
 from replicate_core.errors import StorageFailed
@@ -181,7 +182,7 @@ class TestRecent:
             for name in ("a", "b", "c", "d", "e")
         )
         state = ExperimentState(Created("x", now, manifest="code"), items)
-        assert list(recent_manifests({"x": state})) == ["code", "c", "d"]
+        assert list(recent_manifests([state])) == ["code", "c", "d"]
 
     def test_only_the_latest_experiments_are_read(self, repository, known, clock, monkeypatch) -> None:
         monkeypatch.setattr(known_module, "EXPERIMENTS_MAX", 2)
@@ -237,13 +238,13 @@ class TestAge:
         assert found(known) == [2]
 
     def test_the_time_it_takes_to_read_counts(self, repository, known, clock, monkeypatch) -> None:
-        states = repository.states
+        read = catalogue.read
 
-        def slow(*_):
+        def slow(*arguments):
             clock.at += LIFETIME + SECOND
-            return states()
+            return read(*arguments)
 
-        monkeypatch.setattr(repository, "states", slow)
+        monkeypatch.setattr(catalogue, "read", slow)
         known.refresh()
         assert not known.is_fresh()
 

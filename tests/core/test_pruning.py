@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
@@ -78,6 +79,9 @@ class Shelf:
             for key, (data, written) in sorted(self.objects.items())
             if key.startswith(prefix)
         ]
+
+    def names(self, prefix):
+        return sorted({re.match("[^/]*/?", entry.key[len(prefix) :])[0] for entry in self.list(prefix)})
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         return {key: len(data) for key, data in self.get_many(keys).items()}

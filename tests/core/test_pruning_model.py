@@ -1,4 +1,4 @@
-"""Writers, deleters and pruners at once, in every order hypothesis thinks of: nothing that is listed is ever missing.
+"""Writers, deleters, pruners and compactors at once, in every order hypothesis thinks of: nothing listed is missing.
 
 The code is the real one; only the store and the clock are the test's. Each actor is a thread that stops before every
 request to the store, and goes on when it is its turn: one at a time, so every run can be repeated.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from replicate_core import record_format, records
+from replicate_core import catalogue, record_format, records
+from replicate_core.compacting import compact
 from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, NotFound
 from replicate_core.known import Known
@@ -76,6 +78,10 @@ class World:
         names = sorted(name for name in self.objects if name.startswith("records/"))
         read = (record_format.decode(unseal(self.objects[name][0], key=name), key=name) for name in names)
         return records.fold(record for record in read if record is not None)
+
+    def seen_through_segments(self) -> dict[str, records.ExperimentState]:
+        found = catalogue.read(Repository(Memory(self, None))).experiments
+        return {experiment: stored.state for experiment, stored in found.items()}
 
     def dangling(self) -> list[str]:
         """What is referred to, and not there."""
@@ -172,6 +178,9 @@ class Memory:
         found = ((key, *value) for key, value in objects.items() if key.startswith(prefix))
         return sorted((Entry(key, len(data), at) for key, data, at in found), key=lambda entry: entry.key)
 
+    def names(self, prefix):
+        return sorted({re.match("[^/]*/?", entry.key[len(prefix) :])[0] for entry in self.list(prefix)})
+
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         return {key: len(data) for key, data in self.get_many(keys).items()}
 
@@ -244,10 +253,24 @@ def pruner(world: World, scratch: Path, seed: int, grace: timedelta) -> Callable
     return work
 
 
-def populate(world: World, scratch: Path, seed: int, *, grace: timedelta = GRACE) -> None:
+def compactor(world: World, seed: int) -> Callable[[Actor], None]:
+    """Puts records together now and then, and some of the time anew."""
+    chance = random.Random(seed)
+
+    def work(actor: Actor) -> None:
+        repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
+        compact(repository, rebuild=chance.random() < 0.3)
+        for _ in range(chance.randrange(200)):
+            actor.pause()
+
+    return work
+
+
+def populate(world: World, scratch: Path, seed: int, *, grace: timedelta = GRACE, compactors: int = 2) -> None:
     works = [writer(world, scratch, seed * 10 + number) for number in range(3)]
     works += [deleter(world, seed * 10 + 3), deleter(world, seed * 10 + 4)]
     works += [pruner(world, scratch, seed * 10 + 5, grace), pruner(world, scratch, seed * 10 + 6, grace)]
+    works += [compactor(world, seed * 10 + 7 + number) for number in range(compactors)]
     world.actors = [Actor(world, work) for work in works]
 
 
@@ -258,7 +281,7 @@ class Model(RuleBasedStateMachine):
         self.world = World()
         populate(self.world, Path(self.scratch.name), seed)
 
-    @rule(turns=st.lists(st.integers(0, 6), min_size=20, max_size=60))
+    @rule(turns=st.lists(st.integers(0, 8), min_size=20, max_size=60))
     def work(self, turns: list[int]) -> None:
         for index in turns:
             self.world.turn(index)
@@ -268,6 +291,7 @@ class Model(RuleBasedStateMachine):
         later = self.world.now + timedelta(seconds=seconds)
         if not any(actor.busy_since and later - actor.busy_since > PATIENCE for actor in self.world.actors):
             self.world.now = later
+        assert self.world.seen_through_segments() == self.world.states()
 
     @invariant()
     def nothing_that_is_listed_is_missing(self) -> None:
@@ -293,16 +317,20 @@ TestModel.settings = settings(
 )
 
 
-def run(scratch: Path, seed: int, steps: int, *, grace: timedelta = GRACE) -> tuple[list[str], World]:
+def run(
+    scratch: Path, seed: int, steps: int, *, grace: timedelta = GRACE, compactors: int = 2
+) -> tuple[list[str], World]:
     """Random turns, and now and then some time; ends with the first thing that dangles."""
     world = World()
     chance = random.Random(seed)
-    populate(world, scratch, seed, grace=grace)
+    populate(world, scratch, seed, grace=grace, compactors=compactors)
     try:
         for step in range(steps):
-            world.turn(chance.randrange(7))
+            world.turn(chance.randrange(len(world.actors)))
             if chance.random() < 0.02:
                 world.now += timedelta(seconds=chance.randrange(100))
+            if step % 500 == 0:
+                assert world.seen_through_segments() == world.states()
             if step % 10 == 0 and (missing := world.dangling()):
                 return missing, world
         assert [actor.error for actor in world.actors if actor.error] == []
@@ -321,6 +349,6 @@ def test_many_thousand_steps_leave_nothing_dangling_and_do_prune(tmp_path: Path)
 
 
 def test_without_a_grace_the_model_finds_the_harm(tmp_path: Path) -> None:
-    found = [run(tmp_path, seed, 3000, grace=timedelta(0))[0] for seed in range(3)]
+    found = (run(tmp_path, seed, 3000, grace=timedelta(0), compactors=0)[0] for seed in range(10))
 
     assert any(found), "the model is too weak: it should have found a dangling reference"

@@ -211,6 +211,14 @@ class Asynchronous(AsyncFileSystem):
             raise FileNotFoundError(path)
         return found
 
+    async def _ls(self, path: str, *_: object, **__: object) -> list[dict[str, Any]]:
+        self._fail(path)
+        below = {key[len(path) + 1 :].partition("/") for key in self.objects if key.startswith(f"{path}/")}
+        if not below:
+            raise FileNotFoundError(path)
+        types = {name: "directory" if slash else "file" for name, slash, _ in below}
+        return [{"name": f"{path}/{name}", "type": type_} for name, type_ in types.items()]
+
     def _fail(self, path: str) -> None:
         if error := self.fail.get(path):
             raise error

@@ -1,0 +1,341 @@
+"""What listing costs: `replicate ls` of very many experiments, on a local disk and on S3, beside MLflow's search.
+
+    python benchmarks/listing.py [--experiments 10000] [--mlflow PYTHON] [--only local s3 mlflow]
+
+Generates experiments of five records each: code, three checkpoints, the end, with 120 packages and the params and
+metrics of a small training; spread over a hundred days. What is measured runs in a process of its own each time, and
+counts from behind Python's start and the imports. Cold means: nothing is in the local cache, nor, for the local disk,
+in the machine's memory; warm: the same again. The S3 server is moto, in a process of its own on the loopback; its own
+time is told apart from the work of the reader, which is its processor time. MLflow takes part where an interpreter that
+has it is named, with the same runs in its file store and in its sqlite store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+ROUNDS = 5
+SHOWN = 20
+"""So many of the latest experiments are looked at closely, as a listing that fits a terminal does."""
+
+DAYS = 100
+BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+BUCKET = "experiments"
+
+READ = f"""
+import json, os, sys, time
+import replicate
+from replicate_core.project import Project
+if sys.argv[1].startswith("s3://"):
+    import s3fs  # what is imported is no work of the listing
+wall, cpu = time.perf_counter(), time.process_time()
+experiments = Project(storage=sys.argv[1]).experiments.list()
+for experiment in experiments[-{SHOWN}:] if sys.argv[2] == "latest" else experiments:
+    experiment.params, experiment.status, experiment.best(), experiment.latest()
+print(json.dumps([len(experiments), time.perf_counter() - wall, time.process_time() - cpu]))
+"""
+
+WRITE_MLFLOW = """
+import json, sys, mlflow
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+client = MlflowClient(sys.argv[1])
+experiment = client.create_experiment("benchmark")
+for line in sys.stdin:
+    run = json.loads(line)
+    made = client.create_run(experiment, start_time=run["started"])
+    params = [Param(key, str(value)) for key, value in run["params"].items()]
+    metrics = [Metric(key, value, run["started"] + step, step) for step, key, value in run["metrics"]]
+    client.log_batch(made.info.run_id, metrics=metrics, params=params)
+    client.set_terminated(made.info.run_id)
+print(experiment)
+"""
+
+SEARCH_MLFLOW = """
+import json, sys, time
+from mlflow.tracking import MlflowClient
+import mlflow.store.tracking.file_store, mlflow.store.tracking.sqlalchemy_store
+wall = time.perf_counter()
+client = MlflowClient(sys.argv[1])
+count = int(sys.argv[3])
+found, token = [], None
+while len(found) < count:
+    page = client.search_runs(
+        [sys.argv[2]], max_results=min(count, 5000), order_by=["start_time DESC"], page_token=token
+    )
+    found += page
+    token = page.token
+    if not token:
+        break
+print(json.dumps([len(found), time.perf_counter() - wall]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--mlflow", help="a Python interpreter that has MLflow")
+    parser.add_argument("--only", nargs="+", choices=["local", "s3", "mlflow"], default=["local", "s3", "mlflow"])
+    parser.add_argument("--serve", nargs=2, metavar=("DIRECTORY", "PORT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(Path(arguments.serve[0]), int(arguments.serve[1]))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["REPLICATE_CACHE"] = f"{directory}/cache"
+        measure(Path(directory), arguments.experiments, arguments.only, arguments.mlflow)
+
+
+def measure(directory: Path, count: int, only: list[str], mlflow: str | None) -> None:
+    from replicate_core.compacting import compact
+    from replicate_core.repository import Repository
+    from replicate_core.store import LocalStore
+
+    storage = directory / "storage"
+    runs = make(storage, count)
+    print(f"{count} experiments, {5 * count} records; seconds, the median of {ROUNDS} with the range")
+    before: list[float] = []
+    if "local" in only:
+        before = series(
+            "local disk, records alone: the latest, warm", lambda: read(str(storage), "latest")[1], rounds=2
+        )
+    start = time.perf_counter()
+    report = compact(Repository(LocalStore(storage)))
+    (segment,) = storage.glob("segments/*")
+    print(
+        f"  compacted {report.records} records in {time.perf_counter() - start:.1f} s: {segment.stat().st_size:,} bytes"
+    )
+    ours: dict[str, float] = {}
+    if "local" in only:
+        cold = series("local disk: the latest, cold", lambda: read(str(storage), "latest")[1], forget=[storage])
+        warm = series("local disk: the latest, warm", lambda: read(str(storage), "latest")[1])
+        every = series("local disk: all params and checkpoints, warm", lambda: read(str(storage), "all")[1])
+        ours = {"latest": middle(warm), "all": middle(every)}
+        goal("cold", middle(cold), 2.0)
+        goal("warm", middle(warm), 0.5)
+        print(f"  ratio to records alone: {middle(warm) / middle(before):.3f}")
+    if "s3" in only:
+        measure_s3(directory, storage)
+    if "mlflow" in only and mlflow:
+        measure_mlflow(directory, runs, mlflow, ours)
+
+
+def goal(what: str, found: float, wanted: float) -> None:
+    print(f"  goal {what}: {wanted} s: {'met' if found <= wanted else 'NOT MET'} ({found:.3f} s)")
+
+
+def middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def series(
+    what: str, action: Callable[[], float], *, forget: list[Path] | None = None, rounds: int = ROUNDS
+) -> list[float]:
+    """Measure something several times."""
+    found = []
+    for _ in range(rounds):
+        for path in forget or ():
+            forget_pages(path)
+        found.append(action())
+    print(f"  {what:62} {middle(found):8.3f}  ({min(found):.3f} .. {max(found):.3f})", flush=True)
+    return found
+
+
+def forget_pages(root: Path) -> None:
+    """Let the machine forget the content of files, so that it comes from the disk."""
+    os.sync()
+    for path in root.glob("segments/*"):
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(storage: str, what: str, **environment: str) -> tuple[int, float, float]:
+    command = [sys.executable, "-c", READ, storage, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    count, wall, cpu = json.loads(done.stdout)
+    return count, wall, cpu
+
+
+def make(storage: Path, count: int) -> list[dict[str, object]]:
+    """Write the records of experiments as a hundred days would have left them; returns what they are, for MLflow."""
+    from replicate_core import ids, record_format
+    from replicate_core.documents import seal
+    from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, GitState, PrimaryMetric, Record
+
+    chance = random.Random(1)
+    packages = {f"package-{number}": f"{number % 7}.{number % 11}.{number % 5}" for number in range(120)}
+    system = {"platform": "Linux-6.1-x86_64", "cpus": 16, "memory_bytes": 1 << 37, "accelerators": ["NVIDIA H100"] * 8}
+    storage.mkdir()
+    (storage / "replicate.json").write_text('{"format": 1, "digest": "sha256"}\n')
+    runs: list[dict[str, object]] = []
+    for number in range(count):
+        began = BEGAN + timedelta(days=DAYS * number / count)
+        experiment = chance.randbytes(16).hex()
+        params = {"learning_rate": chance.random(), "layers": chance.randrange(9), "optimizer": {"name": "adam"}}
+        records: list[Record] = [
+            Created(
+                experiment,
+                began,
+                name=f"run {number}",
+                params=params,
+                user="ada",
+                host=f"node{number % 16}",
+                command="python train.py --epochs 3",
+                packages=packages,
+                system=system,
+                git=GitState("0" * 40, "main", dirty=False),
+                python_version="3.11.7",
+                manifest=f"manifests/{ids.ulid(number, bytes(10))}.json",
+                size_bytes=10_000,
+            )
+        ]
+        metrics = []
+        for step in range(3):
+            loss, accuracy = chance.random(), chance.random()
+            metrics += [(step, "loss", loss), (step, "accuracy", accuracy)]
+            facts = CheckpointFacts(
+                chance.randbytes(16).hex(),
+                began + timedelta(minutes=step),
+                step,
+                {"loss": loss, "accuracy": accuracy},
+                PrimaryMetric("loss", "minimize"),
+                "model.pt",
+                manifest=f"manifests/{ids.ulid(number, bytes(9) + bytes([step]))}.json",
+                size_bytes=1_000_000,
+            )
+            records.append(Checkpointed(experiment, (facts,)))
+        records.append(Ended(experiment, began + timedelta(minutes=4), "finished"))
+        for minute, record in enumerate(records):
+            written = began + timedelta(minutes=minute)
+            ulid = ids.ulid(int(written.timestamp() * 1000), chance.randbytes(10))
+            path = storage / f"records/{written:%Y%m%d}/{ulid}-{experiment}-{record_format.kind(record)}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(seal(record_format.encode(record)))
+            os.utime(path, (written.timestamp(),) * 2)
+        flat = {"learning_rate": params["learning_rate"], "layers": params["layers"], "optimizer.name": "adam"}
+        runs.append({"started": int(began.timestamp() * 1000), "params": flat, "metrics": metrics})
+    return runs
+
+
+def measure_s3(directory: Path, storage: Path) -> None:
+    with server(storage) as url:
+        place = f"s3://{BUCKET}/storage"
+        fsspec_config = directory / "fsspec"
+        fsspec_config.mkdir()
+        (fsspec_config / "s3.json").write_text(json.dumps({"s3": {"endpoint_url": url, "key": "k", "secret": "s"}}))
+        caches = iter(range(1000))
+
+        def once(*, fresh: bool) -> tuple[float, float, dict[str, float]]:
+            cache = f"{directory}/cold{next(caches)}" if fresh else f"{directory}/warm"
+            ask(url, "/-/log")
+            environment = {"REPLICATE_CACHE": cache, "FSSPEC_CONFIG_DIR": str(fsspec_config)}
+            _, wall, cpu = read(place, "latest", **environment)
+            return wall, cpu, ask(url, "/-/log")
+
+        for what, fresh, wanted in (("cold", True, 2.0), ("warm", False, 0.5)):
+            once(fresh=fresh)
+            found = [once(fresh=fresh) for _ in range(ROUNDS)]
+            work = series(f"S3: the latest, {what}: work", iter([cpu for _, cpu, _ in found]).__next__)
+            series(f"S3: the latest, {what}: elapsed", iter([wall for wall, _, _ in found]).__next__)
+            requests = found[-1][2]
+            print(f"  requests: {requests['count']:.0f}, for which the server took {requests['seconds']:.3f} s")
+            goal(what, middle(work), wanted)
+
+
+def ask(url: str, path: str) -> dict[str, float]:
+    with urllib.request.urlopen(url + path) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def server(storage: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, __file__, "--serve", str(storage), str(port)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            try:
+                ask(url, "/-/log")
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def serve(storage: Path, port: int) -> None:
+    """An S3 server with the content of a directory, which says how many requests it answered and how long it took."""
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    backend.create_bucket(BUCKET, "us-east-1")
+    for path in storage.rglob("*"):
+        if path.is_file():
+            key = backend.put_object(BUCKET, f"storage/{path.relative_to(storage).as_posix()}", path.read_bytes())
+            key.last_modified = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).replace(tzinfo=None)
+    answer = DomainDispatcherApplication(create_backend_app)
+    log = {"count": 0, "seconds": 0.0}
+
+    def application(environ: dict[str, str], start_response: Callable[..., object]) -> object:
+        if environ["PATH_INFO"] == "/-/log":
+            start_response("200 OK", [("Content-Type", "application/json")])
+            text = json.dumps(log)
+            log.update(count=0, seconds=0.0)
+            return [text.encode()]
+        start = time.perf_counter()
+        body = list(answer(environ, start_response))
+        log["count"] += 1
+        log["seconds"] += time.perf_counter() - start
+        return body
+
+    class Silent(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_request(self, *_: object) -> None:
+            pass
+
+    make_server("127.0.0.1", port, application, threaded=True, request_handler=Silent).serve_forever()
+
+
+def measure_mlflow(directory: Path, runs: list[dict[str, object]], python: str, ours: dict[str, float]) -> None:
+    lines = "".join(json.dumps(run) + "\n" for run in runs)
+    environment = {**os.environ, "MLFLOW_ALLOW_FILE_STORE": "true"}
+    for name, store in (("sqlite", f"sqlite:///{directory}/mlflow.db"), ("file", f"file://{directory}/mlruns")):
+        write = [python, "-c", WRITE_MLFLOW, store]
+        done = subprocess.run(write, input=lines, capture_output=True, text=True, check=True, env=environment)
+        experiment = done.stdout.split()[-1]
+
+        def search(count: int, store: str = store, experiment: str = experiment) -> float:
+            command = [python, "-c", SEARCH_MLFLOW, store, experiment, str(count)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            found, seconds = json.loads(done.stdout.splitlines()[-1])
+            assert found == count
+            return seconds
+
+        for what, count in (("latest", SHOWN), ("all", len(runs))):
+            theirs = series(f"MLflow, {name} store: {what}, warm", lambda count=count: search(count), rounds=3)
+            if what in ours:
+                print(f"  ratio replicate to MLflow: {ours[what] / middle(theirs):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""`replicate compact`: put the records of many experiments together, so that listing them is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+import replicate
+from replicate.cli import output
+
+
+@click.command(epilog="Example: replicate compact")
+@click.option("--rebuild", is_flag=True, help="Do it anew, of all records.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+@click.pass_obj
+def compact(open_project: Callable[[], replicate.Project], rebuild: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
+    """Put the records of many experiments together, so that listing them takes a few requests.
+
+    Recorders do so by themselves where many records have gathered; by hand it is of use after keys were copied into the
+    storage by another program. Nothing is deleted but what is derived. Safe beside running experiments, on any machine.
+    """
+    report = open_project().compact(rebuild=rebuild)
+    if as_json:
+        fields = ("records", "unusable", "segment", "replaced")
+        click.echo(output.as_json({name: getattr(report, name) for name in fields}))
+        return
+    if report.segment is None:
+        click.echo("Nothing to do: all records are together already.")
+    else:
+        click.echo(f"Put {report.records} record{'s' * (report.records != 1)} into {report.segment}.")
+    if report.replaced:
+        click.echo(f"It takes the place of {report.replaced} other{'s' * (report.replaced != 1)}.")
+    if report.unusable:
+        click.echo(f"Left as they are: {report.unusable}. `replicate verify` says whether they are damaged.")
