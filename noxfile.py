@@ -30,6 +30,8 @@ PURE_FLOOR = (
     "containers",
     "encodings",
     "redaction",
+    "query",
+    "diff",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
