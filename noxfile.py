@@ -182,6 +182,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def reference(session: nox.Session) -> None:
+    """Write `docs/cli.md` from the help of the commands."""
+    session.install(".")
+    page = session.run("python", "-m", "replicate.cli.reference", silent=True)
+    (ROOT / "docs" / "cli.md").write_text(str(page), encoding="utf-8")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the source distribution and the wheel into `dist/`, and look inside the wheel."""
     session.install("build")

@@ -51,7 +51,7 @@ def test_ls_all_shows_every_param_and_metric(cli: Cli, experiments) -> None:
     _, out, _ = cli("ls", "--all")
 
     assert "layers=3" in out
-    assert 'model={"kind": "mlp"}' in out
+    assert "model.kind=mlp" in out, "named as in a filter"
     assert "note=[red]text" in out
 
 
@@ -119,12 +119,18 @@ def test_checkout_of_an_experiment_gives_its_code_and_its_best_files(cli: Cli, e
     assert (project / "back" / "train.py").read_text() == "learning_rate = 0.1\n"
 
 
-def test_checkout_without_a_directory_makes_one_named_by_the_id(cli: Cli, experiments, project: Path) -> None:
-    latest = experiments[0].latest()
+def test_checkout_without_a_directory_goes_to_the_project(cli: Cli, experiments, project: Path, monkeypatch) -> None:
+    (project / "deep").mkdir()
+    monkeypatch.chdir(project / "deep")
+    (project / "replicate.yaml").touch()
+    (project / "model.txt").unlink()
 
-    cli("checkout", latest.short_id, "--path", "model.txt")
+    code, out, _ = cli("checkout", experiments[0].latest().short_id, "--path", "model.txt")
 
-    assert [path.name for path in (project / latest.short_id).iterdir()] == ["model.txt"]
+    assert code == 0
+    assert str(project) in out
+    assert (project / "model.txt").read_text() == "loss 2.0"
+    assert list((project / "deep").iterdir()) == []
 
 
 @pytest.fixture
