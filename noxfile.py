@@ -56,7 +56,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the core and the command line, also with processes that are killed and that end in every other way."""
-    session.install(".", *TEST_TOOLS, "ipykernel")
+    session.install(".[parquet]", *TEST_TOOLS, "ipykernel")
     suites = ("tests/core", "tests/cli", "tests/crash", "tests/exits")
     session.run("pytest", *suites, "--numprocesses=auto", *session.posargs)
 
@@ -72,7 +72,7 @@ def crash(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure what the tests of the core reach: the pure floor to the last branch, the rest to 97 %."""
-    session.install(".", *TEST_TOOLS)
+    session.install(".[parquet]", *TEST_TOOLS)
     session.run("pytest", "tests/core", "tests/cli", "--numprocesses=auto", "--cov", "--cov-report=")
     pure = ",".join(f"*/replicate_core/{name}.py" for name in PURE_FLOOR)
     session.run("coverage", "report", f"--include={pure}", "--fail-under=100")

@@ -6,7 +6,8 @@ Pure. Where the two come from, and how the bytes of a file are fetched, is in `c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, TypeAlias
@@ -22,6 +23,9 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
+
+EFFORT_MAX = 100_000
+"""Equal lines on both sides, pair by pair: with more of them difflib takes seconds, with many more it takes hours."""
 
 Kind: TypeAlias = Literal["added", "removed", "changed"]
 
@@ -118,10 +122,25 @@ def unified(path: str, before: bytes | None, after: bytes | None) -> list[str]:
     if old is None or new is None:
         return [f"Binary files {left} and {right} differ"]
     marked: list[str] = []
-    for line in difflib.unified_diff(old, new, left, right, lineterm=""):
+    compare = difflib.unified_diff if _effort(old, new) <= EFFORT_MAX else _replacement
+    for line in compare(old, new, left, right, lineterm=""):
         text, ended, _ = line.partition(_NO_END)
         marked += [text, *(["\\ No newline at end of file"] if ended else [])]
     return marked or [f"--- {left}", f"+++ {right}"]  # an empty file came or went
+
+
+def _effort(old: Sequence[str], new: Sequence[str]) -> int:
+    """How many lines of the one are equal to how many of the other, less those that difflib takes for junk."""
+    left, right = Counter(old), Counter(new)
+    junk = len(new) // 100 + 1 if len(new) >= 200 else len(new)
+    return sum(left[line] * count for line, count in right.items() if count <= junk)
+
+
+def _replacement(old: Sequence[str], new: Sequence[str], left: str, right: str, *, lineterm: str) -> Iterator[str]:
+    """A unified diff that takes the whole of one text for the whole of the other."""
+    yield from (f"--- {left}{lineterm}", f"+++ {right}{lineterm}", f"@@ -1,{len(old)} +1,{len(new)} @@{lineterm}")
+    yield from (f"-{line}" for line in old)
+    yield from (f"+{line}" for line in new)
 
 
 _NO_END = "\n"

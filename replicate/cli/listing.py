@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -16,10 +17,20 @@ from replicate_core import query
 TERMINAL_ROWS = 50
 """So many experiments a terminal shows, unless `-n` says otherwise."""
 
+WIDE_COLUMNS = 140
+"""A narrower terminal gets fewer columns, with more lines in each."""
+
+NAME_CHARACTERS, NARROW_NAME_CHARACTERS = 40, 18
+"""Longer names are cut in a terminal."""
+
 CHECKPOINT_COLUMNS = ("id", "created", "step", "metrics", "extra")
 """What CSV and Parquet say of the checkpoints of an experiment."""
 
 STYLES = {"running": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
+
+WRAPPED = ("PARAMS", "CHECKPOINTS", "LATEST CHECKPOINT", "BEST CHECKPOINT")
+WHOLE = {"EXPERIMENT": 18, "STATUS": 14, "CHECKPOINTS": 24, "LATEST CHECKPOINT": 17, "BEST CHECKPOINT": 17}
+"""Column to how many characters of it are kept, however narrow the terminal is."""
 
 Form: TypeAlias = Literal["table", "json", "csv", "ids"]
 Columns: TypeAlias = Mapping[str, Sequence[str]]
@@ -147,6 +158,23 @@ def show(project: replicate.Project, wish: Wish, columns: Callable[[replicate.Ex
     return True
 
 
+def stacked(columns: Columns) -> list[str]:
+    """Several columns as one, the cells of a row below one another."""
+    return ["\n".join(filter(None, cells)) for cells in zip(*filter(None, columns.values()), strict=True)]
+
+
+def shortened(text: str | None) -> str:
+    """A name, cut where a terminal has no room for all of it."""
+    if output.is_plain():
+        return text or ""
+    return output.cut(text or "", NARROW_NAME_CHARACTERS if is_narrow() else NAME_CHARACTERS)
+
+
+def is_narrow() -> bool:
+    """Tell whether a person reads what is printed, in a terminal that takes only few columns."""
+    return not output.is_plain() and shutil.get_terminal_size().columns < WIDE_COLUMNS
+
+
 def row(experiment: replicate.Experiment) -> dict[str, object]:
     """An experiment in a table for programs: what `--json` prints, without nesting, and of checkpoints what matters."""
     fields = output.experiment_fields(experiment)
@@ -165,5 +193,4 @@ def _show_table(columns: Columns) -> None:
         return
     with output.console() as console:
         rows = zip(*shown.values(), strict=True)
-        whole = ("EXPERIMENT", "STATUS", "CHECKPOINTS")
-        console.print(output.table(shown, rows, wrapped=("PARAMS",), whole=whole, styles=STYLES))
+        console.print(output.table(shown, rows, wrapped=WRAPPED, whole=WHOLE, styles=STYLES))

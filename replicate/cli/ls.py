@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 
@@ -10,12 +9,6 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-
-WIDE_COLUMNS = 140
-"""A narrower terminal gets fewer columns, with more lines in each."""
-
-NAME_CHARACTERS, NARROW_NAME_CHARACTERS = 40, 18
-"""Longer names are cut in a terminal."""
 
 EXAMPLES = """\b
 Example: replicate ls
@@ -47,35 +40,31 @@ def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everyt
 
 
 def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> listing.Columns:
-    for_people = not output.is_plain()
-    narrow = for_people and shutil.get_terminal_size().columns < WIDE_COLUMNS
-    characters = None if not for_people else NARROW_NAME_CHARACTERS if narrow else NAME_CHARACTERS
-
     def cells(of: Callable[[replicate.Experiment], replicate.Checkpoint | None]) -> list[str]:
         return [output.checkpoint_cell(of(item), everything=everything) for item in experiments]
 
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
-        "TAGS": ["\n".join(output.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
+        "NAME": [listing.shortened(experiment.name) for experiment in experiments],
+        "TAGS": ["\n".join(listing.shortened(tag) for tag in experiment.tags) for experiment in experiments],
     }
     state: dict[str, list[str]] = {
         "STATUS": [experiment.status for experiment in experiments],
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": _if_they_differ([output.cut(experiment.host or "", characters) for experiment in experiments]),
-        "USER": _if_they_differ([output.cut(experiment.user or "", characters) for experiment in experiments]),
+        "HOST": _if_they_differ([listing.shortened(experiment.host) for experiment in experiments]),
+        "USER": _if_they_differ([listing.shortened(experiment.user) for experiment in experiments]),
     }
     params = {"PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)]}
-    if narrow:
+    if listing.is_narrow():
         checkpoints = [_both_checkpoints(experiment, everything=everything) for experiment in experiments]
-        return {"EXPERIMENT": _stacked(about), "STATUS": _stacked(state), **params, "CHECKPOINTS": checkpoints}
+        return {
+            "EXPERIMENT": listing.stacked(about),
+            "STATUS": listing.stacked(state),
+            **params,
+            "CHECKPOINTS": checkpoints,
+        }
     best, latest = cells(replicate.Experiment.best), cells(replicate.Experiment.latest)
     return {**about, **state, **params, "BEST CHECKPOINT": best, "LATEST CHECKPOINT": latest}
-
-
-def _stacked(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Several columns as one, the cells of a row below one another."""
-    return ["\n".join(filter(None, cells)) for cells in zip(*filter(None, columns.values()), strict=True)]
 
 
 def _both_checkpoints(experiment: replicate.Experiment, *, everything: bool) -> str:

@@ -68,7 +68,7 @@ def table(
     rows: Iterable[Sequence[str]],
     *,
     wrapped: Collection[str] = (),
-    whole: Collection[str] = (),
+    whole: Mapping[str, int] | None = None,
     styles: Mapping[str, str] | None = None,
 ) -> Table:
     """A table without lines around it.
@@ -77,7 +77,7 @@ def table(
         headings: of its columns.
         rows: a cell for each column.
         wrapped: the columns that are wrapped where the terminal is too narrow; the others are cut.
-        whole: the columns that are neither.
+        whole: the columns that keep so many characters even then.
         styles: of a cell whose first line says exactly this.
     """
     from rich.cells import cell_len  # noqa: PLC0415
@@ -87,13 +87,13 @@ def table(
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     columns, listed = list(headings), [[printable(cell) for cell in row] for row in rows]
     for number, heading in enumerate(columns):
-        wraps = heading in wrapped
-        widths = [cell_len(line) for row in listed for line in row[number].split("\n")] if heading in whole else []
+        most = (whole or {}).get(heading)
+        lines = [] if most is None else [line for row in listed for line in row[number].split("\n")]
         made.add_column(
             Text(printable(heading)),
-            overflow="fold" if wraps else "ellipsis",
-            no_wrap=not wraps,
-            min_width=max([len(heading), *widths]) if heading in whole else None,
+            overflow="fold" if heading in wrapped else "ellipsis",
+            no_wrap=heading not in wrapped,
+            min_width=None if most is None else min(most, max(map(cell_len, [heading, *lines]))),
         )
     for row in listed:
         # Text: square brackets in values are no markup

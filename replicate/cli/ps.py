@@ -34,16 +34,27 @@ def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish) -> Non
 
 
 def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> listing.Columns:
-    return {
+    about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [experiment.name or "" for experiment in experiments],
+        "NAME": [listing.shortened(experiment.name) for experiment in experiments],
+    }
+    place: dict[str, list[str]] = {
+        "HOST": [listing.shortened(experiment.host) for experiment in experiments],
+        "USER": [listing.shortened(experiment.user) for experiment in experiments],
+    }
+    times: dict[str, list[str]] = {
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": [experiment.host or "" for experiment in experiments],
-        "USER": [experiment.user or "" for experiment in experiments],
         "LAST SIGN OF LIFE": [_sign(experiment, now=now) for experiment in experiments],
+    }
+    rest: dict[str, list[str]] = {
         "WAITING": [str(experiment.waiting or "") for experiment in experiments],
         "LATEST CHECKPOINT": [output.checkpoint_cell(experiment.latest()) for experiment in experiments],
     }
+    if listing.is_narrow():
+        signs = [f"last sign:\n{sign}" if sign else "" for sign in times["LAST SIGN OF LIFE"]]
+        started = listing.stacked({"STARTED": times["STARTED"], "SIGN": signs})
+        return {"EXPERIMENT": listing.stacked(about), "HOST": listing.stacked(place), "STARTED": started, **rest}
+    return {**about, **place, **times, **rest}
 
 
 def _sign(experiment: replicate.Experiment, *, now: datetime) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import click
@@ -33,6 +35,12 @@ OTHER_PACKAGES = 5
 
 CHECKPOINTS_SHOWN = 40
 """So many of the latest checkpoints are shown; `--all` shows the rest."""
+
+LEFT_COLUMNS = 36
+"""What the columns before the metrics take of a terminal, at most."""
+
+NUMBER_CHARACTERS = 11
+"""What a number takes: `-1.2345e-31`."""
 
 _INDENT = "  "
 
@@ -165,7 +173,7 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
 def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> object:
     best = experiment.best()
     checkpoints = list(experiment.checkpoints)
-    names = list(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.metrics))
+    names, hidden = _metric_columns(experiment, everything=everything)
     left_out = 0 if everything else max(0, len(checkpoints) - CHECKPOINTS_SHOWN)
     if left_out:
         latest = checkpoints[-CHECKPOINTS_SHOWN:]
@@ -179,9 +187,26 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> objec
         ]
         for checkpoint in checkpoints
     )
-    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows)
-    table.caption = f"The best and the latest; {left_out} more: --all" if left_out else None
+    whole = {"ID": 24, "STEP": 10, "AFTER": 10}
+    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows, whole=whole)
+    notes = [f"The best and the latest; {left_out} more: --all"] if left_out else []
+    notes += [f"{output.count(hidden, 'metric')} more: --all, --json or a wider terminal"] if hidden else []
+    table.caption = "\n".join(notes) or None
     return table
+
+
+def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tuple[list[str], int]:
+    """The metrics that the terminal has room for, the primary one first, and how many it has no room for."""
+    primary = experiment.primary_metric
+    first = [primary.name] if primary else []
+    found = (name for checkpoint in experiment.checkpoints for name in checkpoint.metrics)
+    names = list(dict.fromkeys([*first, *found]))
+    if everything or output.is_plain():
+        return names, 0
+    room = shutil.get_terminal_size().columns - LEFT_COLUMNS
+    ends = accumulate(max(len(name), NUMBER_CHARACTERS) + 2 for name in names)
+    shown = max(1, sum(end <= room for end in ends))
+    return names[:shown], len(names) - shown
 
 
 def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicate_core import diff
 from replicate_core.diff import UNSET, Change, changes, file_changes, unified
 from replicate_core.manifest import File, Manifest, Part
 from replicate_core.values import Value
@@ -93,14 +94,27 @@ def test_bytes_that_are_no_text_are_only_said_to_differ(data: bytes) -> None:
     assert unified("m", None, data) == ["Binary files /dev/null and b/m differ"]
 
 
+def test_texts_that_repeat_themselves_are_replaced_as_a_whole() -> None:
+    old, new = (b"".join(b"%d\n" % (number * step % 150) for number in range(8000)) for step in (1, 7))
+    lines = unified("table.csv", old, new)
+    assert lines[2] == "@@ -1,8000 +1,8000 @@"
+    assert len(lines) == 3 + 16000
+    assert len(unified("table.csv", old[:100], new[:100])) < 100
+
+
 text = st.text(st.sampled_from("ab\n\r\x0c\u2028 "), max_size=30).map(str.encode)
 
 
+@pytest.mark.parametrize("effort", [0, diff.EFFORT_MAX], ids=["replaced", "compared"])
 @given(old=text, new=text)
-def test_patch_makes_the_one_of_the_other(tmp_path_factory: pytest.TempPathFactory, old: bytes, new: bytes) -> None:
+def test_patch_makes_the_one_of_the_other(
+    tmp_path_factory: pytest.TempPathFactory, effort: int, old: bytes, new: bytes
+) -> None:
     directory: Path = tmp_path_factory.mktemp("patch")
     (directory / "file").write_bytes(old)
-    patch = "".join(f"{line}\n" for line in unified("file", old, new)).encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(diff, "EFFORT_MAX", effort)
+        patch = "".join(f"{line}\n" for line in unified("file", old, new)).encode()
     if old != new:
         subprocess.run(
             ["git", "apply", "--unsafe-paths", "--whitespace=nowarn", "-"], input=patch, cwd=directory, check=True
