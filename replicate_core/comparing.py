@@ -88,8 +88,10 @@ class Comparison:
         return self._file_changes(*(_files(self._settled(side)) for side in (self.before, self.after)))
 
     def lines(self, change: FileChange) -> list[str]:
-        """How a file changed, line by line; see `diff.unified`."""
+        """How a file changed, line by line; see `diff.unified`. Of links, and of large files, only that they did."""
         sides = (change.before, change.after)
+        if any(isinstance(side, str) for side in sides):
+            return [f"{change.path} was {_words(change.before)}, and is {_words(change.after)}"]
         if any(isinstance(side, File) and side.size > TEXT_BYTES_MAX for side in sides):
             return [f"{change.path}: too large to be shown line by line"]
         before, after = (_data(self._source.repository, change.path, side) for side in sides)
@@ -167,11 +169,14 @@ def _is_within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory}/")
 
 
+def _words(content: Content) -> str:
+    if content is None:
+        return "nothing"
+    return "a file" if isinstance(content, File) else f"a link to {content}"
+
+
 def _data(repository: Repository, path: str, content: Content) -> bytes | None:
-    """What stands at a path, as bytes: of a link its target."""
-    if isinstance(content, File):
-        return b"".join(_pieces(repository, path, content))
-    return None if content is None else content.encode()
+    return None if content is None else b"".join(_pieces(repository, path, content))
 
 
 def _pieces(repository: Repository, path: str, content: Content) -> Iterator[bytes]:

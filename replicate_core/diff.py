@@ -109,7 +109,9 @@ def _digests(file: File) -> list[tuple[int, str]]:
 
 
 def unified(path: str, before: bytes | None, after: bytes | None) -> list[str]:
-    """How a file changed, as a unified diff of `a/PATH` and `b/PATH`: its lines, without line breaks.
+    """How a file changed, as a unified diff with the headers of git: its lines, without line breaks.
+
+    Of files that are no text it is only said, in one line, that they differ; of two that are the same, nothing.
 
     Args:
         path: of the file, on both sides.
@@ -126,7 +128,9 @@ def unified(path: str, before: bytes | None, after: bytes | None) -> list[str]:
     for line in compare(old, new, left, right, lineterm=""):
         text, ended, _ = line.partition(_NO_END)
         marked += [text, *(["\\ No newline at end of file"] if ended else [])]
-    return marked or [f"--- {left}", f"+++ {right}"]  # an empty file came or went
+    kind = "new file" if before is None else "deleted file" if after is None else None
+    mode = [] if kind is None else [f"{kind} mode 100644"]
+    return [f"diff --git a/{path} b/{path}", *mode, *marked] if marked or mode else []
 
 
 def _effort(old: Sequence[str], new: Sequence[str]) -> int:

@@ -128,7 +128,9 @@ def _print_patch(comparison: Comparison) -> None:
     """The lines as they are where a program reads them, or else they would be no patch."""
     if output.is_plain():
         for change in comparison.code:
-            sys.stdout.write("".join(f"{line}\n" for line in comparison.lines(change)))
+            lines = comparison.lines(change)
+            is_patch = lines[0].startswith("diff ")  # else it says why there is none
+            (sys.stdout if is_patch else sys.stderr).write("".join(f"{line}\n" for line in lines))
         return
     with output.console() as console:
         _show_lines(console, [line for change in comparison.code for line in comparison.lines(change)], most=None)
@@ -213,7 +215,7 @@ def _show_rest(console: Console, rest: int, section: str) -> None:
 
 def _show_lines(console: Console, lines: Sequence[str], *, most: int | None) -> None:
     for line in lines[:most]:
-        style = "bold" if line.startswith(("---", "+++")) else _STYLES.get(line[:1], "")
+        style = "bold" if line.startswith(("diff ", "---", "+++")) else _STYLES.get(line[:1], "")
         console.print(output.printable(line.expandtabs()), style=style, markup=False, soft_wrap=True)
     if most is not None and len(lines) > most:
         console.print(f"and {len(lines) - most:,} more lines: --code", style="dim")

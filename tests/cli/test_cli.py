@@ -360,3 +360,45 @@ def test_a_name_that_the_terminal_can_not_show_is_no_crash(project: Path, comman
         assert "模型 🙂" in done.stdout.decode("utf-8"), "JSON is for programs, and is UTF-8"
     else:
         assert done.stdout.decode("ascii")
+
+
+def test_show_tells_how_much_dedup_saved_and_interesting_packages_first(cli: Cli, project: Path, monkeypatch) -> None:
+    packages = {f"a{number}": "1" for number in range(7)}
+    monkeypatch.setattr("replicate_core.environment.packages", lambda: packages)
+    with replicate.init({}, path=None) as plain:
+        pass
+    monkeypatch.setattr("replicate_core.environment.packages", lambda: {**packages, "torch": "2"})
+    (project / "model.bin").write_bytes(os.urandom(400_000))
+    with replicate.init({}, path=None) as experiment:
+        for _ in range(4):
+            experiment.checkpoint("model.bin", {})
+
+    out = cli("show", experiment.id)[1]
+    assert "1.6 MB, 400 kB stored (1.2 MB saved, 75%)" in out
+    assert "torch:" in out
+    assert "and 7 more (--all)" in out
+    everything = cli("show", experiment.id, "--all")[1]
+    assert everything.index("torch:") < everything.index("a0:")
+    out = cli("show", plain.id)[1]
+    assert "a4:" in out
+    assert "and 2 more (--all)" in out
+    assert "saved" not in out
+
+
+def test_show_tells_what_git_knew_and_how_long_training_was_held_up(cli: Cli, project: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *words], check=True, capture_output=True)
+
+    (project / "train.py").write_text("one\n")
+    git("init", "-b", "main")
+    git("add", "train.py")
+    git("commit", "-m", "first")
+    (project / "train.py").write_text("two\n")
+    with replicate.init({}, tags=["a", "b"], notes="a note") as experiment:
+        pass
+    out = cli("show", experiment.id)[1]
+    assert f"{experiment.git.commit[:12]} on main, with changes that are not committed" in out
+    assert "a, b" in out
+    assert "a note" in out
+    assert "s in checkpoint(), in total" in out

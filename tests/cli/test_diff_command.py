@@ -23,6 +23,7 @@ def two(project: Path) -> list[replicate.Experiment]:
     for number, lr in enumerate((0.1, 0.01)):
         (project / "train.py").write_text(f"import math\n\n\tlr = {lr}\nend = 1\n")
         (project / f"only_{number}.py").write_text(f"number = {number}\n")
+        (project / f"empty {number}.txt").touch()
         with replicate.init(
             {"lr": lr, "layers": 3, **({"new": [1]} if number else {})}, name=f"rate {lr}"
         ) as experiment:
@@ -30,6 +31,7 @@ def two(project: Path) -> list[replicate.Experiment]:
                 (project / "model.bin").write_bytes(bytes([number, step, 0]) * 1000)
                 experiment.checkpoint("model.bin", {"loss": lr + step, "note": "same"}, ("loss", "minimize"))
         (project / f"only_{number}.py").unlink()
+        (project / f"empty {number}.txt").unlink()
         made.append(experiment)
     return made
 
@@ -38,18 +40,18 @@ def test_says_what_differs_and_what_does_not(cli: Cli, two) -> None:
     code, out, err = cli("diff", two[0].short_id, two[1].short_id)
 
     assert (code, err) == (0, "")
-    lines = [line.strip() for line in out.splitlines()]
-    assert lines[0] == f"- experiment {two[0].short_id}, checkpoint {two[0].best().short_id} (step 0)  rate 0.1"
-    assert lines[1] == f"+ experiment {two[1].short_id}, checkpoint {two[1].best().short_id} (step 0)  rate 0.01"
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0] == f"- experiment {two[0].short_id}, checkpoint {two[0].best().short_id} (step 0) rate 0.1"
+    assert lines[1] == f"+ experiment {two[1].short_id}, checkpoint {two[1].best().short_id} (step 0) rate 0.01"
     for expected in (
-        "lr   0.1        0.01",
-        "new  (not set)  [1]",
-        "loss  0.1  0.01",
-        "- only_0.py  11 B",
-        "+ only_1.py  11 B",
-        "-\tlr = 0.1".expandtabs(),
-        "+\tlr = 0.01".expandtabs(),
-        "~ model.bin  3 kB to 3 kB",
+        "lr 0.1 0.01",
+        "new (not set) [1]",
+        "loss 0.1 0.01",
+        "- only_0.py 11 B",
+        "+ only_1.py 11 B",
+        "- lr = 0.1",
+        "+ lr = 0.01",
+        "~ model.bin 3 kB to 3 kB",
     ):
         assert expected in lines
     assert lines[-1] == "The same in both: environment, packages, git"
@@ -83,6 +85,22 @@ def test_the_code_is_a_patch_that_git_applies(cli: Cli, two, project: Path) -> N
     assert (back / "train.py").read_text() == "import math\n\n\tlr = 0.01\nend = 1\n"
     assert not (back / "only_0.py").exists()
     assert (back / "only_1.py").read_text() == "number = 1\n"
+    assert not (back / "empty 0.txt").exists()
+    assert (back / "empty 1.txt").read_bytes() == b""
+
+
+def test_what_is_no_text_is_no_part_of_the_patch(cli: Cli, project: Path) -> None:
+    ids = []
+    for number in range(2):
+        (project / "picture.png").write_bytes(b"\x89PNG\0" * number)
+        (project / "notes.txt").write_text(f"{number}\n")
+        with replicate.init({}) as experiment:
+            ids.append(experiment.id)
+    code, patch, err = cli("diff", *ids, "--code")
+    assert code == 0
+    assert err == "Binary files a/picture.png and b/picture.png differ\n"
+    assert patch.startswith("diff --git a/notes.txt b/notes.txt\n--- a/notes.txt\n")
+    assert "Binary files" in cli("diff", *ids)[1]
 
 
 def test_json_is_for_programs(cli: Cli, two) -> None:
@@ -94,8 +112,8 @@ def test_json_is_for_programs(cli: Cli, two) -> None:
     assert found["after"] == {"experiment": two[1].id, "checkpoint": two[1].checkpoints[1].id, "step": 1}
     assert found["params"] == {"lr": {"before": 0.1, "after": 0.01}, "new": {"after": [1]}}
     assert found["metrics"]["step"] == {"before": 0, "after": 1}
-    assert [item["kind"] for item in found["code"]] == ["removed", "added", "changed"]
-    assert "-\tlr = 0.1" in found["code"][2]["diff"]
+    assert [item["kind"] for item in found["code"]] == ["removed", "added", "removed", "added", "changed"]
+    assert "-\tlr = 0.1" in found["code"][-1]["diff"]
     (model,) = found["files"]
     assert model == {"path": "model.bin", "kind": "changed", "before_bytes": 3000, "after_bytes": 3000}
     assert found.keys() == {
@@ -127,7 +145,7 @@ def test_long_lists_are_cut_and_say_how_to_see_the_rest(cli: Cli, two, monkeypat
     monkeypatch.setattr(module, "LISTED", 2)
     monkeypatch.setattr(module, "LINES", 3)
     _, out, _ = cli("diff", two[0].id, two[1].id)
-    assert "and 1 more: --only code" in out
+    assert "and 3 more: --only code" in out
     assert "more lines: --code" in out
     _, out, _ = cli("diff", two[0].id, two[1].id, "--only", "code")
     assert "more" not in out

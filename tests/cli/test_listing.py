@@ -146,7 +146,7 @@ def test_in_a_pipe_an_experiment_is_one_line_with_nothing_cut(cli: Cli, project:
     assert "\x1b" not in out
 
 
-@pytest.mark.parametrize("columns", [40, 80, 100, 140, 200])
+@pytest.mark.parametrize("columns", [60, 80, 100, 140, 200])
 def test_a_terminal_of_any_width_shows_whole_ids(terminal: Terminal, experiments, columns: int) -> None:
     out = terminal("ls", columns=columns)
 
@@ -217,4 +217,19 @@ def test_ps_takes_the_filters_of_ls(cli: Cli, experiments, at_exit) -> None:
     assert cli("ps", "-f", "lr < 1")[1].startswith("No such experiments are running.")
     assert cli("ps", "--csv")[1].splitlines()[1].startswith(running.id)
     assert cli("ps", "-s", "lr-desc", "-n", "1", "-q")[1].split() == [running.id]
+    running.stop()
+
+
+def test_ps_and_show_fit_a_narrow_terminal(terminal: Terminal, project: Path, at_exit) -> None:
+    running = replicate.init({"lr": 5}, path=None, name="a name that is longer than a narrow terminal takes")
+    metrics = {f"a_metric_with_a_long_name_{number}": float(number) for number in range(9)}
+    running.checkpoint(None, metrics, ("a_metric_with_a_long_name_7", "maximize"))
+
+    for arguments in (("ps",), ("show", running.id)):
+        out = terminal(*arguments)
+        assert all(len(line) <= 80 for line in out.splitlines())
+        assert running.checkpoints[0].short_id in out
+    assert "A_METRIC_WITH_A_LONG_NAME_7" in out
+    assert "8 metrics more: --all" in out
+    assert "A_METRIC_WITH_A_LONG_NAME_8" in terminal("show", running.id, columns=400)
     running.stop()

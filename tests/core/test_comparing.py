@@ -58,9 +58,9 @@ def test_experiments_stand_for_their_best_checkpoints(project: Path) -> None:
     assert kinds(found.code) == {"train.py": "changed", "old.py": "removed", "new.py": "added"}
     assert kinds(found.files) == {"model.bin": "changed"}
     lines = {change.path: found.lines(change) for change in found.code}
-    assert lines["train.py"][2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+B"]
-    assert lines["old.py"][2:] == ["@@ -1 +0,0 @@", "-old"]
-    assert lines["new.py"][2:] == ["@@ -0,0 +1 @@", "+new", "\\ No newline at end of file"]
+    assert lines["train.py"][3:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+B"]
+    assert lines["old.py"][4:] == ["@@ -1 +0,0 @@", "-old"]
+    assert lines["new.py"][4:] == ["@@ -0,0 +1 @@", "+new", "\\ No newline at end of file"]
 
 
 def test_what_git_knew_is_compared(project: Path) -> None:
@@ -135,7 +135,12 @@ def test_links_are_compared_by_where_they_lead(project: Path) -> None:
         ids.append(recorded(project, {"a.py": b"a", "b.py": b"b"}, {}))
     found = compared(*ids)
     assert kinds(found.code) == {"link": "changed"}
-    assert "-a.py" in found.lines(found.code[0])
+    assert found.lines(found.code[0]) == ["link was a link to a.py, and is a link to b.py"]
+    (project / "link").unlink()
+    found = compared(ids[1], recorded(project, {"link": b"b.py"}, {}))
+    assert found.lines(found.code[0]) == ["link was a link to b.py, and is a file"]
+    found = compared(recorded(project, {"link": None}, {}), ids[0])
+    assert found.lines(found.code[0]) == ["link was nothing, and is a link to a.py"]
 
 
 def test_of_a_large_file_it_is_only_said_that_it_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,14 +78,18 @@ def test_files_of_one_size_that_are_cut_differently_may_be_the_same() -> None:
 
 def test_a_changed_line_is_shown_between_its_neighbours() -> None:
     assert unified("a.py", b"one\ntwo\nthree\n", b"one\n2\nthree\n") == [
-        "--- a/a.py", "+++ b/a.py", "@@ -1,3 +1,3 @@", " one", "-two", "+2", " three",
+        "diff --git a/a.py b/a.py", "--- a/a.py", "+++ b/a.py", "@@ -1,3 +1,3 @@", " one", "-two", "+2", " three",
     ]  # fmt: skip
+    assert unified("a", b"x", b"x") == []
 
 
 def test_a_file_that_came_or_went_is_beside_dev_null() -> None:
-    assert unified("a", None, b"x\n") == ["--- /dev/null", "+++ b/a", "@@ -0,0 +1 @@", "+x"]
-    assert unified("a", b"x\n", None) == ["--- a/a", "+++ /dev/null", "@@ -1 +0,0 @@", "-x"]
-    assert unified("a", None, b"") == ["--- /dev/null", "+++ b/a"]
+    came = ["diff --git a/a b/a", "new file mode 100644"]
+    went = ["diff --git a/a b/a", "deleted file mode 100644"]
+    assert unified("a", None, b"x\n") == [*came, "--- /dev/null", "+++ b/a", "@@ -0,0 +1 @@", "+x"]
+    assert unified("a", b"x\n", None) == [*went, "--- a/a", "+++ /dev/null", "@@ -1 +0,0 @@", "-x"]
+    assert unified("a", None, b"") == came, "an empty file has no lines, and git has words for it"
+    assert unified("a", b"", None) == went
 
 
 @pytest.mark.parametrize("data", [b"\x00binary", b"\xff\xfe", b"text\0"])
@@ -97,8 +101,8 @@ def test_bytes_that_are_no_text_are_only_said_to_differ(data: bytes) -> None:
 def test_texts_that_repeat_themselves_are_replaced_as_a_whole() -> None:
     old, new = (b"".join(b"%d\n" % (number * step % 150) for number in range(8000)) for step in (1, 7))
     lines = unified("table.csv", old, new)
-    assert lines[2] == "@@ -1,8000 +1,8000 @@"
-    assert len(lines) == 3 + 16000
+    assert lines[3] == "@@ -1,8000 +1,8000 @@"
+    assert len(lines) == 4 + 16000
     assert len(unified("table.csv", old[:100], new[:100])) < 100
 
 
