@@ -81,7 +81,10 @@ def _show_experiment(console: Console, experiment: replicate.Experiment, *, ever
     _show_plot(console, experiment)
     if experiment.checkpoints:
         _heading(console, "Checkpoints")
-        console.print(_checkpoints(experiment, everything=everything))
+        table, notes = _checkpoints(experiment, everything=everything)
+        console.print(table)
+        for note in notes:
+            console.print(note, style="dim")
         console.print()
         console.print("To see more of a checkpoint: replicate show ID", style="dim")
         console.print(f"To get code and files back: replicate checkout {experiment.short_id}", style="dim")
@@ -170,7 +173,8 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
     return f" ({', '.join(marks)})" if marks else ""
 
 
-def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> object:
+def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> tuple[object, list[str]]:
+    """A table of its checkpoints, and what to say of those and of the metrics that are left out."""
     best = experiment.best()
     checkpoints = list(experiment.checkpoints)
     names, hidden = _metric_columns(experiment, everything=everything)
@@ -191,8 +195,7 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> objec
     table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows, whole=whole)
     notes = [f"The best and the latest; {left_out} more: --all"] if left_out else []
     notes += [f"{output.count(hidden, 'metric')} more: --all, --json or a wider terminal"] if hidden else []
-    table.caption = "\n".join(notes) or None
-    return table
+    return table, notes
 
 
 def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tuple[list[str], int]:

@@ -402,3 +402,16 @@ def test_show_tells_what_git_knew_and_how_long_training_was_held_up(cli: Cli, pr
     assert "a, b" in out
     assert "a note" in out
     assert "s in checkpoint(), in total" in out
+
+
+def test_show_of_many_checkpoints_has_the_best_and_the_latest(cli: Cli, project: Path) -> None:
+    with replicate.init({}, path=None) as experiment:
+        for step in range(45):
+            experiment.checkpoint(None, {"loss": abs(step - 2)}, ("loss", "minimize"))
+    first, best, last = (experiment.checkpoints[number] for number in (0, 2, -1))
+    out = cli("show", experiment.id)[1]
+    assert f"{best.short_id} (best)" in out
+    assert last.short_id in out
+    assert first.short_id not in out
+    assert "The best and the latest; 5 more: --all" in out
+    assert first.short_id in cli("show", experiment.id, "--all")[1]
