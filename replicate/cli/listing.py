@@ -163,11 +163,11 @@ def stacked(columns: Columns) -> list[str]:
     return ["\n".join(filter(None, cells)) for cells in zip(*filter(None, columns.values()), strict=True)]
 
 
-def shortened(text: str | None) -> str:
-    """A name, cut where a terminal has no room for all of it."""
+def name_characters() -> int | None:
+    """How many characters of a name there is room for; None: for all."""
     if output.is_plain():
-        return text or ""
-    return output.cut(text or "", NARROW_NAME_CHARACTERS if is_narrow() else NAME_CHARACTERS)
+        return None
+    return NARROW_NAME_CHARACTERS if is_narrow() else NAME_CHARACTERS
 
 
 def is_narrow() -> bool:

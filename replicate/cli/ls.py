@@ -43,16 +43,17 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
     def cells(of: Callable[[replicate.Experiment], replicate.Checkpoint | None]) -> list[str]:
         return [output.checkpoint_cell(of(item), everything=everything) for item in experiments]
 
+    characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [listing.shortened(experiment.name) for experiment in experiments],
-        "TAGS": ["\n".join(listing.shortened(tag) for tag in experiment.tags) for experiment in experiments],
+        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
+        "TAGS": ["\n".join(output.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
     }
     state: dict[str, list[str]] = {
         "STATUS": [experiment.status for experiment in experiments],
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": _if_they_differ([listing.shortened(experiment.host) for experiment in experiments]),
-        "USER": _if_they_differ([listing.shortened(experiment.user) for experiment in experiments]),
+        "HOST": _if_they_differ([output.cut(experiment.host or "", characters) for experiment in experiments]),
+        "USER": _if_they_differ([output.cut(experiment.user or "", characters) for experiment in experiments]),
     }
     params = {"PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)]}
     if listing.is_narrow():

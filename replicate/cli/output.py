@@ -109,7 +109,7 @@ def print_plain_table(columns: Mapping[str, Sequence[str]]) -> None:
 
 
 def _one_line(cell: str) -> str:
-    return " ".join(printable(cell).split("\n"))
+    return printable(cell.replace("\n", " "))
 
 
 def _padded(cells: Sequence[str]) -> list[str]:

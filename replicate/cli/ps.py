@@ -34,13 +34,14 @@ def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish) -> Non
 
 
 def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> listing.Columns:
+    characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [listing.shortened(experiment.name) for experiment in experiments],
+        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
     }
     place: dict[str, list[str]] = {
-        "HOST": [listing.shortened(experiment.host) for experiment in experiments],
-        "USER": [listing.shortened(experiment.user) for experiment in experiments],
+        "HOST": [output.cut(experiment.host or "", characters) for experiment in experiments],
+        "USER": [output.cut(experiment.user or "", characters) for experiment in experiments],
     }
     times: dict[str, list[str]] = {
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],

@@ -233,3 +233,12 @@ def test_ps_and_show_fit_a_narrow_terminal(terminal: Terminal, project: Path, at
     assert "8 metrics more: --all" in out
     assert "A_METRIC_WITH_A_LONG_NAME_8" in terminal("show", running.id, columns=400)
     running.stop()
+
+
+def test_only_what_is_shown_is_looked_at(cli: Cli, experiments, monkeypatch) -> None:
+    looked_at: list[str] = []
+    best = replicate.Experiment.best
+    monkeypatch.setattr(replicate.Experiment, "best", lambda self: looked_at.append(self.id) or best(self))
+
+    assert cli("ls", "-n", "1", "-s", "loss")[0] == 0
+    assert set(looked_at) == {experiments[1].id}
