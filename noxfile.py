@@ -34,6 +34,8 @@ PURE_FLOOR = (
     "series",
     "markup",
     "preview",
+    "query",
+    "diff",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
@@ -58,7 +60,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test the core and the command line, also with processes that are killed and that end in every other way."""
-    session.install(".", *TEST_TOOLS, "ipykernel")
+    session.install(".[parquet]", *TEST_TOOLS, "ipykernel")
     suites = ("tests/core", "tests/cli", "tests/crash", "tests/exits")
     session.run("pytest", *suites, "--numprocesses=auto", *session.posargs)
 
@@ -81,7 +83,7 @@ def notebook(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure what the tests of the core reach: the pure floor to the last branch, the rest to 97 %."""
-    session.install(".[notebook]", *TEST_TOOLS, "nbclient", "ipykernel")
+    session.install(".[notebook,parquet]", *TEST_TOOLS, "nbclient", "ipykernel")
     suites = ("tests/core", "tests/cli", "tests/notebook")
     session.run("pytest", *suites, "--numprocesses=auto", "--cov", "--cov-report=")
     pure = ",".join(f"*/replicate_core/{name}.py" for name in PURE_FLOOR)
@@ -190,6 +192,14 @@ def docs(session: nox.Session) -> None:
     session.install(".[keras,lightning,notebook]", "scikit-learn", *TEST_TOOLS)
     environment = {"KERAS_BACKEND": "torch", "MPLBACKEND": "Agg"}
     session.run("pytest", "tests/docs", *session.posargs, env=environment)
+
+
+@nox.session
+def reference(session: nox.Session) -> None:
+    """Write `docs/cli.md` from the help of the commands."""
+    session.install(".")
+    page = session.run("python", "-m", "replicate.cli.reference", silent=True)
+    (ROOT / "docs" / "cli.md").write_text(str(page), encoding="utf-8")
 
 
 @nox.session

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+from replicate_core.documents import digest
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.files import set_aside, temporary_beside
 from replicate_core.manifest import File, Manifest, tree_problem
 from replicate_core.reading import read_all
 from replicate_core.repository import Repository
+
+What: TypeAlias = Literal["all", "code", "files"]
+"""What is wanted of a checkpoint: the code and its files, or one of the two."""
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with the bytes that are fetched and all there are."""
+
+
+def silent(_done: int, _all: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,25 @@ class Layout:
     def existing(self, directory: Path) -> list[str]:
         """The paths that stand in `directory` already, and would be replaced."""
         return [path for path in (*self.files, *self.links) if os.path.lexists(directory / path)]
+
+    def replaced(self, directory: Path) -> list[str]:
+        """Those of them that are not already what the checkout will make of them: what stands there would be lost."""
+        return [path for path in self.existing(directory) if not self._is_there(directory / path, path)]
+
+    def _is_there(self, found: Path, path: str) -> bool:
+        if found.is_symlink() or path in self.links:
+            return found.is_symlink() and self.links.get(path) == os.readlink(found)
+        return found.is_file() and _has_content(found, self.files[path])
+
+
+def _has_content(found: Path, file: File) -> bool:
+    try:
+        with open(found, "rb") as opened:
+            return os.fstat(opened.fileno()).st_size == file.size and all(
+                digest(opened.read(part.length)) == part.digest for part in file.parts
+            )
+    except OSError:
+        return False
 
 
 def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only: str | None = None) -> Layout:
@@ -88,8 +119,14 @@ def _is_wanted(path: str, only: str | None) -> bool:
     return only in (None, ".", path) or only in _parents(path)
 
 
-def check_out(repository: Repository, layout: Layout, directory: Path) -> None:
+def check_out(repository: Repository, layout: Layout, directory: Path, progress: Progress = silent) -> None:
     """Write the files of a layout to a directory, which is made if needed; what stands in their place is replaced.
+
+    Args:
+        repository: holds their bytes.
+        layout: what to write.
+        directory: where to.
+        progress: called with the bytes that are fetched and all there are.
 
     Raises:
         Corrupted: a stored byte is not what was stored; nothing in the directory was changed.
@@ -108,7 +145,7 @@ def check_out(repository: Repository, layout: Layout, directory: Path) -> None:
         staging = temporary_beside(root / "checkout")
         staging.mkdir()
         try:
-            _fetch(repository, list(layout.files.values()), staging)
+            _fetch(repository, list(layout.files.values()), staging, progress)
             _move_into_place(layout, staging, root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -137,12 +174,13 @@ def _check_replaceable(target: Path) -> None:
         raise InvalidInput(f"{target} is a directory, and the checkout has a file of that name: move it away")
 
 
-def _fetch(repository: Repository, files: Sequence[File], staging: Path) -> None:
+def _fetch(repository: Repository, files: Sequence[File], staging: Path, progress: Progress) -> None:
     """Write each file under its number."""
     for number, file in enumerate(files):
         if not file.size:
             os.close(_create(file, staging / str(number)))
     begun: set[int] = set()
+    done, total = 0, sum(file.size for file in files)
     for wanted, data in read_all(repository, files):
         path, file = staging / str(wanted.file), files[wanted.file]
         descriptor = os.open(path, os.O_WRONLY) if wanted.file in begun else _create(file, path)
@@ -150,6 +188,8 @@ def _fetch(repository: Repository, files: Sequence[File], staging: Path) -> None
         with open(descriptor, "wb", buffering=0) as output:
             output.seek(wanted.position)
             output.write(data)
+        done += len(data)
+        progress(done, total)
 
 
 def _create(file: File, path: Path) -> int:

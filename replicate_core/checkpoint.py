@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from replicate_core import frames, ids, markup, plotting, series
-from replicate_core.checkout import Layout, check_out, lay_out
+from replicate_core.checkout import Layout, Progress, What, check_out, lay_out, silent
 from replicate_core.errors import NotFound
 from replicate_core.listing import Source
 from replicate_core.manifest import Manifest
@@ -156,19 +156,23 @@ class Checkpoint:
                 raise NotFound(self._why_no_files())
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
-    def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
+    def checkout(
+        self, directory: str | Path, *, path: str | None = None, what: What = "all", progress: Progress = silent
+    ) -> None:
         """Write the project's code and the files of the checkpoint to a directory; what is in their place is replaced.
 
         Args:
             directory: made if needed.
             path: only this file or directory.
+            what: `"code"` or `"files"`: only the code, or only the files of the checkpoint.
+            progress: called with the bytes that are fetched and all there are.
 
         Raises:
             NotFound: nothing has that path.
             Corrupted: a stored byte is not what was stored; then nothing was changed.
             StorageFailed: the storage can't be read, or the directory can't be written.
         """
-        check_out(self._source.repository, self.layout(path=path), Path(directory))
+        check_out(self._source.repository, self.layout(path=path, what=what), Path(directory), progress)
 
     def delete(self) -> None:
         """Delete the checkpoint: it is in no listing any more. `replicate prune` frees the space that only it needed.
@@ -179,15 +183,18 @@ class Checkpoint:
         self._source.repository.append(Deleted(self.experiment_id, (self.id,)))
         self._on_delete(self.id)
 
-    def layout(self, *, path: str | None = None) -> Layout:
+    def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
         state = self._source.settled(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
-        if self.path is not None and self._facts.manifest is None:
+        files = None if what == "code" else self._facts.manifest
+        if what == "files" and files is None:
+            raise NotFound(self._why_no_files())
+        if what == "all" and self.path is not None and files is None:
             warnings.warn(f"{self._why_no_files()}: only the code is there", stacklevel=3)
-        code = self._facts.code or state.created.manifest
-        manifests = self._source.repository.manifests([code, self._facts.manifest])
-        return lay_out(manifests, replaced=self.path if self._facts.manifest else None, only=path)
+        code = None if what == "files" else self._facts.code or state.created.manifest
+        manifests = self._source.repository.manifests([code, files])
+        return lay_out(manifests, replaced=self.path if files else None, only=path)
 
     def caveats(self) -> list[str]:
         """What must be known of it before it is relied upon, in words."""
@@ -196,6 +203,8 @@ class Checkpoint:
         return [] if self.is_stored else ["not stored yet"]
 
     def _why_no_files(self) -> str:
+        if self.path is None:
+            return f"the checkpoint {self.short_id} (step {self.step}) has no files: none were given when it was made"
         why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
         return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from replicate_core import frames, ids, markup, plotting, records, series
-from replicate_core.checkout import Layout, check_out, lay_out
+from replicate_core.checkout import Layout, Progress, What, check_out, lay_out, silent
 from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
@@ -360,18 +360,22 @@ class Experiment:
         self._source.repository.append(Deleted(self.id))
         self._listed = replace(self._listed, state=replace(self._listed.state, checkpoints=()))
 
-    def checkout(self, directory: str | Path, *, path: str | None = None) -> None:
+    def checkout(
+        self, directory: str | Path, *, path: str | None = None, what: What = "all", progress: Progress = silent
+    ) -> None:
         """Write its code and the files of its best checkpoint (else its latest) to a directory.
 
         Arguments and errors are those of `Checkpoint.checkout`.
         """
-        check_out(self._source.repository, self.layout(path=path), Path(directory))
+        check_out(self._source.repository, self.layout(path=path, what=what), Path(directory), progress)
 
-    def layout(self, *, path: str | None = None) -> Layout:
+    def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
         chosen = self.best() or self.latest()
         if chosen is not None:
-            return chosen.layout(path=path)
+            return chosen.layout(path=path, what=what)
+        if what == "files":
+            raise NotFound(f"the experiment {self.short_id} has no checkpoint, so there are no files but its code")
         state = self._source.settled(self.id)
         return lay_out(self._source.repository.manifests([state.code or state.created.manifest]), only=path)
 

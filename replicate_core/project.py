@@ -21,12 +21,15 @@ from replicate_core import (
     ids,
     importing,
     pruning,
+    query,
+    records,
     resuming,
     syncing,
     verifying,
 )
 from replicate_core.cache import cached
 from replicate_core.checkpoint import Checkpoint
+from replicate_core.comparing import Comparison, Side
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
@@ -320,15 +323,22 @@ class Experiments:
     def __init__(self, project: Callable[[], Project]) -> None:
         self._project = project
 
-    def list(self, filter: Filter | None = None) -> ExperimentList:  # noqa: A002  # the name users know
+    def list(self, filter: Filter | str | Iterable[str] | None = None, *, sort: str | None = None) -> ExperimentList:  # noqa: A002  # the name users know
         """All experiments, in the order they began.
 
         Args:
-            filter: keeps those for which it returns true.
+            filter: keeps those for which it returns true; or conditions, one or several, as the command line takes
+                them: `"metrics.loss < 0.1"`, `"created > 2 days ago"`.
+            sort: a name, as in a condition; `"loss-desc"`: the largest first.
+
+        Raises:
+            InvalidInput: a condition can't be read.
         """
         project = self._project()
-        found = (_loaded(project, listed) for listed in project.source.all().values())
-        return ExperimentList(experiment for experiment in found if filter is None or filter(experiment))
+        conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else filter
+        found = query.select(project.source.all().values(), conditions, sort, now=utc_now())
+        chosen = (_loaded(project, listed) for listed in found)
+        return ExperimentList(experiment for experiment in chosen if not callable(filter) or filter(experiment))
 
     def get(self, prefix: str) -> Experiment | Checkpoint:
         """The experiment or the checkpoint whose id begins with `prefix`.
@@ -346,19 +356,21 @@ class Experiments:
             NotFound: there is none, or there are several; the message lists them.
         """
         project = self._project()
-        source = project.source
-        wanted = prefix.strip().lower()
-        matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
-        if not matches:
-            raise NotFound(
-                f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
-                "`replicate ls` shows those that are there"
-            )
-        if len(matches) > 1:
-            raise NotFound(_ambiguous(prefix, matches))
-        listed, checkpoint_id = matches[0]
+        listed, checkpoint_id = _only_match(project.source, prefix)
         experiment = _loaded(project, listed)
         return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
+
+    def compare(self, before: str, after: str) -> Comparison:
+        """What differs between two experiments or checkpoints, of which these begin the ids.
+
+        An experiment stands for its best checkpoint, else its latest.
+
+        Raises:
+            NotFound: a prefix fits nothing, or several.
+        """
+        source = self._project().source
+        sides = [_side(*_only_match(source, prefix)) for prefix in (before, after)]
+        return Comparison(source, sides[0], sides[1])
 
     def create(
         self,
@@ -467,6 +479,28 @@ def _warn_of_rank(rank: Rank) -> None:
             f"runs of their own, set {OVERRIDE}=0",
             stacklevel=4,
         )
+
+
+def _side(listed: Listed, checkpoint_id: str | None) -> Side:
+    """The checkpoint that an id stands for: that of an experiment for its best, else its latest."""
+    checkpoints = listed.state.checkpoints
+    if checkpoint_id is None:
+        return Side(listed.state, records.best(checkpoints) or (checkpoints[-1] if checkpoints else None))
+    return Side(listed.state, next(item for item in checkpoints if item.id == checkpoint_id))
+
+
+def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
+    """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
+    wanted = prefix.strip().lower()
+    matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
+    if not matches:
+        raise NotFound(
+            f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
+            "`replicate ls` shows those that are there"
+        )
+    if len(matches) > 1:
+        raise NotFound(_ambiguous(prefix, matches))
+    return matches[0]
 
 
 def _matches(prefix: str, experiments: Iterable[Listed]) -> Iterable[tuple[Listed, str | None]]:

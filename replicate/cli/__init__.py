@@ -10,16 +10,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output
 from replicate.cli.checkout import checkout
 from replicate.cli.compact import compact
+from replicate.cli.completion import completion
 from replicate.cli.cp import cp
+from replicate.cli.diff import diff
 from replicate.cli.editing import name, note, tag
+from replicate.cli.export import export
 from replicate.cli.import_ import import_
 from replicate.cli.ls import ls
 from replicate.cli.prune import prune
@@ -44,19 +46,21 @@ _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
 )
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+ALIASES = {"list": "ls", "processes": "ps", "delete": "rm"}
+"""Other words for a command, which people know from elsewhere."""
+
+
+class _Commands(click.Group):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
+
+
+@click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(replicate.__version__, prog_name="replicate")
-@click.option(
-    "-D",
-    "--project-directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The project. Default: the nearest directory at or above this one with a replicate.yaml.",
-)
-@click.option("-S", "--storage", help="A URL or path, instead of the storage in replicate.yaml.")
 @click.pass_context
-def cli(context: click.Context, project_directory: Path | None, storage: str | None) -> None:
-    """Version control for machine learning: list, show and get back what training runs have saved."""
-    context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
+def cli(context: click.Context) -> None:
+    """Version control for machine learning: list, show, compare and get back what training runs have saved."""
+    context.obj = partial(options.open_project, context)  # opened by the command
 
 
 for _command in (
@@ -64,7 +68,9 @@ for _command in (
     ls,
     ps,
     show,
+    diff,
     checkout,
+    export,
     tag,
     note,
     name,
@@ -76,8 +82,11 @@ for _command in (
     prune,
     compact,
     import_,
+    completion,
 ):
     cli.add_command(_command)
+for _taker in (cli, *cli.commands.values()):
+    _taker.params.extend(options.COMMON)
 
 
 def run(arguments: Sequence[str]) -> int:

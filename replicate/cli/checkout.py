@@ -8,58 +8,79 @@ from pathlib import Path
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output
+from replicate_core.checkout import What
 
 LISTED = 10
 """So many paths that would be replaced are named before asking."""
 
+EXAMPLES = """\b
+Example: replicate checkout 3fa2c1b -o best-model
+         replicate checkout 3fa2c1b --files-only --path weights"""
 
-@click.command(epilog="Example: replicate checkout 3fa2c1b -o best-model")
-@click.argument("prefix", metavar="ID")
+
+@click.command(epilog=EXAMPLES)
+@click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.option(
     "-o",
     "--output-directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where to write. Default: a new directory here, named by the short id.",
+    help="Where to write. Default: the project directory.",
 )
 @click.option("--path", help="Only this file or directory.")
+@click.option("--code-only", is_flag=True, help="Only the code.")
+@click.option("--files-only", is_flag=True, help="Only what the checkpoint saved, without the code.")
 @click.option("-f", "--force", is_flag=True, help="Replace what stands in the way without asking.")
 @click.pass_obj
 def checkout(
     open_project: Callable[[], replicate.Project],
     prefix: str,
+    *,
     output_directory: Path | None,
     path: str | None,
-    force: bool,  # noqa: FBT001  # click's way
+    code_only: bool,
+    files_only: bool,
+    force: bool,
 ) -> int:
     """Write the code and the files of an experiment or checkpoint to a directory.
 
-    An experiment gives its best checkpoint, else its latest. Files in the directory that have other names stay.
+    An experiment gives its best checkpoint, else its latest. Files that differ are named before they are replaced, and
+    only with your consent; files of other names stay. All is fetched and verified before the first one is touched.
     """
-    experiment, checkpoint = open_project().experiments.find(prefix)
+    if code_only and files_only:
+        raise click.UsageError("--code-only and --files-only leave nothing: name one of them.")
+    what: What = "code" if code_only else "files" if files_only else "all"
+    project = open_project()
+    experiment, checkpoint = project.experiments.find(prefix)
     chosen = checkpoint or experiment.best() or experiment.latest()
     source = chosen or experiment
-    directory = output_directory or Path(source.short_id)
-    layout = source.layout(path=path)
-    existing = layout.existing(directory)
-    if existing and not force and not _agreed(existing, directory):
+    directory = project.directory if output_directory is None else output_directory
+    layout = source.layout(path=path, what=what)
+    replaced = layout.replaced(directory)
+    if replaced and not force and not _agreed(replaced, directory):
         click.echo("Nothing was changed.", err=True)
         return 1
-    source.checkout(directory, path=path)
-    what = f"checkpoint {chosen.short_id} (step {chosen.step})" if chosen else "code"
-    count = len(layout.files) + len(layout.links)
-    click.echo(
-        f"Wrote the {what} of experiment {experiment.short_id} to {directory} ({count} file{'s' * (count != 1)})."
-    )
-    if experiment.command and path is None:
+    with output.byte_progress("fetching") as progress:
+        source.checkout(directory, path=path, what=what, progress=progress)
+    written = f"{_words(what, chosen)} of experiment {experiment.short_id}"
+    where = output.printable(str(directory))
+    click.echo(f"Wrote the {written} to {where} ({output.count(len(layout.files) + len(layout.links), 'file')}).")
+    if experiment.command and path is None and not files_only:
         click.echo(f"It was started as: {output.printable(experiment.command)}")
     return 0
 
 
-def _agreed(existing: list[str], directory: Path) -> bool:
-    click.echo(f"These files in {directory} would be replaced:", err=True)
-    for path in existing[:LISTED]:
+def _words(what: What, chosen: replicate.Checkpoint | None) -> str:
+    if chosen is None:
+        return "code"
+    part = {"all": "", "code": "code of ", "files": "files of "}[what]
+    return f"{part}checkpoint {chosen.short_id} (step {chosen.step})"
+
+
+def _agreed(replaced: list[str], directory: Path) -> bool:
+    click.echo(f"These files in {output.printable(str(directory))} differ, and would be replaced:", err=True)
+    for path in replaced[:LISTED]:
         click.echo(f"  {output.printable(path)}", err=True)
-    if len(existing) > LISTED:
-        click.echo(f"  and {len(existing) - LISTED} more", err=True)
+    if len(replaced) > LISTED:
+        click.echo(f"  and {len(replaced) - LISTED:,} more", err=True)
     return click.confirm("Replace them?", err=True)

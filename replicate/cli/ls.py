@@ -8,49 +8,75 @@ from datetime import datetime, timezone
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import listing, output
+
+EXAMPLES = """\b
+Example: replicate ls
+         replicate ls -f 'val_loss < 0.1' -f 'params.optimizer = adam' -s val_loss
+         replicate ls -f 'created > 2 days ago' -f 'status != running' -n 5
+         replicate ls --csv > experiments.csv"""
 
 
-@click.command(epilog="Example: replicate ls --all")
+@click.command(epilog=EXAMPLES)
 @click.option("--all", "everything", is_flag=True, help="Show all params and metrics, not only what tells them apart.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
-@click.option("-q", "--quiet", is_flag=True, help="Print whole ids only, one to a line.")
+@listing.listing
 @click.pass_obj
-def ls(open_project: Callable[[], replicate.Project], everything: bool, as_json: bool, quiet: bool) -> None:  # noqa: FBT001  # click's way
-    """List the experiments of the project."""
+def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everything: bool) -> None:  # noqa: FBT001  # click's way
+    """List experiments.
+
+    A filter or a sort names a param (params.model.layers), a metric of the best checkpoint (metrics.loss), or one of:
+    name, tag, created, status, step, checkpoints, host, user, command, commit, branch. "params." and "metrics." may be
+    left out. Times are such as "2 days ago", "yesterday" or "2026-11-24"; "= null" finds what has no such value.
+    """
     project = open_project()
-    experiments = project.experiments.list()
-    if quiet:
-        for experiment in experiments:
-            click.echo(experiment.id)
-    elif as_json:
-        click.echo(output.as_json([output.experiment_fields(experiment) for experiment in experiments]))
-    elif not experiments:
-        click.echo(f"No experiments in {project.repository.store.url} yet. `replicate.init()` in a script makes one.")
-    else:
-        with output.console() as console:
-            console.print(_table(experiments, everything=everything, now=datetime.now(timezone.utc)))
+    now = datetime.now(timezone.utc)
+    if not listing.show(project, wish, lambda experiments: _columns(experiments, everything=everything, now=now)):
+        click.echo(
+            "No experiments fulfil that."
+            if wish.filters
+            else f"No experiments in {project.repository.store.url} yet. `replicate.init()` in a script makes one."
+        )
     output.hint_at_waiting(project)
 
 
-def _table(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> object:
-    columns: dict[str, list[str]] = {
+def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> listing.Columns:
+    def cells(of: Callable[[replicate.Experiment], replicate.Checkpoint | None]) -> list[str]:
+        return [output.checkpoint_cell(of(item), everything=everything) for item in experiments]
+
+    characters = listing.name_characters()
+    about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [experiment.name or "" for experiment in experiments],
-        "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "STATUS": [experiment.status for experiment in experiments],
-        "HOST": _if_they_differ([experiment.host or "" for experiment in experiments]),
-        "USER": _if_they_differ([experiment.user or "" for experiment in experiments]),
-        "PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)],
-        "BEST CHECKPOINT": [
-            output.checkpoint_cell(experiment.best(), everything=everything) for experiment in experiments
-        ],
-        "LATEST CHECKPOINT": [
-            output.checkpoint_cell(experiment.latest(), everything=everything) for experiment in experiments
-        ],
+        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
+        "TAGS": ["\n".join(output.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
     }
-    shown = {heading: cells for heading, cells in columns.items() if any(cells)}
-    return output.table(shown, zip(*shown.values(), strict=True))
+    state: dict[str, list[str]] = {
+        "STATUS": [experiment.status for experiment in experiments],
+        "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
+        "HOST": _if_they_differ([output.cut(experiment.host or "", characters) for experiment in experiments]),
+        "USER": _if_they_differ([output.cut(experiment.user or "", characters) for experiment in experiments]),
+    }
+    params = {"PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)]}
+    if listing.is_narrow():
+        checkpoints = [_both_checkpoints(experiment, everything=everything) for experiment in experiments]
+        return {
+            "EXPERIMENT": listing.stacked(about),
+            "STATUS": listing.stacked(state),
+            **params,
+            "CHECKPOINTS": checkpoints,
+        }
+    best, latest = cells(replicate.Experiment.best), cells(replicate.Experiment.latest)
+    return {**about, **state, **params, "BEST CHECKPOINT": best, "LATEST CHECKPOINT": latest}
+
+
+def _both_checkpoints(experiment: replicate.Experiment, *, everything: bool) -> str:
+    """The best and the latest checkpoint, below one another."""
+    best, latest = experiment.best(), experiment.latest()
+    lines = [f"best {output.checkpoint_cell(best, everything=everything, indented=True)}"] if best else []
+    if latest is not None and best is not None and best.id == latest.id:
+        lines.append("latest: the same")
+    elif latest is not None:
+        lines.append(f"latest {output.checkpoint_cell(latest, everything=everything, indented=True)}")
+    return "\n".join(lines)
 
 
 def _if_they_differ(cells: list[str]) -> list[str]:
@@ -59,7 +85,7 @@ def _if_they_differ(cells: list[str]) -> list[str]:
 
 def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) -> list[Mapping[str, object]]:
     """The params of each experiment: all, or those that are not the same everywhere."""
-    all_params: list[Mapping[str, object]] = [experiment.params for experiment in experiments]
+    all_params: list[Mapping[str, object]] = [output.flat(experiment.params) for experiment in experiments]
     if everything or len(all_params) == 1:
         return all_params
     names = dict.fromkeys(name for params in all_params for name in params)
@@ -70,4 +96,4 @@ def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) ->
 
 def _differs(params: Mapping[str, object], first: Mapping[str, object], name: str, missing: object) -> bool:
     found, wanted = params.get(name, missing), first.get(name, missing)
-    return found is not wanted and found != wanted
+    return found is not wanted and found != wanted and not (found != found and wanted != wanted)  # noqa: PLR0124  # NaN

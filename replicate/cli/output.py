@@ -1,22 +1,26 @@
-"""How things look in a terminal: values, times, sizes and tables. Nothing here knows a command."""
+"""How things look in a terminal and in a pipe: values, times, sizes, tables, CSV. Nothing here knows a command."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import replicate
+
+if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does without
+    from rich.console import Console
+    from rich.table import Table
 
 VALUE_CHARACTERS = 20
 """Longer texts, lists and mappings are cut in tables."""
@@ -28,33 +32,98 @@ _CONTROLS = re.compile("[\x7f-\x9f]")
 _UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
 
 
+def wants_colour() -> bool | None:
+    """What `--color` says, else `NO_COLOR`; None: wherever a terminal shows it."""
+    context = click.get_current_context(silent=True)
+    asked = None if context is None else context.color
+    return False if asked is None and os.environ.get("NO_COLOR") else asked
+
+
+def is_plain() -> bool:
+    """Tell whether a program reads what is printed, and no person."""
+    return not sys.stdout.isatty() and not wants_colour()
+
+
 @contextmanager
 def console() -> Iterator[Console]:
     """Where a command prints: colours and wrapping in a terminal, plain text in a pipe."""
+    from rich.console import Console  # noqa: PLC0415
+
+    colour = wants_colour()
     if sys.stdout.isatty():
-        yield Console(highlight=False)
-        return
-    plain = Console(file=io.StringIO(), highlight=False, width=PIPE_COLUMNS)
-    try:
-        yield plain
-    finally:
-        for line in plain.file.getvalue().splitlines():  # type: ignore[attr-defined]  # it is the StringIO above
-            print(line.rstrip())
+        yield Console(highlight=False, color_system=None if colour is False else "auto")
+    elif colour:
+        yield Console(highlight=False, force_terminal=True, width=PIPE_COLUMNS)
+    else:
+        plain = Console(file=io.StringIO(), highlight=False, width=PIPE_COLUMNS)
+        try:
+            yield plain
+        finally:
+            for line in plain.file.getvalue().splitlines():  # type: ignore[attr-defined]  # it is the StringIO above
+                print(line.rstrip())
 
 
-def table(headings: Iterable[str], rows: Iterable[Sequence[str]], *, wrapped: Collection[str] = ()) -> Table:
-    """A table without lines around it. Where the terminal is too narrow, cells are cut, or `wrapped` where named so."""
+def table(
+    headings: Iterable[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    wrapped: Collection[str] = (),
+    whole: Mapping[str, int] | None = None,
+    styles: Mapping[str, str] | None = None,
+) -> Table:
+    """A table without lines around it.
+
+    Args:
+        headings: of its columns.
+        rows: a cell for each column.
+        wrapped: the columns that are wrapped where the terminal is too narrow; the others are cut.
+        whole: the columns that keep so many characters even then.
+        styles: of a cell whose first line says exactly this.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        wraps = heading in wrapped
-        made.add_column(Text(printable(heading)), overflow="fold" if wraps else "ellipsis", no_wrap=not wraps)
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))  # Text: square brackets in values are no markup
+    columns, listed = list(headings), [[printable(cell) for cell in row] for row in rows]
+    for number, heading in enumerate(columns):
+        most = (whole or {}).get(heading)
+        lines = [] if most is None else [line for row in listed for line in row[number].split("\n")]
+        made.add_column(
+            Text(printable(heading)),
+            overflow="fold" if heading in wrapped else "ellipsis",
+            no_wrap=heading not in wrapped,
+            min_width=None if most is None else min(most, max(map(cell_len, [heading, *lines]))),
+        )
+    for row in listed:
+        # Text: square brackets in values are no markup
+        made.add_row(*(Text(cell, style=(styles or {}).get(cell.partition("\n")[0], "")) for cell in row))
     return made
+
+
+def print_plain_table(columns: Mapping[str, Sequence[str]]) -> None:
+    """A table for programs: one line for each row, nothing cut, columns two spaces apart. Quick with many rows."""
+    cells = [[_one_line(heading), *map(_one_line, column)] for heading, column in columns.items()]
+    padded = [_padded(column) for column in cells]
+    print("\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True)))
+
+
+def _one_line(cell: str) -> str:
+    return printable(cell.replace("\n", " "))
+
+
+def _padded(cells: Sequence[str]) -> list[str]:
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    widths = [len(cell) if cell.isascii() else cell_len(cell) for cell in cells]
+    widest = max(widths)
+    return [cell + " " * (widest - width) for cell, width in zip(cells, widths, strict=True)]
 
 
 def printable(text: str) -> str:
     """Text without control characters but line breaks: what a repository says must not steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(char if char == "\n" or char.isprintable() or char == " " else ascii(char)[1:-1] for char in text)
 
 
@@ -64,7 +133,11 @@ def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
         return f"{shown:.5g}"
     if shown is None or isinstance(shown, (bool, int)):
         return json.dumps(shown)
-    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    return cut(shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False), characters)
+
+
+def cut(text: str, characters: int | None) -> str:
+    """The beginning of a text; all of it where None."""
     return text if characters is None or len(text) <= characters else text[: characters - 1] + "…"
 
 
@@ -103,10 +176,41 @@ def moment(time: datetime) -> str:
     return time.astimezone().strftime("%a, %d %b %Y %H:%M:%S %Z")
 
 
-def as_json(content: object) -> str:
+def as_json(content: object, *, indent: int | None = 2) -> str:
     """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json leaves these as they are
+
+
+def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as CSV. Their columns are those of any row, in the order in which they come up."""
+    listed = [{name: _csv_cell(item) for name, item in row.items()} for row in rows]
+    names = dict.fromkeys(name for row in listed for name in row)
+    made = io.StringIO()
+    writer = csv.DictWriter(made, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return made.getvalue()
+
+
+def _csv_cell(item: object) -> object:
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    return json.dumps(item, ensure_ascii=False) if isinstance(item, (list, tuple, dict)) else item
+
+
+def flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """A mapping without mappings in it: the names of nested values have dots, as filters have them."""
+    made: dict[str, object] = {}
+    for name, item in mapping.items():
+        if isinstance(item, Mapping):
+            made |= flat(item, f"{prefix}{name}.")
+        else:
+            made[prefix + name] = item
+    return made
 
 
 def _finite(content: object) -> object:
@@ -127,7 +231,29 @@ def hint_at_waiting(project: replicate.Project) -> None:
         )
 
 
-def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool = False) -> str:
+def count(number: int, word: str) -> str:
+    """A number of things: `1 file`, `10,000 files`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def byte_progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error for what is done and all there is, in bytes; nothing where nobody looks on."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _done, _all: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def checkpoint_cell(
+    checkpoint: replicate.Checkpoint | None, *, everything: bool = False, indented: bool = False
+) -> str:
     """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics."""
     if checkpoint is None:
         return ""
@@ -135,7 +261,8 @@ def checkpoint_cell(checkpoint: replicate.Checkpoint | None, *, everything: bool
     names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
     metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
     where = ", ".join([f"step {checkpoint.step}", *caveats(checkpoint)])
-    return "\n".join(filter(None, [f"{checkpoint.short_id} ({where})", pairs(metrics)]))
+    lines = [f"{checkpoint.short_id} ({where})", *(f"{name}={value(item)}" for name, item in metrics.items())]
+    return ("\n  " if indented else "\n").join(lines)
 
 
 def caveats(checkpoint: replicate.Checkpoint) -> list[str]:
@@ -163,6 +290,26 @@ def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
         "num_checkpoints": len(experiment.checkpoints),
         "best_checkpoint": None if best is None else checkpoint_fields(best),
         "latest_checkpoint": None if latest is None else checkpoint_fields(latest),
+    }
+
+
+def experiment_details(experiment: replicate.Experiment) -> dict[str, object]:
+    """All that is known of an experiment, its checkpoints included."""
+    git = experiment.git
+    return {
+        **experiment_fields(experiment),
+        "error": experiment.error,
+        "blocked_seconds": None if experiment.blocked is None else experiment.blocked.total_seconds(),
+        "notes": experiment.notes,
+        "path": experiment.path,
+        "config": experiment.config,
+        "python_version": experiment.python_version,
+        "system": experiment.system,
+        "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty},
+        "packages": experiment.packages,
+        "size_bytes": experiment.size_bytes,
+        "stored_bytes": experiment.stored_bytes,
+        "checkpoints": [checkpoint_fields(checkpoint) for checkpoint in experiment.checkpoints],
     }
 
 

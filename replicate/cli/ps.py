@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import listing, output
+
+EXAMPLES = """\b
+Example: replicate ps
+         replicate ps -f 'host = gpu-7' -s step-desc"""
 
 
-@click.command(epilog="Example: replicate ps")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
-@click.option("-q", "--quiet", is_flag=True, help="Print whole ids only, one to a line.")
+@click.command(epilog=EXAMPLES)
+@listing.listing
 @click.pass_obj
-def ps(open_project: Callable[[], replicate.Project], as_json: bool, quiet: bool) -> None:  # noqa: FBT001  # click's way
-    """List the experiments that are running now, on this machine and on others."""
+def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish) -> None:
+    """List the experiments that are running now, on this machine and on others.
+
+    Filters and sorts are those of `replicate ls`.
+    """
     project = open_project()
-    running = project.experiments.list(lambda experiment: experiment.is_running())
-    if quiet:
-        for experiment in running:
-            click.echo(experiment.id)
-    elif as_json:
-        click.echo(output.as_json([output.experiment_fields(experiment) for experiment in running]))
-    elif not running:
-        click.echo("No experiments are running. `replicate ls` shows those that have ended.")
-    else:
-        with output.console() as console:
-            console.print(_table(running, now=datetime.now(timezone.utc)))
+    now = datetime.now(timezone.utc)
+    running = replace(wish, filters=("status = running", *wish.filters))
+    if not listing.show(project, running, lambda experiments: _columns(experiments, now=now)):
+        which = "No such experiments" if wish.filters else "No experiments"
+        click.echo(f"{which} are running. `replicate ls` shows those that have ended.")
     output.hint_at_waiting(project)
 
 
-def _table(experiments: Sequence[replicate.Experiment], *, now: datetime) -> object:
-    columns = {
+def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> listing.Columns:
+    characters = listing.name_characters()
+    about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [experiment.name or "" for experiment in experiments],
+        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
+    }
+    place: dict[str, list[str]] = {
+        "HOST": [output.cut(experiment.host or "", characters) for experiment in experiments],
+        "USER": [output.cut(experiment.user or "", characters) for experiment in experiments],
+    }
+    times: dict[str, list[str]] = {
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": [experiment.host or "" for experiment in experiments],
-        "USER": [experiment.user or "" for experiment in experiments],
         "LAST SIGN OF LIFE": [_sign(experiment, now=now) for experiment in experiments],
+    }
+    rest: dict[str, list[str]] = {
         "WAITING": [str(experiment.waiting or "") for experiment in experiments],
         "LATEST CHECKPOINT": [output.checkpoint_cell(experiment.latest()) for experiment in experiments],
     }
-    shown = {heading: cells for heading, cells in columns.items() if any(cells)}
-    return output.table(shown, zip(*shown.values(), strict=True))
+    if listing.is_narrow():
+        signs = [f"last sign:\n{sign}" if sign else "" for sign in times["LAST SIGN OF LIFE"]]
+        started = listing.stacked({"STARTED": times["STARTED"], "SIGN": signs})
+        return {"EXPERIMENT": listing.stacked(about), "HOST": listing.stacked(place), "STARTED": started, **rest}
+    return {**about, **place, **times, **rest}
 
 
 def _sign(experiment: replicate.Experiment, *, now: datetime) -> str:

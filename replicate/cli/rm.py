@@ -7,11 +7,11 @@ from collections.abc import Callable
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output
 
 
 @click.command(epilog="Example: replicate rm 3fa2c1b 9d01e77")
-@click.argument("prefixes", metavar="ID...", nargs=-1, required=True)
+@click.argument("prefixes", metavar="ID...", nargs=-1, required=True, shell_complete=options.complete_id)
 @click.option("-f", "--force", is_flag=True, help="Delete without asking.")
 @click.pass_obj
 def rm(open_project: Callable[[], replicate.Project], prefixes: tuple[str, ...], force: bool) -> int:  # noqa: FBT001  # click's way

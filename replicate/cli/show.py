@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output, plot
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INTERESTING = (
     "keras",
@@ -22,16 +28,30 @@ INTERESTING = (
     "pandas",
     "scikit-learn",
 )
-"""Packages that are shown; `--all` shows the rest."""
+"""Packages that are shown, or that come first; `--all` shows the rest."""
+
+OTHER_PACKAGES = 5
+"""So many others are shown where none of these is installed."""
 
 CHECKPOINTS_SHOWN = 40
 """So many of the latest checkpoints are shown; `--all` shows the rest."""
 
+LEFT_COLUMNS = 36
+"""What the columns before the metrics take of a terminal, at most."""
+
+NUMBER_CHARACTERS = 11
+"""What a number takes: `-1.2345e-31`."""
+
 _INDENT = "  "
 
 
-@click.command(epilog="Example: replicate show 3fa2c1b")
-@click.argument("prefix", metavar="ID")
+EXAMPLES = """\b
+Example: replicate show 3fa2c1b
+         replicate show 3fa2c1b --json"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.option("--all", "everything", is_flag=True, help="Show every package and checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
@@ -39,7 +59,8 @@ def show(open_project: Callable[[], replicate.Project], prefix: str, everything:
     """Show an experiment or a checkpoint. The first characters of an ID are enough."""
     experiment, checkpoint = open_project().experiments.find(prefix)
     if as_json:
-        click.echo(output.as_json(_fields(experiment, checkpoint)))
+        whole = output.experiment_details(experiment) if checkpoint is None else _fields(experiment, checkpoint)
+        click.echo(output.as_json(whole))
         return
     with output.console() as console:
         if checkpoint is None:
@@ -48,35 +69,22 @@ def show(open_project: Callable[[], replicate.Project], prefix: str, everything:
             _show_checkpoint(console, experiment, checkpoint)
 
 
-def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint | None) -> dict[str, object]:
-    if checkpoint is not None:
-        return {**output.checkpoint_fields(checkpoint), "experiment": experiment.id, "files": checkpoint.files}
-    git = experiment.git
-    return {
-        **output.experiment_fields(experiment),
-        "error": experiment.error,
-        "blocked_seconds": None if experiment.blocked is None else experiment.blocked.total_seconds(),
-        "notes": experiment.notes,
-        "path": experiment.path,
-        "config": experiment.config,
-        "python_version": experiment.python_version,
-        "system": experiment.system,
-        "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty},
-        "packages": experiment.packages,
-        "size_bytes": experiment.size_bytes,
-        "stored_bytes": experiment.stored_bytes,
-        "checkpoints": [output.checkpoint_fields(checkpoint) for checkpoint in experiment.checkpoints],
-    }
+def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> dict[str, object]:
+    return {**output.checkpoint_fields(checkpoint), "experiment": experiment.id, "files": checkpoint.files}
 
 
 def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool) -> None:
     _section(console, f"Experiment: {experiment.id}", _facts(experiment))
-    _section(console, "Params", _values(experiment.params))
+    _section(console, "Params", _values(output.flat(experiment.params)))
     _section(console, "System", {"Python": experiment.python_version, **_system(experiment.system)})
     _section(console, "Packages", _packages(experiment.packages, everything=everything))
+    _show_plot(console, experiment)
     if experiment.checkpoints:
         _heading(console, "Checkpoints")
-        console.print(_checkpoints(experiment, everything=everything))
+        table, notes = _checkpoints(experiment, everything=everything)
+        console.print(table)
+        for note in notes:
+            console.print(note, style="dim")
         console.print()
         console.print("To see more of a checkpoint: replicate show ID", style="dim")
         console.print(f"To get code and files back: replicate checkout {experiment.short_id}", style="dim")
@@ -100,8 +108,29 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Command": experiment.command,
         "Git": _git(experiment),
         "Code": experiment.path,
-        "Size": f"{output.size(experiment.size_bytes)}, {output.size(experiment.stored_bytes)} stored",
+        "Size": _size(experiment),
     }
+
+
+def _size(experiment: replicate.Experiment) -> str:
+    """The size of its files, and what of it lies in the storage already, because something else has the same bytes."""
+    saved = experiment.size_bytes - experiment.stored_bytes
+    share = f" ({output.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
+    return f"{output.size(experiment.size_bytes)}, {output.size(experiment.stored_bytes)} stored{share}"
+
+
+def _show_plot(console: Console, experiment: replicate.Experiment) -> None:
+    """Draw the primary metric, if it has been measured twice."""
+    primary = experiment.primary_metric
+    if primary is None:
+        return
+    points = ((checkpoint.step, checkpoint.metrics.get(primary.name)) for checkpoint in experiment.checkpoints)
+    lines = plot.draw(points, only_ascii="utf" not in (sys.stdout.encoding or "").lower())
+    if lines:
+        _heading(console, f"{primary.name} ({primary.goal}) by step")
+        for line in lines:
+            console.print(_INDENT + line, markup=False, no_wrap=True, overflow="crop")
+        console.print()
 
 
 def _status(experiment: replicate.Experiment) -> str:
@@ -129,9 +158,11 @@ def _system(system: Mapping[str, object]) -> dict[str, str | None]:
 
 
 def _packages(packages: Mapping[str, str], *, everything: bool) -> dict[str, str | None]:
-    shown: dict[str, str | None] = {
-        name: version for name, version in packages.items() if everything or name.lower() in INTERESTING
-    }
+    interesting = [name for name in packages if name.lower() in INTERESTING]
+    others = [name for name in packages if name.lower() not in INTERESTING]
+    if not everything:
+        others = [] if interesting else others[:OTHER_PACKAGES]
+    shown: dict[str, str | None] = {name: packages[name] for name in (*interesting, *others)}
     rest = len(packages) - len(shown)
     return shown | ({f"and {rest} more (--all)": ""} if rest else {})
 
@@ -142,10 +173,11 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
     return f" ({', '.join(marks)})" if marks else ""
 
 
-def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> object:
+def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> tuple[object, list[str]]:
+    """A table of its checkpoints, and what to say of those and of the metrics that are left out."""
     best = experiment.best()
     checkpoints = list(experiment.checkpoints)
-    names = list(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.metrics))
+    names, hidden = _metric_columns(experiment, everything=everything)
     left_out = 0 if everything else max(0, len(checkpoints) - CHECKPOINTS_SHOWN)
     if left_out:
         latest = checkpoints[-CHECKPOINTS_SHOWN:]
@@ -159,9 +191,25 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> objec
         ]
         for checkpoint in checkpoints
     )
-    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows)
-    table.caption = f"The best and the latest; {left_out} more: --all" if left_out else None
-    return table
+    whole = {"ID": 24, "STEP": 10, "AFTER": 10}
+    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows, whole=whole)
+    notes = [f"The best and the latest; {left_out} more: --all"] if left_out else []
+    notes += [f"{output.count(hidden, 'metric')} more: --all, --json or a wider terminal"] if hidden else []
+    return table, notes
+
+
+def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tuple[list[str], int]:
+    """The metrics that the terminal has room for, the primary one first, and how many it has no room for."""
+    primary = experiment.primary_metric
+    first = [primary.name] if primary else []
+    found = (name for checkpoint in experiment.checkpoints for name in checkpoint.metrics)
+    names = list(dict.fromkeys([*first, *found]))
+    if everything or output.is_plain():
+        return names, 0
+    room = shutil.get_terminal_size().columns - LEFT_COLUMNS
+    ends = accumulate(max(len(name), NUMBER_CHARACTERS) + 2 for name in names)
+    shown = max(1, sum(end <= room for end in ends))
+    return names[:shown], len(names) - shown
 
 
 def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:
@@ -177,7 +225,7 @@ def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpo
     _section(console, "Metrics", _metrics(checkpoint))
     _section(console, "Other values", _values(checkpoint.extra))
     _section(console, "Files", {path: output.size(size) for path, size in checkpoint.files.items()})
-    _section(console, "Params of the experiment", _values(experiment.params))
+    _section(console, "Params of the experiment", _values(output.flat(experiment.params)))
 
 
 def _metrics(checkpoint: replicate.Checkpoint) -> dict[str, str | None]:

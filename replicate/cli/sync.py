@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import replicate
 from replicate.cli import output
@@ -60,6 +58,9 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
     if not shown:
         yield lambda _done, _all: None
         return
+    from rich.console import Console  # noqa: PLC0415  # it takes long to import, and most syncs have nobody to show it
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
     with Progress(
         TextColumn("storing"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
     ) as bar:

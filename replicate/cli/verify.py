@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output
 
 
 @click.command(epilog="Example: replicate verify --deep 3fa2c1b")
-@click.argument("prefixes", metavar="[ID...]", nargs=-1)
+@click.argument("prefixes", metavar="[ID...]", nargs=-1, shell_complete=options.complete_id)
 @click.option("--deep", is_flag=True, help="Read everything and check every byte, not only that it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
@@ -30,7 +26,7 @@ def verify(
 
     Names the experiments, checkpoints and files that are hurt, and exits with 4 if there are any.
     """
-    with _progress(shown=deep and not as_json and sys.stderr.isatty()) as progress:
+    with output.byte_progress("checking", shown=deep and not as_json) as progress:
         report = open_project().verify(prefixes, deep=deep, progress=progress)
     if as_json:
         click.echo(output.as_json(asdict(report)))
@@ -56,14 +52,3 @@ def _show(damages: Sequence[replicate.Damage]) -> None:
     )
     with output.console() as console:
         console.print(output.table(["EXPERIMENT", "CHECKPOINT", "FILE", "PROBLEM"], rows, wrapped=["PROBLEM"]))
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda _done, _all: None
-        return
-    columns = (TextColumn("checking"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("checking", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -51,7 +51,7 @@ def test_ls_all_shows_every_param_and_metric(cli: Cli, experiments) -> None:
     _, out, _ = cli("ls", "--all")
 
     assert "layers=3" in out
-    assert 'model={"kind": "mlp"}' in out
+    assert "model.kind=mlp" in out, "named as in a filter"
     assert "note=[red]text" in out
 
 
@@ -119,12 +119,18 @@ def test_checkout_of_an_experiment_gives_its_code_and_its_best_files(cli: Cli, e
     assert (project / "back" / "train.py").read_text() == "learning_rate = 0.1\n"
 
 
-def test_checkout_without_a_directory_makes_one_named_by_the_id(cli: Cli, experiments, project: Path) -> None:
-    latest = experiments[0].latest()
+def test_checkout_without_a_directory_goes_to_the_project(cli: Cli, experiments, project: Path, monkeypatch) -> None:
+    (project / "deep").mkdir()
+    monkeypatch.chdir(project / "deep")
+    (project / "replicate.yaml").touch()
+    (project / "model.txt").unlink()
 
-    cli("checkout", latest.short_id, "--path", "model.txt")
+    code, out, _ = cli("checkout", experiments[0].latest().short_id, "--path", "model.txt")
 
-    assert [path.name for path in (project / latest.short_id).iterdir()] == ["model.txt"]
+    assert code == 0
+    assert str(project) in out
+    assert (project / "model.txt").read_text() == "loss 2.0"
+    assert list((project / "deep").iterdir()) == []
 
 
 @pytest.fixture
@@ -354,3 +360,58 @@ def test_a_name_that_the_terminal_can_not_show_is_no_crash(project: Path, comman
         assert "模型 🙂" in done.stdout.decode("utf-8"), "JSON is for programs, and is UTF-8"
     else:
         assert done.stdout.decode("ascii")
+
+
+def test_show_tells_how_much_dedup_saved_and_interesting_packages_first(cli: Cli, project: Path, monkeypatch) -> None:
+    packages = {f"a{number}": "1" for number in range(7)}
+    monkeypatch.setattr("replicate_core.environment.packages", lambda: packages)
+    with replicate.init({}, path=None) as plain:
+        pass
+    monkeypatch.setattr("replicate_core.environment.packages", lambda: {**packages, "torch": "2"})
+    (project / "model.bin").write_bytes(os.urandom(400_000))
+    with replicate.init({}, path=None) as experiment:
+        for _ in range(4):
+            experiment.checkpoint("model.bin", {})
+
+    out = cli("show", experiment.id)[1]
+    assert "1.6 MB, 400 kB stored (1.2 MB saved, 75%)" in out
+    assert "torch:" in out
+    assert "and 7 more (--all)" in out
+    everything = cli("show", experiment.id, "--all")[1]
+    assert everything.index("torch:") < everything.index("a0:")
+    out = cli("show", plain.id)[1]
+    assert "a4:" in out
+    assert "and 2 more (--all)" in out
+    assert "saved" not in out
+
+
+def test_show_tells_what_git_knew_and_how_long_training_was_held_up(cli: Cli, project: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *words], check=True, capture_output=True)
+
+    (project / "train.py").write_text("one\n")
+    git("init", "-b", "main")
+    git("add", "train.py")
+    git("commit", "-m", "first")
+    (project / "train.py").write_text("two\n")
+    with replicate.init({}, tags=["a", "b"], notes="a note") as experiment:
+        pass
+    out = cli("show", experiment.id)[1]
+    assert f"{experiment.git.commit[:12]} on main, with changes that are not committed" in out
+    assert "a, b" in out
+    assert "a note" in out
+    assert "s in checkpoint(), in total" in out
+
+
+def test_show_of_many_checkpoints_has_the_best_and_the_latest(cli: Cli, project: Path) -> None:
+    with replicate.init({}, path=None) as experiment:
+        for step in range(45):
+            experiment.checkpoint(None, {"loss": abs(step - 2)}, ("loss", "minimize"))
+    first, best, last = (experiment.checkpoints[number] for number in (0, 2, -1))
+    out = cli("show", experiment.id)[1]
+    assert f"{best.short_id} (best)" in out
+    assert last.short_id in out
+    assert first.short_id not in out
+    assert "The best and the latest; 5 more: --all" in out
+    assert first.short_id in cli("show", experiment.id, "--all")[1]

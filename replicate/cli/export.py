@@ -1,0 +1,141 @@
+"""`replicate export`: experiments, or all their checkpoints, as a file that other programs read."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import replicate
+from replicate.cli import listing, output
+from replicate_core.files import temporary_beside
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("csv", "jsonl", "parquet")
+
+TIMES = ("created", "heartbeat", "best_checkpoint.created", "latest_checkpoint.created")
+"""The columns that are times."""
+
+EXAMPLES = """\b
+Example: replicate export experiments.csv
+         replicate export history.parquet --checkpoints -f 'tag = paper'
+         replicate export --format jsonl | jq .params"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: what the name of FILE ends in, else csv.")
+@click.option("--checkpoints", "of_checkpoints", is_flag=True, help="A line for each checkpoint: the whole history.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@listing.selection
+@click.pass_obj
+def export(
+    open_project: Callable[[], replicate.Project],
+    *,
+    wish: listing.Wish,
+    file: Path | None,
+    form: str | None,
+    of_checkpoints: bool,
+    force: bool,
+) -> int:
+    """Write experiments to FILE, or to standard output, as CSV, JSON lines or Parquet.
+
+    A line is an experiment, with its best and latest checkpoints; as JSON with all that is known of it. Filters and
+    sorts are those of `replicate ls`. Parquet needs the package pyarrow.
+    """
+    form = form or _form_of(file)
+    if file is not None and file.exists() and not force:
+        raise replicate.InvalidInput(f"{file} is there already: --force replaces it")
+    if form == "parquet" and file is None and sys.stdout.isatty():
+        raise click.UsageError("Parquet is no text for a terminal: name a FILE.")
+    project = open_project()
+    chosen = listing.cut(listing.find(project, wish), wish)
+    if form == "jsonl":
+        lines = [line for item in chosen for line in _lines(item, of_checkpoints=of_checkpoints)]
+        data = "".join(output.as_json(line, indent=None) + "\n" for line in lines).encode()
+    else:
+        rows = [row for item in chosen for row in _rows(item, of_checkpoints=of_checkpoints)]
+        data = _as_parquet(rows) if form == "parquet" else output.as_csv(rows).encode()
+    if file is None:
+        click.echo(data, nl=False)
+    else:
+        _write(file, data)
+    if file is not None:
+        click.echo(f"Wrote {output.count(len(chosen), 'experiment')} to {output.printable(str(file))}.", err=True)
+    return 0
+
+
+def _form_of(file: Path | None) -> str:
+    suffix = "" if file is None else file.suffix.lower()
+    if suffix in ("", ".csv"):
+        return "csv"
+    if suffix in (".jsonl", ".ndjson"):
+        return "jsonl"
+    if suffix in (".parquet", ".pq"):
+        return "parquet"
+    raise click.UsageError(f"the name of {file} tells no format: say --format {'|'.join(FORMATS)}.")
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file, which appears when all is written."""
+    temporary = temporary_beside(file)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    except OSError as error:
+        raise replicate.StorageFailed(f"can't write {file}: {error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _lines(experiment: replicate.Experiment, *, of_checkpoints: bool) -> list[dict[str, object]]:
+    """The experiment with all that is known of it; or each of its checkpoints, after what it belongs to."""
+    if not of_checkpoints:
+        return [output.experiment_details(experiment)]
+    best = experiment.best()
+    whose = {"experiment": experiment.id, "name": experiment.name, "params": experiment.params}
+    return [
+        {**whose, **output.checkpoint_fields(checkpoint), "is_best": best is not None and checkpoint.id == best.id}
+        for checkpoint in experiment.checkpoints
+    ]
+
+
+def _rows(experiment: replicate.Experiment, *, of_checkpoints: bool) -> list[dict[str, object]]:
+    if not of_checkpoints:
+        return [listing.row(experiment)]
+    return [output.flat(line) for line in _lines(experiment, of_checkpoints=True)]
+
+
+def _as_parquet(rows: Sequence[dict[str, object]]) -> bytes:
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # optional
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise replicate.MissingExtra('Parquet needs pyarrow: pip install "replicate[parquet]"') from error
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: _column([row.get(name) for row in rows], name) for name in names}
+    made = io.BytesIO()
+    parquet.write_table(pa.table(columns), made)
+    return made.getvalue()
+
+
+def _column(values: Sequence[object], name: str) -> pa.Array:
+    """The values of one type, if they have one; else as text, in JSON."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if name in TIMES:
+        values = [datetime.fromisoformat(value) if isinstance(value, str) else None for value in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])

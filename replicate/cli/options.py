@@ -1,0 +1,74 @@
+"""Options and arguments that several commands have: which project, which storage, colours, ids and their completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+import replicate
+from replicate_core import ids
+
+DIRECTORY, STORAGE = "replicate.directory", "replicate.storage"
+"""Where the context keeps what was given: before a command and after it, which counts more."""
+
+
+def open_project(context: click.Context) -> replicate.Project:
+    """The project that the options mean."""
+    meta = context.meta
+    return replicate.Project(storage=meta.get(STORAGE), directory=meta.get(DIRECTORY))
+
+
+def _keep(key: str) -> object:
+    def keep(context: click.Context, _: click.Parameter, given: object) -> object:
+        if given is not None:
+            context.meta[key] = given
+        return given
+
+    return keep
+
+
+def _colour(context: click.Context, _: click.Parameter, given: str | None) -> str | None:
+    if given is not None:
+        context.color = {"always": True, "never": False, "auto": None}[given]
+    return given
+
+
+COMMON = (
+    click.Option(
+        ["-D", "--project-directory"],
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        callback=_keep(DIRECTORY),
+        expose_value=False,
+        help="The project. Default: the nearest directory at or above this one with a replicate.yaml.",
+    ),
+    click.Option(
+        ["-S", "--storage"],
+        metavar="URL",
+        callback=_keep(STORAGE),
+        expose_value=False,
+        help="A URL or path, instead of the storage in replicate.yaml.",
+    ),
+    click.Option(
+        ["--color"],
+        type=click.Choice(["auto", "always", "never"]),
+        callback=_colour,
+        expose_value=False,
+        help="Colours. Default: in a terminal, unless NO_COLOR is set.",
+    ),
+)
+"""Taken before a command, and after it."""
+
+
+def complete_id(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The ids that begin so: of experiments, and of checkpoints once a character is typed."""
+    try:
+        experiments = open_project(context).experiments.list()
+    except replicate.ReplicateError:
+        return []  # a completion has no way to say why
+    found = [(item.id, item.name or item.status) for item in reversed(experiments)]
+    if begun:
+        found += [(checkpoint.id, f"step {checkpoint.step}") for item in experiments for checkpoint in item.checkpoints]
+    length = ids.SHORT_LENGTH if len(begun) < ids.SHORT_LENGTH else None
+    return [CompletionItem(item[:length], help=said) for item, said in found if item.startswith(begun.lower())]

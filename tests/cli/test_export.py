@@ -1,0 +1,129 @@
+"""`replicate export`: experiments and their history as files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import replicate
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def experiments(project: Path) -> list[replicate.Experiment]:
+    """Two experiments, whose params do not all have one type."""
+    made = []
+    for number, params in enumerate(
+        ({"lr": 0.1, "mixed": 1, "amp": True}, {"lr": 1, "mixed": "text", "sizes": [1, 2]})
+    ):
+        with replicate.init({**params, "model": {"layers": 3}}, path=None, name=f"größe {number}") as experiment:
+            for loss in (0.9, 0.5, 0.7):
+                experiment.checkpoint(None, {"loss": loss + number}, ("loss", "minimize"), device="cpu")
+        made.append(experiment)
+    return made
+
+
+def test_csv_has_a_line_for_each_experiment(cli: Cli, experiments, project: Path) -> None:
+    assert cli("export", "out.csv") == (0, "", "Wrote 2 experiments to out.csv.\n")
+    rows = list(csv.DictReader(io.StringIO((project / "out.csv").read_text("utf-8"))))
+    assert [row["name"] for row in rows] == ["größe 0", "größe 1"]
+    assert [row["params.mixed"] for row in rows] == ["1", "text"]
+    assert [row["best_checkpoint.metrics.loss"] for row in rows] == ["0.5", "1.5"]
+    assert cli("export")[1] == cli("ls", "--csv")[1] == (project / "out.csv").read_text("utf-8")
+
+
+def test_the_history_has_a_line_for_each_checkpoint(cli: Cli, experiments) -> None:
+    rows = list(csv.DictReader(io.StringIO(cli("export", "--checkpoints")[1])))
+    assert [row["id"] for row in rows] == [point.id for item in experiments for point in item.checkpoints]
+    assert [row["metrics.loss"] for row in rows] == ["0.9", "0.5", "0.7", "1.9", "1.5", "1.7"]
+    assert [row["is_best"] for row in rows] == ["false", "true", "false"] * 2
+    assert rows[3]["experiment"] == experiments[1].id
+    assert rows[3]["params.lr"] == "1"
+    assert rows[3]["extra.device"] == "cpu"
+
+
+def test_json_lines_hold_all_that_is_known(cli: Cli, experiments, project: Path) -> None:
+    assert cli("export", "out.jsonl")[0] == 0
+    lines = [json.loads(line) for line in (project / "out.jsonl").read_text("utf-8").splitlines()]
+    assert lines == [json.loads(cli("show", experiment.id, "--json")[1]) for experiment in experiments]
+    (first, *_) = cli("export", "--format", "jsonl", "--checkpoints")[1].splitlines()
+    assert json.loads(first)["params"]["model"] == {"layers": 3}
+
+
+def test_parquet_keeps_numbers_and_times(cli: Cli, experiments, project: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    assert cli("export", "out.parquet", "--checkpoints")[0] == 0
+    table = parquet.read_table(project / "out.parquet").to_pydict()
+    assert table["metrics.loss"] == [0.9, 0.5, 0.7, 1.9, 1.5, 1.7]
+    assert table["params.lr"] == [0.1] * 3 + [1.0] * 3
+    assert table["params.mixed"] == ["1"] * 3 + ["text"] * 3, "as text where there is no one type"
+    assert table["params.sizes"][3:] == [[1, 2]] * 3
+    assert table["created"][0] == experiments[0].checkpoints[0].created
+    assert isinstance(table["created"][0], datetime)
+
+
+def test_without_pyarrow_the_message_has_the_command(cli: Cli, experiments, monkeypatch, project: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = cli("export", "out.parquet")
+    assert code == 3
+    assert 'pip install "replicate[parquet]"' in err
+    assert not (project / "out.parquet").exists()
+
+
+def test_filters_sorts_and_numbers_are_those_of_ls(cli: Cli, experiments) -> None:
+    def names(*arguments: str) -> list[str]:
+        return [json.loads(line)["name"] for line in cli("export", "--format", "jsonl", *arguments)[1].splitlines()]
+
+    assert names("-f", "loss > 1") == ["größe 1"]
+    assert names("-s", "loss-desc", "-n", "1") == ["größe 1"]
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(cli: Cli, experiments, project: Path) -> None:
+    (project / "out.csv").write_text("mine")
+    code, _, err = cli("export", "out.csv")
+    assert code == 2
+    assert "--force" in err
+    assert (project / "out.csv").read_text() == "mine"
+    assert cli("export", "out.csv", "--force")[0] == 0
+    assert sorted(path.name for path in project.iterdir()) == [".replicate", "out.csv"]
+
+
+def test_what_can_not_be_written_exits_with_3(cli: Cli, experiments) -> None:
+    code, _, err = cli("export", "no/such/directory.csv")
+    assert code == 3
+    assert "can't write" in err
+
+
+def test_a_name_that_tells_no_format_exits_with_2(cli: Cli, experiments) -> None:
+    code, _, err = cli("export", "out.txt")
+    assert code == 2
+    assert "--format" in err
+    assert cli("export", "out.txt", "--format", "csv")[0] == 0
+
+
+def test_no_experiments_are_no_lines(cli: Cli, project: Path) -> None:
+    assert cli("export", "--format", "jsonl") == (0, "", "")
+
+
+def test_parquet_is_not_printed_to_a_terminal(terminal: Callable[..., str], experiments, monkeypatch) -> None:
+    with pytest.raises(AssertionError):  # it exits with 2
+        terminal("export", "--format", "parquet")
+
+
+def test_a_pipe_gets_utf_8_whatever_the_locale(experiments) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "replicate", "export"],
+        check=True,
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii"},
+    )
+    assert "größe 0" in done.stdout.decode("utf-8")
