@@ -266,7 +266,7 @@ class Project:
             InvalidInput: it can't be read.
             StorageFailed: the storage can't be reached.
         """
-        return whence(self.source, Path(file))
+        return whence(self.source, Path(file), partial(_loaded, self))
 
     def import_from(
         self, url: str, *, dry_run: bool = False, progress: importing.Progress = importing.silent

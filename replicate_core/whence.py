@@ -7,7 +7,7 @@ size were cut, so that it does not matter how: nothing that is stored needs to b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +35,13 @@ class Holder:
     """What it is called there, relative to the project directory."""
 
 
-def whence(source: Source, file: Path) -> list[Holder]:
+def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> list[Holder]:
     """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
 
     Args:
         source: where what is known of experiments comes from.
         file: on this machine.
+        load: makes what users hold of what is known of an experiment.
 
     Raises:
         InvalidInput: the file can't be read.
@@ -53,7 +54,7 @@ def whence(source: Source, file: Path) -> list[Holder]:
         for identifier, one in listed.items():
             found = [*stored.get(identifier, ()), *_waiting(source, one, local)]
             if found:
-                experiment = Experiment(one, source)
+                experiment = load(one)
                 made = {item.id: item for item in experiment.checkpoints}
                 held += [Holder(experiment, None if item is None else made[item], path) for item, path in found]
     return held

@@ -60,7 +60,7 @@ def checkout(
     if replaced and not force and not _agreed(replaced, directory):
         click.echo("Nothing was changed.", err=True)
         return 1
-    with output.byte_progress("fetching") as progress:
+    with output.progress("fetching", "bytes") as progress:
         source.checkout(directory, path=path, what=what, progress=progress)
     written = f"{_words(what, chosen)} of experiment {experiment.short_id}"
     where = output.printable(str(directory))

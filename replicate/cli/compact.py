@@ -28,8 +28,8 @@ def compact(open_project: Callable[[], replicate.Project], rebuild: bool, as_jso
     if report.segment is None:
         click.echo("Nothing to do: all records are together already.")
     else:
-        click.echo(f"Put {report.records} record{'s' * (report.records != 1)} into {report.segment}.")
+        click.echo(f"Put {output.count(report.records, 'record')} into {report.segment}.")
     if report.replaced:
-        click.echo(f"It takes the place of {report.replaced} other{'s' * (report.replaced != 1)}.")
+        click.echo(f"It takes the place of {output.count(report.replaced, 'other')}.")
     if report.unusable:
         click.echo(f"Left as they are: {report.unusable}. `replicate verify` says whether they are damaged.")

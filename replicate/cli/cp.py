@@ -7,11 +7,12 @@ from collections.abc import Callable
 import click
 
 import replicate
+from replicate.cli import options
 from replicate.cli.copied import copy
 
 
 @click.command(epilog="Example: replicate cp 3fa2c1b s3://bucket/published")
-@click.argument("ids", metavar="EXPERIMENT...", nargs=-1, required=True)
+@click.argument("ids", metavar="EXPERIMENT...", nargs=-1, required=True, shell_complete=options.complete_id)
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj

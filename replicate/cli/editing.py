@@ -7,11 +7,15 @@ from collections.abc import Callable
 import click
 
 import replicate
-from replicate.cli import output
+from replicate.cli import options, output
+
+EXAMPLES = """\b
+Example: replicate tag 3fa2c1b baseline
+         replicate tag 3fa2c1b --remove baseline"""
 
 
-@click.command(epilog="Example: replicate tag 3fa2c1b baseline\n\nExample: replicate tag 3fa2c1b --remove baseline")
-@click.argument("prefix", metavar="ID")
+@click.command(epilog=EXAMPLES)
+@click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 @click.option("-r", "--remove", is_flag=True, help="Take these tags away instead.")
 @click.pass_obj
@@ -27,7 +31,7 @@ def tag(open_project: Callable[[], replicate.Project], prefix: str, tags: tuple[
 
 
 @click.command(epilog='Example: replicate note 3fa2c1b "Diverges after step 9000"')
-@click.argument("prefix", metavar="ID")
+@click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.argument("text")
 @click.option("-a", "--append", is_flag=True, help="Add a line to the notes that are there.")
 @click.pass_obj
@@ -39,7 +43,7 @@ def note(open_project: Callable[[], replicate.Project], prefix: str, text: str, 
 
 
 @click.command(epilog="Example: replicate name 3fa2c1b digits-wide")
-@click.argument("prefix", metavar="ID")
+@click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.argument("new_name", metavar="NAME")
 @click.pass_obj
 def name(open_project: Callable[[], replicate.Project], prefix: str, new_name: str) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import replicate
 from replicate.cli import output
@@ -38,7 +34,7 @@ def import_(
     URL is the repository, or its path. Ids, times, params, metrics, code and files are kept; what is here already is
     passed over, so that it can be done again. Nothing is changed there. Exits with 4 if something can't be read.
     """
-    with _progress(shown=not as_json and sys.stderr.isatty()) as progress:
+    with output.progress("importing", "things", shown=not as_json) as progress:
         results = open_project().import_from(url, dry_run=dry_run, progress=progress)
     if as_json:
         click.echo(output.as_json([asdict(result) for result in results]))
@@ -60,28 +56,13 @@ def _show(result: replicate.Imported, *, dry_run: bool) -> None:
 def _verdict(result: replicate.Imported, *, dry_run: bool) -> str:
     if result.outcome in _LEFT_ALONE:
         return _LEFT_ALONE[result.outcome]
-    came = f"{_checkpoints(result.checkpoints)}, {output.size(result.size_bytes)}"
+    came = f"{output.count(result.checkpoints, 'checkpoint')}, {output.size(result.size_bytes)}"
     done = "would be imported" if dry_run else "imported"
     return f"{done}: {came}" + (", the rest was here already" if result.outcome == "completed" else "")
 
 
 def _summary(results: list[replicate.Imported], *, dry_run: bool) -> str:
     new = [result for result in results if result.outcome not in _LEFT_ALONE]
-    experiments = f"{len(new)} experiment{'s' * (len(new) != 1)}"
-    came = f"{experiments} with {_checkpoints(sum(result.checkpoints for result in new))}"
+    experiments = output.count(len(new), "experiment")
+    came = f"{experiments} with {output.count(sum(result.checkpoints for result in new), 'checkpoint')}"
     return f"{'Would import' if dry_run else 'Imported'} {came}, of {len(results)} found."
-
-
-def _checkpoints(count: int) -> str:
-    return f"{count} checkpoint{'s' * (count != 1)}"
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda _done, _all: None
-        return
-    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("importing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

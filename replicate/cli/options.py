@@ -14,10 +14,10 @@ DIRECTORY, STORAGE = "replicate.directory", "replicate.storage"
 """Where the context keeps what was given: before a command and after it, which counts more."""
 
 
-def open_project(context: click.Context) -> replicate.Project:
-    """The project that the options mean."""
+def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
+    """The project that the options mean; with another storage, if one is named here."""
     meta = context.meta
-    return replicate.Project(storage=meta.get(STORAGE), directory=meta.get(DIRECTORY))
+    return replicate.Project(storage=storage or meta.get(STORAGE), directory=meta.get(DIRECTORY))
 
 
 def _keep(key: str) -> object:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -237,16 +237,25 @@ def count(number: int, word: str) -> str:
 
 
 @contextmanager
-def byte_progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error for what is done and all there is, in bytes; nothing where nobody looks on."""
+def progress(
+    what: str, unit: Literal["bytes", "things"], *, shown: bool = True
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error for what is done and all there is; nothing where nobody looks on."""
     if not shown or not sys.stderr.isatty():
         yield lambda _done, _all: None
         return
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    counted = (DownloadColumn(), TimeRemainingColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    with Progress(TextColumn(what), BarColumn(), *counted, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import click
 
@@ -35,7 +33,7 @@ def sync(
         return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)
     if source is not None:
         raise click.UsageError(f"name two storages, from where to where, or none: {source} is one")
-    with _progress(shown=sys.stderr.isatty()) as progress:
+    with output.progress("storing", "things") as progress:
         report = open_project().sync(progress=progress)
     if not report:
         click.echo("Nothing is waiting: all that was saved here is stored.")
@@ -45,24 +43,9 @@ def sync(
 
 
 def _verdict(synced: replicate.Synced) -> str:
-    waited = f"{synced.jobs} job{'s' * (synced.jobs != 1)}"
+    waited = f"{output.count(synced.jobs, 'job')}"
     if synced.outcome == "recording":
         return f"is running, and stores what it saves itself ({waited} waiting)"
     if synced.outcome == "failed":
         return f"not stored ({waited} waiting): {output.printable(synced.error or '')}"
     return f"stored ({waited})" if synced.jobs else "nothing was left to store; that it ended is recorded"
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda _done, _all: None
-        return
-    from rich.console import Console  # noqa: PLC0415  # it takes long to import, and most syncs have nobody to show it
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
-
-    with Progress(
-        TextColumn("storing"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("storing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

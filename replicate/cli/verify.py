@@ -26,7 +26,7 @@ def verify(
 
     Names the experiments, checkpoints and files that are hurt, and exits with 4 if there are any.
     """
-    with output.byte_progress("checking", shown=deep and not as_json) as progress:
+    with output.progress("checking", "bytes", shown=deep and not as_json) as progress:
         report = open_project().verify(prefixes, deep=deep, progress=progress)
     if as_json:
         click.echo(output.as_json(asdict(report)))

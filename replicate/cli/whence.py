@@ -12,7 +12,7 @@ import replicate
 from replicate.cli import output
 
 
-@click.command(epilog="Example: replicate whence ~/downloads/model.pt")
+@click.command(epilog="Example: replicate whence downloads/model.pt")
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
