@@ -11,8 +11,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -349,15 +350,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         """Begin an experiment, or go on with one, every rank with the same."""
         self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
         ReplicateLogger.end_the_last(unless=self._logger)
-        begin = replicate_core.init if self._logger is None else self._logger.begin
+        begin: Callable[..., replicate_core.Experiment] = replicate_core.init
+        if self._logger is not None:
+            begin = partial(self._logger.begin, with_files=self.filepath is None)
         came_from = None
         if trainer.is_global_zero:
             resume = None if self._has_trained else self._resume
-            self.experiment = begin(params, **self._labels, resume=resume)  # type: ignore[arg-type]
+            self.experiment = begin(params, **self._labels, resume=resume)
             came_from = self.experiment.resumed_from
         resume = trainer.strategy.broadcast(None if came_from is None else came_from.id)
         if not trainer.is_global_zero:
-            self.experiment = begin(params, **self._labels, resume=resume)  # type: ignore[arg-type]
+            self.experiment = begin(params, **self._labels, resume=resume)
 
     def _go_on_from(self, trainer: Any, checkpoint: Checkpoint) -> None:
         if trainer.strategy.restore_checkpoint_after_setup:

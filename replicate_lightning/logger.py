@@ -83,9 +83,13 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         tags: Iterable[str] = (),
         notes: str | None = None,
         resume: str | None = None,
+        with_files: bool = True,
     ) -> replicate_core.Experiment:
-        """Begin the experiment, if it is not there already; a `ReplicateCallback` calls it, which saves files, too."""
-        self._saves = False
+        """Begin the experiment, if it is not there already, for a `ReplicateCallback`, whose words count.
+
+        The files of `ModelCheckpoint` are recorded `with_files`: where the callback saves none.
+        """
+        self._saves = with_files
         given = {"name": name, "tags": tags, "notes": notes}
         labels = self._labels | {label: value for label, value in given.items() if value}
         return self._begin({**(params or {}), **self._params}, labels, resume)
@@ -133,7 +137,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         if self.experiment is None or self._is_given:
             return
         if status == "failed":
-            error = sys.exc_info()[1]  # Lightning is handling it
+            error = sys.exc_info()[1] or RuntimeError("training failed")  # Lightning is handling it
             self.experiment.__exit__(type(error), error, None)
         else:
             ReplicateLogger._last = self.experiment

@@ -6,11 +6,15 @@ import math
 import os
 import shutil
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from replicate_core import InvalidInput
+from replicate_lightning.namespaces import bases
 
 PLACES = ("epoch", "step")
 """What a template may always name, as in Lightning: both count from 0. Everything else it names is a metric."""
@@ -53,13 +57,39 @@ def save(trainer: Any, path: str, *, weights_only: bool) -> None:
     mark = trainer.strategy.broadcast(os.urandom(8).hex())
     temporary = target.with_name(f".replicate-{mark}.tmp{target.suffix}")
     try:
-        trainer.save_checkpoint(temporary, weights_only)  # it makes the directory; and all ranks wait for one another
+        with _straight(trainer.strategy):
+            trainer.save_checkpoint(temporary, weights_only)  # all ranks wait for one another
         _wait_for_async(trainer.strategy.checkpoint_io)
         if trainer.is_global_zero:
             _replace(temporary, target)
     finally:
         if trainer.is_global_zero:
             _remove(temporary)
+
+
+class _Straight(*bases("TorchCheckpointIO", room="plugins.io")):  # type: ignore[misc]  # those that are installed
+    """Writes what Lightning writes, without a copy of it in memory first: nobody sees the file before it is whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, path)
+        except Exception:  # noqa: BLE001  # Lightning's own way drops what can't be pickled, or says what is wrong
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+
+@contextmanager
+def _straight(strategy: Any) -> Iterator[None]:
+    """Write straight to the file, where Lightning's own default would write it; any other plugin is left alone."""
+    own = strategy.checkpoint_io
+    if type(own).__name__ != "TorchCheckpointIO" or strategy.restore_checkpoint_after_setup:
+        yield
+        return
+    strategy.checkpoint_io = _Straight()
+    try:
+        yield
+    finally:
+        strategy.checkpoint_io = own
 
 
 def _wait_for_async(checkpoint_io: Any) -> None:

@@ -104,6 +104,11 @@ def test_a_callback_records_into_the_same_experiment(pl, project: Path, run, mak
     assert experiment.best().path == "model.ckpt"
 
 
+def test_beside_a_callback_that_saves_no_files_those_of_lightning_are_recorded(one_pl, project: Path, run) -> None:
+    experiment = run(one_pl, ReplicateLogger(), ReplicateCallback(None))
+    assert {Path(item.path).suffix for item in experiment.checkpoints if item.path is not None} == {".ckpt"}
+
+
 def test_both_go_on_together(one_pl, project: Path, run) -> None:
     def train(epochs: int, name: str = "sums") -> replicate.Experiment:
         return run(one_pl, ReplicateLogger(), ReplicateCallback(name=name, resume="auto"), epochs=epochs)
