@@ -341,7 +341,7 @@ class TestPermissions:
         with as_nobody(), pytest.raises(replicate.InvalidInput, match=r"private\.bin can't be read"):
             replicate.init({})
         assert stored(open_directory) == []
-        (open_directory / ".replicateignore").write_text("*.pem\n")
+        (open_directory / ".replicateignore").write_text("*.bin\n")
         with as_nobody():
             assert replicate.init({}).size_bytes == 6
 
