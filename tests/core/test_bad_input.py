@@ -337,11 +337,11 @@ class TestPermissions:
         assert len(replicate.experiments.list()) == 0
 
     def test_a_file_of_the_project_that_may_not_be_read(self, open_directory: Path, as_nobody: Callable) -> None:
-        (open_directory / "secret.pem").touch(mode=0)
-        with as_nobody(), pytest.raises(replicate.InvalidInput, match=r"secret\.pem can't be read"):
+        (open_directory / "private.bin").touch(mode=0)
+        with as_nobody(), pytest.raises(replicate.InvalidInput, match=r"private\.bin can't be read"):
             replicate.init({})
         assert stored(open_directory) == []
-        (open_directory / ".replicateignore").write_text("*.pem\n")
+        (open_directory / ".replicateignore").write_text("*.bin\n")
         with as_nobody():
             assert replicate.init({}).size_bytes == 6
 
