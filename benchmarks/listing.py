@@ -357,7 +357,7 @@ def fill_sqlite(path: Path, experiment: str, runs: list[dict[str, Any]]) -> None
     """Write the same runs as MLflow would have, all at once: through its interface that takes an hour."""
     with sqlite3.connect(path) as database:
         for number, run in enumerate(runs):
-            name, started = f"{number:032x}", run["started"]
+            name, started = f"{number:031x}a", run["started"]
             columns = (
                 "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time, "
             )
@@ -378,7 +378,7 @@ def fill_sqlite(path: Path, experiment: str, runs: list[dict[str, Any]]) -> None
 def fill_files(root: Path, experiment: str, runs: list[dict[str, Any]]) -> None:
     """The same, in files."""
     for number, run in enumerate(runs):
-        name, started = f"{number:032x}", run["started"]
+        name, started = f"{number:031x}a", run["started"]
         place = root / experiment / name
         for kind in ("params", "metrics", "tags", "artifacts"):
             (place / kind).mkdir(parents=True)
