@@ -417,11 +417,14 @@ def record_something(data: st.DataObject, side: Side, session: str, names: list[
         side.made.setdefault(experiment, [item.id for item in state.checkpoints])
     name = data.draw(st.sampled_from(sorted({*side.made, *names})))
     made = side.made.get(name)
+    state = side.states().get(name)
+    live = [item.id for item in state.checkpoints] if state else []
+    begun = state is not None and state.session == session
     action = data.draw(st.integers(0, 9))
     if made is None:
         side.begin(name)
     elif action <= 3:
-        made_in = data.draw(st.sampled_from([None, None, session]))
+        made_in = data.draw(st.sampled_from([None, session] if begun else [None]))
         side.save(name, *data.draw(st.sets(st.integers(0, 7), min_size=1, max_size=3)), session=made_in)
     elif action == 4:
         side.record(Ended(name, side.remote.now, "finished"))
@@ -429,8 +432,8 @@ def record_something(data: st.DataObject, side: Side, session: str, names: list[
         side.record(Deleted(name, (data.draw(st.sampled_from(made)),) if data.draw(st.booleans()) else None))
     elif action == 6 and made:
         side.record(Released(name, (data.draw(st.sampled_from(made)),)))
-    elif action == 7 and made:
-        side.record(Resumed(name, side.remote.now, session, None, data.draw(st.sampled_from(made))))
+    elif action == 7 and live and state.session is None:
+        side.record(Resumed(name, side.remote.now, session, None, data.draw(st.sampled_from(live))))
     elif action == 8:
         side.prune()
     else:
