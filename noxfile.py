@@ -25,6 +25,7 @@ PURE_FLOOR = (
     "values",
     "documents",
     "records",
+    "segments",
     "manifest",
     "chunks",
     "containers",

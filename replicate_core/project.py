@@ -444,7 +444,7 @@ def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str |
 
 
 def _loaded(project: Project, listed: Listed) -> Experiment:
-    return Experiment(listed, project.source, go_on=partial(_add_to, project, listed.state.created.experiment))
+    return Experiment(listed, project.source, go_on=partial(_add_to, project, listed.experiment))
 
 
 def _add_to(project: Project, experiment: str) -> tuple[Listed, Recorded]:
@@ -505,7 +505,7 @@ def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
 
 def _matches(prefix: str, experiments: Iterable[Listed]) -> Iterable[tuple[Listed, str | None]]:
     for listed in experiments:
-        if listed.state.created.experiment.startswith(prefix):
+        if listed.experiment.startswith(prefix):
             yield listed, None
         for checkpoint in listed.state.checkpoints:
             if checkpoint.id.startswith(prefix):
@@ -514,8 +514,8 @@ def _matches(prefix: str, experiments: Iterable[Listed]) -> Iterable[tuple[Liste
 
 def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
     lines = [
-        f"  {checkpoint or listed.state.created.experiment}  "
-        f"({'checkpoint' if checkpoint else 'experiment'}, {listed.state.created.created:%Y-%m-%d %H:%M})"
+        f"  {checkpoint or listed.experiment}  "
+        f"({'checkpoint' if checkpoint else 'experiment'}, {listed.created:%Y-%m-%d %H:%M})"
         for listed, checkpoint in matches[:CANDIDATES_SHOWN]
     ]
     rest = len(matches) - CANDIDATES_SHOWN

@@ -32,6 +32,10 @@ class Known(Protocol):
         """What its records say."""
 
     @property
+    def created(self) -> datetime:
+        """When it began."""
+
+    @property
     def status(self) -> Status:
         """What it is up to."""
 
@@ -80,7 +84,7 @@ def _latest_step(known: Known) -> int | None:
 _OWN: dict[str, Callable[[Known], Found]] = {
     "name": lambda known: known.state.created.name,
     "tag": lambda known: known.state.created.tags,
-    "created": lambda known: known.state.created.created,
+    "created": lambda known: known.created,
     "status": lambda known: known.status,
     "step": _latest_step,
     "checkpoints": lambda known: len(known.state.checkpoints),

@@ -199,7 +199,7 @@ class TestListing:
         def down(*_: object) -> None:
             raise replicate.StorageFailed("the network is down")
 
-        monkeypatch.setattr(LocalStore, "list", down)
+        monkeypatch.setattr(LocalStore, "names", down)
         with pytest.raises(replicate.StorageFailed):
             fs.exists(f"{experiment.id}/out/model.bin")
 

@@ -26,6 +26,10 @@ class One:
     state: ExperimentState
     status: Status = "finished"
 
+    @property
+    def created(self) -> datetime:
+        return self.state.created.created
+
 
 def one(
     *metrics: dict[str, Value],
