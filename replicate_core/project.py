@@ -19,7 +19,7 @@ from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
-from replicate_core.opening import local_root, open_store
+from replicate_core.opening import local_root, open_store, scheme
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, mapping
 from replicate_core.records import Created, ExperimentState
@@ -45,15 +45,24 @@ class Project:
         storage: a URL or path; left out, the one in `replicate.yaml`, else `.replicate/storage`.
         directory: the project directory; left out, the nearest one at or above the working directory with a
             `replicate.yaml`, else the working directory.
+        storage_options: what the driver of the storage is told: endpoint, profile, anonymous and the like; a text may
+            refer to the environment: `${NAME}`. `create: True` makes the bucket if it is missing. Left out, those in
+            `replicate.yaml`, unless `storage` is of another kind than the one they stand beside there.
 
     The storage is opened when it is first needed.
 
     Raises:
         ConfigInvalid: `replicate.yaml` can't be used.
-        InvalidInput: what names the storage is neither a path nor a URL.
+        InvalidInput: what names the storage is neither a path nor a URL; or an option can't be one.
     """
 
-    def __init__(self, *, storage: str | None = None, directory: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        storage: str | None = None,
+        directory: str | Path | None = None,
+        storage_options: Mapping[str, object] | None = None,
+    ) -> None:
         from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
 
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
@@ -62,6 +71,11 @@ class Project:
         start = self.config.directory if storage is None else Path.cwd()
         if (local := local_root(self.storage, relative_to=start)) is not None and storage is not None:
             self.storage = str(local)
+        if storage_options is not None:
+            self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
+        else:
+            is_same_kind = scheme(self.storage) == scheme(self.config.storage)
+            self.storage_options = self.config.storage_options if is_same_kind else {}
         self.spool = Spool(self.config.directory, self.config.spool.directory)
         self.source = Source(lambda: self.repository, self.spool)
         self.experiments = Experiments(lambda: self)
@@ -84,13 +98,13 @@ class Project:
         """What is stored at the storage.
 
         Raises:
-            MissingExtra, StorageFailed: the storage can't be opened.
+            ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
         """
         return Repository(cached(self._store))
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self.storage, relative_to=self.directory)
+        return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
 
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
@@ -243,7 +257,7 @@ class Experiments:
             replicate_version=__version__,
         )
         found = None if resume is None else resuming.find(project.source, _text("resume", resume), created)
-        place = Place(project.config, project.storage, project.spool, lambda: project.repository)
+        place = Place(project.config, project.storage, project.spool, lambda: project.repository, project.storage_options)
         rank = this_rank()
         if rank.number != 0:
             _warn_of_rank(rank)

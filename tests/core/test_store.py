@@ -394,7 +394,7 @@ class TestOpening:
 
     def test_a_driver_that_cannot_connect_is_an_error_that_hides_the_password(self) -> None:
         with pytest.raises(
-            StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*credentials"
+            StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*the port and the network"
         ) as caught:
             open_store("ftp://me:s3cret@127.0.0.1:1/x", relative_to=HERE)
         assert "s3cret" not in str(caught.value)
