@@ -66,6 +66,10 @@ class Driver:
     """Makes a container; None: as fsspec does."""
     ignores_ranges: bool = False
     """Whether it answers a request for a range with everything."""
+    refuses: str = ""
+    """Characters that it can't have in names: no key of a repository has any of them, but the path of one may."""
+    knows_listings_cache: bool = True
+    """Whether it takes the word that listings must not be cached; two drivers have no such cache."""
     is_one_connection: bool = False
     """Whether all goes through one connection, which does not come back by itself."""
 
@@ -152,8 +156,25 @@ AZURE = Driver(
     writing=lambda _: {"max_concurrency": LARGE_REQUESTS_AT_ONCE},
     probe=_probe_azure,
 )
-SFTP = Driver("sftp", "sshfs", _sftp, attempts=ATTEMPTS, move=_move_sftp, ignores_ranges=True, is_one_connection=True)
-WEBDAV = Driver("webdav", "webdav4", _webdav, attempts=ATTEMPTS, move=_move_webdav)
+SFTP = Driver(
+    "sftp",
+    "sshfs",
+    _sftp,
+    attempts=ATTEMPTS,
+    move=_move_sftp,
+    ignores_ranges=True,
+    knows_listings_cache=False,
+    is_one_connection=True,
+)
+WEBDAV = Driver(
+    "webdav",
+    "webdav4",
+    _webdav,
+    attempts=5,  # a key that another one writes is locked meanwhile
+    move=_move_webdav,
+    refuses="#?%",
+    knows_listings_cache=False,
+)
 OTHER = Driver()
 """Any other: nothing is known of it."""
 
@@ -192,5 +213,5 @@ def told(scheme: str, host: str, given: Mapping[str, Value]) -> Options:
     added = driver_of(scheme).options(own, host)
     for name in OURS.get(scheme, ()):
         own.pop(name, None)
-    cache = {} if scheme == "webdav" else {"use_listings_cache": False}  # webdav4 has none, and takes no word of it
+    cache = {"use_listings_cache": False} if driver_of(scheme).knows_listings_cache else {}
     return {"skip_instance_cache": True, **cache, **own, **added}

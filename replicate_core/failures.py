@@ -114,7 +114,16 @@ _CODES = {
 }
 """What servers answer: the codes of S3 and Azure."""
 
-_STATUSES = {416: _NO_RANGE, 401: _REFUSED, 403: _FORBIDDEN, 408: _SLOW, 409: _CONFLICT, 429: _BUSY, 503: _BUSY}
+_STATUSES = {
+    416: _NO_RANGE,
+    401: _REFUSED,
+    403: _FORBIDDEN,
+    408: _SLOW,
+    409: _CONFLICT,
+    423: _CONFLICT,
+    429: _BUSY,
+    503: _BUSY,
+}
 
 _TYPES = {
     "NoCredentialsError": _NONE,
@@ -153,6 +162,8 @@ _TYPES = {
     "ConnectTimeout": _SLOW,
     "ServiceResponseError": _SLOW,
     "TimeoutError": _SLOW,
+    "ResourceLocked": _CONFLICT,
+    "ParseError": _BROKEN,
     "BucketNotFound": _BUCKET,
 }
 """What drivers raise, by the name of the class: to import theirs would be to need them."""

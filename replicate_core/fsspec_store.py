@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from replicate_core.drivers import LARGE_REQUESTS_AT_ONCE, OTHER, PART_BYTES, SMALL_REQUESTS_AT_ONCE, Driver
-from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.exit_proof import ExitProofThreads
 from replicate_core.failures import diagnose
 from replicate_core.files import is_temporary
@@ -132,11 +132,20 @@ class FsspecStore:
             except Exception as error:
                 if (start or end is not None) and diagnose(error).is_empty_range:
                     data = b""  # it begins at the end, or behind it
+                elif self._is_directory(key):
+                    raise FileNotFoundError(key) from error
                 else:
                     raise
             if not isinstance(data, bytes):
                 raise ConnectionError("the driver answered with nothing")
         return _checked_range(data, start, end)
+
+    def _is_directory(self, key: str) -> bool:
+        """Tell whether a key that can't be read is a directory, where there are any: each server has its own word."""
+        try:
+            return self._driver.move is not None and self._call("info", self._path(key))["type"] == "directory"
+        except Exception:  # noqa: BLE001  # the first error tells more
+            return False
 
     def _read(self, key: str, start: int, end: int | None, size: int) -> Any:
         path = self._path(key)
@@ -239,8 +248,12 @@ class FsspecStore:
                 self._call("rm_file", self._path(name))
 
     def _path(self, key: str) -> str:
+        """What the driver calls a key."""
         check_key(key, self.url)
-        return f"{self._root}/{key}" if key else self._root
+        path = f"{self._root}/{key}" if key else self._root
+        if strange := next((character for character in self._driver.refuses if character in path), None):
+            raise InvalidInput(f"{path!r} can't be used in {self.url}: there, no name may have a {strange!r}")
+        return path
 
     def _make_parent(self, key: str) -> None:
         """Make the directory of a key, where there are any: object stores have none."""
@@ -343,6 +356,8 @@ class FsspecStore:
     def _translating(self, action: str, key: str | None = None) -> Iterator[None]:
         try:
             yield
+        except InvalidInput:
+            raise
         except FileNotFoundError as error:
             if key is not None and not diagnose(error).is_missing_bucket:
                 raise NotFound(f"{key} is not in {self.url}") from error

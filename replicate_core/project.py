@@ -257,7 +257,9 @@ class Experiments:
             replicate_version=__version__,
         )
         found = None if resume is None else resuming.find(project.source, _text("resume", resume), created)
-        place = Place(project.config, project.storage, project.spool, lambda: project.repository, project.storage_options)
+        place = Place(
+            project.config, project.storage, project.spool, lambda: project.repository, project.storage_options
+        )
         rank = this_rank()
         if rank.number != 0:
             _warn_of_rank(rank)

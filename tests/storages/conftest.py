@@ -150,13 +150,19 @@ def on_sftp(ssh_server: tuple[Path, int], tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def on_webdav(webdav_port: int, bucket: str) -> Place:
-    return Place(f"webdav://127.0.0.1:{webdav_port}/{bucket}/storage", scheme="http", auth=["me", "webdav-secret"])
+def on_webdav(webdav_port: int, bucket: str) -> Iterator[Place]:
+    url = f"webdav://127.0.0.1:{webdav_port}/{bucket}/storage"
+    place = Place(url, scheme="http", auth=["me", "webdav-secret"])
+    yield place
+    for store in place.opened:
+        store._fs.client.http.close()  # type: ignore[attr-defined]  # it would warn that it was left open
 
 
 @pytest.fixture
 def on_google(google_port: int, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else each request waits for a gRPC server
-    place = Place(f"gs://{bucket}/storage", endpoint_url=f"http://127.0.0.1:{google_port}", token="anon", project="test")
+    place = Place(
+        f"gs://{bucket}/storage", endpoint_url=f"http://127.0.0.1:{google_port}", token="anon", project="test"
+    )
     place.open(create=True)
     return place

@@ -27,10 +27,14 @@ class Place:
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url
         self.options = options
+        self.opened: list[Store] = []
 
     def open(self, *, below: str = "", **more: Any) -> Store:
         options = {**self.options, **more}
-        return open_store(f"{self.url}{below}", relative_to=Path("/nowhere"), options=options, patient=True)
+        self.opened.append(
+            open_store(f"{self.url}{below}", relative_to=Path("/nowhere"), options=options, patient=True)
+        )
+        return self.opened[-1]
 
 
 class Missing(Exception):
@@ -62,6 +66,7 @@ def running(arguments: list[str], port: int, log: Path, **environment: str) -> I
             stdout=output,
             stderr=output,
             env={**os.environ, **environment},
+            cwd=log.parent,
             start_new_session=True,
         )
     try:
@@ -97,7 +102,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def azurite(directory: Path, port: int) -> list[str]:
     return [
-        program("azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(directory),
+        program("azurite-blob"), "--blobHost", "127.0.0.1", "--blobPort", str(port),
         "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent",
     ]  # fmt: skip
 

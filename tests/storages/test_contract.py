@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from storage_servers import Place
-from store_suite import StoreSuite
+from store_suite import NAMES, StoreSuite
 
+from replicate_core.errors import InvalidInput
 from replicate_core.store import Store
 
 
@@ -45,6 +46,17 @@ class TestWebdav(StoreSuite):
     @pytest.fixture
     def store(self, on_webdav: Place) -> Store:
         return on_webdav.open()
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if not set(name) & set("#?%")])
+    def test_a_name_is_taken_as_it_is(self, store: Store, name: str) -> None:
+        super().test_a_name_is_taken_as_it_is(store, name)
+
+    @pytest.mark.parametrize("name", ["x#y", "what?", "100%"])
+    def test_what_its_driver_would_take_for_something_else_is_refused(self, store: Store, name: str) -> None:
+        """No key of a repository has one of these."""
+        for action in (lambda: store.put(name, b""), lambda: store.get(name), lambda: store.list(f"{name}/")):
+            with pytest.raises(InvalidInput, match="no name may have"):
+                action()
 
 
 class TestGoogle:
