@@ -1,4 +1,4 @@
-"""What is particular to each fsspec driver: who installs it, what it must be told, how its container is probed and made.
+"""What is particular to each fsspec driver: who installs it, what it must be told, how its bucket is probed and made.
 
 No driver is imported here; `fsspec_store` uses them, the same way for all.
 """
@@ -51,7 +51,7 @@ class Driver:
     """What that brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
     options: Callable[[Options, str], Options] = _nothing
     """What it is told besides: made of what the user tells it, and of what stands in the URL between `://` and `/`."""
-    reading: Mapping[str, object] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
     """What is told to a request that reads a key."""
     writing: Callable[[int], Options] = lambda _: {}
     """What is told to one that writes so many bytes."""

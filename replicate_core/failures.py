@@ -52,7 +52,9 @@ _NONE = _Kind(
     permanent=True,
 )
 _REFUSED = _Kind(
-    "the credentials are not accepted", "Check the key, whether it has expired, and the clock of this machine", True
+    "the credentials are not accepted",
+    "Check the key, whether it has expired, and the clock of this machine",
+    permanent=True,
 )
 _FORBIDDEN = _Kind(
     "access is denied",
@@ -82,7 +84,9 @@ _IN_THE_WAY = _Kind(
     "A file stands where a directory is needed: name another storage in replicate.yaml",
     permanent=True,
 )
-_GONE = _Kind("it is not there", "Check the storage named in replicate.yaml, the network and your credentials", True)
+_GONE = _Kind(
+    "it is not there", "Check the storage named in replicate.yaml, the network and your credentials", permanent=True
+)
 _NO_RANGE = _Kind("nothing is there", "Ask for less", permanent=True)
 _UNKNOWN = _Kind("", "Check the storage named in replicate.yaml, the network and your credentials", permanent=False)
 

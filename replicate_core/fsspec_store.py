@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -258,7 +258,7 @@ class FsspecStore:
     def _make_parent(self, key: str) -> None:
         """Make the directory of a key, where there are any: object stores have none."""
         parent = self._path(key).rpartition("/")[0]
-        if self._fs.async_impl and self._driver.move is None or parent in self._made:
+        if parent in self._made or (self._fs.async_impl and self._driver.move is None):
             return
         self._call("makedirs", parent, exist_ok=True)
         self._made.add(parent)
@@ -267,7 +267,7 @@ class FsspecStore:
         return self._large if size > PART_BYTES else nullcontext()
 
     def _many(
-        self, request: Callable[[AbstractFileSystem, str], Awaitable[T]], names: list[str], verb: str
+        self, request: Callable[[AbstractFileSystem, str], Awaitable[T]], names: Sequence[str], verb: str
     ) -> dict[str, T]:
         """Make one request for each name, many at a time; what is missing is left out."""
         found: dict[str, T] = {}
@@ -375,7 +375,8 @@ def _read_at(file_system: AbstractFileSystem, path: str, start: int, end: int | 
 
 
 def _pause(attempt: int) -> float:
-    return PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311  # spreads clients, hides nothing
+    longest: float = PAUSE_SECONDS * 2 ** (attempt - 1)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads clients, hides nothing
 
 
 _MODIFIED_WORDS = ("mtime", "LastModified", "last_modified", "updated", "created", "modified")

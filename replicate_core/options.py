@@ -56,7 +56,7 @@ def _resolve(value: Value, environment: Mapping[str, str], name: str) -> Value:
 
 def secrets(options: Mapping[str, Value]) -> tuple[str, ...]:
     """Those texts among resolved options that must be shown nowhere, the longest first."""
-    return tuple(sorted({found for found in _secrets(dict(options), hidden=False)}, key=len, reverse=True))
+    return tuple(sorted(set(_secrets(dict(options), hidden=False)), key=len, reverse=True))
 
 
 def _secrets(value: Value, *, hidden: bool) -> Iterator[str]:

@@ -47,10 +47,18 @@ _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
     help="The project. Default: the nearest directory at or above this one with a replicate.yaml.",
 )
 @click.option("-S", "--storage", help="A URL or path, instead of the storage in replicate.yaml.")
+@click.option("--create", is_flag=True, help="Make the bucket of the storage if it is missing.")
 @click.pass_context
-def cli(context: click.Context, project_directory: Path | None, storage: str | None) -> None:
+def cli(context: click.Context, project_directory: Path | None, storage: str | None, *, create: bool) -> None:
     """Version control for machine learning: list, show and get back what training runs have saved."""
-    context.obj = partial(replicate.Project, storage=storage, directory=project_directory)  # opened by the command
+    context.obj = partial(_open_project, storage, project_directory, create=create)  # opened by the command
+
+
+def _open_project(storage: str | None, directory: Path | None, *, create: bool) -> replicate.Project:
+    project = replicate.Project(storage=storage, directory=directory)
+    if create:
+        project.storage_options = {**project.storage_options, "create": True}
+    return project
 
 
 for _command in (ls, ps, show, checkout, rm, sync, verify, prune):
@@ -74,11 +82,26 @@ def run(arguments: Sequence[str]) -> int:
             click.echo("Stopped: nothing is half done. Where a command asks, --force does it without.", err=True)
             return 1
         except replicate.ReplicateError as error:
+            if _may_create(error, arguments):
+                return run(["--create", *arguments])
             click.echo(f"replicate: {output.printable(str(error))}", err=True)
             return next(code for type_, code in _CODES if isinstance(error, type_))
         except BrokenPipeError:  # `replicate ls | head`
             return 0
     return result if isinstance(result, int) else 0
+
+
+def _may_create(error: replicate.ReplicateError, arguments: Sequence[str]) -> bool:
+    """Ask, at a terminal, whether a bucket that is missing shall be made."""
+    if not (isinstance(error, replicate.StorageFailed) and error.bucket_is_missing) or "--create" in arguments:
+        return False
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(f"replicate: {output.printable(str(error))}", err=True)
+    try:
+        return click.confirm("Make the bucket now?", err=True)
+    except click.Abort:
+        return False
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

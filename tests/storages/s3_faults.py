@@ -1,4 +1,4 @@
-"""An S3 server in this process: moto, behind a middleware that checks signatures, counts requests, and fails on demand."""
+"""An S3 server in this process: moto, behind what checks signatures, counts requests, and fails on demand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FaultS3:
         self._application = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
 
-    def __enter__(self) -> FaultS3:
+    def __enter__(self) -> FaultS3:  # noqa: PYI034  # nobody inherits it
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Quiet)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -100,17 +100,17 @@ class FaultS3:
             time.sleep(fault.seconds)
         if fault is not None and not fault.is_done_first:
             if fault.cuts:
-                return self._cut(environ, start, method, path)
+                return self._cut(environ, start)
             if fault.status:
-                return self._refuse(environ, start, method, path, fault.status, fault.code)
+                return self._refuse(environ, start, fault.status, fault.code)
         if (refused := self._refused(environ)) is not None:
-            return self._refuse(environ, start, method, path, 403, refused)
+            return self._refuse(environ, start, 403, refused)
         if fault is not None and fault.is_done_first:
             b"".join(self._application(environ, lambda *_: None))
-            return self._cut(environ, start, method, path)
+            return self._cut(environ, start)
 
         def answer(status: str, headers: list[tuple[str, str]], error: object = None) -> Any:
-            self.log.append((method, path, int(status.split()[0])))
+            self.log.append((method, path, int(status[:3])))
             return start(status, headers)
 
         return self._application(environ, answer)
@@ -126,16 +126,15 @@ class FaultS3:
                     return fault
         return None
 
-    def _cut(self, environ: dict[str, Any], start: Callable[..., Any], method: str, path: str) -> Iterable[bytes]:
-        self.log.append((method, path, 0))
+    def _cut(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        self.log.append((environ["REQUEST_METHOD"], environ["RAW_URI"], 0))
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         start("200 OK", [("Content-Length", "10")])
         return [b""]
 
-    def _refuse(
-        self, environ: dict[str, Any], start: Callable[..., Any], method: str, path: str, status: int, code: str
-    ) -> Iterable[bytes]:
-        self.log.append((method, path, status))
+    def _refuse(self, environ: dict[str, Any], start: Callable[..., Any], status: int, code: str) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"]
+        self.log.append((method, environ["RAW_URI"], status))
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
         start(f"{status} Refused", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
