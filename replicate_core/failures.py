@@ -151,6 +151,8 @@ _TYPES = {
     "NoValidConnectionsError": _UNREACHABLE,
     "ConnectError": _UNREACHABLE,
     "ConnectionLost": _CUT,
+    "SFTPNoConnection": _CUT,
+    "SFTPConnectionLost": _CUT,
     "ConnectionClosedError": _CUT,
     "ServerDisconnectedError": _CUT,
     "ClientPayloadError": _CUT,

@@ -84,6 +84,7 @@ class FsspecStore:
         self._request_seconds = request_seconds
         self._hidden = hidden
         self._process = os.getpid()
+        self._is_cut = False
         self._large = threading.BoundedSemaphore(LARGE_REQUESTS_AT_ONCE)
         self._made: set[str] = set()
         if file_system.async_impl:
@@ -101,8 +102,9 @@ class FsspecStore:
         bucket, _, below = self._root.partition("/")
         try:
             with self._translating("open the storage"):
-                if self._driver.probe is None:
-                    self._call("exists", self._root or "/")
+                if self._driver.probe is None:  # not `exists`: that takes any error for a no
+                    with suppress(FileNotFoundError):  # directories are made
+                        self._call("info", self._root or "/")
                 else:
                     self._request(lambda fs: self._ask(fs, bucket, f"{below}/" if below else ""))
         except StorageFailed as error:
@@ -217,7 +219,9 @@ class FsspecStore:
         with self._translating(f"list {prefix or 'everything'}"):
             try:
                 found = self._find(prefix)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if diagnose(error).is_missing_bucket:
+                    raise
                 return []
         above = self._root.strip("/") + "/" if self._root else ""
         names = ((name.lstrip("/").removeprefix(above), info) for name, info in found.items())
@@ -282,7 +286,7 @@ class FsspecStore:
                     found[name] = answer
                 elif isinstance(answer, FileNotFoundError) and not diagnose(answer).is_missing_bucket:
                     continue
-                elif attempt < self._driver.attempts and diagnose(answer).is_passing:
+                elif attempt < self._driver.attempts and self._passes(answer):
                     again.append((name, path))
                 else:
                     raise translated(answer, self.url, f"{verb} {name}", self._hidden) from answer
@@ -290,7 +294,6 @@ class FsspecStore:
                 break
             left = again
             time.sleep(_pause(attempt))
-            self._connect_again()
         return found
 
     def _call(
@@ -319,28 +322,31 @@ class FsspecStore:
                 return answer
             except Exception as error:
                 pause = _pause(attempt)
-                is_last = attempt >= self._driver.attempts or time.monotonic() + pause >= deadline
-                if is_last or not diagnose(error).is_passing:
+                passes = self._passes(error)
+                if not passes or attempt >= self._driver.attempts or time.monotonic() + pause >= deadline:
                     raise
                 time.sleep(pause)
-                self._connect_again()
                 attempt += 1
+
+    def _passes(self, error: Exception) -> bool:
+        """Tell whether a failure is of a kind that passes. If so, an only connection may be lost by it."""
+        passes = diagnose(error).is_passing
+        self._is_cut |= passes and self._driver.is_one_connection
+        return passes
 
     def _seconds(self) -> float:
         return REQUEST_SECONDS if self._request_seconds is None else self._request_seconds
 
     def _here(self) -> AbstractFileSystem:
-        """The driver, for this process: a forked child can't use that of its parent."""
+        """The driver, for this process: a forked child can't use that of its parent. Made anew if it was cut off."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._large = threading.BoundedSemaphore(LARGE_REQUESTS_AT_ONCE)
-            if self._reopen is not None:
-                self._fs = self._reopen()
-        return self._fs
-
-    def _connect_again(self) -> None:
-        if self._driver.is_one_connection and self._reopen is not None:
+            self._is_cut = True
+        if self._is_cut and self._reopen is not None:
             self._fs = self._reopen()
+        self._is_cut = False
+        return self._fs
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)

@@ -58,6 +58,9 @@ class FaultS3:
     def __post_init__(self) -> None:
         self._application = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
+        self.gate = threading.Event()
+        """Nothing is written while it is shut."""
+        self.gate.set()
 
     def __enter__(self) -> FaultS3:  # noqa: PYI034  # nobody inherits it
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Quiet)
@@ -96,6 +99,8 @@ class FaultS3:
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["RAW_URI"]
         fault = self._fault(method, path)
+        if method in ("PUT", "POST"):
+            self.gate.wait()
         if fault is not None and fault.seconds:
             time.sleep(fault.seconds)
         if fault is not None and not fault.is_done_first:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,19 @@ def running(arguments: list[str], port: int, log: Path, **environment: str) -> I
 
 
 def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
+    """Send a signal to a server and to all that it has started: sshd leaves its connections open otherwise."""
+    for child in (*_children(process.pid), process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+
+def _children(parent: int) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[1]) == parent:
+                child = int(entry.parent.name)
+                yield from _children(child)
+                yield child
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
