@@ -247,8 +247,6 @@ def _by_number(error: BaseException) -> _Kind | None:
         return _IN_THE_WAY
     if isinstance(error, FileNotFoundError):
         return _GONE
-    if isinstance(error, TimeoutError):
-        return _SLOW
     if isinstance(error, ConnectionRefusedError):
         return _UNREACHABLE
     if isinstance(error, ConnectionError):

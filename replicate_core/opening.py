@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from replicate_core.drivers import DRIVERS, WEBDAV, driver_of, told
 from replicate_core.errors import InvalidInput, MissingExtra
@@ -18,6 +21,8 @@ from replicate_core.values import Value
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
+
+T = TypeVar("T")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
@@ -88,6 +93,28 @@ def _check_is_path(location: str) -> None:
         raise InvalidInput(f"the storage {shown!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
+def _within(seconds: float, make: Callable[[], T]) -> T:
+    """Make a driver; some look for credentials while they are made, for as long as the network lets them."""
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001  # raised where somebody waits for it
+            made.set_exception(error)
+
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+        return make()
+    try:
+        return made.result(seconds)
+    except FutureTimeout as error:
+        if made.done():
+            raise
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds") from error
+
+
 def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store:
     from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
     from fsspec.registry import available_protocols, get_filesystem_class  # noqa: PLC0415
@@ -105,7 +132,8 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
     if driver.probe is not None and not host:
         raise InvalidInput(f"the storage {shown!r} names no bucket: write {kind}://BUCKET/PATH")
     create = options.pop(CREATE, False) is True
-    hidden = secrets(options)
+    user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # there, it is the container
+    hidden = (*filter(None, (user, user.partition(":")[2])), *secrets(options))
     told_ = told(kind, host, options)
 
     def make() -> tuple[AbstractFileSystem, str]:
@@ -114,8 +142,9 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         file_system, root = url_to_fs(url, **told_)
         return file_system, root
 
+    seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
     try:
-        file_system, root = make()
+        file_system, root = _within(seconds, make)
     except ImportError as error:
         todo = (
             f'pip install {driver.package} (the extra "replicate[{driver.extra}]" of this package)'
@@ -133,7 +162,7 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         shown,
         driver=driver,
         reopen=lambda: make()[0],
-        request_seconds=None if patient else fsspec_store.HASTY_SECONDS,
+        request_seconds=seconds,
         hidden=hidden,
     )
     if kind != "memory":

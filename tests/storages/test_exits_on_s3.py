@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import pytest
 from s3_faults import FaultS3
 from storage_servers import Place
 from test_exits import (  # noqa: F401  # pytest runs the classes that are named here
+    INIT,
     TestAtOnce,
     TestByCtrlC,
-    TestByItself,
-    TestBySigterm,
     TestForks,
     TestWithoutARecorder,
     Training,
-    python,
+    assert_ended,
+    own,
 )
 
 
@@ -44,8 +45,17 @@ def training(
     monkeypatch.setenv("REPLICATE_CACHE", str(tmp_path / "cache"))
     options = {**on_s3.options, "secret": "${TEST_S3_SECRET}"}
     (project / "replicate.yaml").write_text(f"storage: {on_s3.url}\nstorage_options: {json.dumps(options)}\n")
-    found = TrainingOnS3(project, __import__("sys").executable)
+    found = TrainingOnS3(project, sys.executable)
     found.server = s3
     found.environment["REPLICATE_CACHE"] = str(tmp_path / "cache")
     yield found
     found.clean_up()
+
+
+@pytest.mark.parametrize("recorder", ["", "none"])
+def test_connections_that_were_closed_meanwhile_are_made_again_at_the_end(training: Training, recorder: str) -> None:
+    """By then the interpreter starts no threads any more, which looking up the name of a host takes."""
+    training.environment["REPLICATE_RECORDER"] = recorder
+    run = training.run(INIT + "save(experiment, 0)\ntime.sleep(31)\n", seconds=120)
+    assert (run.code, own(run.err)) == (0, "")
+    assert_ended(training.only(run), "finished")

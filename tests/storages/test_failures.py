@@ -116,7 +116,7 @@ class TestS3:
             hasty(on_s3, secret="${NO_SUCH}")
 
     def test_an_option_that_its_driver_does_not_know_is_named(self, on_s3: Place) -> None:
-        with pytest.raises((InvalidInput, StorageFailed), match="endpiont_url|unexpected keyword"):
+        with pytest.raises((InvalidInput, StorageFailed), match=r"endpiont_url|unexpected keyword"):
             open_store(on_s3.url, relative_to=HERE, options={"config_kwargs": {"endpiont_url": 1}})
 
     @pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown"), (429, "TooManyRequests")])
@@ -165,7 +165,9 @@ class TestS3:
             assert fault.times == 0
 
     def test_a_server_that_is_not_there_is_given_up_soon(self) -> None:
-        place = Place("s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{free_port()}")
+        place = Place(
+            "s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{free_port()}"
+        )
         error = refused(lambda: hasty(place), "Check the host, the port and the network", permanent=False)
         assert "127.0.0.1" in str(error)
 
@@ -183,7 +185,9 @@ class TestS3:
             assert store.get("key") == b"data"
 
     def test_https_where_http_is_spoken_says_so(self, s3: FaultS3, on_s3: Place) -> None:
-        refused(lambda: hasty(on_s3, endpoint_url=s3.url.replace("http:", "https:")), "an endpoint may", permanent=False)
+        refused(
+            lambda: hasty(on_s3, endpoint_url=s3.url.replace("http:", "https:")), "an endpoint may", permanent=False
+        )
 
     def test_a_name_that_no_bucket_can_have(self, s3: FaultS3) -> None:
         refused(lambda: hasty(Place("s3://No_Bucket!/x", **s3.options)), "Mend the storage", permanent=True)
