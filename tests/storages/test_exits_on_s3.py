@@ -19,6 +19,7 @@ from test_exits import (  # noqa: F401  # pytest runs the classes that are named
     Training,
     assert_ended,
     own,
+    until,
 )
 
 
@@ -35,6 +36,12 @@ class TrainingOnS3(Training):
 
     def open(self) -> None:
         self.server.gate.set()
+
+    def wait_until_settled(self) -> None:
+        until(
+            lambda: not self.queues(), "nothing is left in the spool", seconds=300
+        )  # all by HTTP, one after the other
+        super().wait_until_settled()
 
 
 @pytest.fixture
