@@ -138,12 +138,13 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
 
     def make() -> tuple[AbstractFileSystem, str]:
         if driver is WEBDAV:
-            return get_filesystem_class(kind)(**told_), path
+            return get_filesystem_class(kind)(**told_), path  # its server is no part of the path, as fsspec thinks
         file_system, root = url_to_fs(url, **told_)
         return file_system, root
 
     seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
     try:
+        get_filesystem_class(kind)  # to import it takes as long as it takes
         file_system, root = _within(seconds, make)
     except ImportError as error:
         todo = (

@@ -106,6 +106,11 @@ class Project:
     def _store(self) -> Store:
         return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
 
+    def open_patiently(self) -> Repository:
+        """What is stored at the storage, for who records: as `repository`, but nobody waits for a request."""
+        store = open_store(self.storage, relative_to=self.directory, options=self.storage_options, patient=True)
+        return Repository(cached(store))
+
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
     ) -> verifying.Report:

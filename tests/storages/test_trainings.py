@@ -144,7 +144,8 @@ def test_secrets_are_shown_and_kept_nowhere(s3: FaultS3, on_s3: Place, configure
     try:
         process = subprocess.Popen([sys.executable, "train.py", "2", "-1"], cwd=configured, stderr=subprocess.PIPE)
         spool = configured / ".replicate" / "spool"
-        until(lambda: spool.is_dir() and any("-" in name for name in os.listdir(spool)))
+        until(lambda: process.poll() is not None or (spool.is_dir() and any("-" in name for name in os.listdir(spool))))
+        assert process.poll() is None
         time.sleep(0.5)
         on_disk = {path: path.read_bytes() for path in configured.rglob("*") if path.is_file()}
         assert any(path.name == "origin.json" for path in on_disk)
