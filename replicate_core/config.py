@@ -20,12 +20,14 @@ import yaml
 from replicate_core.documents import COUNT_MAX
 from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
+from replicate_core.options import CREATE
 from replicate_core.records import PrimaryMetric
+from replicate_core.values import Value, plain
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 DEFAULT_STORAGE = ".replicate/storage"
 
-KEYS = ("storage", "repository", "metrics", "code_limit", "compression", "spool", "quiet")
+KEYS = ("storage", "repository", "storage_options", "metrics", "code_limit", "compression", "spool", "quiet")
 SPOOL_KEYS = ("directory", "limit", "keep_free", "when_full")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
@@ -77,6 +79,8 @@ class Config:
     """Whether the end of a run says nothing while it waits for what is still to be stored."""
     code_limit_bytes: int = 100 * 10**6
     """More code than this is warned of: it is most likely data."""
+    storage_options: Mapping[str, Value] = field(default_factory=dict)
+    """What the driver of that storage is told, as it stands in the file: references are not resolved."""
 
 
 def find_directory(start: Path) -> Path:
@@ -124,7 +128,18 @@ class _Reader:
         limit = {}
         if "code_limit" in entries:
             limit["code_limit_bytes"] = self._size(entries["code_limit"], "code_limit")
-        return Config(directory, storage or DEFAULT_STORAGE, metrics, primary, compression, spool, quiet, **limit)
+        options = self._options(entries["storage_options"]) if "storage_options" in entries else {}
+        return Config(
+            directory,
+            storage or DEFAULT_STORAGE,
+            metrics,
+            primary,
+            compression,
+            spool,
+            quiet,
+            storage_options=options,
+            **limit,
+        )
 
     def _top(self) -> Iterator[tuple[str, yaml.Node]]:
         try:
@@ -173,6 +188,17 @@ class _Reader:
         if not isinstance(value, str) or not value.strip():
             raise self._error(node, f"{key!r} must be a URL or a path, for example s3://bucket/path, not {value!r}")
         return value.strip()
+
+    def _options(self, node: yaml.Node) -> dict[str, Value]:
+        options: dict[str, Value] = {}
+        for name, value in self._mapping(node, "storage_options", None, example="profile: my-profile"):
+            try:
+                options[name] = plain(self._value(value), name=f"storage_options.{name}")
+            except InvalidInput as error:
+                raise self._error(value, str(error)) from error
+        if not isinstance(options.get(CREATE, False), bool):
+            raise self._error(node, f"{CREATE!r} of storage_options must be true or false, not {options[CREATE]!r}")
+        return options
 
     def _metrics(self, node: yaml.Node) -> tuple[dict[str, PrimaryMetric], PrimaryMetric | None]:
         metrics: dict[str, PrimaryMetric] = {}

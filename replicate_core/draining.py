@@ -130,16 +130,19 @@ class Drain:
         return _with_snapshot(record, snapshot)
 
 
-def open_queue(queue: Queue) -> Drain:
-    """Open the storage that a queue belongs to.
+def open_queue(queue: Queue, *, patient: bool = False) -> Drain:
+    """Open the storage that a queue belongs to; `patient` as of `open_store`.
 
     Raises:
-        InvalidInput, MissingExtra, StorageFailed: the storage can't be opened.
+        InvalidInput, ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
         Corrupted: what the queue says of itself was damaged.
         OSError: the queue is gone.
     """
     origin = queue.origin()
-    repository = Repository(cached(open_store(origin.storage, relative_to=queue.project(origin))))
+    store = open_store(
+        origin.storage, relative_to=queue.project(origin), options=origin.storage_options, patient=patient
+    )
+    repository = Repository(cached(store))
     return Drain(queue, repository, Known(repository), origin.compression)
 
 

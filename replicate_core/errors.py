@@ -41,11 +41,13 @@ class StorageFailed(ReplicateError, OSError):
 
     Attributes:
         permanent: whether trying again is of no use until somebody has changed something, such as who may write there.
+        bucket_is_missing: whether all it takes is that the bucket is made: `storage_options: {create: true}`.
     """
 
-    def __init__(self, *message: str, permanent: bool = False) -> None:
+    def __init__(self, *message: str, permanent: bool = False, bucket_is_missing: bool = False) -> None:
         super().__init__(*message)
         self.permanent = permanent
+        self.bucket_is_missing = bucket_is_missing
 
 
 class Corrupted(ReplicateError):

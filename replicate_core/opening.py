@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
+from replicate_core.drivers import DRIVERS, WEBDAV, driver_of, told
 from replicate_core.errors import InvalidInput, MissingExtra
+from replicate_core.options import CREATE, hide, resolve, secrets
 from replicate_core.redaction import without_credentials
 from replicate_core.store import LocalStore, Store, translated
+from replicate_core.values import Value
 
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "az": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
-    "sftp": "sftp",
-    "ssh": "sftp",
-}
-"""Scheme of a URL to the extra of this package that installs its driver."""
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
 
-DRIVERS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "sftp": "sshfs"}
-"""Extra to the package that it brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
+T = TypeVar("T")
 
 PROTOCOL = "replicate"
 """The scheme of our own URLs, which `protocol` opens: a storage in a storage."""
@@ -33,20 +31,33 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
 
 
-def open_store(location: str, *, relative_to: Path) -> Store:
-    """Open the storage that a user named.
+def open_store(
+    location: str, *, relative_to: Path, options: Mapping[str, Value] | None = None, patient: bool = False
+) -> Store:
+    """Open the storage that a user named, and make sure that it answers.
 
     Args:
         location: a URL (`s3://bucket/path`), or the path of a local directory.
         relative_to: the directory that a relative path starts from.
+        options: what its driver is told; texts may refer to the environment.
+        patient: nobody waits for it: requests may take minutes instead of seconds.
 
     Raises:
-        InvalidInput: the URL can't be one.
+        InvalidInput: the URL can't be one; or the driver does not know an option.
+        ConfigInvalid: an option refers to a variable that is not set.
         MissingExtra: the driver for its scheme is not installed.
-        StorageFailed: the driver refuses it.
+        StorageFailed: it can't be reached, or refuses; or its bucket is missing, and making it was not asked for.
     """
     root = local_root(location, relative_to=relative_to)
-    return _open_fsspec(location) if root is None else LocalStore(root)
+    if root is not None:
+        return LocalStore(root)
+    return _open_fsspec(location, resolve(options or {}, os.environ), patient=patient)
+
+
+def scheme(location: str) -> str:
+    """The kind of storage that a location names: the scheme of its URL in small letters; empty for a path."""
+    found = _SCHEME.match(location)
+    return found[1].lower() if found else ""
 
 
 def local_root(location: str, *, relative_to: Path) -> Path | None:
@@ -58,17 +69,17 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
     if "::" in location:
         shown = without_credentials(location)
         raise InvalidInput(f"the storage {shown!r} is a chain of URLs: name the last one alone, without '::'")
-    scheme = _SCHEME.match(location)
-    if scheme is None:
+    found = _SCHEME.match(location)
+    if found is None:
         _check_is_path(location)
         return relative_to / _expanded(location)
-    if scheme[1].lower() == PROTOCOL:
+    if found[1].lower() == PROTOCOL:
         raise InvalidInput(
             f"the storage {without_credentials(location)!r} can't be one: {PROTOCOL}:// reads what checkpoints hold, "
             "and writes nothing. Name where it is stored: a path, or a URL such as s3://bucket/path"
         )
-    if scheme[1] in ("file", "local"):
-        return relative_to / _expanded(location[scheme.end() :])
+    if found[1] in ("file", "local"):
+        return relative_to / _expanded(location[found.end() :])
     return None
 
 
@@ -83,35 +94,90 @@ def _check_is_path(location: str) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
     found = _ONE_SLASH.fullmatch(location)
     shown = re.sub(r"(:/*)[^/]*@", r"\1", location)
-    if found and (found[1].lower() in EXTRAS or location[len(found[1]) + 1 :].startswith("/")):
+    if found and (found[1].lower() in DRIVERS or location[len(found[1]) + 1 :].startswith("/")):
         scheme = found[1].lower()
         rest = found[2].rpartition("@")[2]
         meant = f"{scheme}:///{rest}" if scheme == "file" else f"{scheme}://{rest}"
         raise InvalidInput(f"the storage {shown!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
-def _open_fsspec(url: str) -> Store:
-    from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
-    from fsspec.registry import available_protocols  # noqa: PLC0415
+def within(seconds: float, make: Callable[[], T]) -> T:
+    """Do something that may never come to its end: that can't be stopped, but it need not be waited for.
 
-    from replicate_core.fsspec_store import FsspecStore  # noqa: PLC0415
+    Raises:
+        TimeoutError: it took longer.
+    """
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001  # raised where somebody waits for it
+            made.set_exception(error)
+
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+        return make()
+    try:
+        return made.result(seconds)
+    except FutureTimeout as error:
+        if made.done():
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from error
+
+
+def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store:
+    from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
+    from fsspec.registry import available_protocols, get_filesystem_class  # noqa: PLC0415
+
+    from replicate_core import fsspec_store  # noqa: PLC0415
 
     shown = without_credentials(url)
-    scheme = url.partition("://")[0]
-    if scheme not in available_protocols():
-        near = difflib.get_close_matches(scheme.lower(), sorted({*EXTRAS, *available_protocols()}), n=1)
+    kind, _, rest = url.partition("://")
+    if kind not in available_protocols() and kind not in DRIVERS:
+        near = difflib.get_close_matches(kind.lower(), sorted({*DRIVERS, *available_protocols()}), n=1)
         hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
-        raise InvalidInput(f"the storage {shown!r} has the scheme {scheme!r}, which nothing here can open: {hint}")
+        raise InvalidInput(f"the storage {shown!r} has the scheme {kind!r}, which nothing here can open: {hint}")
+    driver = driver_of(kind)
+    host, _, path = rest.partition("/")
+    if driver.probe is not None and not host:
+        raise InvalidInput(f"the storage {shown!r} names no bucket: write {kind}://BUCKET/PATH")
+    create = options.pop(CREATE, False) is True
+    user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # there, it is the container
+    hidden = (*filter(None, (user, user.partition(":")[2])), *secrets(options))
+    told_ = told(kind, host, options)
+
+    def make() -> tuple[AbstractFileSystem, str]:
+        if driver is WEBDAV:
+            return get_filesystem_class(kind)(**told_), path  # its server is no part of the path, as fsspec thinks
+        file_system, root = url_to_fs(url, **told_)
+        return file_system, root
+
+    seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
     try:
-        file_system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        get_filesystem_class(kind)  # to import it takes as long as it takes
+        file_system, root = within(seconds, make)
     except ImportError as error:
-        extra = EXTRAS.get(scheme)
         todo = (
-            f'pip install {DRIVERS[extra]} (the extra "replicate[{extra}]" of this package)'
-            if extra
+            f'pip install {driver.package} (the extra "replicate[{driver.extra}]" of this package)'
+            if driver.extra
             else f"install its driver ({error})"
         )
         raise MissingExtra(f"the storage {shown} needs a driver that is not installed: {todo}") from error
+    except TypeError as error:
+        raise InvalidInput(f"storage_options of {shown} can't be used: {hide(str(error), hidden)}") from error
     except Exception as error:  # a driver may raise anything; all of it means the same
-        raise translated(error, shown, "open the storage") from error
-    return FsspecStore(file_system, root, shown)
+        raise translated(error, shown, "open the storage", hidden) from error
+    store = fsspec_store.FsspecStore(
+        file_system,
+        root,
+        shown,
+        driver=driver,
+        reopen=lambda: make()[0],
+        request_seconds=seconds,
+        hidden=hidden,
+    )
+    if kind != "memory":
+        store.probe(create=create)
+    return store

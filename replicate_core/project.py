@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property, partial
@@ -35,7 +32,7 @@ from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
-from replicate_core.opening import local_root, open_store
+from replicate_core.opening import local_root, open_store, scheme, within
 from replicate_core.preview import Preview
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
@@ -66,15 +63,24 @@ class Project:
         storage: a URL or path; left out, the one in `replicate.yaml`, else `.replicate/storage`.
         directory: the project directory; left out, the nearest one at or above the working directory with a
             `replicate.yaml`, else the working directory.
+        storage_options: what the driver of the storage is told: endpoint, profile, anonymous and the like; a text may
+            refer to the environment: `${NAME}`. `create: True` makes the bucket if it is missing. Left out, those in
+            `replicate.yaml`, unless `storage` is of another kind than the one they stand beside there.
 
     The storage is opened when it is first needed.
 
     Raises:
         ConfigInvalid: `replicate.yaml` can't be used.
-        InvalidInput: what names the storage is neither a path nor a URL.
+        InvalidInput: what names the storage is neither a path nor a URL; or an option can't be one.
     """
 
-    def __init__(self, *, storage: str | None = None, directory: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        storage: str | None = None,
+        directory: str | Path | None = None,
+        storage_options: Mapping[str, object] | None = None,
+    ) -> None:
         from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
 
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
@@ -83,6 +89,11 @@ class Project:
         start = self.config.directory if storage is None else Path.cwd()
         if (local := local_root(self.storage, relative_to=start)) is not None and storage is not None:
             self.storage = str(local)
+        if storage_options is not None:
+            self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
+        else:
+            is_same_kind = scheme(self.storage) == scheme(self.config.storage)
+            self.storage_options = self.config.storage_options if is_same_kind else {}
         self.spool = Spool(self.config.directory, self.config.spool.directory)
         self.source = Source(lambda: self.repository, self.spool)
         self.experiments = Experiments(lambda: self)
@@ -102,20 +113,25 @@ class Project:
 
     def place(self) -> Place:
         """Where its experiments are recorded from, and to."""
-        return Place(self.config, self.storage, self.spool, lambda: self.repository)
+        return Place(self.config, self.storage, self.spool, self.open_patiently, self.storage_options)
 
     @cached_property
     def repository(self) -> Repository:
         """What is stored at the storage.
 
         Raises:
-            MissingExtra, StorageFailed: the storage can't be opened.
+            ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
         """
         return Repository(cached(self._store))
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self.storage, relative_to=self.directory)
+        return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
+
+    def open_patiently(self) -> Repository:
+        """What is stored at the storage, for who records: as `repository`, but nobody waits for a request."""
+        store = open_store(self.storage, relative_to=self.directory, options=self.storage_options, patient=True)
+        return Repository(cached(store))
 
     def preview(self, path: str = ".") -> Preview:
         """What `replicate.init()` would save as code, and what it would leave out, without saving it.
@@ -138,18 +154,9 @@ class Project:
             StorageFailed: it can't be, or did not answer in time.
             MissingExtra, InvalidInput, TooNew, Corrupted: it can't be opened, or is no storage of this version.
         """
-        found: Future[bool] = Future()
-
-        def look() -> None:
-            try:
-                found.set_result(Repository(self._store).check_format())
-            except Exception as error:  # noqa: BLE001  # raised below
-                found.set_exception(error)
-
-        threading.Thread(target=look, daemon=True).start()  # nothing can end it, should the storage hang
         try:
-            return found.result(seconds)
-        except FutureTimeout as error:
+            return within(seconds, lambda: Repository(self._store).check_format())
+        except TimeoutError as error:
             raise StorageFailed(
                 f"{self.shown_storage} did not answer within {seconds:g} seconds: check the network and the URL"
             ) from error
@@ -288,7 +295,7 @@ class Project:
             TooNew: it was written in a format that is not known.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
-        source = open_store(url, relative_to=Path.cwd())
+        source = Project(storage=url, directory=self.directory)._store  # noqa: SLF001  # ours, of another object
         with self.spool.scratch() as scratch:
             return importing.import_all(
                 source,

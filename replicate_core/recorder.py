@@ -144,7 +144,7 @@ class Recorder:
     def _opened(self) -> Drain:
         """Reach the storage, once."""
         if self._drain is None:
-            drain = open_queue(self._queue)
+            drain = open_queue(self._queue, patient=True)
             drain.reach()
             heartbeats.beat(drain.repository, self._sign())  # and something can be written there
             self._queue.set_state(replace(self._queue.state(), ready=True, trouble=None))

@@ -18,7 +18,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -106,6 +106,8 @@ class Place:
     spool: Spool
     open_repository: Callable[[], Repository]
     """Opens the storage in this process, if need be."""
+    storage_options: Mapping[str, Value] = field(default_factory=dict)
+    """What its driver is told; references to the environment are not resolved."""
 
     @property
     def directory(self) -> Path:
@@ -293,6 +295,7 @@ class Recording:
             os.getpid(),
             socket.gethostname(),
             first.session if isinstance(first, Resumed) else None,
+            place.storage_options,
         )
         if check is None:
             queue = place.spool.begin(origin, _new_ulid())

@@ -26,9 +26,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache, cached_property
 from pathlib import Path
@@ -89,6 +89,8 @@ class Origin:
     host: str
     session: str | None = None
     """The session of the experiment that is recorded; None for the first one."""
+    storage_options: Mapping[str, Value] = field(default_factory=dict)
+    """What its driver is told, as the user gave it: references are not resolved. As `storage`, for its owner alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,8 @@ class Queue:
             compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
             process, host = expect_count(fields["process"]), expect_text(fields["host"])
             session = None if (found := fields.get("session")) is None else expect_text(found)
-            return Origin(experiment, storage, project, compression, process, host, session)
+            options = expect_mapping(fields.get("storage_options", {}))
+            return Origin(experiment, storage, project, compression, process, host, session, options)
         except (KeyError, StopIteration) as error:
             raise Corrupted(f"{path} can't be understood") from error
 
@@ -625,6 +628,7 @@ def _encode_origin(origin: Origin) -> Value:
         "process": origin.process,
         "host": origin.host,
         "session": origin.session,
+        "storage_options": dict(origin.storage_options),
     }
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
+from replicate_core.failures import diagnose
 from replicate_core.files import names_below, regular_files, sync, sync_directory, temporary_beside, write_atomically
-from replicate_core.redaction import redact
+from replicate_core.options import hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +199,19 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def translated(error: BaseException, url: str, action: str) -> StorageFailed:
-    """A foreign error as one of ours: what was tried, where, why, and what to do."""
-    reason = redact(str(error)) or type(error).__name__
-    if isinstance(error, PermissionError):
-        todo = "Check that you may write there, or name another storage in replicate.yaml"
-    elif isinstance(error, OSError) and error.errno == errno.EROFS:
-        todo = "It is read-only: name another storage in replicate.yaml"
-    elif isinstance(error, (NotADirectoryError, FileExistsError)):
-        todo = "A file stands where a directory is needed: name another storage in replicate.yaml"
-    else:
-        todo = "Check the storage named in replicate.yaml, the network and your credentials"
-    permanent = isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError))
-    permanent = permanent or (isinstance(error, OSError) and error.errno == errno.EROFS)
-    return StorageFailed(f"can't {action} in {url}: {reason}. {todo}", permanent=permanent)
+def translated(error: BaseException, url: str, action: str, hidden: tuple[str, ...] = ()) -> StorageFailed:
+    """A foreign error as one of ours: what was tried, where, why, and what to do.
+
+    Args:
+        error: what was raised.
+        url: where, without credentials.
+        action: what was tried.
+        hidden: secrets that the text must not show.
+    """
+    failure = diagnose(error)
+    reason = hide(failure.reason, hidden).rstrip(". ")
+    return StorageFailed(
+        f"can't {action} in {url}: {reason}. {failure.todo}",
+        permanent=failure.permanent,
+        bucket_is_missing=failure.is_missing_bucket,
+    )

@@ -106,11 +106,26 @@ def run(arguments: Sequence[str]) -> int:
             click.echo("Stopped: nothing is half done. Where a command asks, --force does it without.", err=True)
             return 1
         except replicate.ReplicateError as error:
+            if _may_create(error, arguments):
+                return run(["--create", *arguments])
             click.echo(f"replicate: {output.printable(str(error))}", err=True)
             return next(code for type_, code in _CODES if isinstance(error, type_))
         except BrokenPipeError:  # `replicate ls | head`
             return 0
     return result if isinstance(result, int) else 0
+
+
+def _may_create(error: replicate.ReplicateError, arguments: Sequence[str]) -> bool:
+    """Ask, at a terminal, whether a bucket that is missing shall be made."""
+    if not (isinstance(error, replicate.StorageFailed) and error.bucket_is_missing) or "--create" in arguments:
+        return False
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(f"replicate: {output.printable(str(error))}", err=True)
+    try:
+        return click.confirm("Make the bucket now?", err=True)
+    except click.Abort:
+        return False
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

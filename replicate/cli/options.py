@@ -10,14 +10,17 @@ from click.shell_completion import CompletionItem
 import replicate
 from replicate_core import ids
 
-DIRECTORY, STORAGE = "replicate.directory", "replicate.storage"
+DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replicate.create"
 """Where the context keeps what was given: before a command and after it, which counts more."""
 
 
 def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
     """The project that the options mean; with another storage, if one is named here."""
     meta = context.meta
-    return replicate.Project(storage=storage or meta.get(STORAGE), directory=meta.get(DIRECTORY))
+    project = replicate.Project(storage=storage or meta.get(STORAGE), directory=meta.get(DIRECTORY))
+    if meta.get(CREATE):
+        project.storage_options = {**project.storage_options, "create": True}
+    return project
 
 
 def _keep(key: str) -> object:
@@ -49,6 +52,14 @@ COMMON = (
         callback=_keep(STORAGE),
         expose_value=False,
         help="A URL or path, instead of the storage in replicate.yaml.",
+    ),
+    click.Option(
+        ["--create"],
+        is_flag=True,
+        default=None,
+        callback=_keep(CREATE),
+        expose_value=False,
+        help="Make the bucket of the storage if it is missing.",
     ),
     click.Option(
         ["--color"],

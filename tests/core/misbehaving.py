@@ -86,7 +86,7 @@ class Storage:
         self.recorders: list[RecorderThread] = []
 
     def opener(self, open_store: Callable[..., Store]) -> Callable[..., Store]:
-        return lambda location, *, relative_to: Misbehaving(open_store(location, relative_to=relative_to), self)
+        return lambda location, **options: Misbehaving(open_store(location, **options), self)
 
     def start(self, arguments: list[str], **_options: Path | None) -> RecorderThread:
         self.recorders.append(RecorderThread(Path(arguments[0])))

@@ -35,6 +35,21 @@ class TestFinding:
         assert find_directory(tmp_path / "link") == tmp_path.resolve() / "real"
 
 
+class TestOptionsThatCannotBe:
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("storage_options: 3\n", "line 1: storage_options must hold"),
+            ("storage_options:\n  since: 2026-01-01\n", "line 2: storage_options.since is a datetime.date"),
+            ("storage_options: {create: maybe}\n", "line 1: 'create' of storage_options must be true or false"),
+        ],
+        ids=["a number", "a date", "create"],
+    )
+    def test_are_refused_by_their_line(self, tmp_path: Path, text: str, problem: str) -> None:
+        with pytest.raises(ConfigInvalid, match=problem):
+            loaded(tmp_path, text)
+
+
 class TestLoading:
     def test_without_a_file_everything_is_the_default(self, tmp_path: Path) -> None:
         assert load(tmp_path) == Config(tmp_path.resolve(), DEFAULT_STORAGE, {}, None)
@@ -50,6 +65,11 @@ class TestLoading:
 
     def test_both_names_may_say_the_same(self, tmp_path: Path) -> None:
         assert loaded(tmp_path, "storage: a/b\nrepository: a/b\n").storage == "a/b"
+
+    def test_options_of_the_storage_stand_as_they_are(self, tmp_path: Path) -> None:
+        text = "storage_options:\n  profile: mine\n  secret: ${S}\n  client_kwargs: {a: [1, true, null]}\n"
+        found = loaded(tmp_path, text).storage_options
+        assert found == {"profile": "mine", "secret": "${S}", "client_kwargs": {"a": [1, True, None]}}
 
     def test_metrics_have_goals_and_one_of_them_is_primary(self, tmp_path: Path) -> None:
         config = loaded(

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from store_suite import StoreSuite
 
 from replicate_core import fsspec_store as stores
-from replicate_core.errors import InvalidInput, MissingExtra, StorageFailed
+from replicate_core.drivers import Driver, told
+from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, NotFound, StorageFailed
 from replicate_core.fsspec_store import FsspecStore
-from replicate_core.opening import local_root, open_store
+from replicate_core.opening import local_root, open_store, scheme
 from replicate_core.redaction import without_credentials
 from replicate_core.store import Entry, LocalStore, Store
 
@@ -177,6 +179,8 @@ class Asynchronous(AsyncFileSystem):
         self.objects: dict[str, bytes] = {}
         self.at_once = self.most_at_once = 0
         self.fail: dict[str, BaseException] = {}
+        self.failures: dict[str, int] = {}
+        self.asked = 0
         self.ranges = True
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
@@ -204,7 +208,7 @@ class Asynchronous(AsyncFileSystem):
         if self.objects.pop(path, None) is None:
             raise FileNotFoundError(path)
 
-    async def _find(self, path: str, *_: object, **__: object) -> dict[str, dict[str, Any]]:
+    async def _find(self, path: str, *_: object, prefix: str = "", **__: object) -> dict[str, dict[str, Any]]:
         self._fail(path)
         found = {key: {"size": len(data)} for key, data in self.objects.items() if f"{key}/".startswith(f"{path}/")}
         if not found:
@@ -220,6 +224,10 @@ class Asynchronous(AsyncFileSystem):
         return [{"name": f"{path}/{name}", "type": type_} for name, type_ in types.items()]
 
     def _fail(self, path: str) -> None:
+        self.asked += 1
+        if self.failures.get(path):
+            self.failures[path] -= 1
+            raise ConnectionResetError("cut")
         if error := self.fail.get(path):
             raise error
 
@@ -303,6 +311,176 @@ class TestAsynchronous(StoreSuite):
             store.get_many(["a"])
 
 
+class TestAttempts:
+    """What fails by chance is tried again, in one place; so drivers are told not to."""
+
+    @pytest.fixture(autouse=True)
+    def hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stores, "PAUSE_SECONDS", 0.001)
+
+    @pytest.fixture
+    def store(self, remote: Asynchronous) -> FsspecStore:
+        return FsspecStore(remote, "bucket/path", "small://bucket/path", driver=Driver(attempts=3))
+
+    def test_what_passes_goes_unnoticed(self, store: FsspecStore, remote: Asynchronous) -> None:
+        remote.objects["bucket/path/a"] = b"data"
+        for action, result in (
+            (lambda: store.get("a"), b"data"),
+            (lambda: store.get_many(["a", "b"]), {"a": b"data"}),
+            (lambda: store.put("c", b""), None),
+            (lambda: store.delete(["c"]), None),
+        ):
+            remote.failures = {"bucket/path/a": 2, "bucket/path/c": 2}
+            assert action() == result
+
+    def test_what_does_not_pass_is_given_up(self, store: FsspecStore, remote: Asynchronous) -> None:
+        remote.objects["bucket/path/a"] = b"data"
+        for action in (lambda: store.get("a"), lambda: store.get_many(["a"])):
+            remote.failures = {"bucket/path/a": 5}
+            with pytest.raises(StorageFailed, match="can't read a in"):
+                action()
+            assert remote.failures == {"bucket/path/a": 2}
+
+    def test_what_will_not_pass_is_not_tried_again(self, store: FsspecStore, remote: Asynchronous) -> None:
+        remote.fail["bucket/path/a"] = PermissionError("no")
+        remote.failures = {"bucket/path/a": 0}
+        with pytest.raises(StorageFailed, match="no"):
+            store.get("a")
+        assert remote.asked == 1
+
+    def test_an_only_connection_that_was_lost_is_made_again(self, remote: Asynchronous) -> None:
+        other = Asynchronous()
+        other.objects["bucket/a"] = b"data"
+        driver = Driver(attempts=2, is_one_connection=True)
+        store = FsspecStore(remote, "bucket", "small://bucket", driver=driver, reopen=lambda: other)
+        remote.failures = {"bucket/a": 9}
+        assert store.get("a") == b"data"
+
+    def test_a_forked_child_makes_a_driver_of_its_own(self, remote: Asynchronous, monkeypatch) -> None:
+        other = Asynchronous()
+        other.objects["bucket/a"] = b"data"
+        store = FsspecStore(remote, "bucket", "small://bucket", reopen=lambda: other)
+        monkeypatch.setattr(store, "_process", -1)
+        assert store.get("a") == b"data"
+        assert store.get("a") == b"data"
+
+    def test_an_answer_that_is_none_is_a_failure(self, store: FsspecStore, remote: Asynchronous, monkeypatch) -> None:
+        async def nothing(*_: object, **__: object) -> None:
+            return None
+
+        monkeypatch.setattr(remote, "_cat_file", nothing)
+        with pytest.raises(StorageFailed, match="answered with nothing"):
+            store.get("a")
+
+
+class TestProbing:
+    """A bucket that is missing is no empty storage, whatever the driver makes of it."""
+
+    @pytest.fixture
+    def buckets(self) -> set[str]:
+        return set()
+
+    @pytest.fixture
+    def store(self, remote: Asynchronous, buckets: set[str]) -> FsspecStore:
+        async def probe(_: object, bucket: str, prefix: str) -> None:
+            assert prefix == "path/"
+            if bucket not in buckets:
+                raise FileNotFoundError(bucket)
+
+        async def make(_: object, bucket: str) -> None:
+            buckets.add(bucket)
+
+        return FsspecStore(remote, "bucket/path", "small://bucket/path", driver=Driver(probe=probe, make=make))
+
+    def test_a_bucket_that_is_missing_is_named(self, store: FsspecStore) -> None:
+        with pytest.raises(StorageFailed, match=r"the bucket bucket does not exist.*create: true") as caught:
+            store.probe()
+        assert caught.value.permanent
+        assert caught.value.bucket_is_missing
+
+    def test_it_is_made_where_that_is_asked_for(self, store: FsspecStore, buckets: set[str]) -> None:
+        store.probe(create=True)
+        store.probe()
+        assert buckets == {"bucket"}
+
+    def test_one_that_is_gone_is_no_missing_key(self, store: FsspecStore, remote: Asynchronous) -> None:
+        gone = stores.BucketNotFound("the bucket is gone")
+        remote.fail = {"bucket/path/a": gone, "bucket": gone}
+        for action in (lambda: store.get("a"), lambda: store.get_many(["a"]), lambda: store.list("")):
+            with pytest.raises(StorageFailed, match="the bucket is gone"):
+                action()
+
+    def test_a_key_is_listed_by_what_it_begins_with(self, store: FsspecStore, remote: Asynchronous) -> None:
+        store.put("a/b", b"data")
+        store.put("ab", b"data")
+        assert [entry.key for entry in store.list("a/")] == ["a/b"]
+        assert [entry.key for entry in store.list("")] == ["a/b", "ab"]
+
+
+class TestWritingBeside:
+    """A driver that shows half of a key while it is written gets another name to write to."""
+
+    class Moving(Alone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+            self.refuses = False
+
+        def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+            self.seen.append(path)
+            super().pipe_file(path, value[: len(value) // 2] if self.refuses else value, **options)
+            if self.refuses:
+                raise ConnectionResetError("cut")
+
+    @pytest.fixture
+    def moving(self) -> Moving:
+        return self.Moving()
+
+    @pytest.fixture
+    def store(self, moving: Moving) -> FsspecStore:
+        driver = Driver(move=lambda fs, source, target: fs.mv(source, target), refuses="#", ignores_ranges=True)
+        return FsspecStore(moving, "/root", "small://root", driver=driver)
+
+    def test_it_is_moved_when_it_is_whole(self, store: FsspecStore, moving: Moving) -> None:
+        store.put("a/key", b"data")
+        assert store.get("a/key") == b"data"
+        assert store.get("a/key", 1, 3) == b"at"
+        assert store.get("a/key", 2) == b"ta"
+        assert [path.rpartition("/")[0] for path in moving.seen] == ["/root/a"]
+        assert "/root/a/key" not in moving.seen
+
+    def test_what_is_not_whole_is_neither_seen_nor_left(self, store: FsspecStore, moving: Moving) -> None:
+        store.put("key", b"before")
+        moving.refuses = True
+        with pytest.raises(StorageFailed, match="can't write key"):
+            store.put("key", b"after")
+        assert store.get("key") == b"before"
+        assert list(moving.store) == ["/root/key"]
+
+    def test_what_is_still_being_written_is_not_listed(self, store: FsspecStore, moving: Moving) -> None:
+        store.put("key", b"data")
+        moving.pipe_file(f"/root/.replicate-{'0' * 16}.tmp", b"half")
+        assert [entry.key for entry in store.list("")] == ["key"]
+
+    def test_names_that_it_would_take_for_something_else_are_refused(self, store: FsspecStore) -> None:
+        with pytest.raises(InvalidInput, match="no name may have a '#'"):
+            store.put("a#b", b"")
+
+    def test_a_directory_is_no_key(self, store: FsspecStore, moving: Moving, monkeypatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise OSError("Failure")
+
+        store.put("a/key", b"data")
+        monkeypatch.setattr(moving, "cat_file", fail)
+        with pytest.raises(NotFound, match="a is not in"):
+            store.get("a")
+        with pytest.raises(StorageFailed, match="can't read a/key"):
+            store.get("a/key")
+        monkeypatch.setattr(moving, "info", fail)
+        with pytest.raises(StorageFailed, match="can't read a in"):
+            store.get("a")
+
+
 class TestSynchronousDriver:
     def test_whatever_it_raises_has_one_name(self) -> None:
         class Refusing(Alone):
@@ -377,6 +555,56 @@ class TestOpening:
             open_store(location, relative_to=HERE)
         assert hint in str(caught.value)
 
+    def test_letters_of_windows_drives_are_no_schemes(self, tmp_path: Path) -> None:
+        for location in ("C:\\runs\\storage", "c:/runs", "D:"):
+            assert local_root(location, relative_to=tmp_path) == tmp_path / location
+            assert scheme(location) == ""
+
+    def test_the_kind_of_a_storage_is_its_scheme(self) -> None:
+        assert [scheme(location) for location in ("s3://b", "memory://x", "runs", "/runs", "file:///x")] == [
+            "s3", "memory", "", "", "file",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("location", ["s3://", "gs:///path", "az://", "abfs:///x"])
+    def test_a_url_without_a_bucket_is_refused(self, location: str) -> None:
+        with pytest.raises(InvalidInput, match=r"names no bucket: write \w+://BUCKET/PATH"):
+            open_store(location, relative_to=HERE)
+
+    def test_an_option_may_refer_to_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigInvalid, match="NO_SUCH"):
+            open_store("memory://x", relative_to=HERE, options={"a": "${NO_SUCH}"})
+
+    def test_an_option_that_the_driver_does_not_know_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise TypeError("__init__() got an unexpected keyword argument 'profil', beside s3cret")
+
+        monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+        with pytest.raises(InvalidInput, match=r"storage_options of memory://x can't be used: .*'profil'") as caught:
+            open_store("memory://x", relative_to=HERE, options={"profil": "mine", "password": "s3cret"})
+        assert "s3cret" not in str(caught.value)
+
+    def test_a_driver_that_takes_too_long_to_begin_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stores, "HASTY_SECONDS", 0.05)
+        monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: time.sleep(2))
+        with pytest.raises(StorageFailed, match=r"can't open the storage in memory://x: no answer within"):
+            open_store("memory://x", relative_to=HERE)
+
+    def test_what_drivers_are_told_besides(self) -> None:
+        s3 = told("s3", "bucket", {"config_kwargs": {"connect_timeout": 1}, "anon": True})
+        assert s3["use_listings_cache"] is False
+        assert (s3["anon"], s3["config_kwargs"]["connect_timeout"]) == (True, 1)
+        assert s3["config_kwargs"]["retries"] == {"total_max_attempts": 1}
+        assert told("webdav", "me@host:1", {"scheme": "http", "auth": ["me", "word"]}) == {
+            "skip_instance_cache": True, "base_url": "http://host:1", "auth": ("me", "word"), "timeout": 30,
+        }  # fmt: skip
+        assert told("webdav", "host", {})["base_url"] == "https://host"
+        assert told("sftp", "host", {})["known_hosts"] == ()
+        assert told("sftp", "host", {"known_hosts": "file"})["known_hosts"] == "file"
+        assert told("az", "box", {"read_timeout": 3})["read_timeout"] == 3
+        assert told("ftp", "host", {"tls": True}) == {
+            "skip_instance_cache": True, "use_listings_cache": False, "tls": True,
+        }  # fmt: skip
+
     def test_a_chain_of_urls_is_no_path(self) -> None:
         with pytest.raises(InvalidInput, match="simplecache::s3://bucket"):
             open_store("simplecache::s3://bucket/x", relative_to=HERE)
@@ -402,7 +630,7 @@ class TestOpening:
 
     def test_a_driver_that_cannot_connect_is_an_error_that_hides_the_password(self) -> None:
         with pytest.raises(
-            StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*credentials"
+            StorageFailed, match=r"can't open the storage in ftp://127\.0\.0\.1:1/x: .*the port and the network"
         ) as caught:
             open_store("ftp://me:s3cret@127.0.0.1:1/x", relative_to=HERE)
         assert "s3cret" not in str(caught.value)

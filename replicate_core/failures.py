@@ -1,0 +1,259 @@
+"""Why a storage failed, in words: what any driver raised, told by its codes, the names of its classes and its numbers.
+
+Pure: no driver is imported. Making it an error of ours is in `store`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from replicate_core.redaction import redact
+
+REASON_CHARACTERS = 400
+"""Azure answers with whole pages."""
+
+_CHAIN_MAX = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why it failed, and what to do."""
+
+    reason: str
+    todo: str
+    permanent: bool = False
+    """Whether trying again is of no use until somebody has changed something."""
+    is_missing_bucket: bool = False
+    is_passing: bool = False
+    """Whether it is of a kind that passes: trying again at once may help."""
+    is_empty_range: bool = False
+    """Whether a range was asked for in which there is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    words: str
+    """Said where the driver says nothing itself."""
+    todo: str
+    permanent: bool
+
+
+_BUCKET = _Kind(
+    "the bucket does not exist",
+    "Make it, or have it made: storage_options: {create: true}; or mend its name in replicate.yaml",
+    permanent=True,
+)
+_NONE = _Kind(
+    "there are no credentials",
+    "Give them the way its tools take them (docs/storage.md has a section for each storage), or under storage_options "
+    "in replicate.yaml as ${VARIABLE}",
+    permanent=True,
+)
+_REFUSED = _Kind(
+    "the credentials are not accepted",
+    "Check the key, whether it has expired, and the clock of this machine",
+    permanent=True,
+)
+_FORBIDDEN = _Kind(
+    "access is denied",
+    "Check that you may write there, and with which credentials, or name another storage in replicate.yaml",
+    permanent=True,
+)
+_HOST_KEY = _Kind(
+    "the key of the host is not known here",
+    "Connect once by hand (`ssh HOST`) and accept its key, or check that nobody stands in between",
+    permanent=True,
+)
+_UNREACHABLE = _Kind("it can't be reached", "Check the host, the port and the network", permanent=False)
+_TLS = _Kind(
+    "no secure connection could be made",
+    "Check whether it speaks https at all (an endpoint may need http://) and whether its certificate is trusted here",
+    permanent=False,
+)
+_SLOW = _Kind("it did not answer in time", "Check the network and the server, then try again", permanent=False)
+_BUSY = _Kind("it has too much to do", "Try again later", permanent=False)
+_BROKEN = _Kind("the server failed", "Try again later; whoever runs it will find it in its log", permanent=False)
+_CONFLICT = _Kind("somebody else wrote it at the same time", "Try again", permanent=False)
+_CUT = _Kind("the connection was lost", "Check the network, then try again", permanent=False)
+_NAME = _Kind("the name can't be used there", "Mend the storage in replicate.yaml", permanent=True)
+_READ_ONLY = _Kind("it is read-only", "It is read-only: name another storage in replicate.yaml", permanent=True)
+_IN_THE_WAY = _Kind(
+    "a file is in the way",
+    "A file stands where a directory is needed: name another storage in replicate.yaml",
+    permanent=True,
+)
+_GONE = _Kind(
+    "it is not there", "Check the storage named in replicate.yaml, the network and your credentials", permanent=True
+)
+_NO_RANGE = _Kind("nothing is there", "Ask for less", permanent=True)
+_UNKNOWN = _Kind("", "Check the storage named in replicate.yaml, the network and your credentials", permanent=False)
+
+_PASSING = (_UNREACHABLE, _SLOW, _BUSY, _BROKEN, _CONFLICT, _CUT)
+
+_CODES = {
+    "NoSuchBucket": _BUCKET,
+    "ContainerNotFound": _BUCKET,
+    "ContainerBeingDeleted": _BUCKET,
+    "SignatureDoesNotMatch": _REFUSED,
+    "InvalidAccessKeyId": _REFUSED,
+    "InvalidToken": _REFUSED,
+    "ExpiredToken": _REFUSED,
+    "RequestTimeTooSkewed": _REFUSED,
+    "AuthenticationFailed": _REFUSED,
+    "AuthorizationFailure": _REFUSED,
+    "InvalidAuthenticationInfo": _REFUSED,
+    "AccessDenied": _FORBIDDEN,
+    "AuthorizationPermissionMismatch": _FORBIDDEN,
+    "PublicAccessNotPermitted": _FORBIDDEN,
+    "InvalidRange": _NO_RANGE,
+    "InvalidBucketName": _NAME,
+    "InvalidResourceName": _NAME,
+    "SlowDown": _BUSY,
+    "ServerBusy": _BUSY,
+    "TooManyRequests": _BUSY,
+    "ConditionalRequestConflict": _CONFLICT,
+    "OperationAborted": _CONFLICT,
+}
+"""What servers answer: the codes of S3 and Azure."""
+
+_STATUSES = {
+    416: _NO_RANGE,
+    401: _REFUSED,
+    403: _FORBIDDEN,
+    408: _SLOW,
+    409: _CONFLICT,
+    423: _CONFLICT,
+    429: _BUSY,
+    503: _BUSY,
+}
+
+_TYPES = {
+    "NoCredentialsError": _NONE,
+    "PartialCredentialsError": _NONE,
+    "CredentialRetrievalError": _NONE,
+    "ProfileNotFound": _NONE,
+    "ClientAuthenticationError": _NONE,
+    "DefaultCredentialsError": _NONE,
+    "HostKeyNotVerifiable": _HOST_KEY,
+    "AuthenticationException": _REFUSED,
+    "PermissionDenied": _REFUSED,
+    "ParamValidationError": _NAME,
+    "SSLError": _TLS,
+    "SSLCertVerificationError": _TLS,
+    "ClientConnectorSSLError": _TLS,
+    "ClientConnectorCertificateError": _TLS,
+    "EndpointConnectionError": _UNREACHABLE,
+    "ClientConnectorError": _UNREACHABLE,
+    "ClientConnectorDNSError": _UNREACHABLE,
+    "ServiceRequestError": _UNREACHABLE,
+    "NoValidConnectionsError": _UNREACHABLE,
+    "ConnectError": _UNREACHABLE,
+    "ConnectionLost": _CUT,
+    "SFTPNoConnection": _CUT,
+    "SFTPConnectionLost": _CUT,
+    "ConnectionClosedError": _CUT,
+    "ServerDisconnectedError": _CUT,
+    "ClientPayloadError": _CUT,
+    "ResponseStreamingError": _CUT,
+    "IncompleteRead": _CUT,
+    "RemoteProtocolError": _CUT,
+    "ReadError": _CUT,
+    "WriteError": _CUT,
+    "gaierror": _UNREACHABLE,
+    "ReadTimeoutError": _SLOW,
+    "ConnectTimeoutError": _SLOW,
+    "ReadTimeout": _SLOW,
+    "ConnectTimeout": _SLOW,
+    "ServiceResponseError": _SLOW,
+    "TimeoutError": _SLOW,
+    "ResourceLocked": _CONFLICT,
+    "ParseError": _BROKEN,
+    "BucketNotFound": _BUCKET,
+}
+"""What drivers raise, by the name of the class: to import theirs would be to need them."""
+
+
+def diagnose(error: BaseException) -> Failure:
+    """Why a request to a storage failed, as far as its error and the errors behind it tell.
+
+    The most telling of them counts: the code of an answer, then the class, then the number of a system error.
+    """
+    chain = list(_chain(error))
+    kind = (
+        next((found for item in chain if (found := _CODES.get(_code(item)))), None)
+        or next((found for item in chain for name in _names(item) if (found := _TYPES.get(name))), None)
+        or next((found for item in chain if (found := _by_status(_status(item)))), None)
+        or next((found for item in chain if (found := _by_number(item))), None)
+        or _UNKNOWN
+    )
+    reason = _reason(chain) or kind.words or type(error).__name__
+    return Failure(reason, kind.todo, kind.permanent, kind is _BUCKET, kind in _PASSING, kind is _NO_RANGE)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those behind it, the nearest first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen and len(seen) < _CHAIN_MAX:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _reason(chain: list[BaseException]) -> str:
+    """The first text that says something, on one line, without credentials."""
+    for error in chain:
+        text = " ".join(redact(str(error)).split())
+        if text and text.rpartition("] ")[2] not in ("None", "Failure", "''", "()"):
+            return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 1] + "…"
+    return ""
+
+
+def _names(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error, "response", None)  # botocore
+    if isinstance(response, dict) and isinstance(details := response.get("Error"), dict):
+        return str(details.get("Code"))
+    code = getattr(error, "error_code", None)  # azure: a text, or a member of an Enum
+    return str(getattr(code, "value", code))
+
+
+def _status(error: BaseException) -> int:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        candidates = (getattr(response, "status_code", None), *(getattr(error, name, None) for name in _STATUS_NAMES))
+        found = next((item for item in candidates if isinstance(item, int)), None)
+    return found if isinstance(found, int) else 0
+
+
+_STATUS_NAMES = ("status_code", "status", "code")
+"""Where azure, aiohttp, webdav4 and gcsfs keep the status of an answer."""
+
+
+def _by_status(status: int) -> _Kind | None:
+    return _STATUSES.get(status) or (_BROKEN if 500 <= status < 600 else None)
+
+
+def _by_number(error: BaseException) -> _Kind | None:
+    if isinstance(error, PermissionError):
+        return _FORBIDDEN
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return _IN_THE_WAY
+    if isinstance(error, FileNotFoundError):
+        return _GONE
+    if isinstance(error, ConnectionRefusedError):
+        return _UNREACHABLE
+    if isinstance(error, ConnectionError):
+        return _CUT
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return _READ_ONLY
+    return _UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK_NUMBERS else None
+
+
+_NETWORK_NUMBERS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT})

@@ -1,0 +1,68 @@
+"""Whichever way a training ends that stores on S3: the tests of `tests/exits`, with another storage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3_faults import FaultS3
+from storage_servers import Place
+from test_exits import (  # noqa: F401  # pytest runs the classes that are named here
+    INIT,
+    TestAtOnce,
+    TestByCtrlC,
+    TestForks,
+    TestWithoutARecorder,
+    Training,
+    assert_ended,
+    own,
+    until,
+)
+
+
+class TrainingOnS3(Training):
+    """A project that stores on S3. The gate is at the server."""
+
+    server: FaultS3
+
+    def with_gate(self) -> Training:
+        return self
+
+    def shut(self) -> None:
+        self.server.gate.clear()
+
+    def open(self) -> None:
+        self.server.gate.set()
+
+    def wait_until_settled(self) -> None:
+        until(
+            lambda: not self.queues(), "nothing is left in the spool", seconds=300
+        )  # all by HTTP, one after the other
+        super().wait_until_settled()
+
+
+@pytest.fixture
+def training(
+    project: Path, s3: FaultS3, on_s3: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Training]:
+    monkeypatch.setenv("TEST_S3_SECRET", on_s3.options["secret"])
+    monkeypatch.setenv("REPLICATE_CACHE", str(tmp_path / "cache"))
+    options = {**on_s3.options, "secret": "${TEST_S3_SECRET}"}
+    (project / "replicate.yaml").write_text(f"storage: {on_s3.url}\nstorage_options: {json.dumps(options)}\n")
+    found = TrainingOnS3(project, sys.executable)
+    found.server = s3
+    found.environment["REPLICATE_CACHE"] = str(tmp_path / "cache")
+    yield found
+    found.clean_up()
+
+
+@pytest.mark.parametrize("recorder", ["", "none"])
+def test_connections_that_were_closed_meanwhile_are_made_again_at_the_end(training: Training, recorder: str) -> None:
+    """By then the interpreter starts no threads any more, which looking up the name of a host takes."""
+    training.environment["REPLICATE_RECORDER"] = recorder
+    run = training.run(INIT + "save(experiment, 0)\ntime.sleep(31)\n", seconds=120)
+    assert (run.code, own(run.err)) == (0, "")
+    assert_ended(training.only(run), "finished")
