@@ -47,7 +47,7 @@ def _said(environment: Mapping[str, str]) -> Iterator[Rank]:
     yield from _said_by_frameworks()
     for name in _VARIABLES:
         yield from _said_by_variable(environment, name)
-    with suppress(KeyError, ValueError, TypeError, AttributeError):
+    with suppress(KeyError, ValueError, OverflowError, TypeError, AttributeError):
         yield Rank(_tensorflow_rank(json.loads(environment["TF_CONFIG"])), "TF_CONFIG")
     for name in _PARTS:  # Lightning's own launcher says no more
         yield from (rank for rank in _said_by_variable(environment, name) if rank.number)

@@ -310,7 +310,7 @@ class TestPermissions:
         (open_directory / "storage").chmod(0o555)
         with (
             as_nobody(),
-            pytest.raises(replicate.StorageFailed, match="Check that you may write there, or name another"),
+            pytest.raises(replicate.StorageFailed, match="Check that you may write there, and with which credentials"),
         ):
             replicate.init({})
         assert os.listdir(open_directory / "storage") == []
