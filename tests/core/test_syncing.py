@@ -143,7 +143,7 @@ def test_a_queue_that_this_user_may_not_take_stays(lab: Lab, monkeypatch: pytest
         return take(self)
 
     monkeypatch.setattr(Queue, "take", refuse)
-    first, second = sync(lab.spool)
-    assert (first.outcome, second.outcome) == ("failed", "stored")
-    assert "Permission denied" in str(first.error)
+    found = {synced.experiment: synced for synced in sync(lab.spool)}
+    assert (found[ONE].outcome, found[OTHER].outcome) == ("failed", "stored")
+    assert "Permission denied" in str(found[ONE].error)
     assert queue.directory.is_dir()

@@ -278,7 +278,11 @@ def _lines(path: Path) -> list:
 
 def children() -> set[int]:
     """The children of this process, those that have ended and were not asked yet among them."""
-    return {int(pid) for task in TASKS.iterdir() for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in TASKS.iterdir():
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def until(condition: Callable[[], object]) -> None:
