@@ -142,6 +142,8 @@ class Checkpoint:
         if self.path is not None and not files and not self._facts.manifest:
             raise NotFound(self._why_no_files())
         if path is None:
+            if not files:
+                raise NotFound(self._why_no_files())
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
             path = next(iter(files))

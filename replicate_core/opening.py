@@ -28,6 +28,7 @@ PROTOCOL = "replicate"
 """The scheme of our own URLs, which `protocol` opens: a storage in a storage."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_NO_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)\s*:?//")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
 
 
@@ -92,6 +93,14 @@ def _expanded(path: str) -> Path:
 
 def _check_is_path(location: str) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
+    if not location.strip() or location != location.strip() or "${" in location:
+        raise InvalidInput(
+            f"the storage {location!r} is neither a path nor a URL: it must not be empty, nor have spaces around it, "
+            "nor ${...} in it (storage_options may)"
+        )
+    if (found := _NO_COLON.match(location)) is not None and found[1].lower() in DRIVERS:
+        meant = f"{found[1].lower()}://{without_credentials('x://' + location[found.end() :]).removeprefix('x://')}"
+        raise InvalidInput(f"the storage looks like a URL with its colon missing or misplaced: did you mean {meant} ?")
     found = _ONE_SLASH.fullmatch(location)
     shown = re.sub(r"(:/*)[^/]*@", r"\1", location)
     if found and (found[1].lower() in DRIVERS or location[len(found[1]) + 1 :].startswith("/")):

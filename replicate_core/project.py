@@ -85,7 +85,7 @@ class Project:
 
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
         self.config = configs.load(found)
-        self.storage = storage or self.config.storage
+        self.storage = self.config.storage if storage is None else storage
         start = self.config.directory if storage is None else Path.cwd()
         if (local := local_root(self.storage, relative_to=start)) is not None and storage is not None:
             self.storage = str(local)
@@ -501,9 +501,11 @@ def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
     wanted = prefix.strip().lower()
     matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
     if not matches:
+        named = [one.experiment for one in source.all().values() if one.state.created.name == prefix.strip()]
+        hint = f"{', '.join(map(ids.short, named[-CANDIDATES_SHOWN:]))} has that name" if named else ""
         raise NotFound(
             f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
-            "`replicate ls` shows those that are there"
+            f"{hint or '`replicate ls` shows those that are there'}"
         )
     if len(matches) > 1:
         raise NotFound(_ambiguous(prefix, matches))

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
 from replicate_core import records
 from replicate_core.errors import InvalidInput
@@ -48,6 +48,8 @@ Local: TypeAlias = Callable[[datetime], datetime]
 """Gives a time without a zone the zone of whoever typed it."""
 
 _FORM = re.compile(r"\s*(?P<name>[^<>=!]*[^<>=!\s])\s*(?P<op><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_SEVERAL = re.compile(r"(?:\s(?:and|or|&&|\|\|)\s|,)[^<>=!,]*[^<>=!,\s]\s*[<>=!]", re.IGNORECASE)
+_STATUSES = get_args(Status)
 _ORDERS: dict[str, Callable[..., bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -192,6 +194,15 @@ def parse_filter(text: str, *, now: datetime, local: Local = datetime.astimezone
     name, op, typed = form["name"], form["op"].replace("==", "="), form["value"]
     quoted = len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "\"'"
     plain = typed[1:-1] if quoted else typed
+    if not quoted and name != "command" and _SEVERAL.search(plain):
+        raise InvalidInput(
+            f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put a value "
+            "that reads so into quotes"
+        )
+    if name == "status" and op in ("=", "!=") and plain not in _STATUSES and _value(plain) is not None:
+        near = difflib.get_close_matches(plain, _STATUSES, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(_STATUSES)}"
+        raise InvalidInput(f"the filter {text!r} names a status that there is not: {meant}")
     span = _span(plain, now, local) if _OTHER_WORDS.get(name, name) == "created" else None
     return Filter(name, op, plain, plain if quoted else _value(plain), span)
 

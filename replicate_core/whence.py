@@ -111,7 +111,7 @@ def _stored(source: Source, listed: Mapping[str, Listed], local: _Local) -> dict
     for key, owners in snapshots.items():
         for owner in owners:
             held.setdefault(owner.experiment, []).extend((owner.checkpoint, path) for path in paths.get(key, ()))
-    return held
+    return {experiment: list(dict.fromkeys(found)) for experiment, found in held.items()}  # code is saved each session
 
 
 def _waiting(source: Source, listed: Listed, local: _Local) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,8 @@ def export(
     form = form or _form_of(file)
     if file is not None and file.exists() and not force:
         raise replicate.InvalidInput(f"{file} is there already: --force replaces it")
+    if file is not None and not file.parent.is_dir():
+        raise replicate.InvalidInput(f"{file} can't be written: there is no directory {file.parent}. Make it first")
     if form == "parquet" and file is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: name a FILE.")
     project = open_project()

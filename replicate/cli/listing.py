@@ -116,10 +116,12 @@ def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]
 
 
 def find(project: replicate.Project, wish: Wish) -> replicate.ExperimentList:
-    """The experiments that fulfil every filter; says on standard error where a filter names what nothing has."""
+    """The experiments that fulfil every filter; says on standard error which names in the wish mean nothing."""
     found = project.experiments.list(wish.filters, sort=wish.sort)
-    if not found and wish.filters:
-        names = [query.parse_filter(text, now=project.repository.now()).name for text in wish.filters]
+    filters = () if found else wish.filters
+    names = [query.parse_filter(text, now=project.repository.now()).name for text in filters]
+    names += [query.parse_order(wish.sort).name] if wish.sort and found else []
+    if names:
         for name, close in query.unknown_names(project.source.all().values(), names).items():
             meant = f" Did you mean {' or '.join(close)}?" if close else ""
             click.echo(output.printable(f"No experiment has {name!r}.{meant}"), err=True)

@@ -17,7 +17,8 @@ DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replic
 def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
     """The project that the options mean; with another storage, if one is named here."""
     meta = context.meta
-    project = replicate.Project(storage=storage or meta.get(STORAGE), directory=meta.get(DIRECTORY))
+    storage = meta.get(STORAGE) if storage is None else storage
+    project = replicate.Project(storage=storage, directory=meta.get(DIRECTORY))
     if meta.get(CREATE):
         project.storage_options = {**project.storage_options, "create": True}
     return project

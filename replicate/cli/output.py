@@ -142,8 +142,9 @@ def cut(text: str, characters: int | None) -> str:
 
 
 def pairs(mapping: Mapping[str, object]) -> str:
-    """Names and values, one to a line."""
-    return "\n".join(f"{name}={value(item)}" for name, item in mapping.items())
+    """Names and values, one to a line; nothing is cut where a program may read it."""
+    characters = None if is_plain() else VALUE_CHARACTERS
+    return "\n".join(f"{name}={value(item, characters=characters)}" for name, item in mapping.items())
 
 
 def ago(moment: datetime, *, now: datetime) -> str:

@@ -40,4 +40,5 @@ def _described(experiment: replicate.Experiment, checkpoint: replicate.Checkpoin
         return f"checkpoint {checkpoint.short_id} (step {checkpoint.step}) of experiment {experiment.short_id}"
     name = f" {output.printable(experiment.name)!r}" if experiment.name else ""
     count = len(experiment.checkpoints)
-    return f"experiment {experiment.short_id}{name} with {count} checkpoint{'s' * (count != 1)}"
+    runs = ", which is running: what it records from now on is lost" if experiment.is_running() else ""
+    return f"experiment {experiment.short_id}{name} with {output.count(count, 'checkpoint')}{runs}"

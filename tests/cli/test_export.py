@@ -97,8 +97,14 @@ def test_a_file_that_is_there_is_kept_unless_forced(cli: Cli, experiments, proje
     assert sorted(path.name for path in project.iterdir()) == [".replicate", "out.csv"]
 
 
-def test_what_can_not_be_written_exits_with_3(cli: Cli, experiments) -> None:
+def test_a_directory_that_is_missing_exits_with_2(cli: Cli, experiments) -> None:
     code, _, err = cli("export", "no/such/directory.csv")
+    assert code == 2
+    assert "there is no directory no/such. Make it first" in err
+
+
+def test_what_can_not_be_written_exits_with_3(cli: Cli, experiments) -> None:
+    code, _, err = cli("export", "n" * 300 + ".csv")
     assert code == 3
     assert "can't write" in err
 

@@ -242,3 +242,23 @@ def test_only_what_is_shown_is_looked_at(cli: Cli, experiments, monkeypatch) -> 
 
     assert cli("ls", "-n", "1", "-s", "loss")[0] == 0
     assert set(looked_at) == {experiments[1].id}
+
+
+def test_a_sort_by_what_nothing_has_says_so(cli: Cli, experiments) -> None:
+    code, out, err = cli("ls", "-q", "-s", "los-desc")
+    assert (code, len(out.split())) == (0, 4)
+    assert err == "No experiment has 'los'. Did you mean loss?\n"
+
+
+def test_nothing_is_cut_in_a_pipe(cli: Cli, project: Path) -> None:
+    text = " ".join(["a long text value"] * 9)
+    with replicate.init({"text": text}, path=None):
+        pass
+    assert text in cli("ls")[1]
+    assert text in cli("ls", "--all")[1]
+
+
+def test_an_empty_storage_is_not_that_of_the_project(cli: Cli, experiments) -> None:
+    code, out, err = cli("-S", "", "ls")
+    assert (code, out) == (2, "")
+    assert "the storage '' is neither a path nor a URL" in err

@@ -239,6 +239,24 @@ def test_what_is_no_time_is_refused_with_some_that_are(text: str) -> None:
         parse_filter(f"created > {text}", now=NOW)
 
 
+@pytest.mark.parametrize("text", ["lr < 0.3 and epochs = 14", "lr < 0.3, epochs > 14", "name = a && lr != 1"])
+def test_two_conditions_are_no_value(text: str) -> None:
+    with pytest.raises(InvalidInput, match="more than one condition: give each one as a filter of its own"):
+        parse_filter(text, now=NOW)
+
+
+@pytest.mark.parametrize("text", ["name = salt and pepper", 'name = "a and b = c"', "command = train.py --a and --b=2"])
+def test_a_text_may_hold_such_words(text: str) -> None:
+    assert parse_filter(text, now=NOW).op == "="
+
+
+def test_a_status_that_there_is_not_is_told_of() -> None:
+    with pytest.raises(InvalidInput, match=r"did you mean running\?"):
+        parse_filter("status = runing", now=NOW)
+    with pytest.raises(InvalidInput, match="there are running, finished, failed, interrupted, killed, lost"):
+        parse_filter("status != 5", now=NOW)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -526,6 +526,16 @@ class TestOpening:
         open_store("storage", relative_to=tmp_path)
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.parametrize("location", ["s3//bucket/runs", "s3 ://bucket/runs", "S3//bucket/runs"])
+    def test_a_url_without_its_colon_is_no_path(self, location: str, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match=r"did you mean s3://bucket/runs \?"):
+            open_store(location, relative_to=tmp_path)
+
+    @pytest.mark.parametrize("location", ["", " ", " /tmp/runs", "${RUNS}/here"])
+    def test_what_nobody_means_is_no_path(self, location: str, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="is neither a path nor a URL"):
+            open_store(location, relative_to=tmp_path)
+
     @pytest.mark.parametrize(
         ("location", "meant"),
         [

@@ -113,6 +113,13 @@ class TestAFile:
         assert whence(tmp_path / "old.py") == [("first", None, "train.py")]
         assert whence("train.py") == []
 
+    def test_that_is_code_of_several_sessions_is_found_once(self, project: Path) -> None:
+        (project / "train.py").write_text("print(1)")
+        for _ in range(2):
+            with replicate.init({}, name="again", resume="auto") as experiment:
+                experiment.checkpoint(None, {"loss": 1})
+        assert whence("train.py") == [("again", None, "train.py")]
+
     def test_of_code_that_was_changed_before_it_was_resumed_is_found(self, project: Path) -> None:
         for content in ("print(1)\n", "print(2)\n"):
             Path("train.py").write_text(content)
