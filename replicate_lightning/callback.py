@@ -237,7 +237,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._is_stepping = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
-        if self._is_training and self.save_freq == AUTO and self._unsaved:
+        if self._is_training and self.save_freq == AUTO and self._unsaved and self.filepath is not None:
             self._checkpoint(trainer)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
@@ -281,7 +281,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return
         self._validated_step = trainer.global_step
         self._look(trainer)
-        if trainer.is_last_batch:
+        if trainer.is_last_batch or _is_stopping(trainer):
             return  # the epoch is about to end, and then there are all metrics
         if self.save_freq == EPOCH:
             if self._is_counted():
@@ -442,7 +442,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _counts_epochs(self, trainer: Any) -> bool:
         """Whether epochs are the steps of the experiment: not where something else happens inside of them, too."""
-        is_whole = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch is not None
+        interval = trainer.val_check_interval  # 1.0 is after every epoch, and 1 after every batch
+        is_whole = isinstance(interval, float) and interval == 1.0 and trainer.check_val_every_n_epoch is not None
         return self.save_freq == EPOCH and self._logger is None and (is_whole or not _validates(trainer))
 
     def _is_affordable(self, factor: float = 1.0) -> bool:
@@ -486,6 +487,14 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             if self._parent is not None and self.experiment and self._parent["experiment"] != self.experiment.id:
                 extra["parent"] = self._parent
         return extra
+
+
+def _is_stopping(trainer: Any) -> bool:
+    """Tell whether training ends after this batch, in the midst of an epoch, which ends with it."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    has_all_epochs = trainer.current_epoch >= (trainer.min_epochs or 0)
+    return bool(trainer.should_stop and has_all_epochs and trainer.global_step >= (trainer.min_steps or 0))
 
 
 def _validates(trainer: Any) -> bool:

@@ -121,6 +121,35 @@ def test_validation_that_does_not_mind_epochs(one_pl, project: Path, fit) -> Non
     assert known == [True, False, True, False, True, True]
 
 
+def test_validation_after_every_batch(one_pl, project: Path, fit) -> None:
+    experiment = fit(one_pl, ReplicateCallback(), epochs=1, val_check_interval=1)
+    assert steps(experiment) == [1, 2, 3, 4], "1 is a batch, and 1.0 an epoch"
+
+
+def stop_after_six(module, outputs, batch, batch_idx) -> None:
+    module.trainer.should_stop = module.global_step >= 6
+
+
+@pytest.mark.parametrize("stops_by", ["max_steps", "should_stop"])
+def test_an_epoch_that_ends_early_is_one_checkpoint(one_pl, project: Path, fit, make_module, stops_by: str) -> None:
+    hooks = {"on_train_batch_end": stop_after_six} if stops_by == "should_stop" else {}
+    options = {"max_steps": 6} if stops_by == "max_steps" else {}
+    experiment = fit(
+        one_pl, ReplicateCallback(), module=make_module(one_pl, **hooks), epochs=9, val_check_interval=0.5, **options
+    )
+    assert steps(experiment) == [2, 4, 6]
+    assert all("val_loss" in checkpoint.metrics for checkpoint in experiment.checkpoints)
+
+
+def test_validation_before_the_fewest_epochs_are_over_is_a_checkpoint(one_pl, project: Path, fit, make_module) -> None:
+    def stop(module, outputs, batch, batch_idx) -> None:
+        module.trainer.should_stop = True
+
+    module = make_module(one_pl, on_train_batch_end=stop)
+    experiment = fit(one_pl, ReplicateCallback(), module=module, epochs=9, val_check_interval=0.5, min_epochs=1)
+    assert steps(experiment) == [2, 4]
+
+
 def test_metrics_that_are_logged_by_step_and_by_epoch(one_pl, project: Path, fit, make_module) -> None:
     def training_step(module, batch, batch_idx):
         loss = module.layer(batch).pow(2).mean()
@@ -193,6 +222,15 @@ def test_hyperparameters_of_module_and_data_module_are_params(pl, project: Path,
     trainer = make_trainer(pl, callback, epochs=1)
     trainer.fit(Module(0.1, 8, Path("x"), [1, 2], torch.ones(2)), datamodule=Data(2))
     assert callback.experiment.params == {"lr": "mine", "seed": 3, "width": 8, "sizes": [1, 2], "batch_size": 2}
+
+
+@pytest.mark.parametrize("value", [{None: 1}, {"weights": [{True: 2}]}, "\ud800"], ids=["none", "bool", "half a pair"])
+def test_a_hyperparameter_that_can_not_be_recorded_stops_nothing(
+    one_pl, project: Path, fit, make_module, value: object
+) -> None:
+    module = make_module(one_pl)
+    module.save_hyperparameters({"odd": value, "lr": 0.1, "names": {1: "one"}})
+    assert fit(one_pl, ReplicateCallback(), module=module, epochs=1).params == {"lr": 0.1, "names": {"1": "one"}}
 
 
 def test_what_is_trained_is_recorded_once(pl, project: Path, fit) -> None:

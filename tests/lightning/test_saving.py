@@ -76,6 +76,11 @@ def test_inside_of_a_long_epoch_it_saves_now_and_then(one_pl, project: Path, fit
     assert steps(fit(one_pl, ReplicateCallback(save_freq="auto"), module=module, epochs=1)) == [3, 4]
 
 
+def test_metrics_alone_are_recorded_once_for_each_epoch(one_pl, project: Path, fit) -> None:
+    experiment = fit(one_pl, ReplicateCallback(None, save_freq="auto"))
+    assert [checkpoint.extra["epoch"] for checkpoint in experiment.checkpoints] == [0, 1]
+
+
 # What.
 
 
