@@ -27,10 +27,18 @@ def plain_items(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_json(value: object) -> bool:
     try:
-        json.dumps(value)
+        json.dumps(value, ensure_ascii=False).encode()  # half of a pair is no text
+        return _has_plain_keys(value)
     except (TypeError, ValueError, RecursionError):
         return False
-    return True
+
+
+def _has_plain_keys(value: object) -> bool:
+    """Tell whether all keys are texts and numbers: `json` makes texts of None and True, too, which the core refuses."""
+    if isinstance(value, dict):
+        keys_are_plain = all(isinstance(key, (str, int, float)) and not isinstance(key, bool) for key in value)
+        return keys_are_plain and all(map(_has_plain_keys, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_has_plain_keys, value))
 
 
 def description(trainer: Any, module: Any) -> dict[str, Any]:
