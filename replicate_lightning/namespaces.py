@@ -16,7 +16,12 @@ def bases(name: str, *, room: str = "callbacks") -> tuple[type, ...]:
     Raises:
         MissingExtra: none is.
     """
-    installed = [space for space in NAMESPACES if importlib.util.find_spec(space.partition(".")[0])]
+    installed = [
+        space
+        for space in NAMESPACES
+        # Both: a directory of the user's that is called `lightning` is found as a package, too.
+        if importlib.util.find_spec(space.partition(".")[0]) and importlib.util.find_spec(space)
+    ]
     if not installed:
         raise MissingExtra('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
     return tuple(getattr(importlib.import_module(f"{space}.{room}"), name) for space in installed)

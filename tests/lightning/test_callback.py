@@ -10,6 +10,7 @@ import torch
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback
+from replicate_lightning import namespaces
 
 pytestmark = pytest.mark.usefixtures("no_recorder")
 
@@ -66,6 +67,13 @@ def test_one_namespace_is_enough(absent: str) -> None:
         [sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["1", "1"]
+
+
+def test_a_directory_that_is_called_like_a_namespace_is_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "lightning_scripts").mkdir()
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setattr(namespaces, "NAMESPACES", ("pytorch_lightning", "lightning_scripts.pytorch"))
+    assert [base.__module__.partition(".")[0] for base in namespaces.bases("Callback")] == ["pytorch_lightning"]
 
 
 def test_without_a_file_path_only_metrics_are_recorded(pl, project: Path, fit) -> None:
