@@ -14,6 +14,7 @@ from replicate_core import InvalidInput
 from replicate_lightning.arguments import check_params
 from replicate_lightning.describing import plain_items
 from replicate_lightning.namespaces import bases
+from replicate_lightning.saving import wait_for_async
 
 
 class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  # the bases are those that are installed
@@ -57,11 +58,12 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         self._place: dict[str, Any] = {}
         self._step = 0
         self._saves = True
+        self._checkpoint_io: Any = None
         self._recorded: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """For the processes that a trainer spawns, and for copies: they begin experiments of their own."""
-        return vars(self) | {"experiment": None}
+        return vars(self) | {"experiment": None, "_checkpoint_io": None}
 
     @property
     def name(self) -> str:
@@ -101,6 +103,8 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:  # noqa: ARG002
         """Begin: this is called once, when hyperparameters are known and training is about to begin."""
+        if model is not None:
+            self._checkpoint_io = model.trainer.strategy.checkpoint_io
         if self.experiment is None or not self.experiment.is_running():
             self._begin({**self._hyperparameters, **self._params}, self._labels, None)
 
@@ -120,6 +124,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         """Record the files that a `ModelCheckpoint` has just saved, with the metric that it looks at."""
         if not self._saves or self.experiment is None:
             return
+        wait_for_async(self._checkpoint_io)
         scores = dict(checkpoint_callback.best_k_models)
         for path in (checkpoint_callback.best_model_path, checkpoint_callback.last_model_path):
             if path:

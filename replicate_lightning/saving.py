@@ -59,7 +59,7 @@ def save(trainer: Any, path: str, *, weights_only: bool) -> None:
     try:
         with _straight(trainer.strategy):
             trainer.save_checkpoint(temporary, weights_only)  # all ranks wait for one another
-        _wait_for_async(trainer.strategy.checkpoint_io)
+        wait_for_async(trainer.strategy.checkpoint_io)
         if trainer.is_global_zero:
             _replace(temporary, target)
     finally:
@@ -92,7 +92,7 @@ def _straight(strategy: Any) -> Iterator[None]:
         strategy.checkpoint_io = own
 
 
-def _wait_for_async(checkpoint_io: Any) -> None:
+def wait_for_async(checkpoint_io: Any) -> None:
     """Wait for a file that is written in the background: the next save finds everything as it was."""
     if any(base.__name__ == "AsyncCheckpointIO" for base in type(checkpoint_io).__mro__):
         checkpoint_io.teardown()

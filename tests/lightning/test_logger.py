@@ -83,6 +83,15 @@ def test_the_default_model_checkpoint(one_pl, project: Path, run) -> None:
     assert last.endswith("epoch=1-step=8.ckpt")
 
 
+def test_files_that_are_written_in_the_background(pl, project: Path, run) -> None:
+    stock = pl.callbacks.ModelCheckpoint("all", save_top_k=-1, filename="{epoch}")
+    stock.experiment = None
+    logger = ReplicateLogger()
+    found = run(pl, logger, stock, epochs=3, plugins=[pl.plugins.io.AsyncCheckpointIO()]).checkpoints
+    assert [item.path for item in found if item.path is not None] == [f"all/epoch={epoch}.ckpt" for epoch in range(3)]
+    assert pickle.loads(pickle.dumps(logger)).experiment is None
+
+
 def test_files_outside_of_the_project_stop_nothing(one_pl, project: Path, run, tmp_path: Path) -> None:
     stock = one_pl.callbacks.ModelCheckpoint(tmp_path / "outside")
     stock.experiment = None
