@@ -82,6 +82,22 @@ def test_a_module_is_loaded(linear, url: str) -> None:
     assert linear.load_from_checkpoint(url).layer.weight.shape == (1, 4)
 
 
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_it_is_evaluated(pl, linear, url: str, verb: str) -> None:
+    steps = ("validation_step", "test_step", "predict_step")
+    seen = []
+
+    def step(module, batch, batch_idx):
+        seen.append(module.layer.weight.clone())
+        return seen[0].sum()
+
+    hooks = dict.fromkeys(steps, step)
+    data = torch.utils.data.DataLoader(torch.ones(2, 4))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    getattr(trainer, verb)(type("Evaluated", (linear,), hooks)(), data, ckpt_path=url)
+    assert torch.equal(seen[0], linear.load_from_checkpoint(url).layer.weight)
+
+
 def test_a_checkpoint_that_is_not_there_is_none(pl, linear, url: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"Checkpoint file not found: replicate://"):
         fit(pl, linear(), epochs=4, ckpt_path=url + "x")
