@@ -31,7 +31,7 @@ from replicate_lightning.arguments import (
     check_save_freq,
 )
 from replicate_lightning.describing import description, hyperparameters
-from replicate_lightning.loading import go_on_from, load_plain, told_path, tunes, was_stopped
+from replicate_lightning.loading import go_on_from, load_plain, puts_back, told_path, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
@@ -192,6 +192,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self._begin(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
+        if puts_back(trainer):
+            return
         if (saved := checkpoint.get(states.NAME)) is not None:
             self._random, self._plateaus = saved.get("random"), saved.get("plateaus", {})
             self._parent = {"experiment": saved.get("experiment"), "global_step": checkpoint["global_step"]}
@@ -442,7 +444,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _counts_epochs(self, trainer: Any) -> bool:
         """Whether epochs are the steps of the experiment: not where something else happens inside of them, too."""
-        interval = trainer.val_check_interval  # 1.0 is after every epoch, and 1 after every batch
+        # 1.0 is after every epoch, and 1 after every batch; there is none where it is a time.
+        interval = getattr(trainer, "val_check_interval", None)
         is_whole = isinstance(interval, float) and interval == 1.0 and trainer.check_val_every_n_epoch is not None
         return self.save_freq == EPOCH and self._logger is None and (is_whole or not _validates(trainer))
 

@@ -80,17 +80,22 @@ def tunes(trainer: Any) -> bool:
     return any(_is(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
 
 
-def told_path(trainer: Any) -> str | None:
-    """The path that `fit` was told to go on from, once that was read; those of such a search are not meant."""
+def puts_back(trainer: Any) -> bool:
+    """Tell whether what is restored is what was there before such a search."""
     path = trainer.ckpt_path
-    is_own = path is not None and not Path(path).name.startswith((".lr_find_", ".scale_batch_size_"))
-    return str(path) if is_own else None
+    return path is not None and Path(path).name.startswith((".lr_find_", ".scale_batch_size_"))
+
+
+def told_path(trainer: Any) -> str | None:
+    """The path that `fit` was told to go on from, once that was read."""
+    path = trainer.ckpt_path
+    return None if path is None or puts_back(trainer) else str(path)
 
 
 def was_stopped(trainer: Any) -> bool:
     """Tell whether `EarlyStopping` had ended the training that was restored: Lightning would train one more epoch."""
     return any(
-        callback.wait_count >= callback.patience or callback.stopped_epoch > 0
+        callback.wait_count >= max(callback.patience, 1) or callback.stopped_epoch > 0
         for callback in trainer.callbacks
         if _is(callback, "EarlyStopping")
     )

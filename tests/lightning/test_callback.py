@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,12 @@ def test_validation_that_does_not_mind_epochs(one_pl, project: Path, fit) -> Non
 def test_validation_after_every_batch(one_pl, project: Path, fit) -> None:
     experiment = fit(one_pl, ReplicateCallback(), epochs=1, val_check_interval=1)
     assert steps(experiment) == [1, 2, 3, 4], "1 is a batch, and 1.0 an epoch"
+
+
+def test_validation_by_the_clock(one_pl, project: Path, fit) -> None:
+    experiment = fit(one_pl, ReplicateCallback(), epochs=1, val_check_interval=timedelta(microseconds=1))
+    assert steps(experiment) == [1, 2, 3, 4]
+    assert all("val_loss" in checkpoint.metrics for checkpoint in experiment.checkpoints)
 
 
 def stop_after_six(module, outputs, batch, batch_idx) -> None:

@@ -237,6 +237,12 @@ def test_what_was_stopped_early_is_over(one_pl, project: Path, run) -> None:
     assert_equal(second, first)
 
 
+def test_what_is_stopped_at_once_goes_on_while_it_gets_better(one_pl, project: Path, run) -> None:
+    for epochs in (2, 4):
+        experiment = run(one_pl, epochs, one_pl.callbacks.EarlyStopping("val_loss", patience=0))
+    assert steps(experiment) == [0, 1, 2, 3]
+
+
 def test_learning_rates_go_on(pl, project: Path, run, make_module) -> None:
     def configure_optimizers(module):
         optimizer = torch.optim.SGD(module.parameters(), 0.01)
@@ -380,6 +386,18 @@ def test_after_a_search_for_the_learning_rate(one_pl, project: Path, run, make_m
         found = run(one_pl, epochs, module=module, options={"before": finder})
     assert steps(found) == [0, 1, 2, 3]
     assert found.module.trainer.global_step == 16
+    assert not any("parent" in checkpoint.extra for checkpoint in found.checkpoints)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about its own search
+def test_a_search_for_the_learning_rate_is_not_where_it_comes_from(one_pl, project: Path, run, make_module) -> None:
+    first = run(one_pl, 2)
+    module = make_module(one_pl)
+    module.lr = 0.01  # what is found is put there, and not used
+    finder = one_pl.callbacks.LearningRateFinder(num_training_steps=3)
+    options = {"told": "model.ckpt", "before": finder}
+    second = run(one_pl, 4, module=module, filepath="other.ckpt", name=None, resume=None, options=options)
+    assert second.checkpoints[0].extra["parent"] == {"experiment": first.id, "global_step": 8}
 
 
 def test_where_it_goes_on_is_said(one_pl, project: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
