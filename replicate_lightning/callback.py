@@ -334,6 +334,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     # Beginning and ending.
 
     def _begin(self, trainer: Any, module: Any) -> None:
+        self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
         if not self._is_given:
             self._begin_own(trainer, hyperparameters(module, trainer.datamodule) | self._params)
         if self.experiment is None:
@@ -341,6 +342,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
                 "the experiment was begun in another process than those that train: leave experiment out, or use "
                 'strategy="ddp" instead of one that spawns'
             )
+        if self._is_given and self._logger is not None:
+            self._logger.join(self.experiment, with_files=self.filepath is None)
         self._is_training = True
         if self._keep:
             self.experiment.keep(**self._keep)
@@ -350,7 +353,6 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _begin_own(self, trainer: Any, params: dict[str, Any]) -> None:
         """Begin an experiment, or go on with one, every rank with the same."""
-        self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
         ReplicateLogger.end_the_last(unless=self._logger)
         begin: Callable[..., replicate_core.Experiment] = replicate_core.init
         if self._logger is not None:

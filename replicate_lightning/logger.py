@@ -96,6 +96,12 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         labels = self._labels | {label: value for label, value in given.items() if value}
         return self._begin({**(params or {}), **self._params}, labels, resume)
 
+    def join(self, experiment: replicate_core.Experiment, *, with_files: bool) -> None:
+        """Record into the one that the script has given to a `ReplicateCallback`, unless it has one. See `begin`."""
+        self._saves = with_files
+        if self.experiment is None:
+            self.experiment, self._is_given = experiment, True
+
     def log_hyperparams(self, params: Any = None, *_: Any, **__: Any) -> None:
         """Note hyperparameters: they are known before the experiment begins."""
         values = params if isinstance(params, Mapping) else vars(params) if params is not None else {}

@@ -178,6 +178,17 @@ def test_into_an_experiment_of_the_script(one_pl, project: Path, run) -> None:
         assert experiment.is_running()
 
 
+def test_into_an_experiment_that_the_script_gave_to_the_callback(one_pl, project: Path, run) -> None:
+    with replicate.init(path=None) as experiment:
+        logger = ReplicateLogger()
+        run(one_pl, logger, ReplicateCallback(experiment=experiment))
+        assert logger.experiment is experiment
+        assert experiment.is_running()
+    assert len(replicate.experiments.list()) == 1
+    assert [item.step for item in experiment.checkpoints if item.path is not None] == [4, 8]
+    assert sum("train_loss" in item.metrics and item.path is None for item in experiment.checkpoints) == 8
+
+
 def test_a_fast_development_run_records_nothing(one_pl, project: Path, run) -> None:
     assert run(one_pl, ReplicateLogger(), fast_dev_run=True) is None
     assert len(replicate.experiments.list()) == 0
