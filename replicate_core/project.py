@@ -33,6 +33,7 @@ from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store, scheme, within
+from replicate_core.options import CREATE
 from replicate_core.preview import Preview
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
@@ -127,6 +128,20 @@ class Project:
     @cached_property
     def _store(self) -> Store:
         return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
+
+    def _store_to_read(self) -> Store:
+        """What is read from only, and must be there: a bucket that is missing is not made.
+
+        Raises:
+            NotFound: it is missing.
+        """
+        options = {name: value for name, value in self.storage_options.items() if name != CREATE}
+        try:
+            return open_store(self.storage, relative_to=self.directory, options=options)
+        except StorageFailed as error:
+            if error.bucket_is_missing:
+                raise NotFound(f"the bucket of {self.shown_storage} does not exist: nothing can be read there") from error
+            raise
 
     def open_patiently(self) -> Repository:
         """What is stored at the storage, for who records: as `repository`, but nobody waits for a request."""
@@ -238,6 +253,7 @@ class Project:
             NotFound: a prefix fits no experiment, or there is nothing to copy.
             StorageFailed: one of the storages can't be reached.
         """
+        source, other = Repository(self._store_to_read()), Repository(target._store)
         chosen = {self.experiments.find(prefix) for prefix in prefixes}
         for experiment, checkpoint in chosen:
             if checkpoint is not None:
@@ -245,7 +261,6 @@ class Project:
                     f"{checkpoint.short_id} is a checkpoint of the experiment {experiment.short_id}: experiments are "
                     "copied whole"
                 )
-        source, other = Repository(self._store), Repository(target._store)
         only = {experiment.id for experiment, _ in chosen} if prefixes else None
         with self.spool.scratch() as scratch:
             return copying.copy(source, other, scratch=scratch, experiments=only, progress=progress)
@@ -295,10 +310,11 @@ class Project:
             TooNew: it was written in a format that is not known.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
-        source = Project(storage=url, directory=self.directory)._store  # noqa: SLF001  # ours, of another object
+        options = self.storage_options if scheme(url) == scheme(self.storage) else None
+        source = Project(storage=url, directory=self.directory, storage_options=options)
         with self.spool.scratch() as scratch:
             return importing.import_all(
-                source,
+                source._store_to_read(),
                 Repository(self._store),
                 scratch=scratch,
                 policy=self.config.compression,

@@ -148,10 +148,11 @@ def _git(experiment: replicate.Experiment) -> str | None:
 
 
 def _system(system: Mapping[str, object]) -> dict[str, str | None]:
+    platform, processors = system.get("platform"), system.get("processors")
     memory, accelerators = system.get("memory_bytes"), system.get("accelerators")
     return {
-        "Platform": str(system.get("platform")),
-        "Processors": output.value(system.get("processors")),
+        "Platform": None if platform is None else str(platform),
+        "Processors": None if processors is None else output.value(processors),
         "Memory": output.size(memory) if isinstance(memory, int) else None,
         "Accelerators": ", ".join(map(str, accelerators)) if isinstance(accelerators, list) and accelerators else None,
     }

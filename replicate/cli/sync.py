@@ -9,6 +9,7 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.copied import copy
+from replicate_core.redaction import without_credentials
 
 
 @click.command(epilog="Example: replicate sync s3://bucket/experiments /mnt/backup")
@@ -32,7 +33,8 @@ def sync(
     if source is not None and target is not None:
         return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)
     if source is not None:
-        raise click.UsageError(f"name two storages, from where to where, or none: {source} is one")
+        shown = without_credentials(source)
+        raise click.UsageError(f"name two storages, from where to where, or none: {shown} is one")
     with output.progress("storing", "things") as progress:
         report = open_project().sync(progress=progress)
     if not report:

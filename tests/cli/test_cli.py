@@ -232,10 +232,19 @@ def test_a_wrong_replicate_yaml_exits_with_2(cli: Cli, project: Path) -> None:
 
 
 def test_a_storage_that_fails_exits_with_3(cli: Cli, project: Path) -> None:
-    code, _, err = cli("-S", "s3://bucket/path", "ls")
+    code, _, err = cli("-S", "ftp://127.0.0.1:1/path", "ls")
 
     assert code == 3
-    assert "replicate[s3]" in err
+    assert "can't open the storage in ftp://127.0.0.1:1/path" in err
+
+
+def test_a_driver_that_is_not_installed_exits_with_3(cli: Cli, project: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "libarchive", None)
+
+    code, _, err = cli("-S", "libarchive://x", "ls")
+
+    assert code == 3
+    assert "install its driver" in err
 
 
 def test_a_corrupted_checkpoint_exits_with_4(cli: Cli, experiments, project: Path) -> None:

@@ -42,9 +42,10 @@ class TestSync:
         assert cli("sync") == (0, "Nothing is waiting: all that was saved here is stored.\n", "")
 
     def test_with_one_storage_is_wrong(self, cli: Cli, project: Path) -> None:
-        code, _, err = cli("sync", "backup")
+        code, _, err = cli("sync", "s3://key:SECRET@backup")
         assert code == 2
         assert "name two storages" in err
+        assert "SECRET" not in err
 
     def test_of_a_storage_to_itself_is_wrong(self, cli: Cli, experiments, project: Path) -> None:
         (project / "alias").symlink_to(HERE)

@@ -36,6 +36,14 @@ def test_says_what_came(cli: Cli, keepsake: Path) -> None:
     assert "Imported 0 experiments with 0 checkpoints, of 2 found." in out
 
 
+def test_shows_of_an_experiment_what_was_recorded_then(cli: Cli, keepsake: Path) -> None:
+    cli("import", str(keepsake))
+    for experiment in replicate.experiments.list():
+        _, out, _ = cli("show", experiment.id)
+        assert "None" not in out
+        assert "null" not in out.replace('"none": null', "")  # a param
+
+
 def test_a_trial_says_what_would_come(cli: Cli, keepsake: Path, project: Path) -> None:
     code, out, _ = cli("import", "--dry-run", str(keepsake))
     assert code == 0

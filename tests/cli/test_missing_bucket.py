@@ -88,3 +88,11 @@ def test_other_options_stay(cli: Cli, made: list[str], project: Path, monkeypatc
     cli("--create", "-S", "s3://other", "ls")
     cli("--create", "-S", "gs://other", "ls")
     assert given == [{"profile": "mine", "create": True}] * 2 + [{"create": True}]
+
+
+def test_is_never_made_to_read_from_it(cli: Cli, made: list[str], project: Path) -> None:
+    for command in (("sync", "s3://typo", "s3://bucket"), ("cp", "3fa2c1b", "s3://bucket"), ("import", "s3://typo")):
+        code, _, error = cli("--create", "-S", "s3://typo", *command)
+        assert code == 1
+        assert error == "replicate: the bucket of s3://typo does not exist: nothing can be read there\n"
+    assert "s3://typo" not in made
