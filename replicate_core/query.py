@@ -102,6 +102,11 @@ OWN_NAMES = tuple(_OWN)
 """What every experiment has."""
 
 
+def is_own(name: str) -> bool:
+    """Tell whether every experiment has something of that name."""
+    return _OTHER_WORDS.get(name, name) in _OWN
+
+
 def look_up(known: Known, name: str) -> Found:
     """What a name means for one experiment; None where it has nothing of that name."""
     own = _OWN.get(_OTHER_WORDS.get(name, name))
@@ -364,7 +369,7 @@ def unknown_names(items: Iterable[Known], names: Iterable[str]) -> dict[str, lis
     unknown = [
         name
         for name in dict.fromkeys(names)
-        if _OTHER_WORDS.get(name, name) not in _OWN and all(look_up(item, name) is None for item in items)
+        if not is_own(name) and all(look_up(item, name) is None for item in items)
     ]
     known = {*OWN_NAMES, *(name for item in items for name in _names(item))} if unknown else set()
     return {name: difflib.get_close_matches(name, sorted(known), _CLOSE_NAMES) for name in unknown}

@@ -294,11 +294,13 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
         added = {key: replace(item, code=code) for key, item in made.get(session, {}).items()}
         history |= {key: _private(item, is_over=session in ended) for key, item in added.items()}
     current = {key: _release(item) if key in released else item for key, item in history.items() if key not in gone}
-    kept = tuple(
-        replace(item, manifest=_replacement(item.manifest, replaced), code=_replacement(item.code, replaced))
-        for item in current.values()
-    )
-    created = replace(created, manifest=_replacement(created.manifest, replaced))
+    kept = tuple(current.values())
+    if replaced:  # else it would cost most of a listing
+        kept = tuple(
+            replace(item, manifest=_replacement(item.manifest, replaced), code=_replacement(item.code, replaced))
+            for item in kept
+        )
+        created = replace(created, manifest=_replacement(created.manifest, replaced))
     ending = ended.get(training, ended[session]) if session in ended else None
     return ExperimentState(created, kept, ending, resumed_from, _replacement(code, replaced), session)
 
@@ -337,7 +339,8 @@ def _ancestry(record: Resumed, sessions: Mapping[str, Resumed]) -> list[Resumed]
 
 def _private(item: CheckpointFacts, *, is_over: bool) -> CheckpointFacts:
     """A checkpoint of a session that is over or not: only as long as it is not are files let go."""
-    return replace(item, is_private=item.keep is not None and not is_over)
+    is_private = item.keep is not None and not is_over
+    return item if item.is_private == is_private else replace(item, is_private=is_private)
 
 
 def _release(item: CheckpointFacts) -> CheckpointFacts:

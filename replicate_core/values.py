@@ -26,7 +26,6 @@ WHOLE_DIGITS_MAX = 4000
 _WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
 _ESCAPE = "$"
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-_MAY_BE_ESCAPED = re.compile(r'"\$|\\u0024')
 _FLOAT = "$float"
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -163,7 +162,7 @@ def loads(text: str | bytes) -> Value:
     try:
         decoded = _unicode(text)
         value: Value = json.loads(decoded)
-        return _unescaped(value) if _MAY_BE_ESCAPED.search(decoded) else value
+        return _unescaped(value) if '"$' in decoded or "\\u0024" in decoded else value
     except (ValueError, RecursionError) as error:
         raise Corrupted(f"a stored document is not valid JSON: {error}") from error
 
@@ -171,7 +170,7 @@ def loads(text: str | bytes) -> Value:
 def _unicode(text: str | bytes) -> str:
     """The text, if every character in it is one: an escaped half of a pair would be no Unicode."""
     decoded = text if isinstance(text, str) else text.decode("utf-8")
-    if _HALF_PAIR.search(decoded):
+    if "\\u" in decoded and _HALF_PAIR.search(decoded):
         json.dumps(json.loads(decoded), ensure_ascii=False).encode("utf-8")  # raises if it is alone
     return decoded
 

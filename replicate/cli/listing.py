@@ -121,7 +121,7 @@ def find(project: replicate.Project, wish: Wish) -> replicate.ExperimentList:
     filters = () if found else wish.filters
     names = [query.parse_filter(text, now=project.repository.now()).name for text in filters]
     names += [query.parse_order(wish.sort).name] if wish.sort and found else []
-    if names:
+    if not all(map(query.is_own, names)):
         for name, close in query.unknown_names(project.source.all().values(), names).items():
             meant = f" Did you mean {' or '.join(close)}?" if close else ""
             click.echo(output.printable(f"No experiment has {name!r}.{meant}"), err=True)
