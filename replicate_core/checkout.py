@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -17,18 +17,12 @@ from replicate_core.documents import digest
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.files import set_aside, temporary_beside
 from replicate_core.manifest import File, Manifest, tree_problem
+from replicate_core.progress import Progress, silent
 from replicate_core.reading import read_all
 from replicate_core.repository import Repository
 
 What: TypeAlias = Literal["all", "code", "files"]
 """What is wanted of a checkpoint: the code and its files, or one of the two."""
-
-Progress: TypeAlias = Callable[[int, int], object]
-"""Called with the bytes that are fetched and all there are."""
-
-
-def silent(_done: int, _all: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import frames, ids, markup, plotting, series
-from replicate_core.checkout import Layout, Progress, What, check_out, lay_out, silent
+from replicate_core import frames, ids, markup, plotting, series, wording
+from replicate_core.checkout import Layout, What, check_out, lay_out
 from replicate_core.errors import NotFound
 from replicate_core.listing import Source
 from replicate_core.manifest import Manifest
+from replicate_core.progress import Progress, silent
 from replicate_core.reading import open_file
 from replicate_core.records import CheckpointFacts, Deleted, PrimaryMetric
 from replicate_core.values import Value
@@ -239,7 +240,7 @@ class Checkpoint:
             "step": str(self.step),
             "created": markup.moment(self.created),
             "path": self.path,
-            "size": markup.size(self.size_bytes) if self.size_bytes else None,
+            "size": wording.size(self.size_bytes) if self.size_bytes else None,
             "note": ", ".join(self.caveats()) or None,
         }
         metrics: dict[str, str | None] = {

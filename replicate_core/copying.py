@@ -25,6 +25,7 @@ from replicate_core.compacting import compact, compact_if_due
 from replicate_core.documents import DIGEST_NAME, unseal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, TooNew
 from replicate_core.manifest import Manifest, Part
+from replicate_core.progress import Progress, silent
 from replicate_core.reading import Wanted, plan, read
 from replicate_core.records import Checkpointed, Created, Deleted, Record, Released, Repacked, Resumed
 from replicate_core.repository import DATA, MANIFESTS, RECORDS, TOMBSTONES, Repository
@@ -43,13 +44,6 @@ DOOMED_FOR = timedelta(minutes=10)
 
 _ORDER = ("deleted", "released", "repacked", "resumed", "edited", "checkpoints", "ended", "created")
 """Of an experiment, what hides something comes before what shows it."""
-
-Progress = Callable[[int, int], object]
-"""Called with about how many bytes are done, and how many there are."""
-
-
-def silent(_done: int, _all: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ def copy(
         target: written to; made where there is none.
         scratch: a local directory for objects on their way.
         experiments: the ids of those that are copied; None: all.
-        progress: called after every object.
+        progress: called after every object with about how many bytes are done, and how many there are.
 
     Raises:
         InvalidInput: both are the same.

@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import frames, ids, markup, plotting, records, series
-from replicate_core.checkout import Layout, Progress, What, check_out, lay_out, silent
+from replicate_core import frames, ids, markup, plotting, records, series, wording
+from replicate_core.checkout import Layout, What, check_out, lay_out
 from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.listing import Listed, Source
+from replicate_core.progress import Progress, silent
 from replicate_core.recording import Bystander, Recorded, Recording, labels, text
 from replicate_core.records import (
     CheckpointFacts,
@@ -444,7 +445,7 @@ class Experiment:
             "id": self.id,
             "status": seen.status + (f" ({seen.error})" if seen.error else ""),
             "created": markup.moment(self.created),
-            "duration": markup.duration(seen.duration),
+            "duration": None if seen.duration is None else wording.elapsed(seen.duration),
             "tags": ", ".join(self.tags) or None,
             "notes": self.notes,
             "host": self.host,
@@ -636,4 +637,5 @@ def _checkpoint_cell(checkpoint: Checkpoint | None) -> str:
     primary = checkpoint.primary_metric
     metrics = checkpoint.metrics
     shown = metrics if primary is None or primary.name not in metrics else {primary.name: metrics[primary.name]}
-    return "\n".join(filter(None, [f"{checkpoint.short_id} (step {checkpoint.step})", markup.pairs(shown)]))
+    where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
+    return "\n".join(filter(None, [f"{checkpoint.short_id} ({where})", markup.pairs(shown)]))

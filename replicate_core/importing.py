@@ -25,6 +25,7 @@ from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
 from replicate_core.known import Known
 from replicate_core.manifest import link_problem, path_problem, tree_problem
 from replicate_core.old_formats import Found
+from replicate_core.progress import Progress, silent
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record
 from replicate_core.repository import FORMAT_KEY, Repository
 from replicate_core.staging import Staged, StagedFile
@@ -47,13 +48,6 @@ COPY_BYTES = 1 << 20
 _Said = TypeVar("_Said", Created, CheckpointFacts)
 
 Outcome: TypeAlias = Literal["imported", "completed", "present", "deleted", "running", "failed"]
-
-Progress = Callable[[int, int], None]
-"""Called with how many experiments are done, and how many there are."""
-
-
-def silent(_done: int, _all: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,7 @@ def import_all(
         scratch: a directory for what is fetched; there must be room for the files of one checkpoint, twice.
         policy: what to compress.
         dry_run: read and check everything, and store nothing.
-        progress: called after each experiment.
+        progress: called with how many experiments are done, and how many there are.
 
     Raises:
         NotFound: there is no old repository.

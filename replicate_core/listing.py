@@ -116,6 +116,15 @@ class Source:
         found = stored.one(experiment)
         return self._listed(queues, waiting, stored, {} if found is None else {experiment: found}).get(experiment)
 
+    def matching(self, prefix: str) -> list[tuple[Listed, str | None]]:
+        """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
+        wanted = prefix.strip().lower()
+        found: list[tuple[Listed, str | None]] = []
+        for listed in self.candidates(wanted).values() if wanted else ():
+            own = [(listed, item.id) for item in listed.state.checkpoints if item.id.startswith(wanted)]
+            found += [(listed, None), *own] if listed.experiment.startswith(wanted) else own
+        return found
+
     def candidates(self, prefix: str) -> dict[str, Listed]:
         """The experiments that have an id, or a checkpoint with one, that begins so, and maybe some more; as `all`."""
         queues = self._spool.queues()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
+
+from replicate_core import wording
 
 VALUE_CHARACTERS = 60
 """Longer values are cut."""
@@ -24,11 +25,8 @@ def text(content: str) -> str:
 
 
 def value(shown: object) -> str:
-    """A param or a metric as people read it: floats with 5 significant digits, long things cut."""
-    if isinstance(shown, float):
-        return f"{shown:.5g}"
-    words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    return words if len(words) <= VALUE_CHARACTERS else words[: VALUE_CHARACTERS - 1] + "…"
+    """A param or a metric as people read it."""
+    return wording.value(shown, characters=VALUE_CHARACTERS)
 
 
 def moment(time: datetime) -> str:
@@ -36,24 +34,9 @@ def moment(time: datetime) -> str:
     return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def duration(passed: timedelta | None) -> str | None:
-    """A duration in hours, minutes and whole seconds: `1:02:03`; None stays None."""
-    return None if passed is None else str(passed).partition(".")[0]
-
-
-def size(count: int) -> str:
-    """A number of bytes as people read it."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.4g} {unit}"
-        amount /= 1000
-    return f"{amount:.4g} TB"
-
-
 def pairs(mapping: Mapping[str, object]) -> str:
     """Names and values, one to a line."""
-    return "\n".join(f"{name}={value(item)}" for name, item in mapping.items())
+    return wording.pairs(mapping, characters=VALUE_CHARACTERS)
 
 
 def page(*parts: str) -> str:

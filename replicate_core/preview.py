@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 
-from replicate_core.markup import size
+from replicate_core.wording import size
 
 SECRET_NAMES = (
     ".env",

@@ -35,6 +35,7 @@ from replicate_core.listing import Listed, Source
 from replicate_core.opening import local_root, open_store, scheme, within
 from replicate_core.options import CREATE
 from replicate_core.preview import Preview
+from replicate_core.progress import Progress, silent
 from replicate_core.ranks import LAUNCHERS, OVERRIDE, Rank, this_rank
 from replicate_core.recording import Bystander, Place, Recorded, Recording, check_inside, labels, mapping, text
 from replicate_core.records import Created, ExperimentState
@@ -140,7 +141,8 @@ class Project:
             return open_store(self.storage, relative_to=self.directory, options=options)
         except StorageFailed as error:
             if error.bucket_is_missing:
-                raise NotFound(f"the bucket of {self.shown_storage} does not exist: nothing can be read there") from error
+                missing = f"the bucket of {self.shown_storage} does not exist: nothing can be read there"
+                raise NotFound(missing) from error
             raise
 
     def open_patiently(self) -> Repository:
@@ -177,7 +179,7 @@ class Project:
             ) from error
 
     def verify(
-        self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: verifying.Progress = verifying.silent
+        self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: Progress = silent
     ) -> verifying.Report:
         """Check that every object that experiments refer to exists, or, `deep`, that every byte is what was stored.
 
@@ -235,9 +237,7 @@ class Project:
         repository = Repository(self._store)
         return compacting.compact(repository, rebuild=rebuild) if repository.check_format() else compacting.Report()
 
-    def copy_to(
-        self, target: Project, prefixes: Sequence[str] = (), *, progress: copying.Progress = copying.silent
-    ) -> copying.Report:
+    def copy_to(self, target: Project, prefixes: Sequence[str] = (), *, progress: Progress = silent) -> copying.Report:
         """Copy to the storage of another project all that it has not, or some experiments.
 
         What is there is never changed; what was deleted here or there is deleted in both. May be repeated, and goes on
@@ -265,7 +265,7 @@ class Project:
         with self.spool.scratch() as scratch:
             return copying.copy(source, other, scratch=scratch, experiments=only, progress=progress)
 
-    def sync(self, *, progress: syncing.Progress = syncing.silent) -> list[syncing.Synced]:
+    def sync(self, *, progress: Progress = silent) -> list[syncing.Synced]:
         """Store what waits in the spool of this project and that no living process of its own will store.
 
         Experiments whose process is gone are ended, as killed if they did not live to say otherwise.
@@ -290,9 +290,7 @@ class Project:
         """
         return whence(self.source, Path(file), partial(_loaded, self))
 
-    def import_from(
-        self, url: str, *, dry_run: bool = False, progress: importing.Progress = importing.silent
-    ) -> list[importing.Imported]:
+    def import_from(self, url: str, *, dry_run: bool = False, progress: Progress = silent) -> list[importing.Imported]:
         """Take over the experiments of a repository that Keepsake 0.4, or the first replicate of 2020, has written.
 
         Ids are kept. What is there already is passed over, so that it can be done again; nothing is changed there.
@@ -514,8 +512,7 @@ def _side(listed: Listed, checkpoint_id: str | None) -> Side:
 
 def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
     """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
-    wanted = prefix.strip().lower()
-    matches = list(_matches(wanted, source.candidates(wanted).values())) if wanted else []
+    matches = source.matching(prefix)
     if not matches:
         named = [one.experiment for one in source.all().values() if one.state.created.name == prefix.strip()]
         hint = f"{', '.join(map(ids.short, named[-CANDIDATES_SHOWN:]))} has that name" if named else ""
@@ -526,15 +523,6 @@ def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
     if len(matches) > 1:
         raise NotFound(_ambiguous(prefix, matches))
     return matches[0]
-
-
-def _matches(prefix: str, experiments: Iterable[Listed]) -> Iterable[tuple[Listed, str | None]]:
-    for listed in experiments:
-        if listed.experiment.startswith(prefix):
-            yield listed, None
-        for checkpoint in listed.state.checkpoints:
-            if checkpoint.id.startswith(prefix):
-                yield listed, checkpoint.id
 
 
 def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:

@@ -367,9 +367,7 @@ def unknown_names(items: Iterable[Known], names: Iterable[str]) -> dict[str, lis
     """The names that mean nothing for any of the experiments, each with names like it that do."""
     items = list(items)
     unknown = [
-        name
-        for name in dict.fromkeys(names)
-        if not is_own(name) and all(look_up(item, name) is None for item in items)
+        name for name in dict.fromkeys(names) if not is_own(name) and all(look_up(item, name) is None for item in items)
     ]
     known = {*OWN_NAMES, *(name for item in items for name in _names(item))} if unknown else set()
     return {name: difflib.get_close_matches(name, sorted(known), _CLOSE_NAMES) for name in unknown}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -81,17 +81,19 @@ def find(source: Source, wanted: str, created: Created) -> Found | None:
     Raises:
         NotFound: nothing, or more than one thing, has an id that begins so.
     """
-    everything = source.all()
     if wanted == AUTO:
-        same = [item.state.created for item in everything.values() if is_same_run(item.state.created, created)]
+        newest_first = reversed(source.all().values())
+        same = next((item for item in newest_first if is_same_run(item.state.created, created)), None)
         reason = f"it has the same name, {created.name!r}" if created.name else "it has the same params and command"
-        return Found(same[-1].experiment, None, reason) if same else None
-    matches = list(_matches(everything.values(), wanted.strip().lower()))
+        return None if same is None else Found(same.experiment, None, reason)
+    matches = source.matching(wanted)
     if len(matches) != 1:
-        found = ", ".join(checkpoint or experiment for experiment, checkpoint in matches) or "nothing"
+        found = ", ".join(checkpoint or listed.experiment for listed, checkpoint in matches) or "nothing"
         raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
-    experiment, checkpoint = matches[0]
-    return Found(experiment, checkpoint, "its id was given" if checkpoint is None else "its checkpoint was given")
+    listed, checkpoint = matches[0]
+    return Found(
+        listed.experiment, checkpoint, "its id was given" if checkpoint is None else "its checkpoint was given"
+    )
 
 
 def is_same_run(old: Created, new: Created) -> bool:
@@ -268,13 +270,3 @@ def check_readable(repository: Repository, checkpoint: CheckpointFacts) -> None:
         with open_file(repository, file, name=path) as stream:
             while stream.read(COPY_BYTES):
                 pass
-
-
-def _matches(experiments: Iterable[Listed], prefix: str) -> Iterable[tuple[str, str | None]]:
-    for listed in experiments if prefix else ():
-        experiment = listed.state.created.experiment
-        if experiment.startswith(prefix):
-            yield experiment, None
-        for checkpoint in listed.state.checkpoints:
-            if checkpoint.id.startswith(prefix):
-                yield experiment, checkpoint.id

@@ -12,20 +12,16 @@ from typing import Literal, TypeAlias
 
 from replicate_core.draining import open_queue
 from replicate_core.errors import Corrupted, ReplicateError
+from replicate_core.progress import Progress, silent
 from replicate_core.spool import Queue, Spool
 
 Outcome: TypeAlias = Literal["stored", "recording", "failed"]
-Progress: TypeAlias = Callable[[int, int], object]
 
 STALLED_SECONDS = 600
 """Another process that stores nothing for so long is not waited for any more."""
 
 LOOK_SECONDS = 0.1
 """How often whoever waits for another process looks how far it is."""
-
-
-def silent(_done: int, _total: int) -> None:
-    """Shows no progress."""
 
 
 @dataclass(frozen=True, slots=True)

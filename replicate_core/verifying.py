@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from replicate_core.documents import DIGEST_NAME
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.manifest import Manifest, Part
+from replicate_core.progress import Progress, silent
 from replicate_core.reading import FETCH_BYTES, Wanted, plan, read, read_part
 from replicate_core.records import ExperimentState
 from replicate_core.repository import DATA, Repository
-
-Progress = Callable[[int, int], None]
-"""Called with how many bytes are checked, and how many there are."""
-
-
-def silent(_done: int, _all: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,7 @@ def verify(
         repository: read without any cache.
         wanted: which snapshots to check.
         deep: read everything.
-        progress: called after every piece of a deep check.
+        progress: called with the bytes that a deep check has compared, and all there are.
 
     Raises:
         StorageFailed: the storage can't be reached.

@@ -11,6 +11,7 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate.cli.show import INTERESTING
+from replicate_core import wording
 from replicate_core.comparing import Comparison, Side
 from replicate_core.diff import Change, Content, FileChange, Unset
 from replicate_core.manifest import File
@@ -204,7 +205,7 @@ def _sizes(change: FileChange) -> str:
 def _size(content: Content) -> str:
     if content is None:
         return ""
-    return output.size(content.size) if isinstance(content, File) else f"link to {content}"
+    return wording.size(content.size) if isinstance(content, File) else f"link to {content}"
 
 
 def _show_rest(console: Console, rest: int, section: str) -> None:

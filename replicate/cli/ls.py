@@ -9,6 +9,7 @@ import click
 
 import replicate
 from replicate.cli import listing, output
+from replicate_core import wording
 
 EXAMPLES = """\b
 Example: replicate ls
@@ -46,14 +47,14 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
-        "TAGS": ["\n".join(output.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
+        "NAME": [wording.cut(experiment.name or "", characters) for experiment in experiments],
+        "TAGS": ["\n".join(wording.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
     }
     state: dict[str, list[str]] = {
         "STATUS": [experiment.status for experiment in experiments],
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": _if_they_differ([output.cut(experiment.host or "", characters) for experiment in experiments]),
-        "USER": _if_they_differ([output.cut(experiment.user or "", characters) for experiment in experiments]),
+        "HOST": _if_they_differ([wording.cut(experiment.host or "", characters) for experiment in experiments]),
+        "USER": _if_they_differ([wording.cut(experiment.user or "", characters) for experiment in experiments]),
     }
     params = {"PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)]}
     if listing.is_narrow():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 import replicate
+from replicate_core import wording
 
 if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does without
     from rich.console import Console
@@ -128,23 +129,13 @@ def printable(text: str) -> str:
 
 
 def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
-    """A param or metric as people read it: floats with 5 significant digits, long things cut."""
-    if isinstance(shown, float):
-        return f"{shown:.5g}"
-    if shown is None or isinstance(shown, (bool, int)):
-        return json.dumps(shown)
-    return cut(shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False), characters)
-
-
-def cut(text: str, characters: int | None) -> str:
-    """The beginning of a text; all of it where None."""
-    return text if characters is None or len(text) <= characters else text[: characters - 1] + "…"
+    """A param or metric as people read it; all of it where `characters` is None."""
+    return wording.value(shown, characters=characters)
 
 
 def pairs(mapping: Mapping[str, object]) -> str:
     """Names and values, one to a line; nothing is cut where a program may read it."""
-    characters = None if is_plain() else VALUE_CHARACTERS
-    return "\n".join(f"{name}={value(item, characters=characters)}" for name, item in mapping.items())
+    return wording.pairs(mapping, characters=None if is_plain() else VALUE_CHARACTERS)
 
 
 def ago(moment: datetime, *, now: datetime) -> str:
@@ -155,21 +146,6 @@ def ago(moment: datetime, *, now: datetime) -> str:
             return f"{count} {word}{'s' if count > 1 else ''} ago"
     seconds = max(0, int(passed.total_seconds()))
     return f"{seconds} second{'' if seconds == 1 else 's'} ago"
-
-
-def elapsed(passed: timedelta) -> str:
-    """A duration in hours, minutes and whole seconds: `1:02:03`."""
-    return str(passed).partition(".")[0]
-
-
-def size(count: int) -> str:
-    """A number of bytes as people read it."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.4g} {unit}"
-        amount /= 1000
-    return f"{amount:.4g} TB"
 
 
 def moment(time: datetime) -> str:
@@ -270,16 +246,9 @@ def checkpoint_cell(
     primary = checkpoint.primary_metric
     names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
     metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
-    where = ", ".join([f"step {checkpoint.step}", *caveats(checkpoint)])
+    where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
     lines = [f"{checkpoint.short_id} ({where})", *(f"{name}={value(item)}" for name, item in metrics.items())]
     return ("\n  " if indented else "\n").join(lines)
-
-
-def caveats(checkpoint: replicate.Checkpoint) -> list[str]:
-    """What must be known of a checkpoint before it is relied upon."""
-    if checkpoint.lacks_files:
-        return ["files let go" if checkpoint.is_released else "files not saved"]
-    return [] if checkpoint.is_stored else ["not stored yet"]
 
 
 def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:

@@ -10,6 +10,7 @@ import click
 
 import replicate
 from replicate.cli import listing, output
+from replicate_core import wording
 
 EXAMPLES = """\b
 Example: replicate ps
@@ -37,11 +38,11 @@ def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> l
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [output.cut(experiment.name or "", characters) for experiment in experiments],
+        "NAME": [wording.cut(experiment.name or "", characters) for experiment in experiments],
     }
     place: dict[str, list[str]] = {
-        "HOST": [output.cut(experiment.host or "", characters) for experiment in experiments],
-        "USER": [output.cut(experiment.user or "", characters) for experiment in experiments],
+        "HOST": [wording.cut(experiment.host or "", characters) for experiment in experiments],
+        "USER": [wording.cut(experiment.user or "", characters) for experiment in experiments],
     }
     times: dict[str, list[str]] = {
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],

@@ -12,6 +12,7 @@ import click
 
 import replicate
 from replicate.cli import options, output, plot
+from replicate_core import wording
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +100,7 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Status": _status(experiment),
         "Last sign of life": None if experiment.heartbeat is None else output.moment(experiment.heartbeat),
         "Waiting": f"{experiment.waiting} not stored yet" if experiment.waiting else None,
-        "Duration": None if experiment.duration is None else output.elapsed(experiment.duration),
+        "Duration": None if experiment.duration is None else wording.elapsed(experiment.duration),
         "Blocked": None
         if experiment.blocked is None
         else f"{experiment.blocked.total_seconds():.2f} s in checkpoint(), in total",
@@ -115,8 +116,8 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
 def _size(experiment: replicate.Experiment) -> str:
     """The size of its files, and what of it lies in the storage already, because something else has the same bytes."""
     saved = experiment.size_bytes - experiment.stored_bytes
-    share = f" ({output.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
-    return f"{output.size(experiment.size_bytes)}, {output.size(experiment.stored_bytes)} stored{share}"
+    share = f" ({wording.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
+    return f"{wording.size(experiment.size_bytes)}, {wording.size(experiment.stored_bytes)} stored{share}"
 
 
 def _show_plot(console: Console, experiment: replicate.Experiment) -> None:
@@ -153,7 +154,7 @@ def _system(system: Mapping[str, object]) -> dict[str, str | None]:
     return {
         "Platform": None if platform is None else str(platform),
         "Processors": None if processors is None else output.value(processors),
-        "Memory": output.size(memory) if isinstance(memory, int) else None,
+        "Memory": wording.size(memory) if isinstance(memory, int) else None,
         "Accelerators": ", ".join(map(str, accelerators)) if isinstance(accelerators, list) and accelerators else None,
     }
 
@@ -170,7 +171,7 @@ def _packages(packages: Mapping[str, str], *, everything: bool) -> dict[str, str
 
 def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) -> str:
     is_best = best is not None and checkpoint.id == best.id
-    marks = [*(["best"] if is_best else []), *output.caveats(checkpoint)]
+    marks = [*(["best"] if is_best else []), *checkpoint.caveats()]
     return f" ({', '.join(marks)})" if marks else ""
 
 
@@ -187,7 +188,7 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> tuple
         [
             checkpoint.short_id + _marks(checkpoint, best),
             str(checkpoint.step),
-            output.elapsed(checkpoint.created - experiment.created),
+            wording.elapsed(checkpoint.created - experiment.created),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
         ]
         for checkpoint in checkpoints
@@ -217,15 +218,15 @@ def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpo
     facts = {
         "Created": output.moment(checkpoint.created),
         "Step": str(checkpoint.step),
-        "Note": ", ".join(output.caveats(checkpoint)) or None,
+        "Note": ", ".join(checkpoint.caveats()) or None,
         "Path": checkpoint.path,
-        "Size": output.size(checkpoint.size_bytes),
+        "Size": wording.size(checkpoint.size_bytes),
         "Experiment": experiment.id,
     }
     _section(console, f"Checkpoint: {checkpoint.id}", facts)
     _section(console, "Metrics", _metrics(checkpoint))
     _section(console, "Other values", _values(checkpoint.extra))
-    _section(console, "Files", {path: output.size(size) for path, size in checkpoint.files.items()})
+    _section(console, "Files", {path: wording.size(size) for path, size in checkpoint.files.items()})
     _section(console, "Params of the experiment", _values(output.flat(experiment.params)))
 
 

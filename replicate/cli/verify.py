@@ -9,6 +9,7 @@ import click
 
 import replicate
 from replicate.cli import options, output
+from replicate_core import wording
 
 
 @click.command(epilog="Example: replicate verify --deep 3fa2c1b")
@@ -33,7 +34,7 @@ def verify(
     elif report.damages:
         _show(report.damages)
     if not as_json:
-        what = f"{output.size(report.bytes_checked)} read" if deep else "sizes compared"
+        what = f"{wording.size(report.bytes_checked)} read" if deep else "sizes compared"
         count = len(report.damages)
         verdict = f"{count} problem{'s' * (count != 1)}" if count else "no problems"
         click.echo(f"{report.experiments} experiments, {report.objects} objects, {what}: {verdict}.")

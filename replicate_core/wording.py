@@ -1,0 +1,41 @@
+"""How values, sizes and durations read, in a terminal and in a notebook alike. Pure, and plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+
+
+def value(shown: object, *, characters: int | None) -> str:
+    """A param or metric as people read it: floats with 5 significant digits, long things cut to so many characters."""
+    if isinstance(shown, float):
+        return f"{shown:.5g}"
+    if shown is None or isinstance(shown, (bool, int)):
+        return json.dumps(shown)
+    return cut(shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False), characters)
+
+
+def cut(text: str, characters: int | None) -> str:
+    """The beginning of a text; all of it where None."""
+    return text if characters is None or len(text) <= characters else text[: characters - 1] + "…"
+
+
+def pairs(mapping: Mapping[str, object], *, characters: int | None) -> str:
+    """Names and values, one to a line; values as of `value`."""
+    return "\n".join(f"{name}={value(item, characters=characters)}" for name, item in mapping.items())
+
+
+def elapsed(passed: timedelta) -> str:
+    """A duration in hours, minutes and whole seconds: `1:02:03`."""
+    return str(passed).partition(".")[0]
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}"
+        amount /= 1000
+    return f"{amount:.4g} TB"
