@@ -91,9 +91,8 @@ def find(source: Source, wanted: str, created: Created) -> Found | None:
         found = ", ".join(checkpoint or listed.experiment for listed, checkpoint in matches) or "nothing"
         raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
     listed, checkpoint = matches[0]
-    return Found(
-        listed.experiment, checkpoint, "its id was given" if checkpoint is None else "its checkpoint was given"
-    )
+    reason = "its id was given" if checkpoint is None else "its checkpoint was given"
+    return Found(listed.experiment, checkpoint, reason)
 
 
 def is_same_run(old: Created, new: Created) -> bool:

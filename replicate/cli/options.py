@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +13,10 @@ from replicate_core import ids
 
 DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replicate.create"
 """Where the context keeps what was given: before a command and after it, which counts more."""
+
+
+OFFERED = 100
+"""So many of the latest experiments a completion offers before anything is typed."""
 
 
 def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
@@ -74,13 +79,23 @@ COMMON = (
 
 
 def complete_id(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The ids that begin so: of experiments, and of checkpoints once a character is typed."""
+    """The ids that begin so, of experiments and checkpoints; before a character is typed the latest experiments."""
     try:
-        experiments = open_project(context).experiments.list()
+        found = list(_begun(open_project(context), begun))
     except replicate.ReplicateError:
         return []  # a completion has no way to say why
-    found = [(item.id, item.name or item.status) for item in reversed(experiments)]
-    if begun:
-        found += [(checkpoint.id, f"step {checkpoint.step}") for item in experiments for checkpoint in item.checkpoints]
     length = ids.SHORT_LENGTH if len(begun) < ids.SHORT_LENGTH else None
-    return [CompletionItem(item[:length], help=said) for item, said in found if item.startswith(begun.lower())]
+    return [CompletionItem(item[:length], help=said) for item, said in found]
+
+
+def _begun(project: replicate.Project, begun: str) -> Iterator[tuple[str, str]]:
+    """Ids, and what is said of each."""
+    if not begun:
+        for experiment in reversed(project.experiments.list()[-OFFERED:]):
+            yield experiment.id, experiment.name or experiment.status
+    for listed, checkpoint_id in project.source.matching(begun):
+        if checkpoint_id is None:
+            yield listed.experiment, listed.state.created.name or listed.status
+        for checkpoint in listed.state.checkpoints:
+            if checkpoint.id == checkpoint_id:
+                yield checkpoint.id, f"step {checkpoint.step}"

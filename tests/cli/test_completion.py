@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 import replicate
+from replicate.cli import cli, options
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -56,6 +58,13 @@ def test_ids_of_experiments_are_offered_and_of_checkpoints_once_begun(experiment
     assert completed("diff", experiments[0].id, checkpoint.id[:6]) == [checkpoint.short_id]
     assert completed("checkout", checkpoint.id[:9]) == [checkpoint.id]
     assert completed("rm", "zzz") == []
+
+
+def test_only_the_latest_experiments_are_offered_before_anything_is_typed(experiments, monkeypatch) -> None:
+    monkeypatch.setattr(options, "OFFERED", 1)
+    assert [item.value for item in options.complete_id(click.Context(cli), cli.params[0], "")] == [
+        experiments[1].short_id
+    ]
 
 
 def test_ids_come_from_the_storage_that_is_named(experiments, tmp_path: Path, monkeypatch) -> None:
