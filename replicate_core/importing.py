@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias, TypeVar
 
 from replicate_core import ids, old_formats
+from replicate_core.compacting import compact_if_due
 from replicate_core.encodings import Policy
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
 from replicate_core.known import Known
@@ -100,6 +101,8 @@ def import_all(
     for number, key in enumerate(old.experiments, start=1):
         results.append(importer.take_over(key))
         progress(number, len(old.experiments))
+    if any(result.outcome in ("imported", "completed") for result in results) and not dry_run:
+        compact_if_due(repository)
     return results + [Imported(_id_in(key), "failed", damages=(why,)) for key, why in old.unreadable.items()]
 
 

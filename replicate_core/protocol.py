@@ -36,6 +36,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     Args:
         storage: a URL or path; left out, that of the project.
         directory: the project directory; left out, the one around the working directory.
+        storage_options: what the driver of the storage is told; as of `Project`.
         **options: those that every fsspec file system takes.
 
     Raises:
@@ -47,14 +48,22 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     protocol = "replicate"
     cachable = False  # the project around the working directory is another one after `chdir`
 
-    def __init__(self, *, storage: str | None = None, directory: str | Path | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        storage: str | None = None,
+        directory: str | Path | None = None,
+        storage_options: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self._project = Project(storage=storage, directory=directory)
+        self._project = Project(storage=storage, directory=directory, storage_options=storage_options)
         self._storage = None if storage is None else self._project.storage
+        self._storage_options = storage_options
 
     def __reduce__(self) -> tuple[object, ...]:
         """Another process reads the same project, wherever it works."""
-        return _opened, (self._storage, str(self._project.directory))
+        return _opened, (self._storage, str(self._project.directory), self._storage_options)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -174,8 +183,8 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
                 yield from self._below(experiment.id, None if maxdepth is None else maxdepth - 1)
 
 
-def _opened(storage: str | None, directory: str) -> ReplicateFileSystem:
-    return ReplicateFileSystem(storage=storage, directory=directory)
+def _opened(storage: str | None, directory: str, options: Mapping[str, object] | None) -> ReplicateFileSystem:
+    return ReplicateFileSystem(storage=storage, directory=directory, storage_options=options)
 
 
 class _Files:

@@ -90,6 +90,7 @@ def verify(
     states = repository.states(unusable)
     sizes = {entry.key: entry.size for entry in repository.store.list(DATA)}
     snapshots = [snapshot for snapshot in snapshots_of(states) if wanted(snapshot)]
+    experiments = sum(wanted(Snapshot(experiment, None, "")) for experiment in states)  # with files or without
     objects: set[str] = set()
     parts: dict[Part, list[tuple[Snapshot, str]]] = {}
     packs: dict[str, _Pack] = {}
@@ -125,7 +126,7 @@ def verify(
         states = repository.states(lambda _: None)
         still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
         damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
-    return Report(tuple(dict.fromkeys(damages)), len({item.experiment for item in snapshots}), len(objects), checked)
+    return Report(tuple(dict.fromkeys(damages)), experiments, len(objects), checked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ def verify(
         _show(report.damages)
     if not as_json:
         what = f"{wording.size(report.bytes_checked)} read" if deep else "sizes compared"
-        count = len(report.damages)
-        verdict = f"{count} problem{'s' * (count != 1)}" if count else "no problems"
-        click.echo(f"{report.experiments} experiments, {report.objects} objects, {what}: {verdict}.")
+        verdict = output.count(len(report.damages), "problem") if report.damages else "no problems"
+        checked = f"{output.count(report.experiments, 'experiment')}, {output.count(report.objects, 'object')}"
+        click.echo(f"{checked}, {what}: {verdict}.")
     return 4 if report.damages else 0
 
 

@@ -33,6 +33,7 @@ def lab() -> Lab:
 
 
 NAMES = [f"{number}" * 32 for number in range(1, 5)]
+SESSIONS = [None, "a" * 32, "b" * 32]
 
 
 class TestMerged:
@@ -54,14 +55,15 @@ class TestMerged:
             elif action == 3 and (keys := lab.remote.keys(SEGMENTS)):
                 lab.remote.objects.pop(data.draw(st.sampled_from(keys)))
             elif action == 4:
-                lab.record(Ended(name, lab.remote.now, "failed", session=data.draw(st.sampled_from([None, "a" * 32]))))
+                lab.record(Ended(name, lab.remote.now, "failed", session=data.draw(st.sampled_from(SESSIONS))))
             elif action == 5:
                 lab.record(Edited(name, name="renamed"))
             elif action == 6 and data.draw(st.booleans()):
                 lab.record(Deleted(name, None if data.draw(st.booleans()) else tuple(points[:1])))
             elif action == 7:
-                checkpoint = points[0] if points else None
-                lab.record(Resumed(name, lab.remote.now, "a" * 32, None, checkpoint))
+                checkpoint = data.draw(st.sampled_from([None, *points]))
+                session, before = data.draw(st.sampled_from([("a" * 32, None), ("b" * 32, "a" * 32)]))
+                lab.record(Resumed(name, lab.remote.now, session, before, checkpoint, adds=data.draw(st.booleans())))
             elif action == 8:
                 lab.record(Released(name, tuple(points[-1:])))
             elif action == 9:
@@ -71,7 +73,7 @@ class TestMerged:
             else:
                 facts = lab.point(len(points))
                 points.append(facts.id)
-                session = data.draw(st.sampled_from([None, "a" * 32]))
+                session = data.draw(st.sampled_from(SESSIONS))
                 lab.record(Checkpointed(name, (facts,), session=session))
         lab.check()
 

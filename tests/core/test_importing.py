@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 import replicate_core as replicate
-from replicate_core import importing
+from replicate_core import compacting, importing
 from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 
@@ -179,6 +179,13 @@ class TestKeepsake:
         here.import_from(f"memory://{name}/old")
         assert here.experiments.list()[0].best().open().read() == b"weights of step 1\n"
         assert here.experiments.list()[0].config["imported"]["from"] == f"memory://{name}/old"
+
+    def test_many_records_are_put_together(self, keepsake: Path, project: Path, monkeypatch) -> None:
+        monkeypatch.setattr(compacting, "UNCOVERED_MAX", 2)
+        take_over(keepsake, dry_run=True)
+        take_over(keepsake)
+        assert len(list(project.glob(".replicate/storage/segments/*"))) == 1
+        assert len(replicate.experiments.list()) == 2
 
     def test_how_far_it_is(self, keepsake: Path, project: Path) -> None:
         seen: list[tuple[int, int]] = []

@@ -144,6 +144,13 @@ class TestWhichProjectIsRead:
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout == "weights of step 1\n"
 
+    def test_with_what_its_driver_is_told(self, project: Path) -> None:
+        told = {"secret": "${REPLICATE_TEST_UNSET}"}
+        fs = fsspec.filesystem("replicate", storage="s3://bucket", storage_options=told)
+        for opened in (fs, pickle.loads(pickle.dumps(fs))):
+            with pytest.raises(replicate.ConfigInvalid, match="REPLICATE_TEST_UNSET"):
+                opened.ls("")
+
     def test_a_storage_can_not_be_one_of_our_own_urls(self, experiment: replicate.Experiment) -> None:
         for storage in (f"replicate://{experiment.id}", "Replicate://x"):
             with pytest.raises(replicate.InvalidInput, match="can't be one: replicate:// reads"):
