@@ -35,6 +35,9 @@ REQUEST_SECONDS = 120.0
 HASTY_SECONDS = 10.0
 """The same, where somebody waits for it."""
 
+PROBE_SECONDS = 30.0
+"""How long a storage may take to say that it is there, even for a recorder: that asks again, and `init` is waited for."""
+
 LIST_SECONDS = 600.0
 """How long a listing may take: it is as long as what it lists."""
 
@@ -100,13 +103,14 @@ class FsspecStore:
             StorageFailed: it can't be used.
         """
         bucket, _, below = self._root.partition("/")
+        less = min(0.0, PROBE_SECONDS - self._seconds())
         try:
             with self._translating("open the storage"):
                 if self._driver.probe is None:  # not `exists`: that takes any error for a no
                     with suppress(FileNotFoundError):  # directories are made
-                        self._call("info", self._root or "/")
+                        self._call("info", self._root or "/", more_seconds=less)
                 else:
-                    self._request(lambda fs: self._ask(fs, bucket, f"{below}/" if below else ""))
+                    self._request(lambda fs: self._ask(fs, bucket, f"{below}/" if below else ""), more_seconds=less)
         except StorageFailed as error:
             if not (create and error.bucket_is_missing):
                 raise

@@ -16,7 +16,7 @@ from storage_servers import Place, free_port, running, sshd
 
 from replicate_core.drivers import ATTEMPTS
 from replicate_core.errors import ConfigInvalid, InvalidInput, NotFound, StorageFailed
-from replicate_core.fsspec_store import HASTY_SECONDS
+from replicate_core.fsspec_store import HASTY_SECONDS, PROBE_SECONDS
 from replicate_core.opening import open_store
 from replicate_core.store import Store
 
@@ -177,6 +177,13 @@ class TestS3:
             place = Place("s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{port}")
             refused(lambda: hasty(place), "did not answer in time", permanent=False)
         assert HASTY_SECONDS == 10
+
+    def test_a_server_that_never_answers_holds_up_no_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("replicate_core.fsspec_store.PROBE_SECONDS", 1.0)
+        with silent_port() as port:
+            place = Place("s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{port}")
+            refused(place.open, "did not answer in time", permanent=False)
+        assert PROBE_SECONDS == 30
 
     def test_a_server_that_is_slow_is_waited_for(self, s3: FaultS3, on_s3: Place) -> None:
         with s3.failing(Fault(seconds=0.5)):
