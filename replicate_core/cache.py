@@ -100,14 +100,14 @@ class CachedStore:
 
     def names(self, prefix: str) -> list[str]:
         """See `Store.names`."""
-        found = self._store.names(prefix)
-        if prefix == SEGMENTS:
-            self._forget_all_but([f"{prefix}{name}" for name in found])
-        return found
+        return self._store.names(prefix)
 
     def list(self, prefix: str) -> list[Entry]:
         """See `Store.list`."""
-        return self._store.list(prefix)
+        found = self._store.list(prefix)
+        if prefix == SEGMENTS:
+            self._forget_all_but([entry.key for entry in found])
+        return found
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """See `Store.sizes`."""

@@ -171,7 +171,8 @@ def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
     """The segments that can be read, the oldest first; `unusable` is called with what is wrong with the others."""
     found: dict[str, bytes] = {}
     for _ in range(ATTEMPTS):
-        keys = [f"{SEGMENTS}{name}" for name in repository.store.names(SEGMENTS) if name.endswith(".jsonl.gz")]
+        # not `names`: s3fs makes two requests of that where there is nothing
+        keys = [entry.key for entry in repository.store.list(SEGMENTS) if entry.key.endswith(".jsonl.gz")]
         found = repository.store.get_many(keys) if keys else {}
         if len(found) == len(keys):
             break

@@ -188,8 +188,7 @@ def _replaceable(repository: Repository, found: Sequence[Segment]) -> list[str]:
     """The segments that a new one has taken the place of: those that were read, and those that are damaged."""
     read = [segment.key for segment in found]
     damaged: list[str] = []
-    for name in repository.store.names(SEGMENTS):
-        key = f"{SEGMENTS}{name}"
+    for key in (entry.key for entry in repository.store.list(SEGMENTS)):
         if key not in read:
             try:
                 segments.decode(repository.store.get(key), key=key)

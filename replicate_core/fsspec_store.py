@@ -36,7 +36,7 @@ HASTY_SECONDS = 10.0
 """The same, where somebody waits for it."""
 
 PROBE_SECONDS = 30.0
-"""How long a storage may take to say that it is there, even for a recorder: that asks again, and `init` is waited for."""
+"""How long a storage may take to say that it is there, even for recorders: they ask again, and `init` is waited for."""
 
 LIST_SECONDS = 600.0
 """How long a listing may take: it is as long as what it lists."""

@@ -129,7 +129,7 @@ class TestRequests:
         last, before = (f"{lab.remote.now - timedelta(days=ago):%Y%m%d}" for ago in (1, 2))
         assert self.listed(lab) == [
             "get replicate.json",
-            f"names {SEGMENTS}",
+            f"list {SEGMENTS}",
             "get_many 1",
             f"names {RECORDS}",
             f"names {RECORDS}{before}/",
@@ -155,7 +155,7 @@ class TestRequests:
         lab.train()
         lab.asked()
         lab.read()
-        assert lab.asked() == ["get replicate.json", f"names {SEGMENTS}", f"list {RECORDS}", "get_many 4"]
+        assert lab.asked() == ["get replicate.json", f"list {SEGMENTS}", f"list {RECORDS}", "get_many 4"]
 
     def test_are_one_listing_where_many_days_are_not_settled(self, lab: Lab) -> None:
         self.fill(lab, 3)
@@ -314,10 +314,10 @@ class TestDamage:
         lab.train()
         lab.compact()
         old = lab.segment()
-        names = iter([lab.remote.names(SEGMENTS)])
+        listings = iter([lab.remote.list(SEGMENTS)])
         lab.compact(rebuild=True)
-        real = lab.remote.names
-        lab.remote.names = lambda prefix: next(names, None) or real(prefix)  # type: ignore[method-assign]
+        real = lab.remote.list
+        lab.remote.list = lambda prefix: next(listings, None) or real(prefix)  # type: ignore[method-assign]
         assert old not in lab.remote.objects
         (held,) = catalogue.read_segments(lab.repository, lambda _: None)
         assert held.key == lab.segment()

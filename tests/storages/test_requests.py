@@ -47,6 +47,7 @@ def test_a_beginning(s3: FaultS3, open_project: Callable[[], replicate.Project])
         "PUT replicate.json": 1,  # only the first experiment of a storage
         "PUT heartbeats": 1,
         "LIST prune": 1,
+        "LIST segments": 1,
         "LIST records": 1,  # what is there already, which need not be stored again
         **CHECKPOINT,  # the code
     }
@@ -81,13 +82,27 @@ def test_listing_once_and_again(s3: FaultS3, open_project: Callable[[], replicat
     experiment.stop()
     with s3.counted() as first:
         open_project().experiments.list()
-    assert first == {"LIST everything": 1, "GET replicate.json": 1, "LIST records": 1, "GET records": 3}
+    looks = {"LIST everything": 1, "GET replicate.json": 1, "LIST segments": 1, "LIST records": 1}
+    assert first == {**looks, "GET records": 3}
     with s3.counted() as again:
         (found,) = open_project().experiments.list()
-    assert again == {"LIST everything": 1, "GET replicate.json": 1, "LIST records": 1}
+    assert again == looks
     with s3.counted() as reading:
         found.checkpoints[0].open().read()
     assert reading == {"GET manifests": 1, "GET data": 1}
+
+
+def test_listing_what_was_put_together(s3: FaultS3, open_project: Callable[[], replicate.Project]) -> None:
+    for _ in range(3):
+        begin(open_project).stop()
+    open_project().compact()
+    with s3.counted() as first:
+        assert len(open_project().experiments.list()) == 3
+    looks = {"LIST everything": 1, "GET replicate.json": 1, "LIST segments": 1, "LIST records": 1}
+    assert first == {**looks, "GET segments": 1}
+    with s3.counted() as again:
+        assert len(open_project().experiments.list()) == 3
+    assert again == looks
 
 
 def test_an_end(s3: FaultS3, open_project: Callable[[], replicate.Project]) -> None:
