@@ -53,6 +53,15 @@ def _changes(before: Mapping[str, Value], after: Mapping[str, Value], prefix: st
             yield Change(prefix + name, old, new)
 
 
+def differing(several: Sequence[Mapping[str, Value]]) -> list[str]:
+    """The names of the values that are not the same in all of several mappings; where there is only one, of all."""
+    names = dict.fromkeys(name for each in several for name in each)
+    if len(several) < 2:
+        return list(names)
+    first = several[0]
+    return [name for name in names if not all(_same(each.get(name, UNSET), first.get(name, UNSET)) for each in several)]
+
+
 def _same(old: Value | Unset, new: Value | Unset) -> bool:
     if isinstance(old, Unset) or isinstance(new, Unset):
         return old is new

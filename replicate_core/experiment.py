@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, overload
 from replicate_core import frames, ids, markup, plotting, records, series, wording
 from replicate_core.checkout import Layout, What, check_out, lay_out
 from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
+from replicate_core.diff import differing
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
@@ -579,7 +580,7 @@ class ExperimentList(Sequence[Experiment]):
         """What a notebook shows."""
         shown = self[: markup.ROWS_MAX]
         params = [series.flat(experiment.params) for experiment in shown]
-        differing = [name for name in dict.fromkeys(name for each in params for name in each) if _differs(name, params)]
+        names = differing(params)
         rows = [
             [
                 experiment.short_id,
@@ -587,7 +588,7 @@ class ExperimentList(Sequence[Experiment]):
                 markup.moment(experiment.created),
                 experiment._seen().status,  # noqa: SLF001  # it is ours
                 ", ".join(experiment.tags),
-                markup.pairs({name: each[name] for name in differing if name in each}),
+                markup.pairs({name: each[name] for name in names if name in each}),
                 _checkpoint_cell(experiment.best()),
                 _checkpoint_cell(experiment.latest()),
             ]
@@ -623,11 +624,6 @@ def _row(experiment: Experiment) -> dict[str, object]:
             found |= {f"{which}.id": checkpoint.id, f"{which}.step": checkpoint.step}
             found |= series.flat(checkpoint.metrics, f"{which}.metrics.")
     return found
-
-
-def _differs(name: str, params: Sequence[Mapping[str, Value]]) -> bool:
-    missing = object()
-    return len(params) == 1 or any(each.get(name, missing) != params[0].get(name, missing) for each in params)
 
 
 def _checkpoint_cell(checkpoint: Checkpoint | None) -> str:

@@ -9,7 +9,8 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-from replicate_core import wording
+from replicate_core import series, wording
+from replicate_core.diff import differing
 
 EXAMPLES = """\b
 Example: replicate ls
@@ -84,17 +85,10 @@ def _if_they_differ(cells: list[str]) -> list[str]:
     return cells if len(set(cells)) > 1 else []
 
 
-def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) -> list[Mapping[str, object]]:
+def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) -> Sequence[Mapping[str, object]]:
     """The params of each experiment: all, or those that are not the same everywhere."""
-    all_params: list[Mapping[str, object]] = [output.flat(experiment.params) for experiment in experiments]
-    if everything or len(all_params) == 1:
+    all_params = [series.flat(experiment.params) for experiment in experiments]
+    if everything:
         return all_params
-    names = dict.fromkeys(name for params in all_params for name in params)
-    missing = object()
-    differing = [name for name in names if any(_differs(params, all_params[0], name, missing) for params in all_params)]
-    return [{name: params[name] for name in differing if name in params} for params in all_params]
-
-
-def _differs(params: Mapping[str, object], first: Mapping[str, object], name: str, missing: object) -> bool:
-    found, wanted = params.get(name, missing), first.get(name, missing)
-    return found is not wanted and found != wanted and not (found != found and wanted != wanted)  # noqa: PLR0124  # NaN
+    names = differing(all_params)
+    return [{name: params[name] for name in names if name in params} for params in all_params]

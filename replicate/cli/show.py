@@ -12,7 +12,7 @@ import click
 
 import replicate
 from replicate.cli import options, output, plot
-from replicate_core import wording
+from replicate_core import series, wording
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,7 @@ def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) 
 
 def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool) -> None:
     _section(console, f"Experiment: {experiment.id}", _facts(experiment))
-    _section(console, "Params", _values(output.flat(experiment.params)))
+    _section(console, "Params", _values(series.flat(experiment.params)))
     _section(console, "System", {"Python": experiment.python_version, **_system(experiment.system)})
     _section(console, "Packages", _packages(experiment.packages, everything=everything))
     _show_plot(console, experiment)
@@ -227,7 +227,7 @@ def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpo
     _section(console, "Metrics", _metrics(checkpoint))
     _section(console, "Other values", _values(checkpoint.extra))
     _section(console, "Files", {path: wording.size(size) for path, size in checkpoint.files.items()})
-    _section(console, "Params of the experiment", _values(output.flat(experiment.params)))
+    _section(console, "Params of the experiment", _values(series.flat(experiment.params)))
 
 
 def _metrics(checkpoint: replicate.Checkpoint) -> dict[str, str | None]:

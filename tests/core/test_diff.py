@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicate_core import diff
-from replicate_core.diff import UNSET, Change, changes, file_changes, unified
+from replicate_core.diff import UNSET, Change, changes, differing, file_changes, unified
 from replicate_core.manifest import File, Manifest, Part
 from replicate_core.values import Value
 
@@ -21,6 +21,16 @@ def test_values_that_are_the_same_are_not_listed() -> None:
     same: dict[str, Value] = {"lr": 0.1, "nan": math.nan, "list": [1, math.nan], "none": None, "amp": True}
     assert changes(same, dict(same)) == []
     assert changes({"x": 1}, {"x": 1.0}) == []
+
+
+def test_what_differs_among_several_is_named_once() -> None:
+    several: list[dict[str, Value]] = [
+        {"lr": 0.1, "same": math.nan, "flag": True},
+        {"lr": 0.2, "same": math.nan, "flag": 1, "new": None},
+    ]
+    assert differing(several) == ["lr", "flag", "new"]
+    assert differing(several[:1]) == ["lr", "same", "flag"], "of one, all"
+    assert differing([]) == []
 
 
 def test_what_differs_is_listed_by_name_with_both_values() -> None:
