@@ -180,6 +180,14 @@ class TestKeepsake:
         assert here.experiments.list()[0].best().open().read() == b"weights of step 1\n"
         assert here.experiments.list()[0].config["imported"]["from"] == f"memory://{name}/old"
 
+    def test_with_what_the_driver_of_the_project_is_told(self, project: Path) -> None:
+        told = {"secret": "${REPLICATE_TEST_UNSET}"}
+        here = replicate.Project(storage="s3://bucket", storage_options=told)
+        with pytest.raises(replicate.ConfigInvalid, match="REPLICATE_TEST_UNSET"):
+            here.import_from("s3://old")
+        with pytest.raises(replicate.NotFound, match="is no repository of Keepsake"):
+            here.import_from("nothing")
+
     def test_many_records_are_put_together(self, keepsake: Path, project: Path, monkeypatch) -> None:
         monkeypatch.setattr(compacting, "UNCOVERED_MAX", 2)
         take_over(keepsake, dry_run=True)
