@@ -185,8 +185,6 @@ class TestKeepsake:
         here = replicate.Project(storage="s3://bucket", storage_options=told)
         with pytest.raises(replicate.ConfigInvalid, match="REPLICATE_TEST_UNSET"):
             here.import_from("s3://old")
-        with pytest.raises(replicate.NotFound, match="is no repository of Keepsake"):
-            here.import_from("nothing")
 
     def test_many_records_are_put_together(self, keepsake: Path, project: Path, monkeypatch) -> None:
         monkeypatch.setattr(compacting, "UNCOVERED_MAX", 2)

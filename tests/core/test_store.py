@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from store_suite import StoreSuite
 
 from replicate_core import fsspec_store as stores
@@ -630,6 +631,7 @@ class TestOpening:
     )
     def test_a_driver_that_is_missing_names_the_extra(self, location, package, extra, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(_registry, location.partition(":")[0], raising=False)  # imported by another test
         with pytest.raises(MissingExtra, match=rf'{location} needs .*: pip install {package} .*"replicate\[{extra}\]"'):
             open_store(location, relative_to=HERE)
 
