@@ -19,7 +19,8 @@ from replicate_core import locks
 Start = Callable[..., "subprocess.Popen[str]"]
 
 HOLDING = (
-    "import sys, pathlib; from replicate_core import locks\n"
+    "import signal, sys, pathlib; from replicate_core import locks\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who runs tests in the background ignores it
     "print(locks.acquire(pathlib.Path(sys.argv[1])), flush=True)\n"
     "sys.stdin.readline()\n"
 )
