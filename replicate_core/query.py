@@ -48,7 +48,7 @@ Local: TypeAlias = Callable[[datetime], datetime]
 """Gives a time without a zone the zone of whoever typed it."""
 
 _FORM = re.compile(r"\s*(?P<name>[^<>=!]*[^<>=!\s])\s*(?P<op><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
-_SEVERAL = re.compile(r"(?:\s(?:and|or|&&|\|\|)\s|,)[^<>=!,]*[^<>=!,\s]\s*[<>=!]", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:\s(?:and|or|&&|\|\|)\s|,)\s*[a-z_][\w.-]*\s*[<>=!]", re.IGNORECASE)
 _STATUSES = get_args(Status)
 _ORDERS: dict[str, Callable[..., bool]] = {
     "<": operator.lt,

@@ -103,10 +103,17 @@ def test_a_directory_that_is_missing_exits_with_2(cli: Cli, experiments) -> None
     assert "there is no directory no/such. Make it first" in err
 
 
-def test_what_can_not_be_written_exits_with_3(cli: Cli, experiments) -> None:
-    code, _, err = cli("export", "n" * 300 + ".csv")
+def test_what_can_not_be_written_exits_with_3(
+    cli: Cli, experiments, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = cli("export", "here.csv")
     assert code == 3
-    assert "can't write" in err
+    assert "can't write here.csv: [Errno 28] No space left" in err
+    assert not list(project.glob("*.csv"))
 
 
 def test_a_name_that_tells_no_format_exits_with_2(cli: Cli, experiments) -> None:

@@ -410,7 +410,7 @@ class TestFilesThatWait:
     def test_of_checkpoints_without_any_are_none(self, lab: Lab) -> None:
         found = lab.checkpoint(lab.save(lab.begin(), 1))
         assert found.files == {}
-        with pytest.raises(NotFound, match="has 0 files"):
+        with pytest.raises(NotFound, match="has no files: none were given"):
             found.open()
 
     def test_of_a_copy_that_was_cut_short_are_not_opened(self, lab: Lab) -> None:

@@ -615,7 +615,7 @@ class TestFilesOfACheckpoint:
 
     def test_one_without_files_has_none(self, project: Path) -> None:
         checkpoint = replicate.init({}, path=None).checkpoint(None, {})
-        with pytest.raises(replicate.NotFound, match="has 0 files: say which of none"):
+        with pytest.raises(replicate.NotFound, match="has no files: none were given"):
             checkpoint.open()
         checkpoint.checkout("out")
         assert found(project / "out") == {}
