@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from replicate_core import record_format, records, segments
 from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, TooNew
+from replicate_core.garbage import collection_paused
 from replicate_core.records import ExperimentState, Record
 from replicate_core.repository import RECORDS, SEGMENTS, Repository, Unusable
 from replicate_core.segments import Piece, Segment, Summary, day_of, record_name
@@ -141,6 +142,7 @@ def _size(piece: Piece) -> int:
     return len(piece.names)
 
 
+@collection_paused()
 def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:
     """See what is stored.
 

@@ -20,6 +20,7 @@ from replicate_core import catalogue, heartbeats, ids, records
 from replicate_core.catalogue import Catalogue, Stored
 from replicate_core.draining import open_queue
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
+from replicate_core.garbage import collection_paused
 from replicate_core.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.records import Checkpointed, Created, Ended, ExperimentState, Record, Resumed, Status
 from replicate_core.repository import Repository, Unusable, warn
@@ -95,6 +96,7 @@ class Source:
         """What is stored."""
         return self._open_repository()
 
+    @collection_paused()
     def all(self, unusable: Unusable | None = None) -> dict[str, Listed]:
         """Every experiment that is not deleted, by id, in the order they began.
 

@@ -29,6 +29,7 @@ from replicate_core.checkpoint import Checkpoint
 from replicate_core.comparing import Comparison, Side
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
+from replicate_core.garbage import collection_paused
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
@@ -358,8 +359,9 @@ class Experiments:
         project = self._project()
         conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else filter
         found = query.select(project.source.all().values(), conditions, sort, now=utc_now())
-        chosen = (_loaded(project, listed) for listed in found)
-        return ExperimentList(experiment for experiment in chosen if not callable(filter) or filter(experiment))
+        with collection_paused():
+            everything = [_loaded(project, listed) for listed in found]
+        return ExperimentList(everything if not callable(filter) else [one for one in everything if filter(one)])
 
     def get(self, prefix: str) -> Experiment | Checkpoint:
         """The experiment or the checkpoint whose id begins with `prefix`.

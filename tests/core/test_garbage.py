@@ -1,0 +1,95 @@
+"""Where very many objects are made to be kept, nobody looks for garbage among them; afterwards all is as it was."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from replicate_core.garbage import collection_paused
+from replicate_core.listing import Source
+from replicate_core.records import Created, Ended
+from replicate_core.repository import Repository, utc_now
+from replicate_core.spool import Spool
+from replicate_core.store import LocalStore
+
+
+@pytest.fixture(autouse=True)
+def _is_enabled() -> Iterator[None]:
+    gc.enable()
+    yield
+    gc.enable()
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Note each time that garbage is collected."""
+    collections: list[str] = []
+
+    def note(phase: str, _: object) -> None:
+        collections.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        yield collections
+    finally:
+        gc.callbacks.remove(note)
+
+
+def test_no_garbage_is_collected_meanwhile() -> None:
+    with counted() as collections:
+        with collection_paused():
+            kept = [[number] for number in range(100_000)]
+            assert collections == []
+        kept += [[number] for number in range(100_000)]
+        assert collections
+
+
+def test_none_is_collected_in_the_midst_of_a_listing(tmp_path: Path) -> None:
+    repository = Repository(LocalStore(tmp_path / "storage"))
+    for number in range(500):
+        repository.append(Created(f"{number:032x}", utc_now()))
+        repository.append(Ended(f"{number:032x}", utc_now(), "finished"))
+    source = Source(lambda: repository, Spool(tmp_path))
+    with counted() as collections:
+        found = source.all()
+        assert collections.count("start") <= 1, "one, when it goes on"
+    assert len(found) == 500
+
+
+def test_it_is_collected_again_afterwards() -> None:
+    with collection_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_it_is_collected_again_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), collection_paused():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+
+
+def test_one_pause_within_another_does_not_end_it() -> None:
+    with collection_paused():
+        with collection_paused():
+            pass
+        assert not gc.isenabled()
+
+
+def test_who_collects_garbage_himself_is_not_interfered_with() -> None:
+    gc.disable()
+    with collection_paused():
+        pass
+    assert not gc.isenabled()
+
+
+def test_a_function_pauses_it_each_time() -> None:
+    @collection_paused()
+    def is_enabled() -> bool:
+        return gc.isenabled()
+
+    assert [is_enabled(), is_enabled()] == [False, False]
+    assert gc.isenabled()
