@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import NoReturn, overload
+from typing import NamedTuple, NoReturn, overload
 
 from replicate_core import catalogue, heartbeats, ids, records
 from replicate_core.catalogue import Catalogue, Stored
@@ -103,20 +103,16 @@ class Source:
         Args:
             unusable: as in `Repository.read_records`.
         """
-        queues = self._spool.queues()
-        waiting = _waiting_in(
-            queues, unusable
-        )  # first: what is stored between the two looks is in both, not in neither
+        spooled = _look(self._spool.queues(), unusable)
         stored = catalogue.read(self.repository, unusable)
-        return self._listed(queues, waiting, stored, stored.experiments)
+        return self._listed(spooled, stored, stored.experiments)
 
     def one(self, experiment: str) -> Listed | None:
         """One experiment; None if there is none with that id."""
-        queues = self._spool.queues_of(experiment)
-        waiting = _waiting_in(queues)
+        spooled = _look(self._spool.queues_of(experiment))
         stored = catalogue.read(self.repository, experiment=experiment)
         found = stored.one(experiment)
-        return self._listed(queues, waiting, stored, {} if found is None else {experiment: found}).get(experiment)
+        return self._listed(spooled, stored, {} if found is None else {experiment: found}).get(experiment)
 
     def matching(self, prefix: str) -> list[tuple[Listed, str | None]]:
         """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
@@ -129,10 +125,9 @@ class Source:
 
     def candidates(self, prefix: str) -> dict[str, Listed]:
         """The experiments that have an id, or a checkpoint with one, that begins so, and maybe some more; as `all`."""
-        queues = self._spool.queues()
-        waiting = _waiting_in(queues)
+        spooled = _look(self._spool.queues())
         stored = catalogue.read(self.repository)
-        return self._listed(queues, waiting, stored, {one.experiment: one for one in stored.candidates(prefix)})
+        return self._listed(spooled, stored, {one.experiment: one for one in stored.candidates(prefix)})
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
@@ -235,11 +230,9 @@ class Source:
                 ):
                     yield queue, job
 
-    def _listed(
-        self, queues: list[Queue], waiting: list[Record], stored: Catalogue, found: Mapping[str, Stored]
-    ) -> dict[str, Listed]:
+    def _listed(self, spooled: _Spooled, stored: Catalogue, found: Mapping[str, Stored]) -> dict[str, Listed]:
         """What is known of some experiments, and of all that something waits of."""
-        alive = {(queue.experiment, queue.session): queue.is_alive() for queue in queues}
+        alive, waiting = spooled
         unstored: dict[str, set[str]] = {}
         everything = dict(found)
         for experiment in dict.fromkeys(record.experiment for record in waiting):
@@ -265,15 +258,29 @@ class Source:
         }
 
 
-def _waiting_in(queues: Iterable[Queue], unusable: Unusable | None = None) -> list[Record]:
-    """What waits in queues; nothing of one that can't be read."""
-    found: list[Record] = []
+class _Spooled(NamedTuple):
+    """What the spool told."""
+
+    alive: Mapping[tuple[str, str | None], bool | None]
+    """By experiment and session, whether a process is at it; see `Queue.is_alive`."""
+    waiting: Sequence[Record]
+    """What is not stored yet, as far as that is known."""
+
+
+def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled:
+    """Look into queues, before anybody looks at what is stored: what changes meanwhile is known twice, not never.
+
+    Whoever stored the last job, and that all has ended, is gone only then. Nothing waits in a queue that can't be read.
+    """
+    alive: dict[tuple[str, str | None], bool | None] = {}
+    waiting: list[Record] = []
     for queue in queues:
+        alive[queue.experiment, queue.session] = queue.is_alive()
         try:
-            found += [job.record for job in queue.waiting()]
+            waiting += [job.record for job in queue.waiting()]
         except Corrupted as error:
             (unusable or warn)(error)
-    return found
+    return _Spooled(alive, waiting)
 
 
 def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicate_core import heartbeats, listing, records
+from replicate_core import catalogue, heartbeats, listing, records
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.draining import Drain
 from replicate_core.errors import NotFound, StorageFailed
@@ -259,6 +259,27 @@ class TestTheStatus:
         assert lab.only().status == "running"
         queue.give_back()
         assert lab.only().status == "lost"
+
+    def test_is_running_where_its_recorder_goes_while_somebody_looks(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It noted how all ended a moment too late to be read, and was gone a moment too early to be seen."""
+        queue = lab.begin()
+        lab.drain(queue)
+        queue.take()
+        queue.leave()
+
+        def read_and_end(repository: Repository, *arguments: object, **options: object) -> catalogue.Catalogue:
+            found = plain(repository, *arguments, **options)
+            repository.append(Ended(ONE, NOW, "killed"))
+            queue.give_back()
+            return found
+
+        plain = catalogue.read
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogue, "read", read_and_end)
+            assert lab.only().status == "running"
+        assert lab.only().status == "killed"
 
     @pytest.mark.parametrize("ending", ["finished", "failed", "interrupted", "killed"])
     def test_is_how_it_ended_wherever_that_is_known(self, lab: Lab, ending) -> None:
