@@ -8,19 +8,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import test_exits
 from s3_faults import FaultS3
 from storage_servers import Place
 from test_exits import (  # noqa: F401  # pytest runs the classes that are named here
     INIT,
     TestAtOnce,
+    TestByAnException,
     TestByCtrlC,
+    TestByItself,
+    TestBySigterm,
+    TestBySysExit,
     TestForks,
+    TestInATerminal,
+    TestNotebooks,
+    TestRanks,
     TestWithoutARecorder,
     Training,
     assert_ended,
     own,
     until,
 )
+
+
+class TestAround(test_exits.TestAround):
+    """Without those that are about a storage on this disk."""
+
+    test_strange_names_of_the_project = None
+    """It is a directory within one that names the storage."""
+    test_such_a_backup_is_a_project_itself = None
+    """The gate at the server is shut for the backup, too."""
+    test_switches_of_python = None
+    """With `PYTHONDEVMODE` aiohttp refuses the answers of moto, which name the server twice."""
 
 
 class TrainingOnS3(Training):
