@@ -104,6 +104,15 @@ def load(directory: Path) -> Config:
     return _Reader(files[0]).config(directory)
 
 
+def load_file(file: Path) -> Config:
+    """Read a file that says what a `replicate.yaml` may say, under any name; paths in it start from where it lies.
+
+    Raises:
+        ConfigInvalid: as of `load`; or there is no such file.
+    """
+    return _Reader(file).config(file.parent.resolve())
+
+
 def _files(directory: Path) -> list[Path]:
     return [directory / name for name in FILE_NAMES if (directory / name).is_file()]
 

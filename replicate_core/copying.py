@@ -52,6 +52,8 @@ class Report:
 
     experiments: tuple[str, ...] = ()
     """Those of which something was."""
+    deleted: tuple[str, ...] = ()
+    """Those of which only that they were deleted: now they are in the target, too."""
     unchanged: int = 0
     """How many there were of which all was there already."""
     records: int = 0
@@ -73,6 +75,11 @@ class _Work:
     """All its records in the source, in the order of their keys."""
     missing: Mapping[str, tuple[bytes, Record]]
     """Those that the target has not, by key: as they are stored, and what they say."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is an experiment: it was not deleted."""
+        return _is_alive(self.log)
 
     @property
     def expected_bytes(self) -> int:
@@ -125,7 +132,8 @@ def copy(
     # Most records stand in days that are over, where no listing looks that goes by segments.
     (compact if read_segments(target, _ignore) else compact_if_due)(target)
     return Report(
-        tuple(work.experiment for work in done),
+        tuple(work.experiment for work in done if work.is_alive),
+        tuple(work.experiment for work in done if not work.is_alive),
         unchanged,
         sum(len(work.missing) for work in done),
         copier.objects,
@@ -133,6 +141,10 @@ def copy(
         failed,
         tuple(unusable),
     )
+
+
+def _is_alive(log: Sequence[Record]) -> bool:
+    return bool(records.fold(log))
 
 
 def _advance(progress: Progress, before: int, expected: int, total: int) -> Callable[[int], object]:
@@ -180,12 +192,15 @@ class _Copier:
         """What is to be done; how many experiments need nothing; and what is wrong with records that can't be used."""
         there = {entry.key for entry in self._target.store.list(RECORDS)}
         found, unusable = self._records(experiments)
-        works = []
+        works, unchanged = [], 0
         for experiment, own in found.items():
             missing = {key: item for key, item in own.items() if key not in there}
+            log = [own[key][1] for key in sorted(own)]
             if missing:
-                works.append(_Work(experiment, [own[key][1] for key in sorted(own)], missing))
-        return works, len(found) - len(works), unusable
+                works.append(_Work(experiment, log, missing))
+            else:
+                unchanged += _is_alive(log)
+        return works, unchanged, unusable
 
     def _records(
         self, experiments: Collection[str] | None

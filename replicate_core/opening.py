@@ -61,6 +61,11 @@ def scheme(location: str) -> str:
     return found[1].lower() if found else ""
 
 
+def is_config(location: str) -> bool:
+    """Tell whether a location is a file that names a storage, as `replicate.yaml` does, not the storage itself."""
+    return location.endswith((".yaml", ".yml")) and not scheme(location) and not _expanded(location).is_dir()
+
+
 def local_root(location: str, *, relative_to: Path) -> Path | None:
     """The directory that a storage is, if it is one on this machine's disks; arguments as of `open_store`.
 

@@ -33,7 +33,7 @@ from replicate_core.garbage import collection_paused
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
 from replicate_core.listing import Listed, Source
-from replicate_core.opening import local_root, open_store, scheme, within
+from replicate_core.opening import is_config, local_root, open_store, scheme, within
 from replicate_core.options import CREATE
 from replicate_core.preview import Preview
 from replicate_core.progress import Progress, silent
@@ -63,12 +63,14 @@ class Project:
     """A project directory, and the storage of its experiments.
 
     Args:
-        storage: a URL or path; left out, the one in `replicate.yaml`, else `.replicate/storage`.
+        storage: a URL or path, or a file that names one, with its options, as `replicate.yaml` does: `archive.yaml`;
+            left out, the one in `replicate.yaml`, else `.replicate/storage`.
         directory: the project directory; left out, the nearest one at or above the working directory with a
             `replicate.yaml`, else the working directory.
         storage_options: what the driver of the storage is told: endpoint, profile, anonymous and the like; a text may
             refer to the environment: `${NAME}`. `create: True` makes the bucket if it is missing. Left out, those in
-            `replicate.yaml`, unless `storage` is of another kind than the one they stand beside there.
+            `replicate.yaml`, unless `storage` is of another kind than the one they stand beside there; or those in the
+            file that `storage` names.
 
     The storage is opened when it is first needed.
 
@@ -88,15 +90,19 @@ class Project:
 
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
         self.config = configs.load(found)
+        beside, start = self.config, Path.cwd()
+        if storage is not None and is_config(storage):
+            beside = configs.load_file(Path(storage).expanduser())
+            storage, start = beside.storage, beside.directory
         self.storage = self.config.storage if storage is None else storage
-        start = self.config.directory if storage is None else Path.cwd()
-        if (local := local_root(self.storage, relative_to=start)) is not None and storage is not None:
+        local = local_root(self.storage, relative_to=self.config.directory if storage is None else start)
+        if local is not None and storage is not None:
             self.storage = str(local)
         if storage_options is not None:
             self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
         else:
-            is_same_kind = scheme(self.storage) == scheme(self.config.storage)
-            self.storage_options = self.config.storage_options if is_same_kind else {}
+            is_same_kind = scheme(self.storage) == scheme(beside.storage)
+            self.storage_options = beside.storage_options if is_same_kind else {}
         self.spool = Spool(self.config.directory, self.config.spool.directory)
         self.source = Source(lambda: self.repository, self.spool)
         self.experiments = Experiments(lambda: self)
@@ -309,7 +315,8 @@ class Project:
             TooNew: it was written in a format that is not known.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
-        options = self.storage_options if scheme(url) == scheme(self.storage) else None
+        is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url)
+        options = self.storage_options if is_same_kind else None
         source = Project(storage=url, directory=self.directory, storage_options=options)
         with self.spool.scratch() as scratch:
             return importing.import_all(

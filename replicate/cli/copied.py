@@ -29,10 +29,12 @@ def _say(report: replicate.CopyReport) -> None:
             f"Copied {output.count(len(report.experiments), 'experiment')}: {output.count(report.records, 'record')}, "
             f"{output.count(report.objects, 'object')}, {wording.size(report.bytes_copied)}."
         )
+    if report.deleted:
+        click.echo(f"Copied the deletion of {output.count(len(report.deleted), 'experiment')}.")
     if report.unchanged:
         verb = "was" if report.unchanged == 1 else "were"
         click.echo(f"{output.count(report.unchanged, 'experiment')} {verb} there already.")
-    if not (report.experiments or report.unchanged or report.failed):
+    if not (report.experiments or report.deleted or report.unchanged or report.failed):
         click.echo("Nothing to copy: there are no experiments.")
     for experiment, problem in report.failed.items():
         click.echo(f"{experiment[:7]}  not copied: {output.printable(problem)}", err=True)

@@ -32,8 +32,9 @@ def import_(
 ) -> int:
     """Take over the experiments of a repository that Keepsake 0.4 or the first replicate (2020) has written.
 
-    URL is the repository, or its path. Ids, times, params, metrics, code and files are kept; what is here already is
-    passed over, so that it can be done again. Nothing is changed there. Exits with 4 if something can't be read.
+    URL is the repository, or its path, or a file that names it, as for --storage. Ids, times, params, metrics, code
+    and files are kept; what is here already is passed over, so that it can be done again. Nothing is changed there.
+    Exits with 4 if something can't be read.
     """
     with output.progress("importing", "things", shown=not as_json) as progress:
         results = open_project().import_from(url, dry_run=dry_run, progress=progress)

@@ -57,7 +57,8 @@ COMMON = (
         metavar="URL",
         callback=_keep(STORAGE),
         expose_value=False,
-        help="A URL or path, instead of the storage in replicate.yaml.",
+        help="A URL or path, or a file such as archive.yaml that names one and its options, as replicate.yaml does. "
+        "Default: the storage in replicate.yaml.",
     ),
     click.Option(
         ["--create"],

@@ -28,7 +28,8 @@ def sync(
     Experiments whose process is gone are ended. Exits with 3 if something could not be stored: it stays where it is.
 
     With two storages, copy all that the first has and the second has not: experiments, what was deleted, and every
-    file, verified. May be stopped and repeated. Exits with 4 if something is damaged: the rest is copied.
+    file, verified. May be stopped and repeated. Exits with 4 if something is damaged: the rest is copied. Each storage
+    is named as for --storage.
     """
     if source is not None and target is not None:
         return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)

@@ -38,6 +38,30 @@ class TestSync:
         assert cli("-S", "backup", "verify", "--deep")[0] == 0
         assert cli("sync", HERE, "backup") == (0, "2 experiments were there already.\n", "")
 
+    def test_says_what_was_deleted(self, cli: Cli, experiments, project: Path) -> None:
+        cli("sync", HERE, "backup")
+        cli("rm", "-f", experiments[0].id)
+        assert cli("sync", HERE, "backup") == (
+            0,
+            "Copied the deletion of 1 experiment.\n1 experiment was there already.\n",
+            "",
+        )
+        assert listed(cli, "backup") == [experiments[1].id]
+
+    def test_takes_files_that_name_a_storage_and_its_options(self, cli: Cli, experiments, project: Path) -> None:
+        (project / "elsewhere").mkdir()
+        (project / "elsewhere/backup.yml").write_text("storage: backup\n")
+        (project / "here.yaml").write_text(f"storage: {HERE}\n")
+        code, _, err = cli("sync", "here.yaml", "elsewhere/backup.yml")
+        assert (code, err) == (0, "")
+        assert len(listed(cli, "elsewhere/backup")) == len(listed(cli, "elsewhere/backup.yml")) == 2
+
+    def test_says_which_file_is_missing(self, cli: Cli, experiments, project: Path) -> None:
+        code, _, err = cli("sync", HERE, "backup.yaml")
+        assert code == 2
+        assert err.startswith("replicate: backup.yaml can't be read: ")
+        assert not (project / "backup.yaml").exists()
+
     def test_without_storages_empties_the_spool_as_before(self, cli: Cli, project: Path) -> None:
         assert cli("sync") == (0, "Nothing is waiting: all that was saved here is stored.\n", "")
 

@@ -210,8 +210,10 @@ class TestCopy:
         pair.source.record(Deleted(ONE))
         pair.source.record(Deleted(OTHER, tuple(pair.source.made[OTHER][:1])))
         pair.source.prune()
-        pair.copy()
+        report = pair.copy()
+        assert (report.experiments, report.deleted, report.unchanged) == ((OTHER,), (ONE,), 0)
         assert pair.target.states() == pair.source.states()
+        assert pair.copy() == copying.Report(unchanged=1)
 
     def test_of_a_deleted_experiment_brings_the_records_alone(self, pair: Pair) -> None:
         pair.source.train()

@@ -99,6 +99,11 @@ class TestKeepsake:
         assert (tmp_path / "out/train.py").read_text() == "import keepsake\n" * 20
         assert sorted(os.listdir(tmp_path / "out")) == ["keepsake.yaml", "model.txt", "notes", "train.py"]
 
+    def test_a_file_may_name_where_it_lies(self, keepsake: Path, project: Path, tmp_path: Path) -> None:
+        (tmp_path / "old.yaml").write_text(f"storage: {keepsake}\n")
+        results = replicate.Project().import_from("../old.yaml")
+        assert [result.outcome for result in results] == ["imported", "imported"]
+
     def test_again_nothing_comes_twice(self, keepsake: Path, project: Path) -> None:
         take_over(keepsake)
         before = sorted(project.rglob("*"))

@@ -483,6 +483,9 @@ class TestPrimaryMetric:
         assert experiment.latest() is not None
 
 
+CLOUD = "storage: s3://bucket/path\nstorage_options: {profile: '${WHO}'}\n"
+
+
 class TestConfig:
     @pytest.mark.parametrize("key", ["storage", "repository"])
     def test_names_the_storage(self, project: Path, key: str) -> None:
@@ -508,6 +511,29 @@ class TestConfig:
         assert sorted(os.listdir(project / ".replicate")) == [".gitignore", "spool"]
         assert repr(given) == f"<Project {str(project)!r} storage={str(project / 'given')!r}>"
         assert given.repository.store.url == str(project / "given")
+
+    def test_a_file_may_name_the_storage_and_its_options(self, project: Path, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        write(
+            tmp_path / "other", **{"archive.yaml": "storage: there\n", "cloud.yml": CLOUD, "storge.yaml": "storge: x"}
+        )
+        given = replicate.Project(storage=str(tmp_path / "other" / "archive.yaml"))
+        given.experiments.create({}, path=None).stop()
+        assert (tmp_path / "other/there/replicate.json").is_file()
+        assert given.storage == str(tmp_path / "other" / "there")
+        assert given.directory == project
+        cloud = replicate.Project(storage="../other/cloud.yml")
+        assert (cloud.storage, cloud.storage_options) == ("s3://bucket/path", {"profile": "${WHO}"})
+        told = replicate.Project(storage="../other/cloud.yml", storage_options={"anon": True})
+        assert told.storage_options == {"anon": True}
+        with pytest.raises(replicate.ConfigInvalid, match=r"storge\.yaml, line 1: .* did you mean 'storage'"):
+            replicate.Project(storage="../other/storge.yaml")
+        with pytest.raises(replicate.ConfigInvalid, match=r"none\.yaml can't be read"):
+            replicate.Project(storage="../other/none.yaml")
+
+    def test_a_directory_may_have_the_name_of_such_a_file(self, project: Path) -> None:
+        (project / "runs.yaml").mkdir()
+        assert replicate.Project(storage="runs.yaml").storage == str(project / "runs.yaml")
 
 
 class TestFinding:
