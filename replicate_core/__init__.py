@@ -1,9 +1,17 @@
 """Version control for machine learning, on any storage, with no server: the core, which knows no framework.
 
 `replicate` is the same API under the name people type. What is listed in `__all__` is the promise; everything else may
-change between versions.
+change between versions, as may what is here for the adapters of frameworks alone.
 """
 
+from replicate_core.adapting import AUTO as AUTO
+from replicate_core.adapting import check_experiment as check_experiment
+from replicate_core.adapting import check_keep as check_keep
+from replicate_core.adapting import check_overhead as check_overhead
+from replicate_core.adapting import check_resume as check_resume
+from replicate_core.adapting import check_template as check_template
+from replicate_core.adapting import expand_template as expand_template
+from replicate_core.adapting import whole_from_1 as whole_from_1
 from replicate_core.checkpoint import Checkpoint, CheckpointList
 from replicate_core.compacting import Report as CompactReport
 from replicate_core.copying import Report as CopyReport

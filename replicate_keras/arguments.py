@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from contextlib import suppress
 
-from replicate_core import InvalidInput, PrimaryMetric
+from replicate_core import AUTO, InvalidInput, PrimaryMetric, whole_from_1
 
-AUTO = "auto"
 EPOCH = "epoch"
-
-DEFAULT_OVERHEAD = 0.05
 
 _MORE_IS_BETTER = re.compile(r"acc|auc|f1|f_?beta|fscore|precision|recall|iou|dice|r2|similarity")
 _LESS_IS_BETTER = re.compile(r"loss|err|mse|mae|mape|msle|rmse|crossentropy|divergence|perplexity|hinge|poisson")
@@ -21,32 +16,9 @@ def check_save_freq(save_freq: object) -> str | int:
     """Check when to save. Raises `InvalidInput`."""
     if save_freq in (EPOCH, AUTO) and isinstance(save_freq, str):
         return save_freq
-    with suppress(TypeError):
-        if not isinstance(save_freq, bool) and (number := operator.index(save_freq)) > 0:  # type: ignore[arg-type]  # np.int64 is one
-            return number
+    if (number := whole_from_1(save_freq)) is not None:
+        return number
     raise InvalidInput(f'save_freq must be "epoch", "auto", or a number of batches from 1, got {save_freq!r}')
-
-
-def check_overhead(max_overhead: float | None, save_freq: str | int) -> float:
-    """Check which share of the time saving may take. Raises `InvalidInput`."""
-    if max_overhead is None:
-        return DEFAULT_OVERHEAD
-    if save_freq != AUTO:
-        raise InvalidInput(f'max_overhead says when to save with save_freq="auto", got save_freq={save_freq!r}')
-    if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
-        raise InvalidInput(f"max_overhead must be a share of the time between 0 and 1, got {max_overhead!r}")
-    return float(max_overhead)
-
-
-def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric | None) -> dict[str, int]:
-    """Check of how many checkpoints the files are to be kept; nothing stands for all. Raises `InvalidInput`."""
-    given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
-    for name, number in given.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InvalidInput(f"keep_{name} must be a number of checkpoints from 1, got {number!r}")
-    if best is not None and primary_metric is None:
-        raise InvalidInput("keep_best needs primary_metric: by what would one be better than another?")
-    return given
 
 
 class Best:

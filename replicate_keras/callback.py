@@ -19,11 +19,20 @@ from typing import Any
 import keras
 
 import replicate_core
-from replicate_core import Checkpoint, InvalidInput, PrimaryMetric
+from replicate_core import (
+    AUTO,
+    Checkpoint,
+    InvalidInput,
+    PrimaryMetric,
+    check_keep,
+    check_overhead,
+    check_resume,
+    expand_template,
+)
 from replicate_keras import state as states
-from replicate_keras.arguments import AUTO, EPOCH, Best, check_keep, check_overhead, check_save_freq
+from replicate_keras.arguments import EPOCH, Best, check_save_freq
 from replicate_keras.loading import local_copy, restore, weights_of
-from replicate_keras.saving import check_filepath, expand, number, save
+from replicate_keras.saving import check_filepath, number, save
 from replicate_keras.state import State
 
 MID_EPOCH_SECONDS = 300.0
@@ -112,14 +121,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._best.is_less_better  # noqa: B018  # so that a name that says nothing is told of now
         if filepath is None and (save_best_only or save_on_exception or self._keep or resume is not None):
             raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
-        if resume is not None and (not isinstance(resume, str) or not resume):
-            raise InvalidInput(
-                f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}'
-            )
-        if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
-            raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
-        if resume is not None and experiment is not None:
-            raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")
+        check_resume(resume, experiment)
         self._has_trained = False
         self._forget()
 
@@ -272,7 +274,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         if self.filepath is not None and with_files:
             place = {"epoch": self._epoch + 1} if batch is None else {"epoch": self._epoch + 1, "batch": batch + 1}
             is_whole = batch is None or batch + 1 == (self.params or {}).get("steps")
-            path = self._saved(expand(self.filepath, {**metrics, **place}), is_whole=is_whole)
+            path = self._saved(expand_template(self.filepath, {**metrics, **place}), is_whole=is_whole)
             if path is None:
                 self._best.value = before
         step = self._epoch if self.save_freq == EPOCH else self._batches

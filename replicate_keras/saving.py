@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import string
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from replicate_core import InvalidInput
+from replicate_core import InvalidInput, check_template
 from replicate_keras.state import State, write
 
 MODEL_ENDINGS = (".keras", ".h5", ".hdf5")
@@ -32,36 +30,16 @@ def check_filepath(
     Raises:
         InvalidInput: Keras can't save to a file of that name, or the template can't be filled in.
     """
-    if filepath is None:
+    path = check_template(filepath, places=places, example="m-{epoch:02d}-{val_loss:.2f}.keras")
+    if path is None:
         return None
-    if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
-        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
-    path = os.fspath(filepath)
     endings = WEIGHTS_ENDINGS if save_weights_only else MODEL_ENDINGS
     if not path.endswith(endings):
         only = " when only weights are saved" if save_weights_only else ""
         raise InvalidInput(f"filepath must end in {' or '.join(endings)}{only}, got {path!r}")
     if path.endswith(WEIGHTS_ENDINGS) and not save_weights_only:
         raise InvalidInput(f"filepath {path!r} is a name for weights: give save_weights_only=True, or another name")
-    try:
-        expand(path, dict.fromkeys(places, 1))
-    except (ValueError, LookupError, AttributeError) as error:
-        example = "m-{epoch:02d}-{val_loss:.2f}.keras"
-        raise InvalidInput(
-            f"filepath {path!r} can't be filled in ({error}): name {' or '.join(places)} or metrics, as in {example!r}"
-        ) from error
     return path
-
-
-def expand(filepath: str, values: Mapping[str, Any]) -> str:
-    """Fill in the names of a file path template; a metric that is not there becomes `nan`, and stops nothing."""
-    names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
-    if "" in names:
-        raise ValueError("a pair of braces holds no name")
-    numbers = {name: number(values.get(name)) for name in names}
-    return filepath.format(
-        **{name: value if isinstance(value, (int, float)) else math.nan for name, value in numbers.items()}
-    )
 
 
 def number(value: Any) -> Any:

@@ -19,23 +19,24 @@ from types import FrameType
 from typing import Any
 
 import replicate_core
-from replicate_core import Checkpoint, InvalidInput, PrimaryMetric
-from replicate_lightning import state as states
-from replicate_lightning.arguments import (
+from replicate_core import (
     AUTO,
-    EPOCH,
+    Checkpoint,
+    InvalidInput,
+    PrimaryMetric,
     check_keep,
     check_overhead,
-    check_params,
-    check_period,
-    check_save_freq,
+    check_resume,
+    expand_template,
 )
+from replicate_lightning import state as states
+from replicate_lightning.arguments import EPOCH, check_params, check_period, check_save_freq
 from replicate_lightning.describing import description, hyperparameters
 from replicate_lightning.loading import go_on_from, load_plain, puts_back, told_path, tunes, was_stopped
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
-from replicate_lightning.saving import check_filepath, expand, save
+from replicate_lightning.saving import check_filepath, save
 
 MID_EPOCH_SECONDS = 300.0
 """With `save_freq="auto"`: no more often than this is anything saved inside an epoch."""
@@ -139,16 +140,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._keep = check_keep(keep_best, keep_last, self._primary_metric)
         if filepath is None and (save_on_exception or self._keep or resume is not None):
             raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
-        if resume is not None and (not isinstance(resume, str) or not resume):
-            raise InvalidInput(
-                f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}'
-            )
+        check_resume(resume, experiment)
         if resume is not None and save_weights_only:
             raise InvalidInput("save_weights_only leaves out what a training goes on with: leave one of both out")
-        if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
-            raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
-        if resume is not None and experiment is not None:
-            raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")
         self._has_trained = False
         self._forget()
 
@@ -409,7 +403,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         path = None
         if self.filepath is not None and with_files:
             values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
-            path = self._saved(trainer, expand(self.filepath, values | {"epoch": self._epoch, "step": step}))
+            path = self._saved(trainer, expand_template(self.filepath, values | {"epoch": self._epoch, "step": step}))
         self._recorded_step = step
         primary = self._primary_in(trainer, metrics, in_batch=in_batch)
         where = self._epoch if self._counts_epochs(trainer) else step

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import replicate_core
-from replicate_core import InvalidInput
+from replicate_core import InvalidInput, check_experiment
 from replicate_lightning.arguments import check_params
 from replicate_lightning.describing import plain_items
 from replicate_lightning.namespaces import bases
@@ -47,8 +47,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         experiment: replicate_core.Experiment | None = None,
     ) -> None:
         super().__init__()
-        if experiment is not None and not isinstance(experiment, replicate_core.Experiment):
-            raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+        check_experiment(experiment)
         self.experiment: replicate_core.Experiment | None = experiment
         self._is_given = experiment is not None
         self._params = check_params(params)

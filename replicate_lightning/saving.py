@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from replicate_core import InvalidInput
+from replicate_core import InvalidInput, check_template
 from replicate_lightning.namespaces import bases
 
 PLACES = ("epoch", "step")
@@ -26,29 +24,10 @@ def check_filepath(filepath: str | os.PathLike[str] | None) -> str | None:
     Raises:
         InvalidInput: nothing can be saved to a file of that name, or the template can't be filled in.
     """
-    if filepath is None:
-        return None
-    if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
-        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
-    path = os.fspath(filepath)
-    if not path or path.endswith(("/", os.sep)):
+    path = check_template(filepath, places=PLACES, example="m-{epoch:02d}-{val_loss:.2f}.ckpt")
+    if path is not None and (not path or path.endswith(("/", os.sep))):
         raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
-    try:
-        expand(path, dict.fromkeys(PLACES, 1))
-    except (ValueError, LookupError, AttributeError) as error:
-        example = "m-{epoch:02d}-{val_loss:.2f}.ckpt"
-        raise InvalidInput(
-            f"filepath {path!r} can't be filled in ({error}): name {' or '.join(PLACES)} or metrics, as in {example!r}"
-        ) from error
     return path
-
-
-def expand(filepath: str, values: Mapping[str, Any]) -> str:
-    """Fill in the names of a file path template; a metric that is not there becomes `nan`, and stops nothing."""
-    names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
-    if "" in names:
-        raise ValueError("a pair of braces holds no name")
-    return filepath.format(**{name: values.get(name, math.nan) for name in names})
 
 
 def save(trainer: Any, path: str, *, weights_only: bool) -> None:

@@ -1,0 +1,100 @@
+"""What the callbacks of every framework take, checked in one place: what is saved where, kept, and gone on with."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import string
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from replicate_core.errors import InvalidInput
+from replicate_core.experiment import Experiment
+from replicate_core.records import PrimaryMetric
+
+AUTO = "auto"
+"""Of `save_freq`: as often as `max_overhead` allows."""
+
+DEFAULT_OVERHEAD = 0.05
+
+
+def check_template(filepath: object, *, places: Sequence[str], example: str) -> str | None:
+    """Check where files are to be saved, which may hold names to fill in; see `expand_template`.
+
+    Args:
+        filepath: as the user gave it; None saves none.
+        places: what it may always name, whole numbers; everything else it names is a metric.
+        example: of one that can be filled in, for the error.
+
+    Raises:
+        InvalidInput: it is no path of this machine, or can't be filled in.
+    """
+    if filepath is None:
+        return None
+    if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
+        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
+    path = os.fspath(filepath)
+    try:
+        expand_template(path, dict.fromkeys(places, 1))
+    except (ValueError, LookupError, AttributeError) as error:
+        raise InvalidInput(
+            f"filepath {path!r} can't be filled in ({error}): name {' or '.join(places)} or metrics, as in {example!r}"
+        ) from error
+    return path
+
+
+def expand_template(filepath: str, values: Mapping[str, object]) -> str:
+    """Fill in names, `"m-{epoch:02d}-{loss:.2f}"`; what is not there, or no number, becomes `nan`: it stops nothing."""
+    names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
+    if "" in names:
+        raise ValueError("a pair of braces holds no name")
+    found = {name: values.get(name) for name in names}
+    return filepath.format(
+        **{name: value if isinstance(value, (int, float)) else math.nan for name, value in found.items()}
+    )
+
+
+def whole_from_1(value: object) -> int | None:
+    """The value, if it is a whole number from 1 of any library, such as `np.int64`; else None."""
+    with suppress(TypeError):
+        if not isinstance(value, bool) and (number := operator.index(value)) > 0:  # type: ignore[arg-type]  # raises
+            return number
+    return None
+
+
+def check_overhead(max_overhead: float | None, save_freq: object) -> float:
+    """Check which share of the time saving may take. Raises `InvalidInput`."""
+    if max_overhead is None:
+        return DEFAULT_OVERHEAD
+    if save_freq != AUTO:
+        raise InvalidInput(f'max_overhead says when to save with save_freq="auto", got save_freq={save_freq!r}')
+    if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
+        raise InvalidInput(f"max_overhead must be a share of the time between 0 and 1, got {max_overhead!r}")
+    return float(max_overhead)
+
+
+def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric | None) -> dict[str, int]:
+    """Check of how many checkpoints the files are to be kept; nothing stands for all. Raises `InvalidInput`."""
+    given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise InvalidInput(f"keep_{name} must be a number of checkpoints from 1, got {number!r}")
+    if best is not None and primary_metric is None:
+        raise InvalidInput("keep_best needs primary_metric: by what would one be better than another?")
+    return given
+
+
+def check_experiment(experiment: object) -> None:
+    """Check what is to be recorded into, if anything. Raises `InvalidInput`."""
+    if experiment is not None and not isinstance(experiment, Experiment):
+        raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+
+
+def check_resume(resume: object, experiment: object) -> None:
+    """Check what is to be gone on with, and that nothing else says so. Raises `InvalidInput`."""
+    if resume is not None and (not isinstance(resume, str) or not resume):
+        raise InvalidInput(f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}')
+    check_experiment(experiment)
+    if resume is not None and experiment is not None:
+        raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")

@@ -1,0 +1,109 @@
+"""What the callbacks of all frameworks take is checked when they are made, not in the midst of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replicate
+from replicate_core.adapting import (
+    check_experiment,
+    check_keep,
+    check_overhead,
+    check_resume,
+    check_template,
+    expand_template,
+    whole_from_1,
+)
+from replicate_core.errors import InvalidInput
+from replicate_core.records import PrimaryMetric
+
+LOSS = PrimaryMetric("loss", "minimize")
+
+
+def template(filepath: object) -> str | None:
+    return check_template(filepath, places=("epoch", "step"), example="m-{epoch:02d}.ckpt")
+
+
+class TestTemplates:
+    @pytest.mark.parametrize("filepath", ["m.ckpt", "out/m-{epoch:02d}-{val_loss:.2f}.ckpt", "{{m}}", Path("m.ckpt")])
+    def test_that_can_be_filled_in_are_taken(self, filepath: str | Path) -> None:
+        assert template(filepath) == str(filepath)
+
+    def test_may_be_none(self) -> None:
+        assert template(None) is None
+
+    @pytest.mark.parametrize("filepath", [3, "s3://bucket/m.ckpt", b"m.ckpt"])
+    def test_name_a_path_of_this_machine(self, filepath: object) -> None:
+        with pytest.raises(InvalidInput, match="filepath must be a path of this machine, in the project, or None"):
+            template(filepath)
+
+    @pytest.mark.parametrize("filepath", ["m-{}.ckpt", "m-{epoch.ckpt", "m-{epoch:%Y}", "m-{loss.real.no}", "m-{a[0]}"])
+    def test_that_cannot_be_filled_in_are_refused_with_an_example(self, filepath: str) -> None:
+        with pytest.raises(InvalidInput, match=r"can't be filled in \(.*\): name epoch or step or metrics, as in 'm-"):
+            template(filepath)
+
+    def test_are_filled_in_whatever_is_missing(self) -> None:
+        values = {"epoch": 3, "loss": 0.125, "word": "good"}
+        assert expand_template("m-{epoch:02d}-{loss:.2f}-{word:.1f}-{none}", values) == "m-03-0.12-nan-nan"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(1, 1), (np.int64(7), 7), (0, None), (-1, None), (True, None), (1.0, None), ("1", None)]
+)
+def test_whole_numbers_are_those_of_any_library(value: object, found: int | None) -> None:
+    assert whole_from_1(value) == found
+
+
+class TestOverhead:
+    def test_is_a_share_of_the_time(self) -> None:
+        assert (check_overhead(None, "epoch"), check_overhead(0.2, "auto")) == (0.05, 0.2)
+
+    @pytest.mark.parametrize("share", [0, 1, 1.5, True, "0.1"])
+    def test_is_nothing_else(self, share: object) -> None:
+        with pytest.raises(InvalidInput, match="max_overhead must be a share of the time between 0 and 1"):
+            check_overhead(share, "auto")  # type: ignore[arg-type]  # what is tested
+
+    def test_says_when_to_save_where_nothing_else_does(self) -> None:
+        with pytest.raises(InvalidInput, match="got save_freq=100"):
+            check_overhead(0.1, 100)
+
+
+class TestKeep:
+    def test_is_all_or_what_is_given(self) -> None:
+        assert check_keep(None, None, None) == {}
+        assert check_keep(2, None, LOSS) == {"best": 2}
+        assert check_keep(2, 3, LOSS) == {"best": 2, "last": 3}
+
+    @pytest.mark.parametrize("number", [0, -1, 1.5, True, "1"])
+    def test_is_a_number_of_checkpoints(self, number: object) -> None:
+        with pytest.raises(InvalidInput, match="keep_last must be a number of checkpoints from 1"):
+            check_keep(None, number, LOSS)  # type: ignore[arg-type]  # what is tested
+
+    def test_of_the_best_needs_a_metric(self) -> None:
+        with pytest.raises(InvalidInput, match="keep_best needs primary_metric"):
+            check_keep(1, None, None)
+
+
+class TestResume:
+    @pytest.mark.parametrize("resume", [None, "auto", "3fa2c1b"])
+    def test_is_a_word_or_an_id(self, resume: str | None) -> None:
+        check_resume(resume, None)
+
+    @pytest.mark.parametrize("resume", ["", 3, True])
+    def test_is_nothing_else(self, resume: object) -> None:
+        with pytest.raises(InvalidInput, match='resume must be "auto" or how the id of an experiment'):
+            check_resume(resume, None)
+
+    def test_and_an_experiment_are_one_too_many(self, project: Path) -> None:
+        experiment = replicate.init({}, path=None)
+        check_experiment(experiment)
+        check_resume(None, experiment)
+        with pytest.raises(InvalidInput, match=r"give resume to replicate\.init, where"):
+            check_resume("auto", experiment)
+
+    def test_of_no_experiment_is_refused(self) -> None:
+        with pytest.raises(InvalidInput, match=r"experiment must be one that replicate\.init has returned, got 'name'"):
+            check_experiment("name")
