@@ -84,5 +84,6 @@ def complain(line: str) -> None:
 def text(waiting: Waiting) -> str:
     """What is waited for, in words."""
     size = f" ({waiting.total_bytes / 1e6:.0f} MB)" if waiting.total_bytes else ""
+    left = f"what is left, {waiting.jobs} to go{size}" if waiting.jobs else "the last of it"
     trouble = f": {waiting.trouble}" if waiting.trouble else ""
-    return f"storing what is left, {waiting.jobs} to go{size}; Ctrl-C leaves it to the background{trouble}"
+    return f"storing {left}; Ctrl-C leaves it to the background{trouble}"

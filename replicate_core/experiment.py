@@ -529,7 +529,7 @@ class ExperimentList(Sequence[Experiment]):
         for label, experiment in zip(self._labels(), self, strict=True):
             checkpoint = experiment.best() or experiment.latest()
             params = {**series.flat(experiment.params), **experiment.params}
-            y = None if checkpoint is None else series.number(checkpoint.metrics.get(name))
+            y = None if checkpoint is None else series.number(series.value(name, checkpoint.metrics))
             if param in params and y is not None:
                 x = series.number(params[param])
                 points.append(plotting.Point(label, markup.value(params[param]) if x is None else x, y))

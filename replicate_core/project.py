@@ -360,12 +360,18 @@ class Experiments:
                 them: `"metrics.loss < 0.1"`, `"created > 2 days ago"`.
             sort: a name, as in a condition; `"loss-desc"`: the largest first.
 
+        A name that no experiment has is warned of, where it makes a difference.
+
         Raises:
             InvalidInput: a condition can't be read.
         """
         project = self._project()
-        conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else filter
-        found = query.select(project.source.all().values(), conditions, sort, now=utc_now())
+        conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else [*filter]
+        now, known = utc_now(), project.source.all().values()
+        found = query.select(known, conditions, sort, now=now)
+        if known and not (found and sort is None):
+            for problem in query.misnamed(known, () if found else conditions, sort if found else None, now=now):
+                warnings.warn(problem, stacklevel=2)
         with collection_paused():
             everything = [_loaded(project, listed) for listed in found]
         return ExperimentList(everything if not callable(filter) else [one for one in everything if filter(one)])

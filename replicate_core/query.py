@@ -363,14 +363,20 @@ def select(
     return chosen if order is None else arrange(chosen, parse_order(order))
 
 
-def unknown_names(items: Iterable[Known], names: Iterable[str]) -> dict[str, list[str]]:
-    """The names that mean nothing for any of the experiments, each with names like it that do."""
+def misnamed(items: Iterable[Known], filters: Iterable[str], order: str | None, *, now: datetime) -> list[str]:
+    """What is wrong with names in filters and an order that can be read: those that no experiment has, in sentences."""
     items = list(items)
+    names = [parse_filter(text, now=now).name for text in filters]
+    names += [] if order is None else [parse_order(order).name]
     unknown = [
         name for name in dict.fromkeys(names) if not is_own(name) and all(look_up(item, name) is None for item in items)
     ]
-    known = {*OWN_NAMES, *(name for item in items for name in _names(item))} if unknown else set()
-    return {name: difflib.get_close_matches(name, sorted(known), _CLOSE_NAMES) for name in unknown}
+    known = sorted({*OWN_NAMES, *(name for item in items for name in _names(item))}) if unknown else []
+    close = {name: difflib.get_close_matches(name, known, _CLOSE_NAMES) for name in unknown}
+    return [
+        f"no experiment has {name!r}" + (f": did you mean {' or '.join(map(repr, near))}?" if near else "")
+        for name, near in close.items()
+    ]
 
 
 def _names(known: Known) -> Iterable[str]:

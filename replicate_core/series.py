@@ -21,13 +21,15 @@ SHOWN = 10
 class Columns(Mapping[str, "list[Value]"]):
     """The metrics of checkpoints: each name to one value per checkpoint, None for those that do not have it.
 
+    Names of nested ones are joined by dots.
+
     Args:
         checkpoints: in the order of the values.
     """
 
     def __init__(self, checkpoints: Sequence[CheckpointFacts]) -> None:
         self._checkpoints = checkpoints
-        self._names = list(dict.fromkeys(name for item in checkpoints for name in item.metrics))
+        self._names = _names_in(checkpoints)
 
     def __getitem__(self, name: str) -> list[Value]:
         """Values of one metric.
@@ -37,7 +39,7 @@ class Columns(Mapping[str, "list[Value]"]):
         """
         if name not in self._names:
             raise NotFound(f"no checkpoint here has the metric {name!r}{_instead(name, self._names)}")
-        return [item.metrics.get(name) for item in self._checkpoints]
+        return [value(name, item.metrics) for item in self._checkpoints]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -62,8 +64,8 @@ def choose(wanted: str | None, histories: Iterable[Sequence[CheckpointFacts]]) -
     """
     histories = list(histories)
     everything = [item for history in histories for item in history]
-    names = list(dict.fromkeys(name for item in everything for name in item.metrics))
-    drawable = [name for name in names if any(number(item.metrics.get(name)) is not None for item in everything)]
+    names = _names_in(everything)
+    drawable = [name for name in names if any(number(value(name, item.metrics)) is not None for item in everything)]
     if wanted is not None:
         if wanted not in names:
             raise NotFound(f"no checkpoint here has the metric {wanted!r}{_instead(wanted, drawable)}")
@@ -87,28 +89,38 @@ def _instead(name: str, names: Sequence[str]) -> str:
     return f": {'similar is' if near else 'there is'} {shown}{more}"
 
 
-def number(value: object) -> float | None:
+def _names_in(checkpoints: Iterable[CheckpointFacts]) -> list[str]:
+    return list(dict.fromkeys(name for item in checkpoints for name in flat(item.metrics)))
+
+
+def value(metric: str, metrics: Mapping[str, Value]) -> Value:
+    """What a metric is among those of a checkpoint; None for nothing. Names of nested ones are joined by dots."""
+    return metrics[metric] if metric in metrics else flat(metrics).get(metric)
+
+
+def number(given: object) -> float | None:
     """A value as something to draw; None for what is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
         return None
     try:
-        return float(value)
+        return float(given)
     except OverflowError:  # a whole number that no float can hold
-        return math.inf if value > 0 else -math.inf
+        return math.inf if given > 0 else -math.inf
 
 
 def points(metric: str, checkpoints: Iterable[CheckpointFacts]) -> tuple[list[int], list[float]]:
     """The steps of the checkpoints in which a metric is a number, and those numbers."""
-    found = [(item.step, value) for item in checkpoints if (value := number(item.metrics.get(metric))) is not None]
-    return [step for step, _ in found], [value for _, value in found]
+    found = [(item.step, number(value(metric, item.metrics))) for item in checkpoints]
+    drawn = [(step, height) for step, height in found if height is not None]
+    return [step for step, _ in drawn], [height for _, height in drawn]
 
 
 def flat(mapping: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
     """A nested mapping as one: the names on the way to a value, joined by dots."""
     found: dict[str, Value] = {}
-    for name, value in mapping.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{name}.")
+    for name, inner in mapping.items():
+        if isinstance(inner, dict) and inner:
+            found |= flat(inner, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
+            found[f"{prefix}{name}"] = inner
     return found

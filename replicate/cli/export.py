@@ -60,7 +60,7 @@ def export(
     if form == "parquet" and file is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: name a FILE.")
     project = open_project()
-    chosen = listing.cut(listing.find(project, wish), wish)
+    chosen = listing.cut(project.experiments.list(wish.filters, sort=wish.sort), wish)
     if form == "jsonl":
         lines = [line for item in chosen for line in _lines(item, of_checkpoints=of_checkpoints)]
         data = "".join(output.as_json(line, indent=None) + "\n" for line in lines).encode()

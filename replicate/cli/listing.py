@@ -12,7 +12,6 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import query
 
 TERMINAL_ROWS = 50
 """So many experiments a terminal shows, unless `-n` says otherwise."""
@@ -115,19 +114,6 @@ def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]
     return command
 
 
-def find(project: replicate.Project, wish: Wish) -> replicate.ExperimentList:
-    """The experiments that fulfil every filter; says on standard error which names in the wish mean nothing."""
-    found = project.experiments.list(wish.filters, sort=wish.sort)
-    filters = () if found else wish.filters
-    names = [query.parse_filter(text, now=project.repository.now()).name for text in filters]
-    names += [query.parse_order(wish.sort).name] if wish.sort and found else []
-    if not all(map(query.is_own, names)):
-        for name, close in query.unknown_names(project.source.all().values(), names).items():
-            meant = f" Did you mean {' or '.join(close)}?" if close else ""
-            click.echo(output.printable(f"No experiment has {name!r}.{meant}"), err=True)
-    return found
-
-
 def cut(found: replicate.ExperimentList, wish: Wish, *, default: int = 0) -> replicate.ExperimentList:
     """As many of them as are wished for; 0 stands for all."""
     count = default if wish.count is None else wish.count
@@ -138,7 +124,7 @@ def cut(found: replicate.ExperimentList, wish: Wish, *, default: int = 0) -> rep
 
 def show(project: replicate.Project, wish: Wish, columns: Callable[[replicate.ExperimentList], Columns]) -> bool:
     """Print the experiments in the form wished for; False, and nothing printed, where there are none for a table."""
-    found = find(project, wish)
+    found = project.experiments.list(wish.filters, sort=wish.sort)
     is_table_for_people = wish.form == "table" and not output.is_plain()
     shown = cut(found, wish, default=TERMINAL_ROWS if is_table_for_people else 0)
     if wish.form == "ids":

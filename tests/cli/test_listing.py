@@ -111,7 +111,10 @@ def test_a_name_that_nothing_has_is_told(cli: Cli, experiments) -> None:
     code, out, err = cli("ls", "-f", "model.layrs = 3", "-f", "zzz < 1")
 
     assert (code, out) == (0, "No experiments fulfil that.\n")
-    assert err == "No experiment has 'model.layrs'. Did you mean model.layers?\nNo experiment has 'zzz'.\n"
+    assert err == (
+        "replicate: warning: no experiment has 'model.layrs': did you mean 'model.layers'?\n"
+        "replicate: warning: no experiment has 'zzz'\n"
+    )
     assert cli("ls", "-f", "loss > 100") == (0, "No experiments fulfil that.\n", "")
 
 
@@ -247,7 +250,7 @@ def test_only_what_is_shown_is_looked_at(cli: Cli, experiments, monkeypatch) -> 
 def test_a_sort_by_what_nothing_has_says_so(cli: Cli, experiments) -> None:
     code, out, err = cli("ls", "-q", "-s", "los-desc")
     assert (code, len(out.split())) == (0, 4)
-    assert err == "No experiment has 'los'. Did you mean loss?\n"
+    assert err == "replicate: warning: no experiment has 'los': did you mean 'loss'?\n"
 
 
 def test_nothing_is_cut_in_a_pipe(cli: Cli, project: Path) -> None:

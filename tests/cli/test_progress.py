@@ -100,6 +100,7 @@ class TestInALog:
     @pytest.mark.parametrize(
         ("waiting", "line"),
         [
+            (Waiting(0, 0, None), "storing the last of it; Ctrl-C leaves it to the background"),
             (Waiting(1, 0, None), "storing what is left, 1 to go; Ctrl-C leaves it to the background"),
             (LEFT, LINE),
             (Waiting(3, 12_000_000, "the network is down"), f"{LINE}: the network is down"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import replicate_core as replicate
 from replicate_core.errors import InvalidInput
-from replicate_core.query import arrange, look_up, parse_filter, parse_order, select, unknown_names
+from replicate_core.query import arrange, look_up, misnamed, parse_filter, parse_order, select
 from replicate_core.records import CheckpointFacts, Created, ExperimentState, GitState, PrimaryMetric, Status
 from replicate_core.values import Value
 
@@ -332,11 +332,16 @@ def test_select_keeps_what_fulfils_every_filter_in_the_order_wished_for() -> Non
 
 def test_a_name_that_nothing_has_is_told_with_names_like_it() -> None:
     items = [one({"loss": 1}, params={"model": {"kind": "mlp"}}), one(params={"learning_rate": 1})]
-    assert unknown_names(items, ["learning_rte", "loss", "model.kind", "tags", "zzz"]) == {
-        "learning_rte": ["learning_rate"], "zzz": [],
-    }  # fmt: skip
-    assert unknown_names(items, ["loss"]) == {}
-    assert unknown_names(items, ["staus", "model.kin"]) == {"staus": ["status"], "model.kin": ["model.kind"]}
+    filters = ["learning_rte = 1", "loss < 1", "model.kind = mlp", "tags = a", "zzz = 1"]
+    assert misnamed(items, filters, None, now=NOW) == [
+        "no experiment has 'learning_rte': did you mean 'learning_rate'?",
+        "no experiment has 'zzz'",
+    ]
+    assert misnamed(items, [], "loss", now=NOW) == []
+    assert misnamed(items, ["staus = x"], "model.kin-desc", now=NOW) == [
+        "no experiment has 'staus': did you mean 'status'?",
+        "no experiment has 'model.kin': did you mean 'model.kind'?",
+    ]
 
 
 def test_python_takes_the_same_filters(project, no_recorder) -> None:
@@ -348,5 +353,9 @@ def test_python_takes_the_same_filters(project, no_recorder) -> None:
     assert [item.best().metrics["loss"] for item in listing(["loss > 1", "lr < 0.3"])] == [2.0]
     assert [item.best().metrics["loss"] for item in listing(sort="loss-desc")] == [3.0, 2.0, 1.0]
     assert len(listing(lambda item: item.params["lr"] > 0.15, sort="loss")) == 2
+    with pytest.warns(UserWarning, match="no experiment has 'los': did you mean 'loss'"):
+        assert len(listing(sort="los")) == 3
+    with pytest.warns(UserWarning, match="no experiment has 'rl'"):
+        assert len(listing("rl > 0")) == 0
     with pytest.raises(InvalidInput):
         listing("loss")

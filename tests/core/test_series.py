@@ -29,6 +29,10 @@ class TestColumns:
         assert repr(columns) == "{'loss': [3, 2, None], 'accuracy': [None, 0.5, None]}"
         assert (len(columns), "loss" in columns, columns.get("nothing")) == (2, True, None)
 
+    def test_names_of_nested_ones_are_joined_by_dots(self) -> None:
+        columns = Columns([made(val={"loss": 3, "by": {"day": 1}}), made(loss=1), made(**{"val.loss": 2})])
+        assert dict(columns) == {"val.loss": [3, None, 2], "val.by.day": [1, None, None], "loss": [None, 1, None]}
+
     def test_what_no_checkpoint_has_is_not_found_and_the_message_names_what_is_similar(self) -> None:
         with pytest.raises(NotFound, match=r"has the metric 'los': similar is 'loss'$"):
             Columns([made(loss=3, accuracy=1)])["los"]
@@ -57,6 +61,13 @@ class TestTheMetricThatIsMeant:
     def test_else_it_is_not_clear(self, histories: list[list[CheckpointFacts]]) -> None:
         with pytest.raises(InvalidInput, match="name the metric to draw: there is "):
             choose(None, histories)
+
+    def test_may_be_a_nested_one(self) -> None:
+        history = [made(0, val={"loss": 3}), made(1, val={"loss": 2})]
+        assert choose("val.loss", [history]) == choose(None, [history]) == "val.loss"
+        assert points("val.loss", history) == ([0, 1], [3.0, 2.0])
+        with pytest.raises(NotFound, match="has the metric 'val': "):
+            choose("val", [history])
 
     def test_what_is_not_there_is_not_found(self) -> None:
         with pytest.raises(NotFound, match="'acuracy': similar is 'accuracy'"):
