@@ -28,7 +28,14 @@ CHECKPOINT_COLUMNS = ("id", "created", "step", "metrics", "extra")
 STYLES = {"running": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
 
 WRAPPED = ("PARAMS", "CHECKPOINTS", "LATEST CHECKPOINT", "BEST CHECKPOINT")
-WHOLE = {"EXPERIMENT": 18, "STATUS": 14, "CHECKPOINTS": 24, "LATEST CHECKPOINT": 17, "BEST CHECKPOINT": 17}
+WHOLE = {
+    "EXPERIMENT": 18,
+    "STATUS": 14,
+    "PARAMS": 12,
+    "CHECKPOINTS": 27,
+    "LATEST CHECKPOINT": 17,
+    "BEST CHECKPOINT": 17,
+}
 """Column to how many characters of it are kept, however narrow the terminal is."""
 
 Form: TypeAlias = Literal["table", "json", "csv", "ids"]

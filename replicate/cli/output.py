@@ -88,13 +88,14 @@ def table(
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     columns, listed = list(headings), [[printable(cell) for cell in row] for row in rows]
     for number, heading in enumerate(columns):
-        most = (whole or {}).get(heading)
-        lines = [] if most is None else [line for row in listed for line in row[number].split("\n")]
+        most = (whole or {}).get(heading, 0)
+        longest = max(map(cell_len, [heading, *(line for row in listed for line in row[number].split("\n"))]))
+        is_wrapped = heading in wrapped and longest > most  # where nothing need be, the others make room
         made.add_column(
             Text(printable(heading)),
-            overflow="fold" if heading in wrapped else "ellipsis",
-            no_wrap=heading not in wrapped,
-            min_width=None if most is None else min(most, max(map(cell_len, [heading, *lines]))),
+            overflow="fold" if is_wrapped else "ellipsis",
+            no_wrap=not is_wrapped,
+            min_width=min(most, longest) or None,
         )
     for row in listed:
         # Text: square brackets in values are no markup

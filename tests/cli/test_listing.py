@@ -159,6 +159,19 @@ def test_a_terminal_of_any_width_shows_whole_ids(terminal: Terminal, experiments
     assert experiments[0].best().short_id in out
 
 
+def test_params_make_room_for_what_would_be_cut(terminal: Terminal, project: Path) -> None:
+    params = {"learning_rate": 0.001, "layers": [64, 128, 256], "model": {"kind": "transformer", "heads": 8}}
+    for seed in range(2):
+        experiment = replicate.init({**params, "seed": seed}, path=None, name="a name that is longer than that")
+        for step in range(2):
+            experiment.checkpoint(None, {"loss": step / 3}, ("loss", "minimize"), step=10_000 + step)
+        experiment.stop()
+    out = terminal("ls", "--all", columns=80)
+    assert out.count("(step 10000)") == out.count("(step 10001)") == 2
+    assert out.count("loss=0.33333") == 2
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
 def test_a_narrow_terminal_has_fewer_columns(terminal: Terminal, experiments) -> None:
     narrow, wide = (terminal("ls", columns=columns) for columns in (80, 200))
 
