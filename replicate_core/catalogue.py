@@ -7,7 +7,7 @@ the records themselves are read instead: they are what counts. `verify`, `prune`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from replicate_core import record_format, records, segments
@@ -123,18 +123,18 @@ class Catalogue:
             found |= self._repository.records_at([key for key in missing if key not in found], self._unusable)
         return [found[key] for key in sorted(found)]
 
-    def candidates(self, prefix: str) -> Iterator[Stored]:
-        """The experiments that have an id, or a checkpoint with one, that begins so; and maybe some more."""
-        text = b'"id":"' + prefix.encode()
+    def candidates(self, texts: Collection[str]) -> Iterator[Stored]:
+        """The experiments of which a record holds all of these texts, as `dumps` writes them; and maybe some more."""
+        wanted = [text.encode() for text in texts]
         places: set[tuple[str, int]] = set()
         for segment in self._segments:
             try:
-                places |= {(segment.key, number) for number in segment.blocks_with(text)}
+                places |= {(segment.key, number) for number in segment.blocks_with(wanted)}
             except Corrupted:  # then each experiment in it is looked at, and that says so
                 places |= {(segment.key, number) for number in range(len(segment.ends))}
         for experiment, stored in self.experiments.items():
             where = {(segment.key, piece.block) for segment, piece in self._pieces.get(experiment, [])}
-            if experiment.startswith(prefix) or experiment in self._fresh or where & places:
+            if experiment in self._fresh or where & places:
                 yield stored
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +27,7 @@ from replicate_core.repository import Repository, Unusable, warn
 from replicate_core.segments import Summary, summarise
 from replicate_core.spool import Job, Queue, Spool
 from replicate_core.staging import StagedFile
+from replicate_core.values import dumps
 
 LOOK_SECONDS = 0.05
 """How often whoever waits for something to be stored looks whether it is."""
@@ -118,16 +119,18 @@ class Source:
         """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
         wanted = prefix.strip().lower()
         found: list[tuple[Listed, str | None]] = []
-        for listed in self.candidates(wanted).values() if wanted else ():
+        begun = dumps(wanted)[:-1]
+        for listed in self.candidates([f'"experiment":{begun}'], [f'"id":{begun}']).values() if wanted else ():
             own = [(listed, item.id) for item in listed.state.checkpoints if item.id.startswith(wanted)]
             found += [(listed, None), *own] if listed.experiment.startswith(wanted) else own
         return found
 
-    def candidates(self, prefix: str) -> dict[str, Listed]:
-        """The experiments that have an id, or a checkpoint with one, that begins so, and maybe some more; as `all`."""
+    def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
+        """The experiments of which a record holds all texts of an alternative, and maybe some more; as `all`."""
         spooled = _look(self._spool.queues())
         stored = catalogue.read(self.repository)
-        return self._listed(spooled, stored, {one.experiment: one for one in stored.candidates(prefix)})
+        found = {one.experiment: one for texts in alternatives for one in stored.candidates(texts)}
+        return self._listed(spooled, stored, found)
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""

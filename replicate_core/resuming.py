@@ -19,6 +19,7 @@ from replicate_core.listing import Listed, Source
 from replicate_core.reading import open_file
 from replicate_core.records import CheckpointFacts, Created, Resumed
 from replicate_core.repository import Repository
+from replicate_core.values import dumps
 
 AUTO = "auto"
 
@@ -82,7 +83,7 @@ def find(source: Source, wanted: str, created: Created) -> Found | None:
         NotFound: nothing, or more than one thing, has an id that begins so.
     """
     if wanted == AUTO:
-        newest_first = reversed(source.all().values())
+        newest_first = reversed(source.candidates(_texts_of_same_run(created)).values())
         same = next((item for item in newest_first if is_same_run(item.state.created, created)), None)
         reason = f"it has the same name, {created.name!r}" if created.name else "it has the same params and command"
         return None if same is None else Found(same.experiment, None, reason)
@@ -102,6 +103,14 @@ def is_same_run(old: Created, new: Created) -> bool:
     if old.name is not None or new.name is not None:
         return old.name == new.name
     return old.command == new.command and _text_of(old) == _text_of(new)
+
+
+def _texts_of_same_run(new: Created) -> list[str]:
+    """What stands in a record of each other start of the same run, to find it among very many; see `is_same_run`."""
+    if new.name is not None:
+        return [f'"name":{dumps(new.name)}']
+    plain = {name: value for name, value in new.params.items() if not isinstance(value, (dict, list))}  # have an order
+    return [f'"command":{dumps(new.command)}', *(dumps({name: value})[1:-1] for name, value in plain.items())]
 
 
 def _text_of(created: Created) -> str:

@@ -168,10 +168,10 @@ class Segment:
             self._unpacked[number] = text.splitlines(keepends=True)
         return self._unpacked[number]
 
-    def blocks_with(self, text: bytes) -> Iterator[int]:
-        """The numbers of the blocks in which some bytes stand. Raises `Corrupted`."""
+    def blocks_with(self, texts: Collection[bytes]) -> Iterator[int]:
+        """The numbers of the blocks in which a record holds all of these texts. Raises `Corrupted`."""
         for number in range(len(self.ends) - 1):
-            if any(text in line for line in self.block(number)):
+            if any(all(text in line for text in texts) for line in self.block(number)):
                 yield number
 
 

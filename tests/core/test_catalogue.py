@@ -334,7 +334,7 @@ class TestCandidates:
         found = catalogue.read(lab.repository)
         state = list(lab.repository.states().values())[7]
         for identifier in (state.created.experiment, state.checkpoints[1].id):
-            named = {stored.experiment for stored in found.candidates(identifier[:8])}
+            named = {stored.experiment for stored in found.candidates([f'"{identifier[:8]}'])}
             assert named == {state.created.experiment, fresh}
 
     def test_in_a_block_that_is_damaged_are_all_of_its_segment(self, lab: Lab) -> None:
@@ -344,4 +344,4 @@ class TestCandidates:
         data = bytearray(lab.remote.objects[key][0])
         data[-12] ^= 1
         lab.remote.put(key, bytes(data))
-        assert [stored.experiment for stored in catalogue.read(lab.repository).candidates("abc")] == [ONE]
+        assert [stored.experiment for stored in catalogue.read(lab.repository).candidates(["abc"])] == [ONE]

@@ -14,25 +14,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from misbehaving import Storage, fails, until
 
 import replicate_core as replicate
-from replicate_core import environment, heartbeats, recording, resuming
+from replicate_core import environment, heartbeats, record_format, recording, resuming
 from replicate_core import project as projects
+from replicate_core.documents import seal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
 from replicate_core.heartbeats import Heartbeat
-from replicate_core.records import Checkpointed, Created, Ended, Record, Resumed
+from replicate_core.records import Checkpointed, Created, Edited, Ended, Record, Resumed
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Spool
 from replicate_core.store import LocalStore
 from replicate_core.syncing import sync
 
 ROOT = Path(replicate.__file__).parents[1]
+NOW = datetime(2026, 11, 24, tzinfo=timezone.utc)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +60,23 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def start(name: str | None = "digits", *, resume: str | None = "auto", **options: object) -> replicate.Experiment:
     """What the training script does first."""
     return replicate.init(options.pop("params", {"lr": 0.1}), name=name, resume=resume, **options)
+
+
+PARAMS = st.dictionaries(st.text(max_size=5) | st.sampled_from(["$float", "$a", "lr"]), VALUES, max_size=5)
+
+
+@given(name=st.none() | st.text(max_size=8), command=st.none() | st.text(max_size=8), params=PARAMS)
+def test_another_start_of_the_same_run_is_found_by_its_texts(
+    name: str | None, command: str | None, params: dict[str, object]
+) -> None:
+    new = Created("1" * 32, NOW, name=name, command=command, params=params)
+    backwards = json.loads(json.dumps(params), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    old = Created("2" * 32, NOW, name=name, command=command, params=backwards, notes="of another day")
+    renamed = Edited("2" * 32, name=name, tags=None, notes=None)
+    assert resuming.is_same_run(old, new)
+    for record in (old, *([renamed] if name is not None else [])):
+        line = seal(record_format.encode(record)).decode()
+        assert all(text in line for text in resuming._texts_of_same_run(new))
 
 
 def save(experiment: replicate.Experiment, step: int | None = None) -> replicate.Checkpoint:

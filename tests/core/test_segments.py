@@ -82,7 +82,7 @@ class TestSegment:
         for item in random.Random(1).choices(groups, k=100):
             assert segment.lines(segment.pieces[item.experiment]) == item.lines
             assert len(segment._unpacked) <= 2
-        assert list(segment.blocks_with(b'"experiment":"%032x"' % 7)) == [6]
+        assert list(segment.blocks_with([b'"experiment":"%032x"' % 7, b'"kind"'])) == [6]
 
     def test_keys_of_some_days_are_those_of_the_experiments_that_recorded_then(self) -> None:
         segment = decode(encode([group()]), key=KEY)
