@@ -125,6 +125,11 @@ class Source:
             found += [(listed, None), *own] if listed.experiment.startswith(wanted) else own
         return found
 
+    def named(self, name: str) -> list[str]:
+        """The ids of the experiments that have a name, in the order they began."""
+        found = self.candidates([f'"name":{dumps(name)}'])
+        return [identifier for identifier, listed in found.items() if listed.state.created.name == name]
+
     def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
         """The experiments of which a record holds all texts of an alternative, and maybe some more; as `all`."""
         spooled = _look(self._spool.queues())

@@ -529,7 +529,7 @@ def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
     """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
     matches = source.matching(prefix)
     if not matches:
-        named = [one.experiment for one in source.all().values() if one.state.created.name == prefix.strip()]
+        named = source.named(prefix.strip())
         hint = f"{', '.join(map(ids.short, named[-CANDIDATES_SHOWN:]))} has that name" if named else ""
         raise NotFound(
             f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
