@@ -13,16 +13,17 @@ from datetime import datetime
 from functools import partial
 from itertools import groupby
 
-from replicate_core import heartbeats
+from replicate_core import catalogue, heartbeats, ids
 from replicate_core.cache import cached
 from replicate_core.encodings import Policy
-from replicate_core.errors import StorageFailed
+from replicate_core.errors import Corrupted, StorageFailed, TooNew
 from replicate_core.known import Known
 from replicate_core.opening import open_store
 from replicate_core.records import Checkpointed, Created, Ended, Record, Resumed
-from replicate_core.repository import Repository
+from replicate_core.repository import Repository, utc_now
 from replicate_core.retention import Retention
 from replicate_core.spool import Job, Queue
+from replicate_core.store import LocalStore
 from replicate_core.writing import Snapshot, publish
 
 JOBS_AT_ONCE = 2000
@@ -53,18 +54,45 @@ class Drain:
         self._retention = Retention(repository, known, queue.experiment, queue.session)
 
     def reach(self) -> None:
-        """Make sure that the storage can be used.
+        """Make sure that the storage can be used, and that what this experiment has stored is there.
 
         Raises:
             StorageFailed: it can't; or what was stored there is gone, as when its disk is not there.
         """
         if not self.queue.knows_storage():
             self.repository.prepare()
-        elif not self.repository.check_format():
-            raise StorageFailed(
-                f"{self.repository.store.url} holds nothing any more, and did before: is its disk there? Put it back",
-                permanent=True,
-            )
+        else:
+            self._check_is_filled()
+        if not self._is_begun():
+            raise self._emptied(f"holds nothing of the experiment {ids.short(self.queue.experiment)}, and did before")
+
+    def begin_again(self) -> None:
+        """Take a storage as it is, though what was stored there is gone: what waits is stored without that."""
+        self.repository.prepare()
+        if not self._is_begun():
+            first = next(iter(self.queue.jobs(count_max=1)), None)
+            created = Created(self.queue.experiment, utc_now())
+            if first is not None and isinstance(first.record, Created):
+                created = replace(first.record, path=None)  # its code is gone
+            self.repository.append(created)
+
+    def _check_is_filled(self) -> None:
+        if not self.repository.check_format():
+            raise self._emptied("holds nothing any more, and did before")
+
+    def _is_begun(self) -> bool:
+        """Tell whether the experiment begins in the storage, or has nothing there yet."""
+        if not self.queue.state().done:
+            return True
+        stored = catalogue.read(self.repository, _ignore, experiment=self.queue.experiment)
+        return any(isinstance(record, Created) for record in stored.records(self.queue.experiment))
+
+    def _emptied(self, what: str) -> StorageFailed:
+        return StorageFailed(
+            f"{self.repository.store.url} {what}: is its disk there, or was it emptied? What waits here stays. Put it "
+            "back; or, if that is gone for good, `replicate sync --anew` stores what waits without it",
+            permanent=True,
+        )
 
     def run(self, *, progress: Progress = silent) -> None:
         """Store all that is there now; what comes meanwhile is left to the next time, to be gathered until then.
@@ -75,6 +103,8 @@ class Drain:
         Raises:
             StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
         """
+        if isinstance(self.repository.store, LocalStore):  # where nothing fails: directories are made
+            self._check_is_filled()
         end = self.queue.end()
         done = 0
         while (jobs := self.queue.waiting(count_max=JOBS_AT_ONCE)) and self.queue.state().mark < end:
@@ -144,6 +174,10 @@ def open_queue(queue: Queue, *, patient: bool = False) -> Drain:
     )
     repository = Repository(cached(store))
     return Drain(queue, repository, Known(repository), origin.compression)
+
+
+def _ignore(_: Corrupted | TooNew) -> None:
+    """What is damaged is there."""
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:

@@ -272,18 +272,20 @@ class Project:
         with self.spool.scratch() as scratch:
             return copying.copy(source, other, scratch=scratch, experiments=only, progress=progress)
 
-    def sync(self, *, progress: Progress = silent) -> list[syncing.Synced]:
+    def sync(self, *, anew: bool = False, progress: Progress = silent) -> list[syncing.Synced]:
         """Store what waits in the spool of this project and that no living process of its own will store.
 
         Experiments whose process is gone are ended, as killed if they did not live to say otherwise.
 
         Args:
+            anew: also where the storage was emptied since, or is another one: what waits is stored without what is
+                gone. By default it stays where it is, because the disk of the storage may only not be there.
             progress: called with the number of jobs that are done, and of all there are.
 
         Returns:
             What became of each experiment that had something waiting; what could not be stored stays where it is.
         """
-        return syncing.sync(self.spool, progress=progress)
+        return syncing.sync(self.spool, anew=anew, progress=progress)
 
     def whence(self, file: str | Path) -> list[Holder]:
         """The experiments and checkpoints that hold the bytes of a file on this machine, whatever its name.

@@ -22,12 +22,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
+from replicate_core import records
 from replicate_core.documents import DIGEST_NAME, digest
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
 from replicate_core.known import GRACE
 from replicate_core.manifest import Manifest, Part, digest_hex
 from replicate_core.reading import read_stored
-from replicate_core.records import ExperimentState, Repacked
+from replicate_core.records import Created, ExperimentState, Record, Repacked
 from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
 from replicate_core.store import Entry
 from replicate_core.verifying import snapshots_of
@@ -127,12 +128,26 @@ def _read_live(repository: Repository) -> _Live:
     def refuse(error: Corrupted | TooNew) -> NoReturn:
         raise type(error)(f"nothing was pruned, because it is not known what is still needed: {error}") from error
 
-    states = repository.states(refuse)
+    found = repository.read_records(refuse)
+    states = records.fold(found)
     keys = dict.fromkeys(snapshot.manifest for snapshot in snapshots_of(states))
     try:
-        return _Live(states, dict(zip(keys, repository.manifests(keys), strict=True)))
+        manifests = dict(zip(keys, repository.manifests(keys), strict=True))
     except (Corrupted, TooNew) as error:
         refuse(error)
+    return _Live(states, manifests | _without_beginning(repository, found))
+
+
+def _without_beginning(repository: Repository, found: Sequence[Record]) -> dict[str, Manifest]:
+    """What is referred to by experiments that are in no listing, but may be again; as far as it is there."""
+    headless = records.headless(found)
+    begun = (Created(experiment, repository.now()) for experiment in headless)
+    states = records.fold([*begun, *(record for own in headless.values() for record in own)])
+    manifests: dict[str, Manifest] = {}
+    for snapshot in snapshots_of(states):
+        with suppress(Corrupted):
+            manifests[snapshot.manifest] = repository.manifest(snapshot.manifest)
+    return manifests
 
 
 def _sweep(

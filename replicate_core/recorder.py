@@ -129,6 +129,8 @@ class Recorder:
         """Store what waits; note what is in the way if something is."""
         try:
             drain = self._opened()
+            if self._troubled_since is not None:  # it may have been emptied meanwhile
+                drain.reach()
             self._waiting, self._is_urgent = 0, False
             drain.run()
             self._seen = max(self._seen, self._queue.state().mark)

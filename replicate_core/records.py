@@ -246,6 +246,20 @@ def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
     return {experiment: state for experiment, state in states if state is not None}
 
 
+def headless(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of experiments of which that of the beginning is missing, and that were not deleted, by id.
+
+    While an experiment is copied to another storage it is so, too: its beginning comes last.
+    """
+    grouped: dict[str, list[Record]] = {}
+    whole: set[str] = set()
+    for record in records:
+        grouped.setdefault(record.experiment, []).append(record)
+        if isinstance(record, Created) or (isinstance(record, Deleted) and record.checkpoints is None):
+            whole.add(record.experiment)
+    return {experiment: found for experiment, found in grouped.items() if experiment not in whole}
+
+
 def by_age(states: Mapping[str, ExperimentState]) -> dict[str, ExperimentState]:
     """The experiments in the order they began."""
     return dict(sorted(states.items(), key=lambda item: (item[1].created.created, item[0])))

@@ -37,11 +37,12 @@ class Synced:
     """Why it failed."""
 
 
-def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
+def sync(spool: Spool, *, anew: bool = False, progress: Progress = silent) -> list[Synced]:
     """Store all that waits in a spool and that no living process of its own will store.
 
     Args:
         spool: the spool.
+        anew: also where the storage has lost what was stored there before.
         progress: called with the number of jobs that are done, and of all there are.
     """
     queues = [(queue, _count(queue)) for queue in spool.queues()]
@@ -57,7 +58,7 @@ def sync(spool: Spool, *, progress: Progress = silent) -> list[Synced]:
         def advance(stored: int, before: int = done) -> None:
             progress(before + stored, total)
 
-        error = _empty(queue, advance)
+        error = _empty(queue, advance, anew=anew)
         done += jobs
         advance(0, done)
         report.append(Synced(queue.experiment, "failed" if error else "stored", jobs, error))
@@ -72,7 +73,7 @@ def _count(queue: Queue) -> int:
         return 0
 
 
-def _empty(queue: Queue, progress: Callable[[int], object]) -> str | None:
+def _empty(queue: Queue, progress: Callable[[int], object], *, anew: bool) -> str | None:
     """Empty a queue, or wait for who is at it; returns why that failed, if it did."""
     done_before = done = queue.state().done
     moved_at = time.monotonic()
@@ -80,7 +81,10 @@ def _empty(queue: Queue, progress: Callable[[int], object]) -> str | None:
         while queue.directory.is_dir():
             if queue.take():
                 try:
-                    open_queue(queue).empty(progress=progress)
+                    drain = open_queue(queue)
+                    if anew:
+                        drain.begin_again()
+                    drain.empty(progress=progress)
                 finally:
                     queue.give_back()
                 return None

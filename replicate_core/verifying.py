@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from replicate_core import records
 from replicate_core.documents import DIGEST_NAME
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.manifest import Manifest, Part
@@ -13,6 +14,11 @@ from replicate_core.progress import Progress, silent
 from replicate_core.reading import FETCH_BYTES, Wanted, plan, read, read_part
 from replicate_core.records import ExperimentState
 from replicate_core.repository import DATA, Repository
+
+BEGINNING_MISSING = (
+    "the record of its beginning is missing, so that no listing shows it: it was lost, or copying was broken off, and "
+    "can be repeated"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,13 @@ def verify(
         if isinstance(error, Corrupted):
             damages.append(Damage(str(error)))
 
-    states = repository.states(unusable)
+    found = repository.read_records(unusable)
+    states = records.by_age(records.fold(found))
+    damages += [
+        Damage(BEGINNING_MISSING, experiment)
+        for experiment in records.headless(found)
+        if wanted(Snapshot(experiment, None, ""))
+    ]
     sizes = {entry.key: entry.size for entry in repository.store.list(DATA)}
     snapshots = [snapshot for snapshot in snapshots_of(states) if wanted(snapshot)]
     experiments = sum(wanted(Snapshot(experiment, None, "")) for experiment in states)  # with files or without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from itertools import pairwise
@@ -19,7 +20,7 @@ from replicate_core.errors import Corrupted, InvalidInput, StorageFailed
 from replicate_core.files import Tree
 from replicate_core.known import Known
 from replicate_core.reading import open_file
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, ExperimentState
 from replicate_core.repository import Repository, utc_now
 from replicate_core.spool import Origin, Queue, Spool
 from replicate_core.staging import SMALL_BYTES
@@ -222,6 +223,59 @@ class TestReaching:
         (project.parent / "away").rename(project.parent / "storage")
         open_queue(queue).empty()
         assert len(state(project).checkpoints) == 2
+
+    def test_does_not_where_others_began_anew_what_was_emptied(self, queue: Queue, project: Path) -> None:
+        """What came before is gone: checkpoints alone would be in no listing."""
+        append_all(queue, project, "cfp")
+        drain(queue, project).run()
+        made = append_all(queue, project, "fp")
+        shutil.rmtree(project.parent / "storage")
+        Repository(LocalStore(project.parent / "storage")).prepare()
+        with pytest.raises(StorageFailed, match="holds nothing of the experiment eeeeeee, and did before") as raised:
+            open_queue(queue).reach()
+        assert raised.value.permanent
+        with pytest.raises(StorageFailed, match="replicate sync --anew"):
+            open_queue(queue).empty()
+        assert len(queue.waiting()) == 2
+        again = open_queue(queue)
+        again.begin_again()
+        again.empty()
+        assert [facts.id for facts in state(project).checkpoints] == made
+        assert contents(project)[0] is not None
+        assert queue.waiting() == []
+
+    def test_where_the_journal_has_forgotten_the_beginning_takes_what_it_knows(
+        self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        append_all(queue, project, "cp")
+        drain(queue, project).run()
+        made = append_all(queue, project, "p")
+        shutil.rmtree(project.parent / "storage")
+        monkeypatch.setattr(queue, "jobs", lambda **_: [])
+        again = open_queue(queue)
+        again.begin_again()
+        monkeypatch.undo()
+        again.empty()
+        assert [facts.id for facts in state(project).checkpoints] == made
+
+    def test_of_a_deleted_experiment_is_as_before(self, queue: Queue, project: Path) -> None:
+        append_all(queue, project, "cp")
+        drain(queue, project).run()
+        Repository(LocalStore(project.parent / "storage")).append(Deleted(EXPERIMENT))
+        append_all(queue, project, "p")
+        open_queue(queue).empty()
+        assert queue.waiting() == []
+
+    def test_of_a_directory_is_seen_to_before_anything_is_stored(self, queue: Queue, project: Path) -> None:
+        """Nothing fails there: what is missing is made."""
+        append_all(queue, project, "cp")
+        stored = drain(queue, project)
+        stored.run()
+        shutil.rmtree(project.parent / "storage")
+        append_all(queue, project, "p")
+        with pytest.raises(StorageFailed, match="holds nothing any more"):
+            stored.run()
+        assert not (project.parent / "storage").exists()
 
 
 class TestEmptying:

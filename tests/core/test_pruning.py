@@ -21,7 +21,7 @@ from replicate_core.manifest import encode
 from replicate_core.pruning import LIVE_SHARE, Report, prune
 from replicate_core.reading import read_all
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
-from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
+from replicate_core.repository import DATA, MANIFESTS, RECORDS, TOMBSTONES, Repository
 from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Entry
 from replicate_core.verifying import snapshots_of, verify
@@ -219,6 +219,22 @@ class TestTwoPhases:
             assert site.prune() == Report()
         assert shelf.keys() == there
         assert site.read() == {code: contents(0, 1), checkpoint: contents(2)}
+
+    def test_so_do_checkpoints_of_an_experiment_whose_beginning_is_lost(self, site: Site, shelf: Shelf) -> None:
+        """They are in no listing, but may be again."""
+        experiment = site.save(0)
+        site.save(1, experiment=experiment)
+        lost = site.save(2, experiment=experiment)
+        (created,) = (key for key in shelf.keys(RECORDS) if key.endswith("-created.json"))
+        manifests = {item.id: item.manifest for item in site.repository().states()[experiment].checkpoints}
+        beginning = shelf.get(created)
+        shelf.delete([created, manifests[lost]])
+        for _ in range(3):
+            site.later()
+            site.prune()
+        shelf.put(created, beginning)
+        hurt = {damage.checkpoint for damage in verify(site.repository(), deep=True).damages}
+        assert hurt == {None, lost}, "its code, of which nobody knew, and what was lost before"
 
     def test_what_nothing_refers_to_is_announced_and_deleted_a_grace_later(self, site: Site, shelf: Shelf) -> None:
         kept = site.save(0)

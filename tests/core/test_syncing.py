@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -53,6 +54,23 @@ def lab(project: Path) -> Iterator[Lab]:
     yield found
     for queue in found.begun:
         queue.give_back()
+
+
+def test_what_was_stored_and_is_gone_is_done_without_only_where_that_is_said(lab: Lab) -> None:
+    queue = lab.killed(ONE, 1)
+    queue.take()
+    open_queue(queue).reach()
+    open_queue(queue).run()
+    facts = CheckpointFacts(OTHER, utc_now(), 1, {})
+    queue.append(Checkpointed(ONE, (facts,)))
+    queue.give_back()
+    shutil.rmtree(lab.project.parent / "storage")
+    (failed,) = sync(lab.spool)
+    assert (failed.outcome, failed.jobs) == ("failed", 1)
+    assert "`replicate sync --anew` stores what waits without it" in failed.error
+    assert sync(lab.spool, anew=True) == [Synced(ONE, "stored", 1)]
+    assert lab.stored() == [ONE]
+    assert lab.spool.queues() == []
 
 
 def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from replicate_core import environment
 from replicate_core.documents import digest
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.manifest import Part
+from replicate_core.records import Deleted
 from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 from replicate_core.verifying import Damage, Report, verify
@@ -173,12 +174,26 @@ class TestDamages:
         assert hurt(report) == [(pair.first.id, checkpoint.id, None)]
         assert manifest.name in report.damages[0].problem
 
+    def test_an_experiment_of_which_the_beginning_is_lost_is_named(self, pair: Pair, deep: bool) -> None:
+        (record,) = pair.storage.rglob(f"*{pair.first.id}-created.json")
+        record.unlink()
+        report = check(pair.storage, deep=deep)
+        assert hurt(report) == [(pair.first.id, None, None)]
+        assert "the record of its beginning is missing" in report.damages[0].problem
+        assert report.experiments == 1
+        Repository(LocalStore(pair.storage)).append(Deleted(pair.first.id))
+        assert check(pair.storage, deep=deep).damages == ()
+
     def test_a_damaged_record_is_named_and_the_rest_is_checked(self, pair: Pair, deep: bool) -> None:
         (record,) = pair.storage.rglob(f"*{pair.first.id}-created.json")
         record.write_bytes(record.read_bytes()[:-3])
         pair.object_of(pair.second.checkpoints[0]).unlink()
         report = check(pair.storage, deep=deep)
-        assert hurt(report) == [(None, None, None), (pair.second.id, pair.second.checkpoints[0].id, "model.bin")]
+        assert hurt(report) == [
+            (None, None, None),
+            (pair.first.id, None, None),
+            (pair.second.id, pair.second.checkpoints[0].id, "model.bin"),
+        ]
         assert record.name in report.damages[0].problem, "which has the id of the experiment in it"
 
     def test_several_are_all_named_once(self, pair: Pair, deep: bool) -> None:
