@@ -94,8 +94,9 @@ class Catalogue:
     def experiments(self) -> dict[str, Stored]:
         """Every experiment that is not deleted, by id, in the order they began."""
         names = [*self._pieces, *(name for name in self._fresh if name not in self._pieces)]
-        found = (stored for name in names if (stored := self.one(name)) is not None)
-        return {one.experiment: one for one in sorted(found, key=lambda one: (one.summary.created, one.experiment))}
+        with collection_paused():
+            found = (stored for name in names if (stored := self.one(name)) is not None)
+            return {one.experiment: one for one in sorted(found, key=lambda one: (one.summary.created, one.experiment))}
 
     def one(self, experiment: str) -> Stored | None:
         """One experiment; None if there is none with that id, or it is deleted."""
@@ -142,7 +143,6 @@ def _size(piece: Piece) -> int:
     return len(piece.names)
 
 
-@collection_paused()
 def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:
     """See what is stored.
 
@@ -179,17 +179,18 @@ def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
         if len(found) == len(keys):
             break
     held: list[Segment] = []
-    for key, data in sorted(found.items()):
-        try:
-            held.append(segments.decode(data, key=key))
-        except (Corrupted, TooNew) as error:
-            unusable(_blamed(key, error))
+    with collection_paused():
+        for key, data in sorted(found.items()):
+            try:
+                held.append(segments.decode(data, key=key))
+            except (Corrupted, TooNew) as error:
+                unusable(_blamed(key, error))
     return held
 
 
 def _blamed(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | TooNew:
-    key = segment if isinstance(segment, str) else segment.key
-    return type(error)(f"{error}. The records are read instead of {key}: nothing is lost, `replicate compact` mends it")
+    key, how = (segment, "compact") if isinstance(segment, str) else (segment.key, "compact --rebuild")
+    return type(error)(f"{error}. The records are read instead of {key}: nothing is lost, `replicate {how}` mends it")
 
 
 def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -68,6 +69,8 @@ def compact(repository: Repository, *, rebuild: bool = False) -> Report:
     entries = [entry for entry in repository.store.list(RECORDS) if entry.key.endswith(".json")]
     covered = {key for segment in held for key in segment.keys}
     fresh = _usable(repository, [entry.key for entry in entries if entry.key not in covered])
+    if rebuild:
+        fresh |= _rescued(found, {entry.key for entry in entries} - fresh.keys())
     merges = rebuild or len(held) >= SEGMENTS_MAX or any(isinstance(error, Corrupted) for error in damaged)
     groups = _groups(repository, held, fresh, None if merges else {record.experiment for _, record in fresh.values()})
     taken = {key for group in groups for key in group.lines}
@@ -129,6 +132,20 @@ def _usable(repository: Repository, keys: Sequence[str]) -> dict[str, tuple[byte
             record = _record(key, data)
             if record is not None:
                 found[key] = data, record
+    return found
+
+
+def _rescued(held: Sequence[Segment], keys: set[str]) -> dict[str, tuple[bytes, Record]]:
+    """Of records that can't be used what segments hold of them: it may be all that is left."""
+    found: dict[str, tuple[bytes, Record]] = {}
+    for segment in held:
+        for piece in segment.pieces.values():
+            if keys.isdisjoint(piece.keys):
+                continue
+            with suppress(Corrupted):
+                for key, line in segment.lines(piece).items():
+                    if key in keys and (record := _record(key, line)) is not None:
+                        found[key] = line, record
     return found
 
 

@@ -108,9 +108,12 @@ def load_file(file: Path) -> Config:
     """Read a file that says what a `replicate.yaml` may say, under any name; paths in it start from where it lies.
 
     Raises:
-        ConfigInvalid: as of `load`; or there is no such file.
+        ConfigInvalid: as of `load`; or there is no such file, or it names no storage.
     """
-    return _Reader(file).config(file.parent.resolve())
+    found = _Reader(file).config(file.parent.resolve())
+    if found.storage is DEFAULT_STORAGE:
+        raise ConfigInvalid(f"{file} names no storage: write `storage: ` and a URL or path into it")
+    return found
 
 
 def _files(directory: Path) -> list[Path]:

@@ -330,8 +330,11 @@ class _Copier:
                     file.write(data)
             if path.stat().st_size != size or whole not in (None, f"{DIGEST_NAME}:{seen.hexdigest()}"):
                 raise Corrupted(f"the object {key} in {self._source.store.url} is not what was stored")
-            for fetch in plan(map(Wanted, parts)):
-                read(Repository(LocalStore(self._scratch)), fetch)
+            try:
+                for fetch in plan(map(Wanted, parts)):
+                    read(Repository(LocalStore(self._scratch)), fetch)
+            except Corrupted as error:
+                raise Corrupted(str(error).replace(str(self._scratch), self._source.store.url)) from error
             name = self._new_key(key) if key in self._doomed else key
             self._target.store.put_file(name, path)
         finally:

@@ -29,7 +29,7 @@ Probe = Callable[[Any, str, str], Awaitable[object]]
 Options = dict[str, Any]
 
 
-def _nothing(_: Options, __: str) -> Options:
+def _nothing(_: Options, __: str, ___: float) -> Options:
     return {}
 
 
@@ -49,8 +49,9 @@ class Driver:
     """The extra of this package that installs it."""
     package: str | None = None
     """What that brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
-    options: Callable[[Options, str], Options] = _nothing
-    """What it is told besides: made of what the user tells it, and of what stands in the URL between `://` and `/`."""
+    options: Callable[[Options, str, float], Options] = _nothing
+    """What it is told besides: made of what the user tells it, of what stands in the URL between `://` and `/`, and of
+    how many seconds it may be silent."""
     reading: Mapping[str, Any] = field(default_factory=dict)
     """What is told to a request that reads a key."""
     writing: Callable[[int], Options] = lambda _: {}
@@ -70,16 +71,18 @@ class Driver:
     """Characters that it can't have in names: no key of a repository has any of them, but the path of one may."""
     knows_listings_cache: bool = True
     """Whether it takes the word that listings must not be cached; two drivers have no such cache."""
+    notices_silence: bool = False
+    """Whether it fails by itself, and at once, where nothing comes for as long as a small request may take."""
     is_one_connection: bool = False
     """Whether all goes through one connection, which does not come back by itself."""
 
 
-def _s3(given: Options, _: str) -> Options:
+def _s3(given: Options, _: str, seconds: float) -> Options:
     """One attempt a request, or s3fs' five would be made of botocore's five; and no checksums that only AWS knows."""
     config = {
         "max_pool_connections": SMALL_REQUESTS_AT_ONCE,
         "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": READ_SECONDS,
+        "read_timeout": seconds,
         "retries": {"total_max_attempts": 1},
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
@@ -109,8 +112,8 @@ async def _probe_gcs(file_system: Any, bucket: str, prefix: str) -> object:
     return await file_system._call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)  # noqa: SLF001  # as above
 
 
-def _azure(given: Options, _: str) -> Options:
-    return {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "blocksize": PART_BYTES} | given
+def _azure(given: Options, _: str, seconds: float) -> Options:
+    return {"connection_timeout": CONNECT_SECONDS, "read_timeout": seconds, "blocksize": PART_BYTES} | given
 
 
 async def _probe_azure(file_system: Any, container: str, prefix: str) -> object:
@@ -120,17 +123,17 @@ async def _probe_azure(file_system: Any, container: str, prefix: str) -> object:
     return None
 
 
-def _sftp(given: Options, _: str) -> Options:
+def _sftp(given: Options, _: str, seconds: float) -> Options:
     """The key of the host is checked against `~/.ssh/known_hosts`: sshfs by itself takes any."""
     known = {} if "known_hosts" in given else {"known_hosts": ()}
-    return {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": READ_SECONDS, **known}
+    return {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": seconds / 3, **known}  # it asks three times
 
 
-def _webdav(given: Options, host: str) -> Options:
+def _webdav(given: Options, host: str, seconds: float) -> Options:
     """The server is in the URL; its password, in the options: `auth: [user, ${PASSWORD}]`."""
     scheme = "http" if given.get("scheme") == "http" else "https"
     auth = tuple(given["auth"]) if isinstance(given.get("auth"), list) else given.get("auth")
-    return {"base_url": f"{scheme}://{host.rpartition('@')[2]}", "auth": auth, "timeout": READ_SECONDS}
+    return {"base_url": f"{scheme}://{host}", "auth": auth, "timeout": seconds}
 
 
 S3 = Driver(
@@ -142,6 +145,7 @@ S3 = Driver(
     attempts=ATTEMPTS,
     probe=_probe_s3,
     make=_make_s3,
+    notices_silence=True,
 )
 GCS = Driver(
     "gcs",
@@ -201,16 +205,17 @@ def driver_of(scheme: str) -> Driver:
     return DRIVERS.get(scheme, OTHER)
 
 
-def told(scheme: str, host: str, given: Mapping[str, Value]) -> Options:
+def told(scheme: str, host: str, given: Mapping[str, Value], seconds: float = READ_SECONDS) -> Options:
     """All that the driver of a scheme is told when it is made.
 
     Args:
         scheme: of the URL.
         host: what stands in the URL between `://` and `/`.
         given: what the user tells it, references resolved.
+        seconds: how long a small request may take; it may be silent for so long, and `READ_SECONDS` at most.
     """
     own = dict(given)
-    added = driver_of(scheme).options(own, host)
+    added = driver_of(scheme).options(own, host, min(seconds, READ_SECONDS))
     for name in OURS.get(scheme, ()):
         own.pop(name, None)
     cache = {"use_listings_cache": False} if driver_of(scheme).knows_listings_cache else {}

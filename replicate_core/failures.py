@@ -42,13 +42,13 @@ class _Kind:
 
 _BUCKET = _Kind(
     "the bucket does not exist",
-    "Make it, or have it made: storage_options: {create: true}; or mend its name in replicate.yaml",
+    "Make it, or have it made (`replicate --create ls`, or create: true in storage_options), or mend its name",
     permanent=True,
 )
 _NONE = _Kind(
     "there are no credentials",
-    "Give them the way its tools take them (docs/storage.md has a section for each storage), or under storage_options "
-    "in replicate.yaml as ${VARIABLE}",
+    "Give credentials the way its tools take them (docs/storage.md has a section for each storage), or under "
+    "storage_options in replicate.yaml as ${VARIABLE}",
     permanent=True,
 )
 _REFUSED = _Kind(
@@ -69,10 +69,13 @@ _HOST_KEY = _Kind(
 _UNREACHABLE = _Kind("it can't be reached", "Check the host, the port and the network", permanent=False)
 _TLS = _Kind(
     "no secure connection could be made",
-    "Check whether it speaks https at all (an endpoint may need http://) and whether its certificate is trusted here",
+    "Check whether it speaks https at all (an endpoint may need http://, WebDAV the option scheme: http), and whether "
+    "its certificate is trusted here",
     permanent=False,
 )
-_SLOW = _Kind("it did not answer in time", "Check the network and the server, then try again", permanent=False)
+_SLOW = _Kind(
+    "it did not answer in time", "Check the network, the server and your credentials, then try again", permanent=False
+)
 _BUSY = _Kind("it has too much to do", "Try again later", permanent=False)
 _BROKEN = _Kind("the server failed", "Try again later; whoever runs it will find it in its log", permanent=False)
 _CONFLICT = _Kind("somebody else wrote it at the same time", "Try again", permanent=False)
@@ -88,6 +91,12 @@ _GONE = _Kind(
     "it is not there", "Check the storage named in replicate.yaml, the network and your credentials", permanent=True
 )
 _NO_RANGE = _Kind("nothing is there", "Ask for less", permanent=True)
+_OPTION = _Kind(
+    "an option is not known",
+    "One of storage_options is not known to the driver, or a value can't be one; docs/storage.md says where each is "
+    "described (the address of an S3 server is endpoint_url)",
+    permanent=True,
+)
 _UNKNOWN = _Kind("", "Check the storage named in replicate.yaml, the network and your credentials", permanent=False)
 
 _PASSING = (_UNREACHABLE, _SLOW, _BUSY, _BROKEN, _CONFLICT, _CUT)
@@ -175,24 +184,30 @@ _TYPES = {
 """What drivers raise, by the name of the class: to import theirs would be to need them."""
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED")
+"""What OpenSSL says in any driver's words; all else that it may say passes."""
+
+
 def diagnose(error: BaseException) -> Failure:
     """Why a request to a storage failed, as far as its error and the errors behind it tell.
 
     The most telling of them counts: the code of an answer, then the class, then the number of a system error.
     """
-    chain = list(_chain(error))
+    chain = list(behind(error))
     kind = (
-        next((found for item in chain if (found := _CODES.get(_code(item)))), None)
+        next((_TLS for item in chain if any(word in str(item) for word in _NO_TLS)), None)
+        or next((found for item in chain if (found := _CODES.get(_code(item)))), None)
         or next((found for item in chain for name in _names(item) if (found := _TYPES.get(name))), None)
         or next((found for item in chain if (found := _by_status(_status(item)))), None)
         or next((found for item in chain if (found := _by_number(item))), None)
+        or next((_OPTION for item in chain if isinstance(item, TypeError) and "argument" in str(item)), None)
         or _UNKNOWN
     )
     reason = _reason(chain) or kind.words or type(error).__name__
     return Failure(reason, kind.todo, kind.permanent, kind is _BUCKET, kind in _PASSING, kind is _NO_RANGE)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def behind(error: BaseException | None) -> Iterator[BaseException]:
     """The error, and those behind it, the nearest first."""
     seen: list[BaseException] = []
     while error is not None and error not in seen and len(seen) < _CHAIN_MAX:

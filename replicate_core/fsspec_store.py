@@ -22,7 +22,7 @@ from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.exit_proof import ExitProofThreads
 from replicate_core.failures import diagnose
 from replicate_core.files import is_temporary
-from replicate_core.store import Entry, check_key, translated
+from replicate_core.store import Entry, check_key, shown_cause, translated
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -38,8 +38,11 @@ HASTY_SECONDS = 10.0
 PROBE_SECONDS = 30.0
 """How long a storage may take to say that it is there, even for recorders: they ask again, and `init` is waited for."""
 
-LIST_SECONDS = 600.0
-"""How long a listing may take: it is as long as what it lists."""
+LONG_SECONDS = 600.0
+"""How much longer what may be of any length may take, a listing or a key as a whole, as long as something comes."""
+
+HASTY_LONG_SECONDS = 60.0
+"""The same, where somebody waits for it and nobody notices that nothing comes."""
 
 BYTES_PER_SECOND_MIN = 50_000
 """How slow the transfer of a large one may be."""
@@ -156,7 +159,7 @@ class FsspecStore:
     def _read(self, key: str, start: int, end: int | None, size: int) -> Any:
         path = self._path(key)
         if start == 0 and end is None:
-            return self._call("cat_file", path, **self._driver.reading)
+            return self._call("cat_file", path, more_seconds=self._long_seconds(0), **self._driver.reading)
         if self._driver.ignores_ranges:
             return self._request(lambda fs: _read_at(fs, path, start, end), transfer_bytes=size)
         return self._call("cat_file", path, start=start, end=end, transfer_bytes=size, **self._driver.reading)
@@ -251,11 +254,11 @@ class FsspecStore:
 
     def _find(self, prefix: str) -> Mapping[str, Mapping[str, Any]]:
         if self._driver.probe is None:
-            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, more_seconds=LIST_SECONDS)
+            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, more_seconds=self._long_seconds())
         else:  # names in a bucket are listed by what they begin with: no need to ask what is a directory
             bucket, _, below = self._path(prefix).partition("/")
             below = f"{below}/" if below and not below.endswith("/") else below
-            found = self._call("find", bucket, prefix=below, detail=True, more_seconds=LIST_SECONDS)
+            found = self._call("find", bucket, prefix=below, detail=True, more_seconds=self._long_seconds())
         return found if isinstance(found, Mapping) else {}
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -293,20 +296,24 @@ class FsspecStore:
         """Make one request for each name, many at a time; what is missing is left out."""
         found: dict[str, T] = {}
         left = [(name, self._path(name)) for name in names]
+        hurried_until = time.monotonic() + self._seconds()
+        seconds = self._seconds() + self._long_seconds(0)
         for attempt in range(1, self._driver.attempts + 1):
             file_system = self._here()
             with self._translating(f"{verb} {len(left)} keys"):
-                answers = self._run(_gather(request, file_system, [path for _, path in left], self._seconds()))
+                answers = self._run(_gather(request, file_system, [path for _, path in left], seconds))
             again = []
             for (name, path), answer in zip(left, answers, strict=True):
                 if not isinstance(answer, Exception):
                     found[name] = answer
                 elif isinstance(answer, FileNotFoundError) and not diagnose(answer).is_missing_bucket:
                     continue
-                elif attempt < self._driver.attempts and self._passes(answer):
+                elif self._passes(answer) and attempt < self._driver.attempts and time.monotonic() < hurried_until:
                     again.append((name, path))
                 else:
-                    raise translated(answer, self.url, f"{verb} {name}", self._hidden) from answer
+                    raise translated(answer, self.url, f"{verb} {name}", self._hidden) from shown_cause(
+                        answer, self._hidden
+                    )
             if not again:
                 break
             left = again
@@ -329,7 +336,8 @@ class FsspecStore:
         more_seconds: float = 0,
     ) -> Any:
         """Make a request; again, where that failed by chance and the driver does not try again itself."""
-        deadline = time.monotonic() + self._seconds() + more_seconds + transfer_bytes / BYTES_PER_SECOND_MIN
+        began = time.monotonic()
+        deadline = began + self._seconds() + more_seconds + transfer_bytes / BYTES_PER_SECOND_MIN
         attempt = 1
         while True:
             try:
@@ -340,7 +348,8 @@ class FsspecStore:
             except Exception as error:
                 pause = _pause(attempt)
                 passes = self._passes(error)
-                if not passes or attempt >= self._driver.attempts or time.monotonic() + pause >= deadline:
+                is_late = time.monotonic() + pause >= began + self._seconds()  # though what comes may take longer
+                if not passes or attempt >= self._driver.attempts or is_late:
                     raise
                 time.sleep(pause)
                 attempt += 1
@@ -350,6 +359,14 @@ class FsspecStore:
         passes = diagnose(error).is_passing
         self._is_cut |= passes and self._driver.is_one_connection
         return passes
+
+    def _long_seconds(self, otherwise: float | None = None) -> float:
+        """How much longer what may be of any length may take; or `otherwise`, where nobody notices that it hangs."""
+        if self._driver.notices_silence:
+            return LONG_SECONDS
+        if otherwise is not None:
+            return otherwise
+        return LONG_SECONDS if self._seconds() > HASTY_LONG_SECONDS else HASTY_LONG_SECONDS
 
     def _seconds(self) -> float:
         return REQUEST_SECONDS if self._request_seconds is None else self._request_seconds
@@ -384,9 +401,9 @@ class FsspecStore:
         except FileNotFoundError as error:
             if key is not None and not diagnose(error).is_missing_bucket:
                 raise NotFound(f"{key} is not in {self.url}") from error
-            raise translated(error, self.url, action, self._hidden) from error
-        except Exception as error:  # drivers raise anything; this is where it gets one name
-            raise translated(error, self.url, action, self._hidden) from error
+            raise translated(error, self.url, action, self._hidden) from shown_cause(error, self._hidden)
+        except Exception as error:  # noqa: BLE001  # drivers raise anything; this is where it gets one name
+            raise translated(error, self.url, action, self._hidden) from shown_cause(error, self._hidden)
 
 
 def _read_at(file_system: AbstractFileSystem, path: str, start: int, end: int | None) -> bytes:

@@ -97,7 +97,6 @@ class Source:
         """What is stored."""
         return self._open_repository()
 
-    @collection_paused()
     def all(self, unusable: Unusable | None = None) -> dict[str, Listed]:
         """Every experiment that is not deleted, by id, in the order they began.
 
@@ -255,15 +254,18 @@ class Source:
         running = {name: session for name, session in sessions.items() if everything[name].summary.status is None}
         signs = heartbeats.last(self.repository, running)
         now = self.repository.now()
-        return {
-            one.experiment: Listed(
-                one,
-                _status(one.summary, signs.get(one.experiment), alive.get((one.experiment, one.summary.session)), now),
-                frozenset(unstored.get(one.experiment, ())),
-                signs.get(one.experiment),
-            )
-            for one in sorted(everything.values(), key=lambda one: (one.summary.created, one.experiment))
-        }
+        with collection_paused():
+            return {
+                one.experiment: Listed(
+                    one,
+                    _status(
+                        one.summary, signs.get(one.experiment), alive.get((one.experiment, one.summary.session)), now
+                    ),
+                    frozenset(unstored.get(one.experiment, ())),
+                    signs.get(one.experiment),
+                )
+                for one in sorted(everything.values(), key=lambda one: (one.summary.created, one.experiment))
+            }
 
 
 class _Spooled(NamedTuple):

@@ -12,11 +12,11 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from replicate_core.drivers import DRIVERS, WEBDAV, driver_of, told
+from replicate_core.drivers import DRIVERS, SFTP, WEBDAV, driver_of, told
 from replicate_core.errors import InvalidInput, MissingExtra
 from replicate_core.options import CREATE, hide, resolve, secrets
 from replicate_core.redaction import without_credentials
-from replicate_core.store import LocalStore, Store, translated
+from replicate_core.store import LocalStore, Store, shown_cause, translated
 from replicate_core.values import Value
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def scheme(location: str) -> str:
 
 def is_config(location: str) -> bool:
     """Tell whether a location is a file that names a storage, as `replicate.yaml` does, not the storage itself."""
-    return location.endswith((".yaml", ".yml")) and not scheme(location) and not _expanded(location).is_dir()
+    return location.lower().endswith((".yaml", ".yml")) and not scheme(location) and not _expanded(location).is_dir()
 
 
 def local_root(location: str, *, relative_to: Path) -> Path | None:
@@ -76,6 +76,11 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
         shown = without_credentials(location)
         raise InvalidInput(f"the storage {shown!r} is a chain of URLs: name the last one alone, without '::'")
     found = _SCHEME.match(location)
+    if "${" in location:
+        raise InvalidInput(
+            f"the storage {without_credentials(location)!r} has a reference to the environment in it, which only "
+            "storage_options may have"
+        )
     if found is None:
         _check_is_path(location)
         return relative_to / _expanded(location)
@@ -98,10 +103,9 @@ def _expanded(path: str) -> Path:
 
 def _check_is_path(location: str) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
-    if not location.strip() or location != location.strip() or "${" in location:
+    if not location.strip() or location != location.strip():
         raise InvalidInput(
-            f"the storage {location!r} is neither a path nor a URL: it must not be empty, nor have spaces around it, "
-            "nor ${...} in it (storage_options may)"
+            f"the storage {location!r} is neither a path nor a URL: it must not be empty, nor have spaces around it"
         )
     if (found := _NO_COLON.match(location)) is not None and found[1].lower() in DRIVERS:
         meant = f"{found[1].lower()}://{without_credentials('x://' + location[found.end() :]).removeprefix('x://')}"
@@ -141,6 +145,16 @@ def within(seconds: float, make: Callable[[], T]) -> T:
         raise TimeoutError(f"no answer within {seconds:g} seconds") from error
 
 
+def _checked_path(path: str, shown: str, refused: str) -> str:
+    """A path below a host or bucket, with one slash where there are several: a key that has two is not found again."""
+    parts = path.split("/")
+    strange = next((character for character in refused if character in path), None)
+    if strange is not None or "." in parts or ".." in parts:
+        what = repr(strange) if strange is not None else "'.' or '..'"
+        raise InvalidInput(f"the storage {shown!r} has {what} in its path, which can't be there: write it without")
+    return "/".join(filter(None, parts)) if any(parts) else ""
+
+
 def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store:
     from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
     from fsspec.registry import available_protocols, get_filesystem_class  # noqa: PLC0415
@@ -154,13 +168,20 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
         raise InvalidInput(f"the storage {shown!r} has the scheme {kind!r}, which nothing here can open: {hint}")
     driver = driver_of(kind)
-    host, _, path = rest.partition("/")
+    host, slash, path = rest.partition("/")
+    path = _checked_path(path, shown, "#?" if driver is SFTP else driver.refuses)  # fsspec cuts its URLs there
+    url = f"{kind}://{host}{slash}{path}"
     if driver.probe is not None and not host:
         raise InvalidInput(f"the storage {shown!r} names no bucket: write {kind}://BUCKET/PATH")
+    if driver in (SFTP, WEBDAV) and not host:
+        raise InvalidInput(f"the storage {shown!r} names no host: write {kind}://HOST/PATH")
+    if driver is WEBDAV and "@" in host:
+        raise InvalidInput(f"the storage {shown!r} has a login in it: give it as an option, auth: [USER, PASSWORD]")
     create = options.pop(CREATE, False) is True
     user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # there, it is the container
     hidden = (*filter(None, (user, user.partition(":")[2])), *secrets(options))
-    told_ = told(kind, host, options)
+    seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
+    told_ = told(kind, host, options, seconds)
 
     def make() -> tuple[AbstractFileSystem, str]:
         if driver is WEBDAV:
@@ -168,7 +189,6 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         file_system, root = url_to_fs(url, **told_)
         return file_system, root
 
-    seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
     try:
         get_filesystem_class(kind)  # to import it takes as long as it takes
         file_system, root = within(seconds, make)
@@ -180,9 +200,10 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         )
         raise MissingExtra(f"the storage {shown} needs a driver that is not installed: {todo}") from error
     except TypeError as error:
-        raise InvalidInput(f"storage_options of {shown} can't be used: {hide(str(error), hidden)}") from error
-    except Exception as error:  # a driver may raise anything; all of it means the same
-        raise translated(error, shown, "open the storage", hidden) from error
+        problem = f"storage_options of {shown} can't be used: {hide(str(error), hidden)}"
+        raise InvalidInput(problem) from shown_cause(error, hidden)
+    except Exception as error:  # noqa: BLE001  # a driver may raise anything; all of it means the same
+        raise translated(error, shown, "open the storage", hidden) from shown_cause(error, hidden)
     store = fsspec_store.FsspecStore(
         file_system,
         root,

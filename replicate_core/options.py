@@ -20,6 +20,7 @@ SECRET_CHARACTERS_MIN = 4
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}")
 _SECRET_OPTIONS = frozenset({"key", "connection_string", "sas"})
+_FILE_OPTIONS = frozenset({"client_keys", "known_hosts"})
 _WORDS = frozenset({"anon", "browser", "cache", "cloud", "google_default"})
 """What gcsfs takes for a token that is none."""
 
@@ -62,7 +63,7 @@ def secrets(options: Mapping[str, Value]) -> tuple[str, ...]:
 def _secrets(value: Value, *, hidden: bool) -> Iterator[str]:
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _secrets(item, hidden=hidden or is_secret(name) or name.lower() in _SECRET_OPTIONS)
+            yield from _secrets(item, hidden=hidden or _is_secret(name))
     elif isinstance(value, list):
         for item in value:
             yield from _secrets(item, hidden=hidden)
@@ -71,6 +72,19 @@ def _secrets(value: Value, *, hidden: bool) -> Iterator[str]:
         if ";" in value:  # a connection string: errors quote parts of it
             parts = (part.partition("=")[2] for part in value.split(";") if is_secret(part.partition("=")[0]))
             yield from (part for part in parts if len(part) >= SECRET_CHARACTERS_MIN)
+
+
+def _is_secret(name: str) -> bool:
+    return (is_secret(name) or name.lower() in _SECRET_OPTIONS) and name not in _FILE_OPTIONS
+
+
+def in_plain(options: Mapping[str, Value]) -> list[str]:
+    """The names of unresolved options that hold a secret as it is, not a reference to the environment."""
+    return [
+        name
+        for name, value in options.items()
+        if any(not _REFERENCE.search(text) and not text.endswith(".json") for text in secrets({name: value}))
+    ]
 
 
 def hide(text: str, hidden: tuple[str, ...]) -> str:

@@ -454,7 +454,7 @@ class Experiments:
             return _experiment(project, created, None, recording)
         resuming.wait_until_over(project.source, found.experiment, place.say)
         start = resuming.choose(project.source, found)
-        place.say(resuming.described(start))
+        place.say(resuming.described(start, created))
         recording = _go_on(project, place, start, path=path, strict=strict)
         start_for_abandoned(project.spool, project.directory)
         return _experiment(project, created, start, recording)

@@ -38,6 +38,9 @@ from replicate_core.values import Value, plain
 if TYPE_CHECKING:
     from replicate_core.config import Config
 
+MISTYPED = 0.85
+"""So much alike are a name and one that was mistyped: `val_los`; not `val_loss` and `loss`."""
+
 LOOK_SECONDS = 1.0
 """How often, at most, `checkpoint()` looks how storing is doing."""
 
@@ -368,6 +371,7 @@ class Recording:
             if start is not None:
                 saved = start.relative_to(self._place.directory).as_posix()
                 facts = replace(facts, path=saved, keep=self._keep)
+                _warn_of_unranked(facts)
                 if (staged := self._stage_checkpoint(facts, start)) is not None:
                     facts = replace(facts, size_bytes=staged.total_bytes)
             self._append_checkpoint(facts, staged)
@@ -631,9 +635,12 @@ class Recording:
                 raise InvalidInput(f"{name!r} is given twice: among the metrics, and as a keyword argument")
             recorded[name] = other.pop(name)
         primary = PrimaryMetric.parse(primary_metric)
-        if primary is None and config.primary_metric is not None and config.primary_metric.name in recorded:
-            primary = config.primary_metric
         _warn_of_missing(primary, recorded)
+        if primary is None and config.primary_metric is not None:
+            if config.primary_metric.name in recorded:
+                primary = config.primary_metric
+            else:
+                _warn_of_mistyped(config.primary_metric.name, recorded)
         return CheckpointFacts(_new_id(), utc_now(), _checked_step(step), recorded, primary, extra=other)
 
 
@@ -714,6 +721,25 @@ def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]
         warnings.warn(
             f"the primary metric {primary.name!r} is not among the metrics ({known}){hint}: the checkpoint is "
             "recorded, and best() will pass over it",
+            stacklevel=5,
+        )
+
+
+def _warn_of_unranked(facts: CheckpointFacts) -> None:
+    if facts.keep is not None and facts.keep.best > 1 and facts.primary_metric is None:
+        warnings.warn(
+            f"all files are kept, not those of the best {facts.keep.best} checkpoints: they have no primary metric by "
+            "which one would be better than another",
+            stacklevel=4,
+        )
+
+
+def _warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
+    """Warn of a primary metric of `replicate.yaml` that is nearly there: not every checkpoint need have it."""
+    near = difflib.get_close_matches(primary, metrics, n=1, cutoff=MISTYPED)
+    if near:
+        warnings.warn(
+            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near[0]!r}?",
             stacklevel=5,
         )
 

@@ -415,8 +415,15 @@ def ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None
 
 
 def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:
-    """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last."""
+    """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last.
+
+    None, where several of the best are to be kept, or a primary metric was named, and no checkpoint has that metric: it
+    is not known which are the best.
+    """
     with_files = [item for item in checkpoints if item.manifest is not None]
-    best_first = ranked(with_files, primary_metric_of(checkpoints))
+    primary = primary_metric_of(checkpoints)
+    if keep.best > 1 if primary is None else not any(primary.name in item.metrics for item in checkpoints):
+        return []
+    best_first = ranked(with_files, primary)
     kept = {item.id for item in (*best_first[: keep.best], *with_files[-keep.last :])}
     return [item for item in with_files if item.id not in kept]

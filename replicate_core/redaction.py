@@ -36,7 +36,7 @@ def is_secret(name: str) -> bool:
         return False
     last = words[-1]
     if last in ("key", "keys"):
-        return len(words) > 1
+        return len(words) > 1 and words[0] != "max"  # `max-keys=1` asks for one key of a listing
     singular = last.removesuffix("s") if len(words) == 1 else last  # `--tokens` is a secret, `--max-tokens` a number
     return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words[:-1], singular))
 

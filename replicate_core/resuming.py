@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from replicate_core import ids
+from replicate_core import ids, series, wording
+from replicate_core.diff import differing
 from replicate_core.errors import Corrupted, InvalidInput, NotFound
 from replicate_core.heartbeats import INTERVAL
 from replicate_core.listing import Listed, Source
 from replicate_core.reading import open_file
 from replicate_core.records import CheckpointFacts, Created, Resumed
 from replicate_core.repository import Repository
-from replicate_core.values import dumps
+from replicate_core.values import Value, dumps
 
 AUTO = "auto"
 
@@ -30,6 +31,9 @@ LOOK_SECONDS = 1.0
 """How often whoever waits for a sign of life looks for it."""
 
 COPY_BYTES = 4 << 20
+
+DIFFERENCES_SHOWN, VALUE_CHARACTERS = 5, 30
+"""So many params are said to be others now, and so much of each value."""
 
 Say = Callable[[str], object]
 
@@ -220,14 +224,28 @@ def follow(source: Source, found: Found, say: Say) -> Start:
     return choose(source, found)
 
 
-def described(start: Start) -> str:
-    """What is gone on with, and why, in words."""
+def described(start: Start, new: Created) -> str:
+    """What is gone on with, and why, in words; and which params differ from those of the experiment `new`."""
     experiment = ids.short(start.listed.state.created.experiment)
     if start.checkpoint is None:
         where = "at its beginning: no checkpoint of it has files to go on from"
     else:
         where = f"from its checkpoint {ids.short(start.checkpoint.id)} (step {start.checkpoint.step})"
-    return f"going on with the experiment {experiment} {where}, because {start.reason}"
+    return f"going on with the experiment {experiment} {where}, because {start.reason}{_differences(start, new)}"
+
+
+def _differences(start: Start, new: Created) -> str:
+    before, now = series.flat(start.listed.state.created.params), series.flat(new.params)
+    names = differing([before, now]) if now else []
+    if not names:
+        return ""
+    shown = ", ".join(f"{name} {_shown(before, name)} → {_shown(now, name)}" for name in names[:DIFFERENCES_SHOWN])
+    more = f" and {len(names) - DIFFERENCES_SHOWN} more" if len(names) > DIFFERENCES_SHOWN else ""
+    return f". Its params stay as they were recorded; now they are others: {shown}{more}"
+
+
+def _shown(params: Mapping[str, Value], name: str) -> str:
+    return wording.cut(dumps(params[name]), VALUE_CHARACTERS) if name in params else "nothing"
 
 
 def check_alone(source: Source, start: Start) -> None:

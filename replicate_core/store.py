@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
-from replicate_core.failures import diagnose
+from replicate_core.failures import behind, diagnose
 from replicate_core.files import names_below, regular_files, sync, sync_directory, temporary_beside, write_atomically
 from replicate_core.options import hide
+from replicate_core.redaction import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,17 @@ def _free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def shown_cause(error: BaseException, hidden: tuple[str, ...] = ()) -> BaseException | None:
+    """The error as the cause of ours, which a traceback shows; None if its text, or that of one behind it, must not be.
+
+    Args:
+        error: what was raised.
+        hidden: as of `translated`.
+    """
+    texts = [str(item) for item in behind(error)]
+    return error if all(hide(redact(text), hidden) == text for text in texts) else None
 
 
 def translated(error: BaseException, url: str, action: str, hidden: tuple[str, ...] = ()) -> StorageFailed:

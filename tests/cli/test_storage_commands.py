@@ -183,7 +183,8 @@ class TestVerify:
         (row,) = [line for line in out.splitlines() if "manifests/" in line]
         assert experiments[1].short_id in row
         assert "code" in row
-        assert "2 problems" in out
+        assert "the record of its beginning is missing" in out
+        assert "3 problems" in out
 
     def test_only_a_deep_check_finds_a_flipped_byte(self, cli: Cli, experiments, storage: Path) -> None:
         file = object_of(storage, experiments[0].checkpoints[1])

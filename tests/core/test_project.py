@@ -733,7 +733,7 @@ class TestAStorageThatFails:
         experiment = replicate.init({})
         (project / "storage").rename(project / "gone")
         write(project, storage="a file where the storage was")
-        with pytest.warns(UserWarning, match="can't be stored for now, .*can't write") as caught:
+        with pytest.warns(UserWarning, match="can't be stored for now, .*can't read replicate.json") as caught:
             experiment.checkpoint("model", {"loss": 1})
         assert caught[0].filename == __file__
         experiment.checkpoint(None, {"loss": 1})  # what was said once is not said again

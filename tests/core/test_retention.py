@@ -74,8 +74,14 @@ def test_of_equals_the_first_is_kept() -> None:
 
 
 def test_without_a_primary_metric_the_last_are_kept() -> None:
-    assert left([made(number, primary=None) for number in range(4)], 3, 2) == "23"
+    assert left([made(number, primary=None) for number in range(4)], 1, 2) == "23"
     assert left([made(number, float("nan")) for number in range(4)], 1, 1) == "3"
+
+
+def test_where_nobody_knows_which_are_the_best_nothing_is_let_go() -> None:
+    assert left([made(number, primary=None) for number in range(4)], 2, 1) == "0123"
+    mistyped = PrimaryMetric("los", "minimize")
+    assert left([made(number, primary=mistyped) for number in range(4)], 1, 1) == "0123"
 
 
 def test_what_has_no_files_takes_nobodys_place() -> None:

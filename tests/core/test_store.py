@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -532,10 +533,53 @@ class TestOpening:
         with pytest.raises(InvalidInput, match=r"did you mean s3://bucket/runs \?"):
             open_store(location, relative_to=tmp_path)
 
-    @pytest.mark.parametrize("location", ["", " ", " /tmp/runs", "${RUNS}/here"])
+    @pytest.mark.parametrize("location", ["", " ", " /tmp/runs"])
     def test_what_nobody_means_is_no_path(self, location: str, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="is neither a path nor a URL"):
             open_store(location, relative_to=tmp_path)
+
+    @pytest.mark.parametrize("location", ["${RUNS}/here", "s3://bucket/${RUN}", "s3://${BUCKET}/run"])
+    def test_references_are_for_options(self, location: str, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="has a reference to the environment in it, which only storage_options"):
+            open_store(location, relative_to=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("location", "problem"),
+        [
+            ("sftp:///path", "names no host: write sftp://HOST/PATH"),
+            ("webdav://", "names no host: write webdav://HOST/PATH"),
+            ("webdav://me:hunter22@host/path", r"has a login in it: give it as an option, auth: \[USER"),
+            ("s3://bucket/a/../b", r"has '\.' or '\.\.' in its path"),
+            ("sftp://host/what#", r"has '#' in its path"),
+            ("webdav://host/50%", "has '%' in its path"),
+        ],
+    )
+    def test_what_can_be_no_url_is_refused_before_anybody_is_asked(self, location: str, problem: str) -> None:
+        with pytest.raises(InvalidInput, match=problem) as caught:
+            open_store(location, relative_to=HERE)
+        assert "hunter22" not in str(caught.value)
+
+    def test_several_slashes_are_one(self) -> None:
+        name = f"double-{os.urandom(8).hex()}"
+        store = open_store(f"memory://{name}//runs///of/", relative_to=HERE)
+        store.put("a/key", b"data")
+        assert [entry.key for entry in store.list("")] == ["a/key"]
+        assert store.names("a/") == ["key"]
+        assert open_store(f"memory://{name}/runs/of", relative_to=HERE).get("a/key") == b"data"
+
+    def test_what_a_driver_says_of_secrets_is_in_no_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        secret = "hunter" + str(22)  # which no line of this test says
+
+        def fails(*_: object, **__: object) -> None:
+            raise TypeError(f"no such option, beside {secret}")
+
+        monkeypatch.setattr("fsspec.core.url_to_fs", fails)
+        with pytest.raises(InvalidInput) as caught:
+            open_store("memory://x", relative_to=HERE, options={"secret": secret})
+        assert secret not in "".join(traceback.format_exception(caught.value))
+        with pytest.raises(InvalidInput) as caught:
+            open_store("memory://x", relative_to=HERE, options={"profile": "research"})
+        assert isinstance(caught.value.__cause__, TypeError), "nothing is hidden that need not be"
 
     @pytest.mark.parametrize(
         ("location", "meant"),
@@ -605,7 +649,7 @@ class TestOpening:
         assert s3["use_listings_cache"] is False
         assert (s3["anon"], s3["config_kwargs"]["connect_timeout"]) == (True, 1)
         assert s3["config_kwargs"]["retries"] == {"total_max_attempts": 1}
-        assert told("webdav", "me@host:1", {"scheme": "http", "auth": ["me", "word"]}) == {
+        assert told("webdav", "host:1", {"scheme": "http", "auth": ["me", "word"]}) == {
             "skip_instance_cache": True, "base_url": "http://host:1", "auth": ("me", "word"), "timeout": 30,
         }  # fmt: skip
         assert told("webdav", "host", {})["base_url"] == "https://host"
