@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from replicate_core.errors import InvalidInput
 from replicate_core.experiment import Experiment
+from replicate_core.project import Project
 from replicate_core.records import PrimaryMetric
 
 AUTO = "auto"
@@ -75,13 +76,20 @@ def check_overhead(max_overhead: float | None, save_freq: object) -> float:
 
 
 def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric | None) -> dict[str, int]:
-    """Check of how many checkpoints the files are to be kept; nothing stands for all. Raises `InvalidInput`."""
+    """Check of how many checkpoints the files are to be kept; nothing stands for all.
+
+    Raises:
+        InvalidInput: a number can't be taken, or by what the best are the best is said neither here nor in the project.
+        ConfigInvalid: `replicate.yaml` can't be used.
+    """
     given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
     for name, number in given.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise InvalidInput(f"keep_{name} must be a number of checkpoints from 1, got {number!r}")
-    if best is not None and primary_metric is None:
-        raise InvalidInput("keep_best needs primary_metric: by what would one be better than another?")
+    if best is not None and primary_metric is None and Project().config.primary_metric is None:
+        raise InvalidInput(
+            "keep_best needs primary_metric, here or in replicate.yaml: by what would one be better than another?"
+        )
     return given
 
 

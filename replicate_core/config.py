@@ -20,7 +20,7 @@ import yaml
 from replicate_core.documents import COUNT_MAX
 from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
-from replicate_core.options import CREATE
+from replicate_core.options import CREATE, in_plain
 from replicate_core.records import PrimaryMetric
 from replicate_core.values import Value, plain
 
@@ -81,6 +81,12 @@ class Config:
     """More code than this is warned of: it is most likely data."""
     storage_options: Mapping[str, Value] = field(default_factory=dict)
     """What the driver of that storage is told, as it stands in the file: references are not resolved."""
+
+    @property
+    def plain_secrets(self) -> dict[str, list[str]]:
+        """Each name that the file may have, to what in it is a secret as it is, not a reference to the environment."""
+        names = [f"storage_options.{name}" for name in in_plain(self.storage_options)]
+        return {file: names for file in FILE_NAMES}  # noqa: C420  # one list for both
 
 
 def find_directory(start: Path) -> Path:

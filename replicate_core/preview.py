@@ -7,7 +7,7 @@ Pure: it judges by names and sizes, and reads no file. It would rather say nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 
@@ -81,18 +81,28 @@ class Preview:
     """Path of what would not be saved, to why not; nothing is said of what is below."""
     limit_bytes: int = 100 * 10**6
     """More than this is too much for code: `code_limit` in replicate.yaml."""
+    plain: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Path of the configuration, if it holds secrets as they are, to which options these are."""
 
     @classmethod
-    def of(cls, sizes: Mapping[str, int], left_out: Mapping[str, str], limit_bytes: int) -> Preview:
+    def of(
+        cls,
+        sizes: Mapping[str, int],
+        left_out: Mapping[str, str],
+        limit_bytes: int,
+        plain: Mapping[str, Sequence[str]] | None = None,
+    ) -> Preview:
         """Look at files.
 
         Args:
             sizes: path to size in bytes.
             left_out: path to why.
             limit_bytes: how much code may take.
+            plain: as of the class; what is not among the files does not count.
         """
         largest_first = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
-        return cls(dict(largest_first), dict(sorted(left_out.items())), limit_bytes)
+        found = {path: names for path, names in (plain or {}).items() if path in sizes and names}
+        return cls(dict(largest_first), dict(sorted(left_out.items())), limit_bytes, found)
 
     @property
     def total_bytes(self) -> int:
@@ -101,8 +111,8 @@ class Preview:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Files that hold a key or a password, by their names."""
-        return tuple(sorted(path for path in self.files if is_secret(path)))
+        """Files that hold a key or a password, by their names, or because they were read as the configuration."""
+        return tuple(sorted({path for path in self.files if is_secret(path)} | self.plain.keys()))
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -118,7 +128,12 @@ class Preview:
                 f"the code of this project takes {size(self.total_bytes)}, more than {size(self.limit_bytes)}; "
                 f"largest: {largest}. Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
             )
-        if secrets := self.secrets:
+        found += [
+            f"{path} holds {' and '.join(names)} as it is, and whoever may read the storage may read what is saved as "
+            "code: write ${NAME} there, and export NAME"
+            for path, names in self.plain.items()
+        ]
+        if secrets := [path for path in self.secrets if path not in self.plain]:
             more = f" and {len(secrets) - NAMED} more" if len(secrets) > NAMED else ""
             verdict = "looks like a secret" if len(secrets) == 1 else "look like secrets"
             found.append(

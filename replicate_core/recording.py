@@ -142,7 +142,7 @@ class Place:
         left_out: dict[str, str] = {}
         tree = self.tree(start, rules=IgnoreRules.of(self.directory), left_out=left_out.setdefault)
         sizes = {name: _size(file) for name, file in tree.files.items()}
-        return start, tree, Preview.of(sizes, left_out, self.config.code_limit_bytes)
+        return start, tree, Preview.of(sizes, left_out, self.config.code_limit_bytes, self.config.plain_secrets)
 
 
 class Recorded(Protocol):

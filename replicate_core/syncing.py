@@ -37,6 +37,32 @@ class Synced:
     """Why it failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What one experiment has in the spool."""
+
+    experiment: str
+    jobs: int
+    """How many things wait."""
+    is_recorded: bool
+    """Whether a process is at it, and stores it itself; else `sync` does."""
+    trouble: str | None = None
+    """What was in the way, when it was last tried."""
+
+
+def waiting(spool: Spool) -> list[Waiting]:
+    """What is in a spool, by experiment and session. The storage is not asked."""
+    return [
+        Waiting(
+            queue.experiment,
+            _count(queue),
+            queue.is_owned() or queue.is_taken(),
+            None if (trouble := queue.state().trouble) is None else trouble.message,
+        )
+        for queue in spool.queues()
+    ]
+
+
 def sync(spool: Spool, *, anew: bool = False, progress: Progress = silent) -> list[Synced]:
     """Store all that waits in a spool and that no living process of its own will store.
 

@@ -52,6 +52,7 @@ def export(
     A line is an experiment, with its best and latest checkpoints; as JSON with all that is known of it. Filters and
     sorts are those of `replicate ls`. Parquet needs the package pyarrow.
     """
+    file = None if file == Path("-") else file
     form = form or _form_of(file)
     if file is not None and file.exists() and not force:
         raise replicate.InvalidInput(f"{file} is there already: --force replaces it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import wording
+from replicate_core import syncing, wording
 
 FILES_SHOWN = 20
 """So many of the largest files are shown; `--all` shows the rest."""
@@ -22,10 +23,12 @@ FILES_SHOWN = 20
 def status(open_project: Callable[[], replicate.Project], path: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
     """Show what replicate.init() would save from here, largest first, what it would leave out, and where it would go.
 
-    Names files that look like secrets, or like data too large for code. Nothing is saved. Exits with 3 if the storage
-    can't be reached; it is given up after 10 seconds.
+    Names files that look like secrets, or like data too large for code, and the experiments of which something waits on
+    this machine to be stored. Nothing is saved. Exits with 3 if the storage can't be reached; it is given up after 10
+    seconds.
     """
     project = open_project()
+    waits = syncing.waiting(project.spool)
     preview = project.preview(path)
     problem: replicate.ReplicateError | None = None
     is_used = False
@@ -34,12 +37,30 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
     except replicate.ReplicateError as error:
         problem = error
     if as_json:
-        click.echo(output.as_json(_fields(project, preview, problem, is_used=is_used)))
+        fields = _fields(project, preview, problem, is_used=is_used)
+        click.echo(output.as_json({**fields, "waiting": [asdict(one) for one in waits]}))
     else:
         _show(project, preview, problem, is_used=is_used, everything=everything)
+        _show_waiting(waits)
         output.hint_at_waiting(project)
     if problem is not None:
         raise problem
+
+
+def _show_waiting(waits: Sequence[syncing.Waiting]) -> None:
+    if waits:
+        rows = (
+            [
+                one.experiment[:7],
+                output.count(one.jobs, "job"),
+                "is recorded" if one.is_recorded else "its process is gone",
+                one.trouble or "",
+            ]
+            for one in waits
+        )
+        with output.console() as console:
+            console.print()
+            console.print(output.table(["WAITING HERE", "", "", "TROUBLE"], rows, wrapped=["TROUBLE"]))
 
 
 def _fields(

@@ -65,6 +65,12 @@ class TestSync:
     def test_without_storages_empties_the_spool_as_before(self, cli: Cli, project: Path) -> None:
         assert cli("sync") == (0, "Nothing is waiting: all that was saved here is stored.\n", "")
 
+    def test_anew_is_for_the_spool_alone(self, cli: Cli, project: Path) -> None:
+        code, _, err = cli("sync", HERE, "backup", "--anew")
+        assert code == 2
+        assert "--anew is for what waits on this machine" in err
+        assert cli("sync", "--anew")[0] == 0
+
     def test_with_one_storage_is_wrong(self, cli: Cli, project: Path) -> None:
         code, _, err = cli("sync", "s3://key:SECRET@backup")
         assert code == 2

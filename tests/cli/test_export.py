@@ -41,6 +41,11 @@ def test_csv_has_a_line_for_each_experiment(cli: Cli, experiments, project: Path
     assert cli("export")[1] == cli("ls", "--csv")[1] == (project / "out.csv").read_text("utf-8")
 
 
+def test_a_dash_is_standard_output(cli: Cli, experiments, project: Path) -> None:
+    assert cli("export", "-") == cli("export")
+    assert not (project / "-").exists()
+
+
 def test_the_history_has_a_line_for_each_checkpoint(cli: Cli, experiments) -> None:
     rows = list(csv.DictReader(io.StringIO(cli("export", "--checkpoints")[1])))
     assert [row["id"] for row in rows] == [point.id for item in experiments for point in item.checkpoints]

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import replicate
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -103,3 +114,19 @@ def test_an_empty_project_and_what_init_refuses(cli, project: Path) -> None:
     status, out, err = cli("status")
     assert (status, out) == (2, "")
     assert "outside of the project" in err
+
+
+def test_what_is_recorded_on_this_machine_is_named(cli, project: Path) -> None:
+    run = "import replicate\nreplicate.init({}, path=None)\nopen('ready', 'w')\nimport time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", run]) as training:
+        until((project / "ready").exists)
+        status, out, _ = cli("status")
+        assert status == 0
+        (identifier,) = [experiment.short_id for experiment in replicate.experiments.list()]
+        assert f"{identifier}       0 jobs  is recorded" in out
+        found = json.loads(cli("status", "--json")[1])["waiting"]
+        assert [(one["jobs"], one["is_recorded"], one["trouble"]) for one in found] == [(0, True, None)]
+        training.kill()
+    assert "its process is gone" in cli("status")[1]
+    assert cli("sync")[0] == 0
+    assert "WAITING" not in cli("status")[1]

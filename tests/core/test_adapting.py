@@ -82,9 +82,11 @@ class TestKeep:
         with pytest.raises(InvalidInput, match="keep_last must be a number of checkpoints from 1"):
             check_keep(None, number, LOSS)  # type: ignore[arg-type]  # what is tested
 
-    def test_of_the_best_needs_a_metric(self) -> None:
-        with pytest.raises(InvalidInput, match="keep_best needs primary_metric"):
+    def test_of_the_best_needs_a_metric(self, project: Path) -> None:
+        with pytest.raises(InvalidInput, match=r"keep_best needs primary_metric, here or in replicate\.yaml"):
             check_keep(1, None, None)
+        (project / "replicate.yaml").write_text("metrics:\n  loss: {goal: minimize, primary: true}\n")
+        assert check_keep(1, None, None) == {"best": 1}
 
 
 class TestResume:

@@ -232,6 +232,23 @@ class TestPrimaryMetric:
         with pytest.raises(replicate.InvalidInput, match=r'primary_metric must be a pair \(name, "minimize" or "max'):
             experiment.checkpoint("model", {"loss": 1}, primary_metric=primary)  # type: ignore[arg-type]
 
+    def test_that_is_mistyped_in_the_configuration_is_a_warning(self, project: Path) -> None:
+        (project / "replicate.yaml").write_text("metrics:\n  val_los: {goal: minimize, primary: true}\n")
+        experiment = replicate.init({}, path=None)
+        with pytest.warns(UserWarning, match=r"yaml marks 'val_los' as primary, .*: did you mean 'val_loss'"):
+            experiment.checkpoint(None, {"val_loss": 1})
+        experiment.checkpoint(None, {"loss": 1})  # not every checkpoint need have it
+
+    def test_that_is_needed_to_keep_the_best_is_asked_for(self, project: Path) -> None:
+        (project / "model").write_text("weights")
+        experiment = replicate.init({}, path=None)
+        experiment.keep(best=2)
+        with pytest.warns(UserWarning, match="all files are kept, not those of the best 2 checkpoints: they have"):
+            experiment.checkpoint("model", {"loss": 1})
+        experiment.checkpoint("model", {"loss": 1}, ("loss", "minimize"))
+        experiment.keep()
+        experiment.checkpoint("model", {"loss": 1})
+
     def test_that_is_absent_is_a_warning_and_best_passes_over_it(self, project: Path) -> None:
         experiment = replicate.init({})
         with pytest.warns(

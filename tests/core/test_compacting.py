@@ -69,6 +69,17 @@ class TestCompact:
         assert (report.records, report.replaced) == (4, 1)
         lab.check()
 
+    def test_anew_keeps_what_only_a_segment_holds_of_a_damaged_record(self, lab: Lab) -> None:
+        created, *_ = lab.train()
+        whole = lab.repository.states()
+        lab.compact()
+        lab.remote.put(created, lab.remote.objects[created][0][:-9])
+        assert lab.repository.states(lambda _: None) == {}
+        lab.compact(rebuild=True)
+        assert lab.read() == whole
+        lab.compact(rebuild=True)
+        assert lab.read() == whole
+
     def test_leaves_alone_what_another_version_wrote(self, lab: Lab) -> None:
         lab.train()
         lab.compact()

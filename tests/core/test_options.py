@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from replicate_core.errors import ConfigInvalid
-from replicate_core.options import hide, resolve, secrets
+from replicate_core.options import hide, in_plain, resolve, secrets
 from replicate_core.values import Value
 
 
@@ -60,3 +60,16 @@ class TestSecrets:
         assert hide("no s3cret here, nor s3cret-longer", ("s3cret-longer", "s3cret")) == (
             "no [redacted] here, nor [redacted]"
         )
+
+
+def test_secrets_in_plain_are_named_and_references_are_none() -> None:
+    options = {
+        "key": "AKIAPLAIN",
+        "secret": "${SECRET}",
+        "profile": "research",
+        "token": "/home/me/key.json",
+        "client_keys": ["keys/user"],
+        "client_kwargs": {"aws_session_token": "plain-token"},
+        "password": "abc",
+    }
+    assert in_plain(options) == ["key", "client_kwargs"]

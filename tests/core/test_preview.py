@@ -66,6 +66,19 @@ def test_a_preview_has_every_file_the_largest_first(sizes: dict[str, int], limit
     assert set(preview.secrets) | set(preview.data) <= set(sizes)
 
 
+def test_a_configuration_that_holds_a_secret_as_it_is_is_named() -> None:
+    sizes = {"replicate.yaml": 10, "train.py": 10}
+    preview = Preview.of(sizes, {}, LIMIT, {"replicate.yaml": ["storage_options.secret"], "replicate.yml": ["x"]})
+    assert preview.secrets == ("replicate.yaml",)
+    (concern,) = preview.concerns()
+    assert concern == (
+        "replicate.yaml holds storage_options.secret as it is, and whoever may read the storage may read what is saved "
+        "as code: write ${NAME} there, and export NAME"
+    )
+    assert Preview.of({"train.py": 10}, {}, LIMIT, {"replicate.yaml": ["storage_options.secret"]}).concerns() == []
+    assert Preview.of(sizes, {}, LIMIT, {"replicate.yaml": []}).concerns() == []
+
+
 def test_concerns_name_what_is_largest_and_what_is_secret() -> None:
     sizes = {"data/train.csv": 3 * 10**9, "train.py": 10, ".env": 5}
     large, secret = Preview.of(sizes, {}, LIMIT).concerns()

@@ -528,6 +528,9 @@ class TestConfig:
         assert told.storage_options == {"anon": True}
         with pytest.raises(replicate.ConfigInvalid, match=r"storge\.yaml, line 1: .* did you mean 'storage'"):
             replicate.Project(storage="../other/storge.yaml")
+        write(tmp_path / "other", **{"quiet.yaml": "quiet: true\n"})
+        with pytest.raises(replicate.ConfigInvalid, match=r"quiet\.yaml names no storage: write `storage: `"):
+            replicate.Project(storage="../other/quiet.yaml")
         with pytest.raises(replicate.ConfigInvalid, match=r"none\.yaml can't be read"):
             replicate.Project(storage="../other/none.yaml")
 

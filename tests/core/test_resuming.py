@@ -551,6 +551,16 @@ class TestWhatIsSaid:
         ]
         assert capfd.readouterr() == ("", ""), "the core is silent"
 
+    def test_which_params_are_others_now(self, project: Path, said: list[str]) -> None:
+        killed(start(params={"lr": 0.1, "model": {"layers": 2}, "seed": 1}))
+        killed(start(params={"lr": 0.2, "model": {"layers": 2}, "name": "x" * 40}))
+        killed(start(params={}))
+        assert said[0].partition(", because ")[2] == (
+            "it has the same name, 'digits'. Its params stay as they were recorded; now they are others: "
+            f'lr 0.1 → 0.2, seed 1 → nothing, name nothing → "{"x" * 28}…'
+        )
+        assert said[1].endswith("it has the same name, 'digits'")
+
     def test_that_there_was_nothing_to_go_on_from(self, project: Path, said: list[str]) -> None:
         first = ran(0, name=None)
         killed(start(None))
