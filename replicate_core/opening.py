@@ -61,9 +61,10 @@ def scheme(location: str) -> str:
     return found[1].lower() if found else ""
 
 
-def is_config(location: str) -> bool:
+def is_config(location: str, *, relative_to: Path) -> bool:
     """Tell whether a location is a file that names a storage, as `replicate.yaml` does, not the storage itself."""
-    return location.lower().endswith((".yaml", ".yml")) and not scheme(location) and not _expanded(location).is_dir()
+    is_name = location.lower().endswith((".yaml", ".yml")) and not scheme(location)
+    return is_name and not (relative_to / _expanded(location)).is_dir()
 
 
 def local_root(location: str, *, relative_to: Path) -> Path | None:
@@ -82,7 +83,7 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
             "storage_options may have"
         )
     if found is None:
-        _check_is_path(location)
+        _check_is_path(location, relative_to)
         return relative_to / _expanded(location)
     if found[1].lower() == PROTOCOL:
         raise InvalidInput(
@@ -101,11 +102,16 @@ def _expanded(path: str) -> Path:
         raise InvalidInput(f"the storage {path!r} can't be found: {error}") from error
 
 
-def _check_is_path(location: str) -> None:
+def _check_is_path(location: str, relative_to: Path) -> None:
     """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
     if not location.strip() or location != location.strip():
         raise InvalidInput(
             f"the storage {location!r} is neither a path nor a URL: it must not be empty, nor have spaces around it"
+        )
+    if is_config(location, relative_to=relative_to):
+        raise InvalidInput(
+            f"the storage {location!r} is a file that names one, or a directory that is not there: name the storage "
+            "itself, a path or a URL; only --storage, sync, cp, import and Project(storage=...) take such a file"
         )
     if (found := _NO_COLON.match(location)) is not None and found[1].lower() in DRIVERS:
         meant = f"{found[1].lower()}://{without_credentials('x://' + location[found.end() :]).removeprefix('x://')}"

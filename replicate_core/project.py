@@ -91,7 +91,7 @@ class Project:
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
         self.config = configs.load(found)
         beside, start = self.config, Path.cwd()
-        if storage is not None and is_config(storage):
+        if storage is not None and is_config(storage, relative_to=start):
             beside = configs.load_file(Path(storage).expanduser())
             storage, start = beside.storage, beside.directory
         self.storage = self.config.storage if storage is None else storage
@@ -317,7 +317,7 @@ class Project:
             TooNew: it was written in a format that is not known.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
-        is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url)
+        is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url, relative_to=Path.cwd())
         options = self.storage_options if is_same_kind else None
         source = Project(storage=url, directory=self.directory, storage_options=options)
         with self.spool.scratch() as scratch:

@@ -531,6 +531,9 @@ class TestConfig:
         write(tmp_path / "other", **{"quiet.yaml": "quiet: true\n"})
         with pytest.raises(replicate.ConfigInvalid, match=r"quiet\.yaml names no storage: write `storage: `"):
             replicate.Project(storage="../other/quiet.yaml")
+        write(tmp_path / "other", **{"twice.yaml": "storage: archive.yaml\n"})
+        with pytest.raises(replicate.InvalidInput, match=r"'archive\.yaml' is a file that names one"):
+            replicate.Project(storage="../other/twice.yaml")
         with pytest.raises(replicate.ConfigInvalid, match=r"none\.yaml can't be read"):
             replicate.Project(storage="../other/none.yaml")
 
