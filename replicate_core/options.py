@@ -79,11 +79,15 @@ def _is_secret(name: str) -> bool:
 
 
 def in_plain(options: Mapping[str, Value]) -> list[str]:
-    """The names of unresolved options that hold a secret as it is, not a reference to the environment."""
+    """The names of unresolved options that hold a secret as it is, not a reference to the environment.
+
+    `key` alone says who is meant, not that he may: whoever has no `secret` can do nothing with it.
+    """
     return [
         name
         for name, value in options.items()
-        if any(not _REFERENCE.search(text) and not text.endswith(".json") for text in secrets({name: value}))
+        if name != "key"
+        and any(not _REFERENCE.search(text) and not text.endswith(".json") for text in secrets({name: value}))
     ]
 
 

@@ -66,10 +66,11 @@ def test_secrets_in_plain_are_named_and_references_are_none() -> None:
     options = {
         "key": "AKIAPLAIN",
         "secret": "${SECRET}",
+        "account_key": "plain-key",
         "profile": "research",
         "token": "/home/me/key.json",
         "client_keys": ["keys/user"],
         "client_kwargs": {"aws_session_token": "plain-token"},
         "password": "abc",
     }
-    assert in_plain(options) == ["key", "client_kwargs"]
+    assert in_plain(options) == ["account_key", "client_kwargs"]
