@@ -152,6 +152,7 @@ def main() -> None:
         project = Path(room) / "project"
         project.mkdir()
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
+        (project / ".replicateignore").write_text("*.keras\n*.hdf5\n*.h5\n")  # what others saved is no code
         os.chdir(project)
         for name in (".keras", ".hdf5"):
             every_epoch(size, name)

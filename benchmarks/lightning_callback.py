@@ -178,6 +178,7 @@ def main() -> None:
         project = Path(room) / "project"
         project.mkdir()
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
+        (project / ".replicateignore").write_text("*.ckpt\n")  # what others saved is no code
         os.chdir(project)
         every_epoch(size)
         every_second_step(size)
