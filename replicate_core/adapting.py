@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from replicate_core.errors import InvalidInput
-from replicate_core.experiment import Experiment
+from replicate_core.experiment import Experiment, check_number
 from replicate_core.project import Project
 from replicate_core.records import PrimaryMetric
 
@@ -84,8 +84,7 @@ def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric
     """
     given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
     for name, number in given.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InvalidInput(f"keep_{name} must be a number of checkpoints from 1, got {number!r}")
+        check_number(f"keep_{name}", number)
     if best is not None and primary_metric is None and Project().config.primary_metric is None:
         raise InvalidInput(
             "keep_best needs primary_metric, here or in replicate.yaml: by what would one be better than another?"

@@ -124,13 +124,16 @@ class Catalogue:
             found |= self._repository.records_at([key for key in missing if key not in found], self._unusable)
         return [found[key] for key in sorted(found)]
 
-    def candidates(self, texts: Collection[str]) -> Iterator[Stored]:
-        """The experiments of which a record holds all of these texts, as `dumps` writes them; and maybe some more."""
-        wanted = [text.encode() for text in texts]
+    def candidates(self, *alternatives: Collection[str]) -> Iterator[Stored]:
+        """The experiments of which a record holds all texts of an alternative, and maybe some more.
+
+        The texts are as `dumps` writes them.
+        """
+        wanted = [[text.encode() for text in texts] for texts in alternatives]
         places: set[tuple[str, int]] = set()
         for segment in self._segments:
             try:
-                places |= {(segment.key, number) for number in segment.blocks_with(wanted)}
+                places |= {(segment.key, number) for number in segment.blocks_with(*wanted)}
             except Corrupted:  # then each experiment in it is looked at, and that says so
                 places |= {(segment.key, number) for number in range(len(segment.ends))}
         for experiment, stored in self.experiments.items():

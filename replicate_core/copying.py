@@ -79,7 +79,7 @@ class _Work:
     @property
     def is_alive(self) -> bool:
         """Whether there is an experiment: it was not deleted."""
-        return _is_alive(self.log)
+        return bool(records.fold(self.log))
 
     @property
     def expected_bytes(self) -> int:
@@ -143,10 +143,6 @@ def copy(
     )
 
 
-def _is_alive(log: Sequence[Record]) -> bool:
-    return bool(records.fold(log))
-
-
 def _advance(progress: Progress, before: int, expected: int, total: int) -> Callable[[int], object]:
     return lambda copied: progress(before + min(copied, expected), total)
 
@@ -192,15 +188,12 @@ class _Copier:
         """What is to be done; how many experiments need nothing; and what is wrong with records that can't be used."""
         there = {entry.key for entry in self._target.store.list(RECORDS)}
         found, unusable = self._records(experiments)
-        works, unchanged = [], 0
+        works = []
         for experiment, own in found.items():
             missing = {key: item for key, item in own.items() if key not in there}
-            log = [own[key][1] for key in sorted(own)]
-            if missing:
-                works.append(_Work(experiment, log, missing))
-            else:
-                unchanged += _is_alive(log)
-        return works, unchanged, unusable
+            works.append(_Work(experiment, [own[key][1] for key in sorted(own)], missing))
+        unchanged = sum(work.is_alive for work in works if not work.missing)
+        return [work for work in works if work.missing], unchanged, unusable
 
     def _records(
         self, experiments: Collection[str] | None
@@ -330,11 +323,10 @@ class _Copier:
                     file.write(data)
             if path.stat().st_size != size or whole not in (None, f"{DIGEST_NAME}:{seen.hexdigest()}"):
                 raise Corrupted(f"the object {key} in {self._source.store.url} is not what was stored")
-            try:
-                for fetch in plan(map(Wanted, parts)):
-                    read(Repository(LocalStore(self._scratch)), fetch)
-            except Corrupted as error:
-                raise Corrupted(str(error).replace(str(self._scratch), self._source.store.url)) from error
+            fetched = LocalStore(self._scratch)
+            fetched.url = self._source.store.url  # what is wrong here is wrong there
+            for fetch in plan(map(Wanted, parts)):
+                read(Repository(fetched), fetch)
             name = self._new_key(key) if key in self._doomed else key
             self._target.store.put_file(name, path)
         finally:

@@ -69,6 +69,10 @@ class Driver:
     """Whether it answers a request for a range with everything."""
     refuses: str = ""
     """Characters that it can't have in names: no key of a repository has any of them, but the path of one may."""
+    refuses_in_url: str = ""
+    """Characters that the path in its URL can't have besides, because fsspec cuts it there."""
+    needs: str = ""
+    """What must stand between `://` and `/`, as an example in capitals shows it; nothing: it may be left out."""
     knows_listings_cache: bool = True
     """Whether it takes the word that listings must not be cached; two drivers have no such cache."""
     notices_silence: bool = False
@@ -145,6 +149,7 @@ S3 = Driver(
     attempts=ATTEMPTS,
     probe=_probe_s3,
     make=_make_s3,
+    needs="BUCKET",
     notices_silence=True,
 )
 GCS = Driver(
@@ -152,6 +157,7 @@ GCS = Driver(
     "gcsfs",
     writing=lambda _: {"chunksize": PART_BYTES},
     probe=_probe_gcs,
+    needs="BUCKET",
 )
 AZURE = Driver(
     "azure",
@@ -159,6 +165,7 @@ AZURE = Driver(
     _azure,
     writing=lambda _: {"max_concurrency": LARGE_REQUESTS_AT_ONCE},
     probe=_probe_azure,
+    needs="BUCKET",
 )
 SFTP = Driver(
     "sftp",
@@ -166,6 +173,8 @@ SFTP = Driver(
     _sftp,
     attempts=ATTEMPTS,
     move=_move_sftp,
+    refuses_in_url="#?",
+    needs="HOST",
     ignores_ranges=True,
     knows_listings_cache=False,
     is_one_connection=True,
@@ -177,6 +186,7 @@ WEBDAV = Driver(
     attempts=5,  # a key that another one writes is locked meanwhile
     move=_move_webdav,
     refuses="#?%",
+    needs="HOST",
     knows_listings_cache=False,
 )
 OTHER = Driver()

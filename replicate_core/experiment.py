@@ -282,9 +282,8 @@ class Experiment:
         Raises:
             InvalidInput: a number can't be taken; or this process does not record the experiment.
         """
-        for name, value in (("best", best), ("last", last)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
-                raise InvalidInput(f"keep({name}=...) must be a number of checkpoints from 1, got {value!r}")
+        check_number("keep(best=...)", best)
+        check_number("keep(last=...)", last)
         if self._recorded is None:
             raise InvalidInput(
                 f"the experiment {self.short_id} was loaded, and is not recorded by this process: keep() is for what "
@@ -462,6 +461,12 @@ class Experiment:
             table_of(last, best=None if best is None else best.id) if last else "",
             markup.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints") if rest else "",
         )
+
+
+def check_number(what: str, number: object) -> None:
+    """Check of how many checkpoints files are to be kept; `what` names the argument. Raises `InvalidInput`."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= COUNT_MAX:
+        raise InvalidInput(f"{what} must be a number of checkpoints from 1, got {number!r}")
 
 
 def _text_or_empty(what: str, value: object) -> str:

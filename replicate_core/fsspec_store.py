@@ -253,12 +253,14 @@ class FsspecStore:
         return sorted(entries, key=lambda entry: entry.key)
 
     def _find(self, prefix: str) -> Mapping[str, Mapping[str, Any]]:
+        is_hasty = self._seconds() < HASTY_LONG_SECONDS
+        longer = self._long_seconds(HASTY_LONG_SECONDS if is_hasty else LONG_SECONDS)
         if self._driver.probe is None:
-            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, more_seconds=self._long_seconds())
+            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, more_seconds=longer)
         else:  # names in a bucket are listed by what they begin with: no need to ask what is a directory
             bucket, _, below = self._path(prefix).partition("/")
             below = f"{below}/" if below and not below.endswith("/") else below
-            found = self._call("find", bucket, prefix=below, detail=True, more_seconds=self._long_seconds())
+            found = self._call("find", bucket, prefix=below, detail=True, more_seconds=longer)
         return found if isinstance(found, Mapping) else {}
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -360,13 +362,9 @@ class FsspecStore:
         self._is_cut |= passes and self._driver.is_one_connection
         return passes
 
-    def _long_seconds(self, otherwise: float | None = None) -> float:
-        """How much longer what may be of any length may take; or `otherwise`, where nobody notices that it hangs."""
-        if self._driver.notices_silence:
-            return LONG_SECONDS
-        if otherwise is not None:
-            return otherwise
-        return LONG_SECONDS if self._seconds() > HASTY_LONG_SECONDS else HASTY_LONG_SECONDS
+    def _long_seconds(self, otherwise: float) -> float:
+        """How much longer what may be of any length may take; `otherwise`, where nobody notices that it hangs."""
+        return LONG_SECONDS if self._driver.notices_silence else otherwise
 
     def _seconds(self) -> float:
         return REQUEST_SECONDS if self._request_seconds is None else self._request_seconds

@@ -130,11 +130,10 @@ class Source:
         return [identifier for identifier, listed in found.items() if listed.state.created.name == name]
 
     def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
-        """The experiments of which a record holds all texts of an alternative, and maybe some more; as `all`."""
+        """As `Catalogue.candidates`, with what waits; as `all`."""
         spooled = _look(self._spool.queues())
         stored = catalogue.read(self.repository)
-        found = {one.experiment: one for texts in alternatives for one in stored.candidates(texts)}
-        return self._listed(spooled, stored, found)
+        return self._listed(spooled, stored, {one.experiment: one for one in stored.candidates(*alternatives)})
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""

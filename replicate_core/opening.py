@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from replicate_core.drivers import DRIVERS, SFTP, WEBDAV, driver_of, told
+from replicate_core.drivers import DRIVERS, WEBDAV, driver_of, told
 from replicate_core.errors import InvalidInput, MissingExtra
 from replicate_core.options import CREATE, hide, resolve, secrets
 from replicate_core.redaction import without_credentials
@@ -158,7 +158,7 @@ def _checked_path(path: str, shown: str, refused: str) -> str:
     if strange is not None or "." in parts or ".." in parts:
         what = repr(strange) if strange is not None else "'.' or '..'"
         raise InvalidInput(f"the storage {shown!r} has {what} in its path, which can't be there: write it without")
-    return "/".join(filter(None, parts)) if any(parts) else ""
+    return "/".join(filter(None, parts))
 
 
 def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store:
@@ -175,12 +175,10 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
         raise InvalidInput(f"the storage {shown!r} has the scheme {kind!r}, which nothing here can open: {hint}")
     driver = driver_of(kind)
     host, slash, path = rest.partition("/")
-    path = _checked_path(path, shown, "#?" if driver is SFTP else driver.refuses)  # fsspec cuts its URLs there
+    path = _checked_path(path, shown, driver.refuses + driver.refuses_in_url)
     url = f"{kind}://{host}{slash}{path}"
-    if driver.probe is not None and not host:
-        raise InvalidInput(f"the storage {shown!r} names no bucket: write {kind}://BUCKET/PATH")
-    if driver in (SFTP, WEBDAV) and not host:
-        raise InvalidInput(f"the storage {shown!r} names no host: write {kind}://HOST/PATH")
+    if driver.needs and not host:
+        raise InvalidInput(f"the storage {shown!r} names no {driver.needs.lower()}: write {kind}://{driver.needs}/PATH")
     if driver is WEBDAV and "@" in host:
         raise InvalidInput(f"the storage {shown!r} has a login in it: give it as an option, auth: [USER, PASSWORD]")
     create = options.pop(CREATE, False) is True

@@ -90,14 +90,17 @@ class Project:
 
         found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
         self.config = configs.load(found)
-        beside, start = self.config, Path.cwd()
-        if storage is not None and is_config(storage, relative_to=start):
-            beside = configs.load_file(Path(storage).expanduser())
-            storage, start = beside.storage, beside.directory
-        self.storage = self.config.storage if storage is None else storage
-        local = local_root(self.storage, relative_to=self.config.directory if storage is None else start)
-        if local is not None and storage is not None:
-            self.storage = str(local)
+        beside = self.config
+        if storage is None:
+            self.storage = beside.storage
+            local_root(self.storage, relative_to=beside.directory)  # raises where it can be none
+        else:
+            start = Path.cwd()
+            if is_config(storage, relative_to=start):
+                beside = configs.load_file(Path(storage).expanduser())
+                storage, start = beside.storage, beside.directory
+            local = local_root(storage, relative_to=start)
+            self.storage = storage if local is None else str(local)
         if storage_options is not None:
             self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
         else:
@@ -371,7 +374,7 @@ class Experiments:
         conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else [*filter]
         now, known = utc_now(), project.source.all().values()
         found = query.select(known, conditions, sort, now=now)
-        if known and not (found and sort is None):
+        if known:
             for problem in query.misnamed(known, () if found else conditions, sort if found else None, now=now):
                 warnings.warn(problem, stacklevel=2)
         with collection_paused():

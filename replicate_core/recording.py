@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -736,12 +737,17 @@ def _warn_of_unranked(facts: CheckpointFacts) -> None:
 
 def _warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
     """Warn of a primary metric of `replicate.yaml` that is nearly there: not every checkpoint need have it."""
-    near = difflib.get_close_matches(primary, metrics, n=1, cutoff=MISTYPED)
-    if near:
+    near = _nearly(primary, tuple(metrics))
+    if near is not None:
         warnings.warn(
-            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near[0]!r}?",
+            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near!r}?",
             stacklevel=5,
         )
+
+
+@lru_cache(maxsize=64)  # metrics of every step have the same names
+def _nearly(name: str, names: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=MISTYPED)), None)
 
 
 def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:

@@ -239,10 +239,7 @@ def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
     A checkpoint that stands in two records (a write whose answer was lost is written again) counts once.
     Records of an experiment whose `Created` is missing are passed over.
     """
-    grouped: dict[str, list[Record]] = {}
-    for record in records:
-        grouped.setdefault(record.experiment, []).append(record)
-    states = ((experiment, _fold_one(group)) for experiment, group in grouped.items())
+    states = ((experiment, _fold_one(group)) for experiment, group in _grouped(records).items())
     return {experiment: state for experiment, state in states if state is not None}
 
 
@@ -251,13 +248,22 @@ def headless(records: Iterable[Record]) -> dict[str, list[Record]]:
 
     While an experiment is copied to another storage it is so, too: its beginning comes last.
     """
+    return {
+        experiment: group
+        for experiment, group in _grouped(records).items()
+        if not (any(isinstance(record, Created) for record in group) or _is_deleted(group))
+    }
+
+
+def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
     grouped: dict[str, list[Record]] = {}
-    whole: set[str] = set()
     for record in records:
         grouped.setdefault(record.experiment, []).append(record)
-        if isinstance(record, Created) or (isinstance(record, Deleted) and record.checkpoints is None):
-            whole.add(record.experiment)
-    return {experiment: found for experiment, found in grouped.items() if experiment not in whole}
+    return grouped
+
+
+def _is_deleted(records: Sequence[Record]) -> bool:
+    return any(isinstance(record, Deleted) and record.checkpoints is None for record in records)
 
 
 def by_age(states: Mapping[str, ExperimentState]) -> dict[str, ExperimentState]:
@@ -267,7 +273,7 @@ def by_age(states: Mapping[str, ExperimentState]) -> dict[str, ExperimentState]:
 
 def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     created = next((record for record in records if isinstance(record, Created)), None)
-    if created is None or any(isinstance(record, Deleted) and record.checkpoints is None for record in records):
+    if created is None or _is_deleted(records):
         return None
     resumed: list[Resumed] = []
     made: dict[str | None, dict[str, CheckpointFacts]] = {}

@@ -168,10 +168,10 @@ class Segment:
             self._unpacked[number] = text.splitlines(keepends=True)
         return self._unpacked[number]
 
-    def blocks_with(self, texts: Collection[bytes]) -> Iterator[int]:
-        """The numbers of the blocks in which a record holds all of these texts. Raises `Corrupted`."""
+    def blocks_with(self, *alternatives: Collection[bytes]) -> Iterator[int]:
+        """The numbers of the blocks in which a record holds all texts of an alternative. Raises `Corrupted`."""
         for number in range(len(self.ends) - 1):
-            if any(all(text in line for text in texts) for line in self.block(number)):
+            if any(all(text in line for text in texts) for line in self.block(number) for texts in alternatives):
                 yield number
 
 

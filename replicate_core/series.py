@@ -95,7 +95,9 @@ def _names_in(checkpoints: Iterable[CheckpointFacts]) -> list[str]:
 
 def value(metric: str, metrics: Mapping[str, Value]) -> Value:
     """What a metric is among those of a checkpoint; None for nothing. Names of nested ones are joined by dots."""
-    return metrics[metric] if metric in metrics else flat(metrics).get(metric)
+    if metric in metrics or "." not in metric:
+        return metrics.get(metric)
+    return flat(metrics).get(metric)
 
 
 def number(given: object) -> float | None:

@@ -38,7 +38,7 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Queued:
     """What one experiment has in the spool."""
 
     experiment: str
@@ -50,10 +50,10 @@ class Waiting:
     """What was in the way, when it was last tried."""
 
 
-def waiting(spool: Spool) -> list[Waiting]:
+def queued(spool: Spool) -> list[Queued]:
     """What is in a spool, by experiment and session. The storage is not asked."""
     return [
-        Waiting(
+        Queued(
             queue.experiment,
             _count(queue),
             queue.is_owned() or queue.is_taken(),

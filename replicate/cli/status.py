@@ -28,7 +28,7 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
     seconds.
     """
     project = open_project()
-    waits = syncing.waiting(project.spool)
+    waits = syncing.queued(project.spool)
     preview = project.preview(path)
     problem: replicate.ReplicateError | None = None
     is_used = False
@@ -47,7 +47,7 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
         raise problem
 
 
-def _show_waiting(waits: Sequence[syncing.Waiting]) -> None:
+def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
     if waits:
         rows = (
             [
