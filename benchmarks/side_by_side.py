@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 MEGABYTE = 10**6
 
@@ -31,6 +37,78 @@ def seconds_of(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+@dataclass
+class Runs:
+    """What was measured of one kind of training, each in a process of its own."""
+
+    fit: list[float] = field(default_factory=list)
+    """Seconds that `fit` took, as the process says."""
+    whole: list[float] = field(default_factory=list)
+    """Seconds from the start of the process to its end."""
+
+
+def by_turns(
+    script: str, kinds: Sequence[str], arguments: Sequence[object], *, rounds: int, megabytes: int = 0
+) -> dict[str, Runs]:
+    """Run a script once for each kind in each round, in a fresh project, each kind first by turns.
+
+    A round that does not count goes before.
+
+    Args:
+        script: called with a kind and the arguments, in the project; the last line that it prints is the seconds.
+        kinds: what it can be told to do.
+        arguments: further ones of it.
+        rounds: how many count.
+        megabytes: how much memory is warmed before each.
+    """
+    found = {kind: Runs() for kind in kinds}
+    with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as compiled:
+        for number in range(-1, rounds):
+            for kind in list(kinds)[:: 1 if number % 2 else -1]:
+                warm_memory(megabytes)
+                fit, whole = _run_apart(script, kind, arguments, compiled)
+                if number >= 0:
+                    found[kind].fit.append(fit)
+                    found[kind].whole.append(whole)
+    return found
+
+
+def _run_apart(script: str, kind: str, arguments: Sequence[object], compiled: str) -> tuple[float, float]:
+    """Run a script once, in a fresh project; returns the seconds that it says, and those that all of it took."""
+    with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as room:
+        project = Path(room) / "project"
+        project.mkdir()
+        (project / "replicate.yaml").write_text("quiet: true\n")
+        shutil.copy(script, project / "train.py")
+        command = [sys.executable, "train.py", "--one", kind, *map(str, arguments)]
+        here = os.pathsep.join([str(Path(script).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        told = {**os.environ, "PYTHONPATH": here, "REPLICATE_CACHE": f"{room}/cache", "PYTHONPYCACHEPREFIX": compiled}
+        told.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it, also that of the recorder
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=project, env=told, stdout=subprocess.PIPE, check=True, text=True)
+        whole = time.perf_counter() - began
+        os.sync()  # the next one is not to pay for this one
+    return float(done.stdout.split()[-1]), whole
+
+
+def compare_saves(script: str, trainings: Sequence[tuple[int, int, float]], pairs: int) -> None:
+    """Rows of trainings that save in every epoch, in processes of their own, by turns with the stock callback.
+
+    Args:
+        script: as for `by_turns`; knows the kinds `replicate` and `stock`.
+        trainings: units of the two large layers, epochs, and the seconds that each of those computes.
+        pairs: how many count.
+    """
+    for units, epochs, seconds in trainings:
+        size = 24 * units * units // MEGABYTE
+        kinds, arguments = ("replicate", "stock"), (units, epochs, seconds)
+        found = by_turns(script, kinds, arguments, rounds=pairs, megabytes=4 * size)
+        ours, stock = found["replicate"], found["stock"]
+        what = f"{size} MB, {epochs} epochs of {seconds:g} s"
+        row(f"{what}: fit", ours.fit, stock.fit, "<= 1.00", unit="s")
+        row(f"{what}: the process", ours.whole, stock.whole, "<= 1.03", unit="s")
 
 
 def warm_memory(megabytes: int) -> None:

@@ -28,7 +28,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torc
 
 from replicate_core.checkout import check_out, lay_out
 from replicate_core.config import Config
-from replicate_core.files import IgnoreRules, scan
+from replicate_core.files import scan
+from replicate_core.ignoring import IgnoreRules
 from replicate_core.known import Known
 from replicate_core.records import Checkpointed, CheckpointFacts
 from replicate_core.repository import Repository
@@ -102,6 +103,35 @@ def _torch_frozen(directory: Path, scale: int, name: Callable[[int], str], torch
         path = directory / name(step)
         torch.save({"history": history, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
         yield path
+
+
+def torch_partly_frozen(percent: int) -> Series:
+    """A fine-tuning with AdamW in which so many percent of the saved bytes are frozen weights."""
+
+    def series(directory: Path, scale: int) -> Iterator[Path]:
+        import torch
+
+        layers = round(300 * percent / (100 + 2 * percent))  # of 100; each one that learns is saved three times over
+        model = torch_model(int(25_000_000 / scale / (layers / 100 + 3 * (1 - layers / 100))))
+        for layer in model[:layers]:
+            layer.requires_grad_(requires_grad=False)
+        optimizer = torch.optim.AdamW(model[layers:].parameters(), lr=1e-4)
+        for _ in range(SAVES):
+            steps(model, optimizer, 1)
+            path = directory / "model.pt"
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+            yield path
+
+    return series
+
+
+SAVES = 5
+"""Number of checkpoints of a series whose goal depends on it."""
+
+
+def goal_partly_frozen(percent: int) -> float:
+    """The first checkpoint whole, of each other one at most 1.05 times what is new."""
+    return (1 + (SAVES - 1) * 1.05 * (1 - percent / 100)) / SAVES
 
 
 def torch_lora(directory: Path, scale: int) -> Iterator[Path]:
@@ -185,8 +215,6 @@ def _keras_frozen(directory: Path, scale: int, name: str) -> Iterator[Path]:
     import keras
     import numpy as np
 
-    from replicate_keras.saving import save
-
     keras.utils.set_random_seed(0)
     width = int((24_000_000 / scale / 60) ** 0.5)
     backbone = [keras.layers.Dense(width, trainable=False) for _ in range(60)]
@@ -195,7 +223,7 @@ def _keras_frozen(directory: Path, scale: int, name: str) -> Iterator[Path]:
     x = np.random.default_rng(0).normal(size=(32, width)).astype("float32")
     for _ in range(10):
         model.fit(x, x[:, : width // 2], verbose=0)
-        save(model, str(directory / name), weights_only=False)
+        model.save(directory / name)
         yield directory / name
 
 
@@ -220,6 +248,10 @@ SERIES: dict[str, tuple[Series, float | None]] = {
     "torch frozen, growing history": (torch_frozen, 0.15),
     "torch frozen, step in file name": (torch_frozen_named, 0.15),
     "torch LoRA, full state": (torch_lora, 0.13),
+    **{
+        f"torch {percent} % frozen": (torch_partly_frozen(percent), goal_partly_frozen(percent))
+        for percent in (25, 40, 60, 75)
+    },
     "torch bf16": (torch_bf16, 1.01),
     "torch distributed, shifted": (torch_distributed, None),
     "pickle, shifted": (pickled, None),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from replicate_core.recording import Waiting
+from replicate_core.safe_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ def complain(line: str) -> None:
     """Say something that no line of the user's is at fault for."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(f"replicate: {line}", file=sys.stderr, flush=True)
+            print(f"replicate: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def text(waiting: Waiting) -> str:
@@ -86,4 +87,4 @@ def text(waiting: Waiting) -> str:
     size = f" ({waiting.total_bytes / 1e6:.0f} MB)" if waiting.total_bytes else ""
     left = f"what is left, {waiting.jobs} to go{size}" if waiting.jobs else "the last of it"
     trouble = f": {waiting.trouble}" if waiting.trouble else ""
-    return f"storing {left}; Ctrl-C leaves it to the background{trouble}"
+    return printable(f"storing {left}; Ctrl-C leaves it to the background{trouble}")

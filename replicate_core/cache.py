@@ -16,14 +16,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from replicate_core import segments
-from replicate_core.documents import is_sealed
+from replicate_core.documents import is_sealed_under
+from replicate_core.keys import MANIFESTS, RECORDS, SEGMENTS
 from replicate_core.store import Entry, LocalStore, Store
 
-CACHED_PREFIXES = ("records/", "manifests/", "segments/")
-"""What stands below these is written once and never changed."""
-
-SEGMENTS = "segments/"
-"""Of these, those that are no longer there are forgotten: they are large, and others have taken their place."""
+CACHED_PREFIXES = (RECORDS, MANIFESTS, SEGMENTS)
+"""What stands below these is written once and never changed. Segments that are no longer there are forgotten: they are
+large, and others have taken their place."""
 
 _KEYS_AT_ONCE = 500
 
@@ -177,7 +176,7 @@ class CachedStore:
 
 
 def _is_whole(key: str, data: object) -> bool:
-    """Tell whether a document is as it was written: nothing else is kept, or believed."""
+    """Tell whether a document is as it was written, under this key: nothing else is kept, or believed."""
     if not isinstance(data, bytes):
         return False
-    return segments.is_whole(data) if key.startswith(SEGMENTS) else is_sealed(data)
+    return segments.is_whole(key, data) if key.startswith(SEGMENTS) else is_sealed_under(key, data)

@@ -6,17 +6,16 @@ the records themselves are read instead: they are what counts. `verify`, `prune`
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
-from replicate_core import record_format, records, segments
-from replicate_core.documents import unseal
+from replicate_core import record_format, records, safe_text, segments
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.garbage import collection_paused
+from replicate_core.keys import RECORDS, SEGMENTS, is_record_key, is_segment_key
 from replicate_core.records import ExperimentState, Record
-from replicate_core.repository import RECORDS, SEGMENTS, Repository, Unusable
-from replicate_core.segments import Piece, Segment, Summary, day_of, record_name
+from replicate_core.repository import Repository, Unusable
+from replicate_core.segments import Piece, Segment, Summary, day_of
 from replicate_core.store import LocalStore
 
 OPEN_DAYS_MAX = 8
@@ -116,7 +115,7 @@ class Catalogue:
         missing: list[str] = []
         for segment, piece in self._pieces.get(experiment, []):
             try:
-                found |= _decoded(experiment, segment.lines(piece))
+                found |= decoded(segment.lines(piece))
             except (Corrupted, TooNew) as error:
                 self._unusable(_blamed(segment, error))
                 missing += piece.keys
@@ -169,7 +168,7 @@ def read(repository: Repository, unusable: Unusable | None = None, *, experiment
 def _warn(error: Corrupted | TooNew) -> None:
     """Warn of damage to a segment; one that another version wrote is none."""
     if isinstance(error, Corrupted):
-        warnings.warn(str(error), stacklevel=4)
+        safe_text.warn(str(error), stacklevel=4)
 
 
 def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
@@ -177,7 +176,7 @@ def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
     found: dict[str, bytes] = {}
     for _ in range(ATTEMPTS):
         # not `names`: s3fs makes two requests of that where there is nothing
-        keys = [entry.key for entry in repository.store.list(SEGMENTS) if entry.key.endswith(".jsonl.gz")]
+        keys = [entry.key for entry in repository.store.list(SEGMENTS) if is_segment_key(entry.key)]
         found = repository.store.get_many(keys) if keys else {}
         if len(found) == len(keys):
             break
@@ -214,28 +213,25 @@ def _listed(repository: Repository, settled: frozenset[str]) -> Iterable[str]:
     store = repository.store
     is_quick = isinstance(store, LocalStore)  # to look through all days costs next to nothing
     if not settled and not is_quick:
-        return [entry.key for entry in store.list(RECORDS) if entry.key.endswith(".json")]
+        return [entry.key for entry in store.list(RECORDS) if is_record_key(entry.key)]
     open_days = [name for name in store.names(RECORDS) if is_quick or name.removesuffix("/") not in settled]
     if len(open_days) > OPEN_DAYS_MAX and not is_quick:
-        return [entry.key for entry in store.list(RECORDS) if entry.key.endswith(".json")]
-    return [key for name in open_days for key in _keys_below(repository, f"{RECORDS}{name}") if key.endswith(".json")]
+        return [entry.key for entry in store.list(RECORDS) if is_record_key(entry.key)]
+    return [key for name in open_days for key in _keys_below(repository, f"{RECORDS}{name}") if is_record_key(key)]
 
 
 def _keys_below(repository: Repository, name: str) -> list[str]:
-    if not name.endswith("/"):
-        return [name]
-    found = [f"{name}{inside}" for inside in repository.store.names(name)]
-    deeper = [key for key in found if key.endswith("/")]  # which replicate does not write
-    return [*found, *(key for inside in deeper for key in _keys_below(repository, inside))]
+    return [f"{name}{inside}" for inside in repository.store.names(name)] if name.endswith("/") else []
 
 
-def _decoded(experiment: str, lines: Mapping[str, bytes]) -> dict[str, Record]:
+def decoded(lines: Mapping[str, bytes]) -> dict[str, Record]:
     """Records that a segment holds, by key, verified. Raises `Corrupted`, also where they are not what it says."""
     found: dict[str, Record] = {}
     for key, line in lines.items():
-        record = record_format.decode(unseal(line, key=key), key=key)
-        name = record_name(key)
-        if record is None or record.experiment != experiment or name is None or record_format.kind(record) != name.kind:
-            raise Corrupted(f"the segment holds something else as the record {key}")
+        try:
+            record = record_format.read(key, line)
+        except Corrupted as error:
+            raise Corrupted(f"the segment holds something else as the record {key}, or it is damaged there") from error
+        assert record is not None, "a segment names only records of kinds that are known"
         found[key] = record
     return found

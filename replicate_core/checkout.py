@@ -6,19 +6,25 @@ says about a path, a later one may replace: an experiment's code first, then the
 
 from __future__ import annotations
 
+import bisect
+import errno
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from replicate_core.descriptors import write_all
 from replicate_core.documents import digest
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
-from replicate_core.files import set_aside, temporary_beside
-from replicate_core.manifest import File, Manifest, tree_problem
+from replicate_core.files import make_directories, set_aside, temporary_beside
+from replicate_core.manifest import File, Manifest, is_forbidden, tree_problem
+from replicate_core.names import local_name, portable
 from replicate_core.progress import Progress, silent
-from replicate_core.reading import read_all
+from replicate_core.reading import Wanted, read_all
 from replicate_core.repository import Repository
 
 What: TypeAlias = Literal["all", "code", "files"]
@@ -35,15 +41,15 @@ class Layout:
 
     def existing(self, directory: Path) -> list[str]:
         """The paths that stand in `directory` already, and would be replaced."""
-        return [path for path in (*self.files, *self.links) if os.path.lexists(directory / path)]
+        return [path for path in (*self.files, *self.links) if os.path.lexists(directory / local_name(path))]
 
     def replaced(self, directory: Path) -> list[str]:
         """Those of them that are not already what the checkout will make of them: what stands there would be lost."""
-        return [path for path in self.existing(directory) if not self._is_there(directory / path, path)]
+        return [path for path in self.existing(directory) if not self._is_there(directory / local_name(path), path)]
 
     def _is_there(self, found: Path, path: str) -> bool:
         if found.is_symlink() or path in self.links:
-            return found.is_symlink() and self.links.get(path) == os.readlink(found)
+            return found.is_symlink() and self.links.get(path) == portable(os.readlink(found))
         return found.is_file() and _has_content(found, self.files[path])
 
 
@@ -73,27 +79,27 @@ def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only:
     directories: dict[str, None] = {}
     for manifest in manifests:
         if replaced is not None and manifest is manifests[-1]:
-            for old in [path for path in (*files, *links, *directories) if _is_wanted(path, replaced)]:
+            for old in [path for path in (*files, *links, *directories) if is_at(path, replaced)]:
                 files.pop(old, None)
                 links.pop(old, None)
                 directories.pop(old, None)
         new = {*manifest.files, *manifest.links, *manifest.directories}
-        above = {parent for path in new for parent in _parents(path)}
-        for path in [path for path in (*files, *links) if path in new or path in above or _parents(path) & new]:
+        in_order = sorted(new)
+        for path in [path for path in (*files, *links) if _makes_room(path, new, in_order)]:
             files.pop(path, None)
             links.pop(path, None)
         files |= manifest.files
         links |= manifest.links
         directories |= dict.fromkeys(manifest.directories)
     only = None if only is None else os.path.normpath(only).replace(os.sep, "/")
-    leaves = {path for path in (*files, *links) if _is_wanted(path, only)}
+    leaves = {path for path in (*files, *links) if is_at(path, only)}
     layout = Layout(
         {path: file for path, file in files.items() if path in leaves},
         {path: target for path, target in links.items() if path in leaves},
         tuple(
             path
             for path in directories
-            if _is_wanted(path, only) and path not in leaves and not _parents(path) & leaves
+            if is_at(path, only) and path not in leaves and leaves.isdisjoint(_parents(path))
         ),
     )
     if only is not None and not (layout.files or layout.links or layout.directories):
@@ -104,13 +110,21 @@ def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only:
     return layout
 
 
-def _parents(path: str) -> set[str]:
-    names = path.split("/")
-    return {"/".join(names[:count]) for count in range(1, len(names))}
+def _makes_room(path: str, new: AbstractSet[str], in_order: Sequence[str]) -> bool:
+    """Tell whether a file or link makes room for new paths: it is one of them, or above one, or below one."""
+    after = bisect.bisect_left(in_order, f"{path}/")
+    is_above = after < len(in_order) and in_order[after].startswith(f"{path}/")
+    return path in new or is_above or not new.isdisjoint(_parents(path))
 
 
-def _is_wanted(path: str, only: str | None) -> bool:
-    return only in (None, ".", path) or only in _parents(path)
+def _parents(path: str) -> Iterator[str]:
+    """The directories above a path, one at a time: a hostile path may have thousands."""
+    return (path[:at] for at, character in enumerate(path) if character == "/")
+
+
+def is_at(path: str, only: str | None) -> bool:
+    """Tell whether a path is that of a file or directory, or lies in it; None: in the project as a whole."""
+    return only in (None, ".", path) or path.startswith(f"{only}/")
 
 
 def check_out(repository: Repository, layout: Layout, directory: Path, progress: Progress = silent) -> None:
@@ -128,14 +142,14 @@ def check_out(repository: Repository, layout: Layout, directory: Path, progress:
         StorageFailed: the storage can't be read, or the directory can't be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directories(directory)
         root = directory.resolve()
         for path in (*layout.files, *layout.links, *layout.directories):
             _check_way(root, path)
         for path in (*layout.files, *layout.links):
-            _check_replaceable(root / path)
+            _check_replaceable(root / local_name(path))
         for path in layout.directories:
-            _check_directory(root / path, path)
+            _check_directory(root / local_name(path), path)
         staging = temporary_beside(root / "checkout")
         staging.mkdir()
         try:
@@ -146,13 +160,21 @@ def check_out(repository: Repository, layout: Layout, directory: Path, progress:
     except OSError as error:
         if isinstance(error, StorageFailed):
             raise
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageFailed(
+                f"can't write to {directory}: {error.strerror}. Its directories are deeper, or names longer, "
+                "than this system takes there: name a directory with a shorter path"
+            ) from error
         raise StorageFailed(f"can't write to {directory}: {error}. Make room there, or name another -o") from error
 
 
 def _check_way(root: Path, path: str) -> None:
-    target = root / path
-    if not target.parent.resolve().is_relative_to(root):
+    target = root / local_name(path)
+    way = target.parent.resolve()
+    if not way.is_relative_to(root):
         raise InvalidInput(f"{target.parent} leads out of {root}: remove the link in its place, or check out elsewhere")
+    if forbidden := next(filter(is_forbidden, way.relative_to(root).parts), None):
+        raise InvalidInput(f"{target.parent} leads into {forbidden}: remove the link in its place")
     for above in reversed(target.parents):
         if above.is_relative_to(root) and above != root:
             _check_directory(above, path)
@@ -171,38 +193,49 @@ def _check_replaceable(target: Path) -> None:
 def _fetch(repository: Repository, files: Sequence[File], staging: Path, progress: Progress) -> None:
     """Write each file under its number."""
     for number, file in enumerate(files):
-        if not file.size:
-            os.close(_create(file, staging / str(number)))
-    begun: set[int] = set()
+        os.close(_create(file, staging / str(number)))
     done, total = 0, sum(file.size for file in files)
-    for wanted, data in read_all(repository, files):
-        path, file = staging / str(wanted.file), files[wanted.file]
-        descriptor = os.open(path, os.O_WRONLY) if wanted.file in begun else _create(file, path)
-        begun.add(wanted.file)
-        with open(descriptor, "wb", buffering=0) as output:
-            output.seek(wanted.position)
-            output.write(data)
-        done += len(data)
+    for written in read_all(repository, files, lambda pieces: _write(staging, pieces)):
+        done += written
         progress(done, total)
 
 
+def _write(staging: Path, pieces: Sequence[tuple[Wanted, bytes]]) -> int:
+    """Write what one request brought; returns how many bytes that were."""
+    for number, parts in itertools.groupby(pieces, lambda piece: piece[0].file):
+        descriptor = os.open(staging / str(number), os.O_WRONLY)
+        try:
+            for wanted, data in parts:
+                os.lseek(descriptor, wanted.position, os.SEEK_SET)
+                write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+    return sum(len(data) for _, data in pieces)
+
+
 def _create(file: File, path: Path) -> int:
-    mode = 0o666 | file.mode & 0o111  # less what the user's umask says
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _mode(file.mode))
     set_aside(descriptor, file.size)
     return descriptor
 
 
+def _mode(saved: int) -> int:
+    """The mode of a new file, less what the user's umask says: group and others get nothing where they had nothing."""
+    group = 0o060 if saved & 0o070 else 0
+    others = 0o006 if saved & 0o007 else 0
+    return 0o600 | group | others | saved & 0o111
+
+
 def _move_into_place(layout: Layout, staging: Path, root: Path) -> None:
     for number, path in enumerate(layout.files):
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = root / local_name(path)
+        make_directories(target.parent)
         os.replace(staging / str(number), target)
     for path in layout.directories:
-        (root / path).mkdir(parents=True, exist_ok=True)
+        make_directories(root / local_name(path))
     for path, link_target in layout.links.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = root / local_name(path)
+        make_directories(target.parent)
         fresh = temporary_beside(target)
-        os.symlink(link_target, fresh)
+        os.symlink(local_name(link_target), fresh)
         os.replace(fresh, target)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import reprlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import frames, ids, markup, plotting, series, wording
-from replicate_core.checkout import Layout, What, check_out, lay_out
-from replicate_core.errors import NotFound
+from replicate_core import frames, ids, markup, plotting, preview, records, safe_text, series, wording
+from replicate_core.checkout import Layout, What, check_out, is_at, lay_out
+from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.listing import Source
 from replicate_core.manifest import Manifest
 from replicate_core.progress import Progress, silent
 from replicate_core.reading import open_file
-from replicate_core.records import CheckpointFacts, Deleted, PrimaryMetric
-from replicate_core.values import Value
+from replicate_core.records import CheckpointFacts, Deleted, ExperimentState, PrimaryMetric, code_problem
+from replicate_core.repository import Repository
+from replicate_core.values import Value, renamed
 
 if TYPE_CHECKING:
     from replicate_core.frames import DataFrame
     from replicate_core.plotting import Axes
 
+CODE_ALONE = 'Its code alone: `replicate checkout --code-only`, in Python what="code"'
+"""What to do where there are no files."""
+
 METRICS_SHOWN = 4
-"""So many metrics stand in the `repr` of a checkpoint."""
+"""Maximum number of metrics in the `repr` of a checkpoint."""
 
 
 class Checkpoint:
@@ -59,6 +63,7 @@ class Checkpoint:
         self._facts = facts
         self._source = source
         self._on_delete = on_delete
+        self._code: Manifest | None = None
 
     @property
     def id(self) -> str:  # noqa: D102  # documented with the class, as the properties below
@@ -98,6 +103,11 @@ class Checkpoint:
         return self._facts.size_bytes
 
     @property
+    def has_files(self) -> bool:
+        """Whether it has files to get back: stored, or waiting on this machine to be stored."""
+        return self._facts.has_files
+
+    @property
     def lacks_files(self) -> bool:
         """Whether only its metrics are there: its files could not be saved, or were let go."""
         return self.is_stored and self.path is not None and self._facts.manifest is None
@@ -120,6 +130,20 @@ class Checkpoint:
         return {path: file.size for path, file in self._manifest().files.items()}
 
     @property
+    def project_files(self) -> Mapping[str, int]:
+        """Path of every file of the project, as it was when training began, to its size in bytes.
+
+        Without what has a path that checkpoints of the experiment saved: that is not theirs, and lay about. What people
+        write (`.py`, `.yaml`, `.md`, ...) stays, and so does all of a project that was saved as a whole.
+        """
+        return {path: file.size for path, file in self._project_manifest().files.items()}
+
+    @property
+    def project_links(self) -> Mapping[str, str]:
+        """Path of every symbolic link of the project, as of `project_files`, to its target."""
+        return self._project_manifest().links
+
+    @property
     def links(self) -> Mapping[str, str]:
         """Path of every symbolic link of the checkpoint to its target, which is relative to the link."""
         if self._has_files_waiting():
@@ -130,52 +154,84 @@ class Checkpoint:
         return self._manifest().links
 
     def open(self, path: str | None = None) -> io.BufferedReader:
-        """Open one of its files for reading: a seekable stream that fetches and verifies only what is read.
+        """Open a file for reading: a seekable stream that fetches and verifies only what is read.
 
         Args:
-            path: relative to the project directory. May be left out when the checkpoint has a single file.
+            path: relative to the project directory: one of its files, else one of the project's (`project_files`). May
+                be left out when the checkpoint has a single file of its own.
 
         Raises:
-            NotFound: it has no such file; the message lists those it has.
+            NotFound: there is no such file; the message names near ones. Or other checkpoints of the experiment saved
+                that path: what lay there in the project when training began is not handed out in its place.
             Corrupted: while reading, when a stored byte is not what was stored.
         """
         files = self.files
-        if self.path is not None and not files and not self._facts.manifest:
-            raise NotFound(self._why_no_files())
         if path is None:
             if not files:
-                raise NotFound(self._why_no_files())
+                raise NotFound(self._no_files())
             if len(files) != 1:
                 raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
             path = next(iter(files))
         if path not in files:
-            raise NotFound(f"the checkpoint {self.short_id} has no file {path!r}; it has {_listed(files)}")
+            return self._open_code(path)
         if self._has_files_waiting():
             opened = self._source.open_waiting(self.experiment_id, self.id, path)
             if opened is not None:
                 return opened
             self._refresh()
             if path not in self._manifest().files:
-                raise NotFound(self._why_no_files())
+                raise NotFound(self._no_files())
         return open_file(self._source.repository, self._manifest().files[path], name=path)
 
     def checkout(
-        self, directory: str | Path, *, path: str | None = None, what: What = "all", progress: Progress = silent
+        self,
+        directory: str | Path | None = None,
+        *,
+        path: str | None = None,
+        what: What = "all",
+        progress: Progress = silent,
+        output_directory: str | Path | None = None,
+        quiet: bool | None = None,  # noqa: ARG002  # nothing is printed
     ) -> None:
         """Write the project's code and the files of the checkpoint to a directory; what is in their place is replaced.
+
+        Code of the same paths is not written. A checkpoint without files is an error, unless only code is wanted.
 
         Args:
             directory: made if needed.
             path: only this file or directory.
             what: `"code"` or `"files"`: only the code, or only the files of the checkpoint.
             progress: called with the bytes that are fetched and all there are.
+            output_directory: Keepsake's name for `directory`.
+            quiet: taken as by Keepsake, and without effect: nothing is printed.
 
         Raises:
-            NotFound: nothing has that path.
+            InvalidInput: no directory is named.
+            NotFound: nothing has that path; or the checkpoint has no files, and the message names the nearest ones that
+                have some.
             Corrupted: a stored byte is not what was stored; then nothing was changed.
             StorageFailed: the storage can't be read, or the directory can't be written.
         """
-        check_out(self._source.repository, self.layout(path=path, what=what), Path(directory), progress)
+        target = checkout_directory(directory, output_directory)
+        check_out(self._source.repository, self.layout(path=path, what=what), target, progress)
+
+    def to_json(self) -> dict[str, object]:
+        """What is known of it, as plain data that `json.dumps` takes: as `replicate show --json` prints it."""
+        primary = self.primary_metric
+        return {
+            "id": self.id,
+            "created": self.created.isoformat(),
+            "step": self.step,
+            "metrics": dict(self.metrics),
+            "primary_metric": None if primary is None else {"name": primary.name, "goal": primary.goal},
+            "path": self.path,
+            "extra": dict(self.extra),
+            "size_bytes": self.size_bytes,
+            "is_stored": self.is_stored,
+            "has_files": self.has_files,
+            "lacks_files": self.lacks_files,
+            "is_released": self.is_released,
+        }
 
     def delete(self) -> None:
         """Delete the checkpoint: it is in no listing any more. `replicate prune` frees the space that only it needed.
@@ -190,14 +246,19 @@ class Checkpoint:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
         state = self._source.settled(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
-        files = None if what == "code" else self._facts.manifest
-        if what == "files" and files is None:
-            raise NotFound(self._why_no_files())
-        if what == "all" and self.path is not None and files is None:
-            warnings.warn(f"{self._why_no_files()}: only the code is there", stacklevel=3)
+        if what == "code":
+            return code_layout(self._source.repository, state, self._facts, only=path)
+        files = self._facts.manifest
+        if files is None:
+            raise NotFound(f"{self._no_files(state)}. {CODE_ALONE}")
         code = None if what == "files" else self._facts.code or state.created.manifest
-        manifests = self._source.repository.manifests([code, files])
-        return lay_out(manifests, replaced=self.path if files else None, only=path)
+        if what == "all" and code is None and (problem := code_problem(state.created)) is not None:
+            safe_text.warn(f"{problem}: it is not written", stacklevel=3)
+        repository = self._source.repository
+        manifests = [repository.manifest(files, size_bytes=self._facts.size_bytes)]
+        if code is not None:
+            manifests.insert(0, _code_of(repository, state, code, only=path, own=self.path))
+        return lay_out(manifests, replaced=self.path, only=path)
 
     def caveats(self) -> list[str]:
         """What must be known of it before it is relied upon, in words."""
@@ -209,7 +270,37 @@ class Checkpoint:
         if self.path is None:
             return f"the checkpoint {self.short_id} (step {self.step}) has no files: none were given when it was made"
         why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
+        if self._facts.lacks is not None and not self.is_released:
+            why = f"are missing: {self._facts.lacks}"
         return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
+
+    def _no_files(self, state: ExperimentState | None = None) -> str:
+        """Why there are no files, and which checkpoints are the nearest that have some."""
+        state = self._state() if state is None else state
+        nearest = records.nearest_with_files(state.checkpoints, self.id)
+        if not nearest:
+            return f"{self._why_no_files()}. No checkpoint of the experiment {ids.short(self.experiment_id)} has files"
+        named = " and ".join(f"{ids.short(item.id)} (step {item.step})" for item in nearest)
+        return f"{self._why_no_files()}. The nearest with files: {named}"
+
+    def why_not(self, path: str) -> str:
+        """Why no such file can be opened through the checkpoint, and what there is, in words."""
+        state, files = self._state(), self.files
+        saved = records.saved_paths(state.checkpoints)
+        if not self.has_files and preview.is_left_over(path, saved):
+            return f"no file {path!r}: {self._no_files(state)}"
+        known = {*files, *self.project_files, *saved}
+        near = difflib.get_close_matches(path, known, n=3)
+        similar = f"; similar is {', '.join(map(repr, near))}" if near else ""
+        has = f"the checkpoint {self.short_id} has no file {path!r}; it has {_listed(files)}"
+        return f"{has}. Nor has its project{similar}"
+
+    def _open_code(self, path: str) -> io.BufferedReader:
+        """Open a file of the project."""
+        code = self._project_manifest().files
+        if path not in code:
+            raise NotFound(self.why_not(path))
+        return open_file(self._source.repository, code[path], name=path)
 
     def _has_files_waiting(self) -> bool:
         """Tell whether its files were not stored when this object was made."""
@@ -222,8 +313,27 @@ class Checkpoint:
             self._facts = next((item for item in listed.state.checkpoints if item.id == self.id), self._facts)
             self.is_stored = self.id not in listed.waiting
 
+    def _state(self) -> ExperimentState:
+        """What is known of its experiment now."""
+        listed = self._source.one(self.experiment_id)
+        if listed is None:
+            raise NotFound(f"the experiment {ids.short(self.experiment_id)} was deleted")
+        return listed.state
+
+    def _project_manifest(self) -> Manifest:
+        """The code that made it, once that is stored."""
+        if self._code is None:
+            # Code is stored before what it made.
+            state = self._state() if self.is_stored else self._source.settled(self.experiment_id)
+            facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
+            key = facts.code or state.created.manifest
+            self._code = _without_left_overs(self._source.repository, state, key)[0] if key else Manifest()
+        return self._code
+
     def _manifest(self) -> Manifest:
-        return self._source.repository.manifest(self._facts.manifest) if self._facts.manifest else Manifest()
+        if self._facts.manifest is None:
+            return Manifest()
+        return self._source.repository.manifest(self._facts.manifest, size_bytes=self._facts.size_bytes)
 
     def __repr__(self) -> str:
         names = list(self.metrics)
@@ -253,6 +363,60 @@ class Checkpoint:
             markup.facts(facts),
             markup.facts(metrics, title="Metrics"),
         )
+
+
+def checkout_directory(directory: str | Path | None, former: str | Path | None) -> Path:
+    """Where a checkout goes, by either of its names. Raises `InvalidInput` where it has none, or both."""
+    given, also = (None if path is None else Path(path) for path in (directory, former))
+    found = renamed("directory", given, "output_directory", also)
+    if found is None:
+        raise InvalidInput("checkout() needs a directory to write to: checkout('out')")
+    return found
+
+
+def code_layout(
+    repository: Repository, state: ExperimentState, made: CheckpointFacts | None = None, *, only: str | None = None
+) -> Layout:
+    """What a checkout of code alone writes: the code that made a checkpoint, or that the experiment last ran with.
+
+    What lay in the project where checkpoints saved something is left out, and a warning names it.
+
+    Raises:
+        NotFound: no code was saved; or none of it has the path `only`.
+    """
+    key = (state.code if made is None else made.code) or state.created.manifest
+    if key is None:
+        nothing = f"no code was saved of the experiment {ids.short(state.created.experiment)}"
+        raise NotFound(code_problem(state.created) or nothing)
+    return lay_out([_code_of(repository, state, key, only=only)], only=only)
+
+
+def _code_of(
+    repository: Repository, state: ExperimentState, key: str, *, only: str | None, own: str | None = None
+) -> Manifest:
+    """The code that is written, with a warning of what is left out of it, but for what a checkpoint saved itself."""
+    code, left_out = _without_left_overs(repository, state, key)
+    if named := [path for path in left_out if is_at(path, only) and (own is None or not is_at(path, own))]:
+        names = _listed(dict.fromkeys(named))
+        safe_text.warn(f"left out of the code, because checkpoints saved them: {names}", stacklevel=5)
+    return code
+
+
+def _without_left_overs(repository: Repository, state: ExperimentState, key: str) -> tuple[Manifest, list[str]]:
+    """The code that a manifest lists, without what lay where checkpoints saved something; and the paths of that.
+
+    The manifest must list as much as was recorded where that is known. Raises `Corrupted`.
+    """
+    code = repository.manifest(key, size_bytes=state.created.size_bytes if key == state.created.manifest else None)
+    saved = records.saved_paths(state.checkpoints)
+    left_out = [path for path in (*code.files, *code.links) if preview.is_left_over(path, saved)]
+    if not left_out:
+        return code, left_out
+    files, links = dict(code.files), dict(code.links)
+    for path in left_out:
+        files.pop(path, None)
+        links.pop(path, None)
+    return Manifest(files, links, code.directories), left_out
 
 
 def _listed(files: Mapping[str, object]) -> str:
@@ -301,7 +465,7 @@ class CheckpointList(Sequence[Checkpoint]):
         Raises:
             MissingExtra: pandas is not installed.
         """
-        columns = ("id", "experiment", "step", "created", "path", "size_bytes")
+        columns = ("id", "experiment", "step", "created", "path", "has_files", "size_bytes")
         return frames.frame([_row(checkpoint) for checkpoint in self], columns)
 
     def delete(self) -> None:
@@ -338,6 +502,7 @@ def _row(checkpoint: Checkpoint) -> dict[str, object]:
         "step": checkpoint.step,
         "created": checkpoint.created,
         "path": checkpoint.path,
+        "has_files": checkpoint.has_files,
         "size_bytes": checkpoint.size_bytes,
         **series.flat(checkpoint.metrics, "metrics."),
         **series.flat(checkpoint.extra, "extra."),
@@ -357,10 +522,11 @@ def table_of(checkpoints: CheckpointList, *, best: str | None = None) -> str:
             checkpoint.short_id,
             str(checkpoint.step),
             markup.moment(checkpoint.created),
+            wording.size(checkpoint.size_bytes) if checkpoint.has_files else "",
             *(markup.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
             ", ".join([*(["best"] if checkpoint.id == best else []), *checkpoint.caveats()]),
         ]
         for checkpoint in checkpoints
     ]
     bold = [number for number, checkpoint in enumerate(checkpoints) if checkpoint.id == best]
-    return markup.table(["checkpoint", "step", "created", *names, ""], rows, bold=bold)
+    return markup.table(["checkpoint", "step", "created", "files", *names, ""], rows, bold=bold)

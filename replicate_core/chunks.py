@@ -18,7 +18,7 @@ GRID_BYTES = 1 << 20
 """Distance between cuts."""
 
 GRID_BYTES_MAX = 16 << 20
-"""The grid of very large files is no wider than this: whoever reads holds one chunk in memory."""
+"""The grid of very large files is no wider than this: a reader holds one chunk in memory."""
 
 LARGE_FILE_BYTES = 4 << 30
 """Up to this size the grid is `GRID_BYTES` wide; it doubles with every doubling beyond."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from replicate_core import catalogue, ids, record_format, records, segments
-from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, TooNew
+from replicate_core.keys import RECORDS, SEGMENTS, is_record_key, is_segment_key, segment_key
 from replicate_core.records import Record
-from replicate_core.repository import RECORDS, SEGMENTS, Repository
-from replicate_core.segments import Group, Segment, day_of, record_name, summarise
+from replicate_core.repository import Repository
+from replicate_core.segments import Group, Segment, day_of, summarise
 from replicate_core.store import Entry
 
 UNCOVERED_MAX = 1000
@@ -66,7 +66,7 @@ def compact(repository: Repository, *, rebuild: bool = False) -> Report:
     damaged: list[Corrupted | TooNew] = []
     found = catalogue.read_segments(repository, damaged.append)
     held = [] if rebuild else found
-    entries = [entry for entry in repository.store.list(RECORDS) if entry.key.endswith(".json")]
+    entries = [entry for entry in repository.store.list(RECORDS) if is_record_key(entry.key)]
     covered = {key for segment in held for key in segment.keys}
     fresh = _usable(repository, [entry.key for entry in entries if entry.key not in covered])
     if rebuild:
@@ -79,10 +79,10 @@ def compact(repository: Repository, *, rebuild: bool = False) -> Report:
     claimed = frozenset[str]().union(*(segment.settled for segment in held))
     if not merges and not taken and settled <= claimed:
         return Report(unusable=len(unusable))
-    key = f"{SEGMENTS}{repository.new_ulid()}.jsonl.gz"
+    key = segment_key(repository.new_ulid())
     others = [key for key in unusable if day_of(key) in settled]
     beside = [] if merges else [segment.key for segment in held]
-    repository.store.put(key, segments.encode(groups, settled=settled, others=others, beside=beside))
+    repository.store.put(key, segments.encode(key, groups, settled=settled, others=others, beside=beside))
     replaced = _replaceable(repository, found) if merges else []
     repository.store.delete(replaced)
     return Report(len(taken - covered), len(unusable), key, len(replaced))
@@ -100,7 +100,7 @@ def compact_if_due(repository: Repository) -> Report:
 
 
 def _ignore(_: Corrupted | TooNew) -> None:
-    """Whoever lists is told."""
+    """Listings report it."""
 
 
 def _made(segment: str) -> datetime:
@@ -151,16 +151,12 @@ def _rescued(held: Sequence[Segment], keys: set[str]) -> dict[str, tuple[bytes, 
 
 def _record(key: str, data: bytes) -> Record | None:
     """What a record says; None if it can't be put into a segment, or would not be the same there."""
-    name = record_name(key)
-    if name is None or data.count(b"\n") != 1 or not data.endswith(b"\n"):
+    if data.count(b"\n") != 1 or not data.endswith(b"\n"):
         return None
     try:
-        record = record_format.decode(unseal(data, key=key), key=key)
+        return record_format.read(key, data)
     except Corrupted:
         return None
-    if record is None or (record.experiment, record_format.kind(record)) != (name.experiment, name.kind):
-        return None
-    return record
 
 
 def _groups(
@@ -206,7 +202,7 @@ def _replaceable(repository: Repository, found: Sequence[Segment]) -> list[str]:
     read = [segment.key for segment in found]
     damaged: list[str] = []
     for key in (entry.key for entry in repository.store.list(SEGMENTS)):
-        if key not in read:
+        if key not in read and is_segment_key(key):
             try:
                 segments.decode(repository.store.get(key), key=key)
             except Corrupted:

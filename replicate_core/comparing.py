@@ -11,8 +11,9 @@ from replicate_core.diff import Change, Content, FileChange
 from replicate_core.errors import NotFound
 from replicate_core.listing import Source
 from replicate_core.manifest import File, Manifest
+from replicate_core.preview import is_left_over
 from replicate_core.reading import open_file
-from replicate_core.records import CheckpointFacts, Created, ExperimentState
+from replicate_core.records import CheckpointFacts, Created, ExperimentState, saved_paths
 from replicate_core.repository import Repository
 from replicate_core.values import Value
 
@@ -77,10 +78,10 @@ class Comparison:
 
     @cached_property
     def code(self) -> list[FileChange]:
-        """The files of the project that differ, without what the two checkpoints are of: an old model lies about."""
+        """The files of the project that differ, without what lay where checkpoints saved something."""
         found = self._file_changes(*(_code(self._settled(side)) for side in (self.before, self.after)))
-        saved = [side.checkpoint.path for side in (self.before, self.after) if side.checkpoint and side.checkpoint.path]
-        return [change for change in found if not any(_is_within(change.path, path) for path in saved)]
+        saved = saved_paths(item for side in (self.before, self.after) for item in side.state.checkpoints)
+        return [change for change in found if not is_left_over(change.path, saved)]
 
     @cached_property
     def files(self) -> list[FileChange]:
@@ -162,11 +163,6 @@ def _code(side: Side) -> str | None:
 
 def _files(side: Side) -> str | None:
     return None if side.checkpoint is None else side.checkpoint.manifest
-
-
-def _is_within(path: str, directory: str) -> bool:
-    """Tell whether a path is that of a file or directory, or lies below it."""
-    return path == directory or path.startswith(f"{directory}/")
 
 
 def _words(content: Content) -> str:

@@ -9,25 +9,30 @@ import difflib
 import hashlib
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 
+from replicate_core import safe_text
+from replicate_core.bounded_yaml import BoundedLoader, TooLarge, read_text
 from replicate_core.documents import COUNT_MAX
 from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
+from replicate_core.files import DEFAULT_STORAGE, HOME
 from replicate_core.options import CREATE, in_plain
 from replicate_core.records import PrimaryMetric
 from replicate_core.values import Value, plain
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
-DEFAULT_STORAGE = ".replicate/storage"
+KEEPSAKE_NAMES = ("keepsake.yaml", "keepsake.yml")
+"""What the file was called in Keepsake: read where there is none of `FILE_NAMES`."""
 
-KEYS = ("storage", "repository", "storage_options", "metrics", "code_limit", "compression", "spool", "quiet")
+KEYS = ("storage", "repository", "storage_options", "metrics", "code_limit", "compression", "spool", "quiet", "redact")
 SPOOL_KEYS = ("directory", "limit", "keep_free", "when_full")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
@@ -42,6 +47,7 @@ WHEN_FULL: tuple[WhenFull, ...] = get_args(WhenFull)
 _Choice = TypeVar("_Choice", bound=str)
 
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]B|)")
 
 
@@ -52,9 +58,9 @@ class SpoolConfig:
     directory: Path | None = None
     """Another directory than `.replicate/spool` in the project."""
     limit_bytes: int = 32 * 10**9
-    """So much of one experiment may wait."""
+    """Maximum number of bytes of one experiment that may wait."""
     keep_free_bytes: int | None = None
-    """So much of the disk is left alone; by default 2 GB, or 5 % of a smaller disk."""
+    """How much of the disk is kept free; by default 2 GB, or 5 % of a smaller disk."""
     when_full: WhenFull = "wait"
     """What `checkpoint()` does when no more may wait: wait, or give up the files of one that waits and is not the best.
     """
@@ -76,23 +82,70 @@ class Config:
     """What is compressed: nothing, what compresses well, or what compresses at all."""
     spool: SpoolConfig = SpoolConfig()
     quiet: bool = False
-    """Whether the end of a run says nothing while it waits for what is still to be stored."""
+    """Whether nothing is said at the beginning of a run, nor at its end while it waits for what is to be stored."""
+    redact: bool = True
+    """Whether secrets among params, tags, notes and the like are taken out before they are recorded."""
     code_limit_bytes: int = 100 * 10**6
     """More code than this is warned of: it is most likely data."""
     storage_options: Mapping[str, Value] = field(default_factory=dict)
     """What the driver of that storage is told, as it stands in the file: references are not resolved."""
+    file: Path | None = None
+    """The file; None where there is none."""
 
     @property
     def plain_secrets(self) -> dict[str, list[str]]:
         """Each name that the file may have, to what in it is a secret as it is, not a reference to the environment."""
         names = [f"storage_options.{name}" for name in in_plain(self.storage_options)]
-        return {file: names for file in FILE_NAMES}  # noqa: C420  # one list for both
+        return {file: names for file in (*FILE_NAMES, *KEEPSAKE_NAMES)}  # noqa: C420  # one list for all
 
 
 def find_directory(start: Path) -> Path:
-    """The project directory: the nearest one at or above `start` with a `replicate.yaml`, else `start` itself."""
+    """The project directory: the nearest one at or above `start` with a `replicate.yaml`, else `start` itself.
+
+    A `keepsake.yaml` marks one, too, where there is no `replicate.yaml`. What another user has put into a directory
+    above that everybody may write to, such as `/tmp`, marks none.
+    """
     start = start.resolve()
-    return next((above for above in (start, *start.parents) if _files(above)), start)
+    above = [start, *(place for place in start.parents if not _is_planted(place))]
+    return next((place for names in (FILE_NAMES, KEEPSAKE_NAMES) for place in above if _named(place, names)), start)
+
+
+def _is_planted(place: Path) -> bool:
+    """Tell whether a directory that everybody may write to has a configuration of another user."""
+    files = _named(place, (*FILE_NAMES, *KEEPSAKE_NAMES))
+    return bool(files) and _is_anybodys(place) and not all(map(_is_ours, files))
+
+
+def project_above(directory: Path) -> Path | None:
+    """The nearest directory above that keeps experiments in its `.replicate/storage`; None if there is none.
+
+    A directory with a configuration or a `.replicate` of its own is its own project. The search ends at the top of a
+    git repository, at the home directory, and at a directory that everybody may write to; what belongs to another user
+    is not taken.
+
+    Args:
+        directory: resolved; the nearest configuration was not found above it either.
+    """
+    if _files(directory) or (directory / HOME).is_dir():
+        return None
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path's raises where there is none
+    for below, above in zip((directory, *directory.parents), directory.parents, strict=False):
+        if (below / ".git").exists() or above == home or _is_anybodys(above):
+            return None
+        if (above / HOME).is_dir():
+            return above if (above / DEFAULT_STORAGE).is_dir() and _is_ours(above / HOME) else None
+    return None
+
+
+def _is_anybodys(directory: Path) -> bool:
+    """Tell whether every user may write there, as to `/tmp`: what lies there says nothing of what is below."""
+    return bool(directory.stat().st_mode & stat.S_IWOTH)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether it is this user's; of a link, whether both it and what it leads to are."""
+    found = [path.lstat(), *([path.stat()] if path.exists() else [])]
+    return not hasattr(os, "geteuid") or all(each.st_uid == os.geteuid() for each in found)
 
 
 def load(directory: Path) -> Config:
@@ -123,7 +176,12 @@ def load_file(file: Path) -> Config:
 
 
 def _files(directory: Path) -> list[Path]:
-    return [directory / name for name in FILE_NAMES if (directory / name).is_file()]
+    return _named(directory, FILE_NAMES) or _named(directory, KEEPSAKE_NAMES)
+
+
+def _named(directory: Path, names: Sequence[str]) -> list[Path]:
+    """What stands there under these names, whatever it is: a pipe or a broken link is refused when it is read."""
+    return [directory / name for name in names if os.path.lexists(directory / name)]
 
 
 class _Reader:
@@ -131,7 +189,7 @@ class _Reader:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._loader: yaml.SafeLoader | None = None
+        self._loader: BoundedLoader | None = None
 
     def config(self, directory: Path) -> Config:
         entries = dict(self._top())
@@ -143,6 +201,7 @@ class _Reader:
             compression = self._choice(entries["compression"], "compression", POLICIES)
         spool = self._spool(entries["spool"], directory) if "spool" in entries else SpoolConfig()
         quiet = "quiet" in entries and self._flag(entries["quiet"], "'quiet'")
+        redact = "redact" not in entries or self._flag(entries["redact"], "'redact'")
         limit = {}
         if "code_limit" in entries:
             limit["code_limit_bytes"] = self._size(entries["code_limit"], "code_limit")
@@ -155,14 +214,15 @@ class _Reader:
             compression,
             spool,
             quiet,
+            redact,
             storage_options=options,
+            file=self._file.absolute(),
             **limit,
         )
 
     def _top(self) -> Iterator[tuple[str, yaml.Node]]:
         try:
-            text = self._file.read_text("utf-8")
-            self._loader = yaml.SafeLoader(text)
+            self._loader = BoundedLoader(read_text(self._file))
             root = self._loader.get_single_node()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigInvalid(f"{self._file} can't be read: {error}") from error
@@ -170,7 +230,8 @@ class _Reader:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or error
-            raise ConfigInvalid(f"{self._file}{line}: this is no valid YAML: {problem}") from error
+            verdict = "can't be a configuration" if isinstance(error, TooLarge) else "is no valid YAML"
+            raise ConfigInvalid(f"{self._file}{line}: this {verdict}: {problem}") from error
         if root is None or root.tag == "tag:yaml.org,2002:null":  # an empty file
             return
         yield from self._mapping(root, "the file", (*KEYS, *OLD_KEYS), example="storage: s3://bucket/path")
@@ -183,6 +244,8 @@ class _Reader:
             raise self._error(node, f"{what} must hold `key: value` lines, for example `{example}`")
         seen: set[str] = set()
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._error(key_node, f"a key of {what} must be text")
             key = str(key_node.value)
             if known is not None and key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -205,13 +268,19 @@ class _Reader:
         value = self._value(node)
         if not isinstance(value, str) or not value.strip():
             raise self._error(node, f"{key!r} must be a URL or a path, for example s3://bucket/path, not {value!r}")
+        if _CONTROL.search(value):
+            raise self._error(node, f"{key!r} must be a URL or a path without control characters, not {value!r}")
         return value.strip()
 
     def _options(self, node: yaml.Node) -> dict[str, Value]:
         options: dict[str, Value] = {}
         for name, value in self._mapping(node, "storage_options", None, example="profile: my-profile"):
+            given = self._value(value)
+            if isinstance(given, date):  # its text need not be what the file says
+                called = f"storage_options.{name} is a datetime.{type(given).__name__}"
+                raise self._error(value, f"{called} ({given}): put it in quotes if it is meant as text")
             try:
-                options[name] = plain(self._value(value), name=f"storage_options.{name}")
+                options[name] = plain(given, name=f"storage_options.{name}")
             except InvalidInput as error:
                 raise self._error(value, str(error)) from error
         if not isinstance(options.get(CREATE, False), bool):
@@ -221,8 +290,9 @@ class _Reader:
     def _metrics(self, node: yaml.Node) -> tuple[dict[str, PrimaryMetric], PrimaryMetric | None]:
         metrics: dict[str, PrimaryMetric] = {}
         primary: PrimaryMetric | None = None
-        for name, entry in self._mapping(node, "metrics", None, example="val_loss: {goal: minimize, primary: true}"):
-            fields = dict(self._mapping(entry, f"the metric {name!r}", METRIC_KEYS, example="goal: minimize"))
+        for name, entry, fields in self._metric_entries(node):
+            if name in metrics:
+                raise self._error(entry, f"{name!r} stands twice in metrics")
             if "goal" not in fields:
                 raise self._error(entry, f"the metric {name!r} needs a goal: minimize or maximize")
             metrics[name] = self._goal(name, fields["goal"])
@@ -231,6 +301,21 @@ class _Reader:
                     raise self._error(entry, f"{name!r} and {primary.name!r} are both primary: only one metric can be")
                 primary = metrics[name]
         return metrics, primary
+
+    def _metric_entries(self, node: yaml.Node) -> Iterator[tuple[str, yaml.Node, dict[str, yaml.Node]]]:
+        """Each metric, where it stands, and what is said of it: in a mapping by name, or in a list as in 2020."""
+        if isinstance(node, yaml.SequenceNode) and all(isinstance(entry, yaml.MappingNode) for entry in node.value):
+            for entry in node.value:
+                fields = dict(self._mapping(entry, "a metric", ("name", *METRIC_KEYS), example="name: val_loss"))
+                name = self._value(fields["name"]) if "name" in fields else None
+                if not isinstance(name, str) or not name:
+                    raise self._error(entry, "a metric in a list needs a name, for example `- name: val_loss`")
+                yield name, entry, fields
+        else:
+            example = "val_loss: {goal: minimize, primary: true}"
+            for name, entry in self._mapping(node, "metrics", None, example=example):
+                known = self._mapping(entry, f"the metric {name!r}", METRIC_KEYS, example="goal: minimize")
+                yield name, entry, dict(known)
 
     def _goal(self, name: str, node: yaml.Node) -> PrimaryMetric:
         value = self._value(node)
@@ -292,7 +377,7 @@ class _Reader:
     def _warn_of_old_keys(self, entries: Mapping[str, yaml.Node]) -> None:
         old = [key for key in OLD_KEYS if key in entries]
         if old:
-            warnings.warn(
+            safe_text.warn(
                 f"{self._file}: {', '.join(old)}: these keys of the first replicate do nothing here, and can go",
                 stacklevel=2,
             )

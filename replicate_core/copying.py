@@ -1,9 +1,9 @@
 """Copying experiments from one repository to another: what the other one has not, and nothing that is changed by it.
 
 In the order that keeps the other one readable at every moment: objects, manifests, records; of an experiment that is
-new there its beginning last. Whoever dies in between leaves objects that nothing refers to, and begins again where it
-stopped. Every byte is verified before it is stored. Heartbeats, tombstones and segments are not copied: what they say
-is about the repository that they stand in.
+new there its beginning last. A process that dies in between leaves objects that nothing refers to, and the next one
+begins where it stopped. Every byte is verified before it is stored. Heartbeats, tombstones and
+segments are not copied: what they say is about the repository that they stand in.
 
 What is doomed there is not relied upon, though it be just what is wanted: it is stored again under another key, and the
 manifests that name it are replaced, as `prune` does it. The rules are in `pruning`.
@@ -22,13 +22,14 @@ from threading import Lock
 from replicate_core import record_format, records
 from replicate_core.catalogue import read_segments
 from replicate_core.compacting import compact, compact_if_due
-from replicate_core.documents import DIGEST_NAME, unseal
+from replicate_core.documents import DIGEST_NAME, unseal_under
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, TooNew
+from replicate_core.keys import DATA, MANIFESTS, RECORDS, TOMBSTONES, clock_probe_key, is_record_key
 from replicate_core.manifest import Manifest, Part
 from replicate_core.progress import Progress, silent
 from replicate_core.reading import Wanted, plan, read
-from replicate_core.records import Checkpointed, Created, Deleted, Record, Released, Repacked, Resumed
-from replicate_core.repository import DATA, MANIFESTS, RECORDS, TOMBSTONES, Repository
+from replicate_core.records import Checkpointed, Created, Deleted, Record, Released, Repacked, Restored, Resumed
+from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 from replicate_core.verifying import snapshots_of
 
@@ -42,7 +43,7 @@ RECORDS_AT_ONCE = 2000
 DOOMED_FOR = timedelta(minutes=10)
 """How long it is believed what is doomed in the other repository: much less than a writer may."""
 
-_ORDER = ("deleted", "released", "repacked", "resumed", "edited", "checkpoints", "ended", "created")
+_ORDER = ("deleted", "released", "repacked", "resumed", "edited", "checkpoints", "restored", "ended", "created")
 """Of an experiment, what hides something comes before what shows it."""
 
 
@@ -153,13 +154,13 @@ def _ignore(_: Corrupted | TooNew) -> None:
 
 def _check_differ(source: Repository, target: Repository) -> None:
     """Make sure that both are not the same, under whatever names: what is written into one must not be in the other."""
-    name = f"{target.new_ulid()}.clock"  # `prune` clears away what is left of it
-    target.store.put(TOMBSTONES + name, b"")
+    probe = clock_probe_key(target.new_ulid())  # `prune` clears away what is left of it
+    target.store.put(probe, b"")
     try:
-        if name in source.store.names(TOMBSTONES):
+        if probe.removeprefix(TOMBSTONES) in source.store.names(TOMBSTONES):
             raise InvalidInput(f"{source.store.url} and {target.store.url} are the same repository: nothing to copy")
     finally:
-        target.store.delete([TOMBSTONES + name])
+        target.store.delete([probe])
 
 
 class _Copier:
@@ -199,7 +200,7 @@ class _Copier:
         self, experiments: Collection[str] | None
     ) -> tuple[dict[str, dict[str, tuple[bytes, Record]]], list[str]]:
         """The records of the source, by experiment and key."""
-        keys = [entry.key for entry in self._source.store.list(RECORDS) if entry.key.endswith(".json")]
+        keys = [entry.key for entry in self._source.store.list(RECORDS) if is_record_key(entry.key)]
         if experiments is not None:
             keys = [key for key in keys if any(f"-{experiment}-" in key for experiment in experiments)]
         found: dict[str, dict[str, tuple[bytes, Record]]] = {}
@@ -207,7 +208,7 @@ class _Copier:
         for start in range(0, len(keys), RECORDS_AT_ONCE):
             for key, data in self._source.store.get_many(keys[start : start + RECORDS_AT_ONCE]).items():
                 try:
-                    record = record_format.decode(unseal(data, key=key), key=key)
+                    record = record_format.read(key, data)
                 except Corrupted as error:
                     unusable.append(str(error))
                     continue
@@ -246,11 +247,11 @@ class _Copier:
         states = records.fold(work.log)
         if not states and not any(isinstance(record, Deleted) and record.checkpoints is None for record in work.log):
             raise Corrupted(f"the record of its beginning is not in {self._source.store.url}, or can't be read")
-        live = {snapshot.manifest for snapshot in snapshots_of(states)}
+        live = {snapshot.manifest: snapshot.size_bytes for snapshot in snapshots_of(states)}
         contents: dict[str, Manifest] = {}
         for key in _named(work.log, (record for _, record in work.missing.values())) if states else ():
             try:
-                contents[key] = self._source.manifest(key)
+                contents[key] = self._source.manifest(key, size_bytes=live.get(key))
             except Corrupted:
                 if key in live:
                     raise
@@ -270,7 +271,7 @@ class _Copier:
                 replaced[key] = self._target.put_manifest(_renamed(content, moved))
             elif key not in self._there:
                 data = self._source.store.get(key)
-                unseal(data, key=key)
+                unseal_under(key, data)
                 self._target.store.put(key, data)
                 self._there[key] = len(data)
                 self._own.add(key)
@@ -351,7 +352,7 @@ class _Copier:
 def _added_bytes(record: Record) -> int:
     """What storing the files of a record added to the storage."""
     match record:
-        case Created() | Resumed():
+        case Created() | Resumed() | Restored():
             return record.stored_bytes
         case Checkpointed():
             return sum(item.stored_bytes for item in record.checkpoints)
@@ -371,6 +372,8 @@ def _named(log: Sequence[Record], missing: Iterable[Record]) -> list[str]:
         match record:
             case Created() | Resumed():
                 named[record.manifest] = None
+            case Restored():
+                named |= {record.manifest: None} if record.checkpoint not in gone else {}
             case Checkpointed():
                 named |= dict.fromkeys(item.manifest for item in record.checkpoints if item.id not in gone)
             case Repacked():

@@ -27,6 +27,15 @@ UNSET: Final = Unset.UNSET
 EFFORT_MAX = 100_000
 """Equal lines on both sides, pair by pair: with more of them difflib takes seconds, with many more it takes hours."""
 
+RUN_ENDINGS = frozenset({
+    "bin", "ckpt", "csv", "db", "err", "h5", "hdf5", "jsonl", "keras", "log", "npy", "npz", "onnx", "out", "parquet",
+    "pkl", "png", "pt", "pth", "safetensors", "svg", "tsv", "zip",
+})  # fmt: skip
+"""Endings of files that runs write, not people."""
+
+RUN_NAMES = ("events.out.", "nohup.", "slurm-")
+"""How the names of other such files begin."""
+
 Kind: TypeAlias = Literal["added", "removed", "changed"]
 
 
@@ -96,11 +105,23 @@ class FileChange:
 
 
 def file_changes(before: Manifest, after: Manifest) -> list[FileChange]:
-    """The paths at which not the same stands, in alphabetical order. Permissions are not looked at."""
+    """The paths at which not the same stands: what people write, what runs write, notebooks; each in order of names.
+
+    Permissions are not looked at.
+    """
     old: dict[str, File | str] = {**before.files, **before.links}
     new: dict[str, File | str] = {**after.files, **after.links}
-    found = [FileChange(path, old.get(path), new.get(path)) for path in sorted({*old, *new})]
+    found = [FileChange(path, old.get(path), new.get(path)) for path in sorted({*old, *new}, key=_order)]
     return [change for change in found if not _is_same_content(change.before, change.after)]
+
+
+def _order(path: str) -> tuple[int, str]:
+    name = path.rpartition("/")[2].lower()
+    stem, dot, ending = name.rpartition(".")
+    if dot and ending == "ipynb":
+        return 2, path  # a notebook changes wherever it was run
+    is_written_by_runs = (bool(stem) and ending in RUN_ENDINGS) or name.startswith(RUN_NAMES)
+    return int(is_written_by_runs), path
 
 
 def _is_same_content(old: Content, new: Content) -> bool:

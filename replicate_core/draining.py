@@ -1,7 +1,7 @@
 """Emptying a queue of the spool: its jobs are stored in order, and each is noted as done once everybody can see it.
 
 A plain function, called by the recorder of an experiment, by `replicate sync`, and by the recording process itself
-where there is no other. Whoever dies in the midst of it leaves nothing but a job that is done again: a checkpoint that
+where there is no other. A process that dies meanwhile leaves nothing but a job that is done again: a checkpoint that
 stands in two records counts once.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from itertools import groupby
 
-from replicate_core import catalogue, heartbeats, ids
+from replicate_core import catalogue, heartbeats, ids, leftovers
 from replicate_core.cache import cached
 from replicate_core.encodings import Policy
 from replicate_core.errors import Corrupted, StorageFailed, TooNew
@@ -27,7 +27,7 @@ from replicate_core.store import LocalStore
 from replicate_core.writing import Snapshot, publish
 
 JOBS_AT_ONCE = 2000
-"""So many checkpoints without files are put into one record at most."""
+"""Maximum number of checkpoints without files in one record."""
 
 Progress = Callable[[int], object]
 
@@ -52,6 +52,8 @@ class Drain:
         self._known = known
         self._policy = policy
         self._retention = Retention(repository, known, queue.experiment, queue.session)
+        self.spares_memory = False
+        """Whether to give back the memory in which the system keeps what was stored, because a training needs it."""
 
     def reach(self) -> None:
         """Make sure that the storage can be used, and that what this experiment has stored is there.
@@ -94,11 +96,12 @@ class Drain:
             permanent=True,
         )
 
-    def run(self, *, progress: Progress = silent) -> None:
+    def run(self, *, progress: Progress = silent, until: Callable[[], bool] = lambda: False) -> None:
         """Store all that is there now; what comes meanwhile is left to the next time, to be gathered until then.
 
         Args:
             progress: called with the number of jobs that are done so far.
+            until: tells, asked after each step, whether to leave the rest to the next time.
 
         Raises:
             StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
@@ -112,6 +115,8 @@ class Drain:
                 self._store(group)
                 done += len(group)
                 progress(done)
+                if until():
+                    return
 
     def empty(self, *, progress: Progress = silent) -> None:
         """Store all that is there, and remove the queue if its process is gone.
@@ -147,7 +152,9 @@ class Drain:
             self._retention.apply()
         claimed = None if group[0].staged is None else self.queue.claim(group[0])
         if claimed is not None:
-            publish(self.repository, self._known, claimed, self._policy, partial(self._published, record))
+            snapshot = publish(self.repository, self._known, claimed, self._policy, partial(self._published, record))
+            if self.spares_memory and isinstance(self.repository.store, LocalStore):
+                self.repository.store.release_memory(snapshot.added)
         else:
             self.repository.append(record if group[0].staged is None else _without_files(record))
         self.queue.finish(group, claimed)
@@ -157,6 +164,13 @@ class Drain:
     def _published(self, record: Record, snapshot: Snapshot) -> Record:
         """The record of what was stored. From now on it may be there, though nobody hears so, and refer to objects."""
         self._retention.stored(record, snapshot)
+        if isinstance(record, Checkpointed):
+            maker = leftovers.Maker(record.experiment, record.checkpoints[0].id)
+            parts = {
+                path: (file.size, [(part.length, part.digest) for part in file.parts])
+                for path, file in snapshot.files.items()
+            }
+            leftovers.note_digests(self.queue.directory.parent, maker, parts)
         return _with_snapshot(record, snapshot)
 
 

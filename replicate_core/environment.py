@@ -13,8 +13,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from replicate_core import git
+from replicate_core.names import local_name
 from replicate_core.records import GitState
 from replicate_core.redaction import redact_command
 from replicate_core.values import Value
@@ -22,10 +26,64 @@ from replicate_core.values import Value
 COMMAND_SECONDS = 5
 """How long an outside command (git, nvidia-smi) may take before it is left out."""
 
+_NAME = re.compile(r"^Name:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
+_VERSION = re.compile(r"^Version:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
+"""In the metadata of a package, whose first fields these are: a tenth of the time that parsing all of it takes."""
+
 
 def command_line() -> str:
-    """The command that started this process, quoted for a shell, credentials redacted."""
-    return redact_command(sys.orig_argv)
+    """The command that started this process, quoted for a shell, credentials redacted.
+
+    In a notebook that is the notebook, where its name is known: the command of a kernel is another one each time. In a
+    worker of multiprocessing it is the command that started its parent.
+    """
+    return redact_command(_command())
+
+
+def _command() -> Sequence[str]:
+    if (shell := _shell_of_kernel()) is not None:
+        notebook = _notebook(shell.user_ns)
+        return [sys.orig_argv[0], "-m", "ipykernel_launcher"] if notebook is None else [notebook]
+    multiprocess = sys.modules.get("multiprocessing.process")
+    parent = None if multiprocess is None else multiprocess.parent_process()
+    if parent is None or not _is_of_multiprocessing(sys.orig_argv):
+        return sys.orig_argv
+    try:
+        of_parent = Path(f"/proc/{parent.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:  # it is gone, or this is no Linux
+        of_parent = []
+    words = [os.fsdecode(word) for word in of_parent]
+    is_known = any(words) and not _is_of_multiprocessing(words)
+    return words if is_known else [sys.orig_argv[0], *sys.argv]  # multiprocessing has set this as it is there
+
+
+def _is_of_multiprocessing(words: Sequence[str]) -> bool:
+    """Whether spawn or forkserver has made up this command."""
+    return any(word.startswith("from multiprocessing.") for word in words)
+
+
+def _shell_of_kernel() -> Any:
+    """The IPython of the kernel that this is; None where it is none."""
+    module = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    return shell if hasattr(shell, "kernel") else None
+
+
+def _notebook(names: Mapping[str, object]) -> str | None:
+    """The notebook whose kernel this is, relative to the working directory where it lies there; None if none says so.
+
+    Args:
+        names: what its cells can see. VS Code and papermill (`--inject-input-path`) put it there, Jupyter into the
+            environment.
+    """
+    said = [names.get("PAPERMILL_INPUT_PATH"), names.get("__vsc_ipynb_file__"), os.environ.get("JPY_SESSION_NAME")]
+    found = next((text for text in said if isinstance(text, str) and text.endswith(".ipynb")), None)
+    if found is None:
+        return None
+    try:
+        return Path(found).relative_to(Path.cwd()).as_posix()
+    except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
+        return found
 
 
 def user() -> str | None:
@@ -47,9 +105,10 @@ def packages() -> dict[str, str]:
 
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.version
+        head = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        name, version = _NAME.search(head), _VERSION.search(head)
         if name and version:  # a broken installation has neither
-            found.setdefault(name, version)  # the first on the path is the one that is imported
+            found.setdefault(name[1], version[1])  # the first on the path is the one that is imported
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
@@ -74,7 +133,7 @@ def _memory_bytes() -> int | None:
 def accelerators(proc: Path = Path("/proc")) -> list[str]:
     """The models of the GPUs, one entry each; found without starting any of their libraries."""
     files = sorted((proc / "driver" / "nvidia" / "gpus").glob("*/information"))
-    models = [re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE) for file in files]
+    models = [re.search(r"^Model:\s*(.+)$", git.read(file), re.MULTILINE) for file in files]
     if found := [model[1].strip() for model in models if model]:
         return found
     listed = _run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
@@ -86,13 +145,13 @@ def git_state(directory: Path) -> GitState | None:
 
     Whether files differ from the commit only `git` itself can tell: `dirty` is None where it is not installed.
     """
-    top = next((above for above in (directory, *directory.parents) if (above / ".git").exists()), None)
+    top = git.top(directory)
     if top is None:
         return None
-    git = _git_directory(top / ".git")
-    head = _read(git / "HEAD").strip()
+    own = git.own_directory(top / ".git")
+    head = git.read(own / "HEAD").strip()
     reference = head.removeprefix("ref: ") if head.startswith("ref: ") else None
-    commit = head if reference is None else _resolve(git, reference)
+    commit = head if reference is None else _resolve(own, reference)
     if not re.fullmatch(r"[0-9a-f]{40,64}", commit):  # no commit yet
         return None
     branch = None if reference is None else reference.removeprefix("refs/heads/")
@@ -100,27 +159,13 @@ def git_state(directory: Path) -> GitState | None:
     return GitState(commit, branch, None if status is None else bool(status.strip()))
 
 
-def _git_directory(dot_git: Path) -> Path:
-    """Where the HEAD lies: `.git` itself, or what it names in a worktree or submodule."""
-    if dot_git.is_dir():
-        return dot_git
-    return (dot_git.parent / _read(dot_git).strip().removeprefix("gitdir: ")).resolve()
-
-
-def _resolve(git: Path, reference: str) -> str:
-    common = git / (_read(git / "commondir").strip() or ".")
-    for place in (git, common):
-        if commit := _read(place / reference).strip():
+def _resolve(own: Path, reference: str) -> str:
+    common = git.common_directory(own)
+    for place in (own, common):
+        if commit := git.read(place / local_name(reference)).strip():
             return commit
-    packed = re.search(rf"^([0-9a-f]+) {re.escape(reference)}$", _read(common / "packed-refs"), re.MULTILINE)
+    packed = re.search(rf"^([0-9a-f]+) {re.escape(reference)}$", git.read(common / "packed-refs"), re.MULTILINE)
     return packed[1] if packed else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _run(command: list[str]) -> str | None:

@@ -15,9 +15,16 @@ Every message says what was wanted, what was found and what to do. What a storag
 and `fsspec_store` alone; what the local disk raises, where it is read or written.
 """
 
+from __future__ import annotations
+
+from replicate_core.safe_text import printable
+
 
 class ReplicateError(Exception):
     """The root of the tree: catch it to catch everything that replicate raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # a traceback goes to the terminal as it is
 
 
 class NotFound(ReplicateError, KeyError):
@@ -25,7 +32,7 @@ class NotFound(ReplicateError, KeyError):
 
     def __str__(self) -> str:
         # KeyError would show the message in quotes, with its line breaks escaped.
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class InvalidInput(ReplicateError, ValueError):

@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from replicate_core import frames, ids, markup, plotting, records, series, wording
-from replicate_core.checkout import Layout, What, check_out, lay_out
-from replicate_core.checkpoint import Checkpoint, CheckpointList, table_of
+from replicate_core.checkout import Layout, What, check_out
+from replicate_core.checkpoint import Checkpoint, CheckpointList, checkout_directory, code_layout, table_of
 from replicate_core.diff import differing
 from replicate_core.documents import COUNT_MAX
 from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.listing import Listed, Source
 from replicate_core.progress import Progress, silent
-from replicate_core.recording import Bystander, Recorded, Recording, labels, text
+from replicate_core.recording import Bystander, Recorded, Recording, labels, text, warn_of_secrets
 from replicate_core.records import (
     CheckpointFacts,
     Created,
@@ -32,6 +33,7 @@ from replicate_core.records import (
     PrimaryMetric,
     Status,
 )
+from replicate_core.secret_params import Redactor
 from replicate_core.values import Value
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ CHECKPOINTS_SHOWN = 20
 """A notebook shows so many of the last checkpoints of an experiment, and its best one."""
 
 EXPERIMENTS_SHOWN = 3
-"""So many experiments stand in the `repr` of a list."""
+"""Maximum number of experiments in the `repr` of a list."""
 
 GoOn = Callable[[], "tuple[Listed, Recorded]"]
 """Begins to record more of an experiment that was loaded."""
@@ -50,6 +52,8 @@ GoOn = Callable[[], "tuple[Listed, Recorded]"]
 
 class Experiment:
     """One execution of a training script. Made by `replicate.init()`, found by `replicate.experiments`.
+
+    A copy or a pickle of one reads: as one that was loaded, it records nothing of what the original records.
 
     Attributes:
         id: 32 hexadecimal characters.
@@ -70,13 +74,22 @@ class Experiment:
         *,
         resumed_from: CheckpointFacts | None = None,
         go_on: GoOn | None = None,
+        redact: bool = True,
     ) -> None:
         self._listed = listed
         self._source = source
         self._recorded = recorded
         self._resumed_from = resumed_from
         self._go_on = go_on
-        self._is_outdated = recorded is not None
+        self._redact = redact
+        self._was_begun = self._is_outdated = recorded is not None
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and pickles: they read, and record nothing of what this object records."""
+        with suppress(StorageFailed):  # as it was last seen
+            self._now()
+        recorded = self._recorded if isinstance(self._recorded, Bystander) else None
+        return vars(self) | {"_recorded": recorded}
 
     @property
     def id(self) -> str:  # noqa: D102  # documented with the class, as the properties below
@@ -128,12 +141,24 @@ class Experiment:
         return self._now().state.created.path
 
     @property
+    def code_problem(self) -> str | None:
+        """Why its code is not there, though it was saved, in a sentence; None where nothing is missing."""
+        listed = self._now()
+        is_waiting = self.id in listed.waiting
+        return None if is_waiting or listed.state.code is not None else records.code_problem(listed.state.created)
+
+    @property
     def python_version(self) -> str | None:  # noqa: D102
         return self._created.python_version
 
     @property
     def packages(self) -> Mapping[str, str]:  # noqa: D102
         return self._created.packages
+
+    @property
+    def python_packages(self) -> Mapping[str, str]:
+        """The same as `packages`: Keepsake's name."""
+        return self.packages
 
     @property
     def system(self) -> Mapping[str, Value]:  # noqa: D102
@@ -156,7 +181,7 @@ class Experiment:
     @property
     def resumed_from(self) -> Checkpoint | None:
         """The checkpoint that it last went on from; None if it began at its beginning."""
-        if self._recorded is not None and self._go_on is None:
+        if self._was_begun:
             return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
         wanted = self._now().state.resumed_from
         return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
@@ -179,15 +204,21 @@ class Experiment:
 
     @property
     def duration(self) -> timedelta | None:
-        """From its beginning to its end; None while it runs."""
+        """From its beginning to its end; None while it runs.
+
+        That of a resumed one includes the time in which it did not run: between a kill and the next start, say.
+        """
         ended = self._now().state.ended
         return None if ended is None else ended.created - self.created
 
     @property
     def blocked(self) -> timedelta | None:
-        """How long `checkpoint()` held up the training in total; None until it ended."""
-        ended = self._now().state.ended
-        return None if ended is None else timedelta(seconds=ended.blocked_seconds)
+        """How long `checkpoint()` held up the training in total; None until it ended.
+
+        That of a resumed one is the sum over its sessions, from the first one on.
+        """
+        state = self._now().state
+        return None if state.ended is None else timedelta(seconds=state.blocked_seconds)
 
     @property
     def heartbeat(self) -> datetime | None:
@@ -213,23 +244,47 @@ class Experiment:
         """The primary metric by which its checkpoints are compared; None if no checkpoint has any."""
         return records.primary_metric_of(self._facts())
 
-    def best(self) -> Checkpoint | None:
-        """Its best checkpoint by the primary metric, of equals the first with files, else the first.
+    def best(self, *, with_files: bool = True) -> Checkpoint | None:
+        """Its best checkpoint by the primary metric; of equals the first.
 
-        Checkpoints without that metric, or with NaN, are passed over; None when none is left.
+        Where any of its checkpoints has files, it is the best of those that have: what has no files can't be used.
+        Checkpoints without the primary metric, or with NaN, are passed over; None when none is left.
+
+        Args:
+            with_files: False takes the best of all checkpoints, with files or not: the best value ever recorded.
         """
-        facts = records.best(self._facts())
-        return None if facts is None else self._listed_one(facts)
+        return self._maybe_listed(records.best(self._facts(), with_files=with_files))
 
-    def latest(self) -> Checkpoint | None:
-        """Its last checkpoint; None if there is none yet."""
+    def latest(self, *, with_files: bool = True) -> Checkpoint | None:
+        """Its last checkpoint; None if there is none yet.
+
+        Where any of its checkpoints has files, it is the last of those that have.
+
+        Args:
+            with_files: False takes the last of all checkpoints, with files or not: how far the training has come.
+        """
+        return self._maybe_listed(records.latest(self._facts(), with_files=with_files))
+
+    def better_without_files(self) -> Checkpoint | None:
+        """The checkpoint with the best value ever recorded, where that is not `best()`, because it has no files."""
         facts = self._facts()
-        return self._listed_one(facts[-1]) if facts else None
+        recorded = records.best(facts, with_files=False)
+        return None if recorded is records.best(facts) else self._maybe_listed(recorded)
+
+    def later_without_files(self) -> Checkpoint | None:
+        """The last checkpoint of all, where that is not `latest()`, because it has no files."""
+        facts = self._facts()
+        recorded = records.latest(facts, with_files=False)
+        return None if recorded is records.latest(facts) else self._maybe_listed(recorded)
+
+    def best_or_latest(self) -> Checkpoint | None:
+        """The checkpoint that it stands for, where a checkpoint is wanted: its best, else its latest."""
+        return self._maybe_listed(records.best_or_latest(self._facts()))
 
     @property
     def is_recorded_here(self) -> bool:
-        """Whether this process records it: false in a distributed run for all processes but the first."""
-        return isinstance(self._recorded, Recording)
+        """Whether this process records it: in a distributed run only the first one does, and nobody once it ended."""
+        return isinstance(self._recorded, Recording) and self._recorded.is_running
 
     def is_running(self) -> bool:
         """Tell whether the experiment has not ended yet."""
@@ -273,7 +328,8 @@ class Experiment:
         """Keep files of so many checkpoints only, from now on; their metrics are always kept.
 
         The files of the others are deleted once the checkpoint that takes their place is stored. Those of the best
-        checkpoint by the primary metric and of the last one are kept in any case: to be used, and to be gone on from.
+        checkpoint by the primary metric and of the last one are kept in any case: to be used, and to be resumed from.
+        Checkpoints that never had files don't count, however good they are.
 
         Args:
             best: how many of the best checkpoints keep their files, from 1.
@@ -310,6 +366,13 @@ class Experiment:
         """End the experiment as the block ended."""
         self._end(*ending_of(error))
 
+    def end_training(self, error: BaseException | None) -> None:
+        """As `__exit__`, for the adapters: the training goes on as soon as nothing can get lost any more.
+
+        All is stored when the process ends, or reads what it has recorded, at the latest.
+        """
+        self._end(*ending_of(error), waits=False)
+
     def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
         """Draw a metric over the steps; arguments and errors are those of `ExperimentList.plot`."""
         return ExperimentList([self]).plot(metric, logy=logy, ax=ax)
@@ -333,15 +396,17 @@ class Experiment:
             NotFound: the experiment was deleted.
             StorageFailed: the storage refuses.
         """
-        self._edit(lambda _: Edited(self.id, name=_text_or_empty("name", name)))
+        shown = self._shown("name", _text_or_empty("name", name))
+        self._edit(lambda _: Edited(self.id, name=shown))
 
     def note(self, notes: str) -> None:
         """Write other notes; an empty text takes them away. Errors are those of `rename`."""
-        self._edit(lambda _: Edited(self.id, notes=_text_or_empty("notes", notes)))
+        shown = self._shown("notes", _text_or_empty("notes", notes))
+        self._edit(lambda _: Edited(self.id, notes=shown))
 
     def tag(self, *tags: str) -> None:
         """Give it tags, beside those that it has. Errors are those of `rename`."""
-        added = labels(tags)
+        added = tuple(map(partial(self._shown, "tags"), labels(tags)))  # no frame between, for the warning
         self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
 
     def untag(self, *tags: str) -> None:
@@ -362,23 +427,59 @@ class Experiment:
         self._listed = replace(self._listed, state=replace(self._listed.state, checkpoints=()))
 
     def checkout(
-        self, directory: str | Path, *, path: str | None = None, what: What = "all", progress: Progress = silent
+        self,
+        directory: str | Path | None = None,
+        *,
+        path: str | None = None,
+        what: What = "all",
+        progress: Progress = silent,
+        output_directory: str | Path | None = None,
+        quiet: bool | None = None,  # noqa: ARG002  # nothing is printed
     ) -> None:
         """Write its code and the files of its best checkpoint (else its latest) to a directory.
 
-        Arguments and errors are those of `Checkpoint.checkout`.
+        Of an experiment without checkpoints, that is its code. Arguments and errors are those of `Checkpoint.checkout`.
         """
-        check_out(self._source.repository, self.layout(path=path, what=what), Path(directory), progress)
+        target = checkout_directory(directory, output_directory)
+        check_out(self._source.repository, self.layout(path=path, what=what), target, progress)
 
     def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
-        chosen = self.best() or self.latest()
+        chosen = self.best_or_latest()
         if chosen is not None:
             return chosen.layout(path=path, what=what)
         if what == "files":
             raise NotFound(f"the experiment {self.short_id} has no checkpoint, so there are no files but its code")
-        state = self._source.settled(self.id)
-        return lay_out(self._source.repository.manifests([state.code or state.created.manifest]), only=path)
+        return code_layout(self._source.repository, self._source.settled(self.id), only=path)
+
+    def to_json(self) -> dict[str, object]:
+        """What is known of it and of its checkpoints, as plain data that `json.dumps` takes."""
+        git = self.git
+        return {
+            "id": self.id,
+            "name": self.name,
+            "created": self.created.isoformat(),
+            "status": self.status,
+            "error": self.error,
+            "params": dict(self.params),
+            "tags": list(self.tags),
+            "notes": self.notes,
+            "user": self.user,
+            "host": self.host,
+            "command": self.command,
+            "path": self.path,
+            "code_problem": self.code_problem,
+            "config": dict(self.config),
+            "python_version": self.python_version,
+            "python_packages": dict(self.packages),
+            "system": dict(self.system),
+            "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty},
+            "blocked_seconds": None if self.blocked is None else self.blocked.total_seconds(),
+            "size_bytes": self.size_bytes,
+            "stored_bytes": self.stored_bytes,
+            "replicate_version": self._created.replicate_version,
+            "checkpoints": [checkpoint.to_json() for checkpoint in self.checkpoints],
+        }
 
     @property
     def _created(self) -> Created:
@@ -394,6 +495,13 @@ class Experiment:
     def _facts(self) -> Sequence[CheckpointFacts]:
         return self._now().state.checkpoints
 
+    def _shown(self, what: str, given: str) -> str:
+        """A text as it may be recorded."""
+        redactor = Redactor(enabled=self._redact)
+        shown = redactor.text(given, what)
+        warn_of_secrets(redactor.found, stacklevel=3)
+        return shown
+
     def _edit(self, edit: Callable[[Created], Edited]) -> None:
         """Record what was edited, of what is known at this moment."""
         if isinstance(self._recorded, Bystander):
@@ -405,8 +513,8 @@ class Experiment:
             self._source.repository.append(change)
             self._listed = replace(self._listed, state=replace(self._listed.state, created=edited))
 
-    def _end(self, status: Ending, error: str | None) -> None:
-        if self._recorded is not None and self._recorded.end(status, error) is not None:
+    def _end(self, status: Ending, error: str | None, *, waits: bool = True) -> None:
+        if self._recorded is not None and self._recorded.end(status, error, waits=waits) is not None:
             self._is_outdated = True
 
     def _held(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
@@ -414,6 +522,21 @@ class Experiment:
 
     def _listed_one(self, facts: CheckpointFacts) -> Checkpoint:
         return self._held(facts, is_stored=facts.id not in self._listed.waiting)
+
+    def _maybe_listed(self, facts: CheckpointFacts | None) -> Checkpoint | None:
+        return None if facts is None else self._listed_one(facts)
+
+    def _discard(self) -> bool:
+        """End it and leave nothing of it, if it is new and nothing but its beginning was recorded; tells whether."""
+        recorded = self._recorded
+        if not isinstance(recorded, Recording) or not recorded.is_running or not recorded.is_only_begun:
+            return False
+        recorded.end("interrupted")
+        try:
+            self.delete()
+        except StorageFailed:  # where it could not be stored either, and that was warned of
+            return False
+        return True
 
     def _forget(self, checkpoint_id: str) -> None:
         state = self._now().state
@@ -459,6 +582,7 @@ class Experiment:
             markup.facts({name: markup.value(value) for name, value in self.params.items()}, title="Params"),
             markup.line("Checkpoints") if last else "",
             table_of(last, best=None if best is None else best.id) if last else "",
+            markup.line(_recorded_line(better)) if (better := seen.better_without_files()) is not None else "",
             markup.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints") if rest else "",
         )
 
@@ -492,7 +616,8 @@ class ExperimentList(Sequence[Experiment]):
         Args:
             metric: its name; left out, the primary metric, or the only one there is.
             logy: on a logarithmic axis.
-            ax: matplotlib axes to draw into; left out, a figure is made.
+            ax: matplotlib axes to draw into; left out, the current ones if they are empty, else a figure is made. Of
+                the figures made so, pyplot keeps the last ten; what it does not keep can still be saved.
 
         Returns:
             The axes, to go on with: `axes.set_title(...)`, `axes.figure.savefig(...)`.
@@ -532,9 +657,9 @@ class ExperimentList(Sequence[Experiment]):
         name = series.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001
         points = []
         for label, experiment in zip(self._labels(), self, strict=True):
-            checkpoint = experiment.best() or experiment.latest()
             params = {**series.flat(experiment.params), **experiment.params}
-            y = None if checkpoint is None else series.number(series.value(name, checkpoint.metrics))
+            found = (series.number(series.value(name, item)) for item in records.metrics_of(experiment._facts()))  # noqa: SLF001
+            y = next((value for value in found if value is not None), None)
             if param in params and y is not None:
                 x = series.number(params[param])
                 points.append(plotting.Point(label, markup.value(params[param]) if x is None else x, y))
@@ -549,7 +674,8 @@ class ExperimentList(Sequence[Experiment]):
         """A pandas data frame, a row for each experiment.
 
         Params are in columns such as `params.learning_rate`, the metrics of the best and of the latest checkpoint in
-        `best.metrics.loss` and `latest.metrics.loss`.
+        `best.metrics.loss` and `latest.metrics.loss`. Where these have files, and a better or a later one without files
+        was recorded, that one is in `best_recorded.metrics.loss` and `latest_recorded.metrics.loss`.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -594,8 +720,8 @@ class ExperimentList(Sequence[Experiment]):
                 experiment._seen().status,  # noqa: SLF001  # it is ours
                 ", ".join(experiment.tags),
                 markup.pairs({name: each[name] for name in names if name in each}),
-                _checkpoint_cell(experiment.best()),
-                _checkpoint_cell(experiment.latest()),
+                _checkpoint_cell(experiment.best(), experiment.better_without_files()),
+                _checkpoint_cell(experiment.latest(), experiment.later_without_files()),
             ]
             for experiment, each in zip(shown, params, strict=True)
         ]
@@ -624,19 +750,40 @@ def _row(experiment: Experiment) -> dict[str, object]:
         "checkpoints": len(experiment.checkpoints),
         **series.flat(experiment.params, "params."),
     }
-    for which, checkpoint in (("best", experiment.best()), ("latest", experiment.latest())):
+    which = {
+        "best": experiment.best(),
+        "latest": experiment.latest(),
+        "best_recorded": experiment.better_without_files(),
+        "latest_recorded": experiment.later_without_files(),
+    }
+    for name, checkpoint in which.items():
         if checkpoint is not None:
-            found |= {f"{which}.id": checkpoint.id, f"{which}.step": checkpoint.step}
-            found |= series.flat(checkpoint.metrics, f"{which}.metrics.")
+            found |= {f"{name}.id": checkpoint.id, f"{name}.step": checkpoint.step}
+            found |= series.flat(checkpoint.metrics, f"{name}.metrics.")
     return found
 
 
-def _checkpoint_cell(checkpoint: Checkpoint | None) -> str:
-    """A checkpoint in a table of experiments: its id, step, and primary metric, else all of them."""
-    if checkpoint is None:
-        return ""
-    primary = checkpoint.primary_metric
-    metrics = checkpoint.metrics
-    shown = metrics if primary is None or primary.name not in metrics else {primary.name: metrics[primary.name]}
-    where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
-    return "\n".join(filter(None, [f"{checkpoint.short_id} ({where})", markup.pairs(shown)]))
+def _checkpoint_cell(checkpoint: Checkpoint | None, recorded: Checkpoint | None) -> str:
+    """A checkpoint in a table of experiments: its id, step, and primary metric, else all of them.
+
+    Beside it stands the one without files that was recorded as better, or later, if there is one.
+    """
+    lines = []
+    if checkpoint is not None:
+        where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
+        lines = [f"{checkpoint.short_id} ({where})", _primary_or_all(checkpoint)]
+    if recorded is not None:
+        lines += [f"recorded without files (step {recorded.step})", _primary_or_all(recorded)]
+    return "\n".join(filter(None, lines))
+
+
+def _recorded_line(better: Checkpoint) -> str:
+    metrics = ", ".join(_primary_or_all(better).splitlines())
+    return f"the best recorded is without files: {better.short_id} (step {better.step}), {metrics}"
+
+
+def _primary_or_all(checkpoint: Checkpoint) -> str:
+    primary, metrics = checkpoint.primary_metric, checkpoint.metrics
+    if primary is not None and primary.name in metrics:
+        return markup.pairs({primary.name: metrics[primary.name]})
+    return markup.pairs(metrics)

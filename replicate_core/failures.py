@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from replicate_core.redaction import redact
 
@@ -77,10 +78,15 @@ _SLOW = _Kind(
     "it did not answer in time", "Check the network, the server and your credentials, then try again", permanent=False
 )
 _BUSY = _Kind("it has too much to do", "Try again later", permanent=False)
-_BROKEN = _Kind("the server failed", "Try again later; whoever runs it will find it in its log", permanent=False)
+_BROKEN = _Kind("the server failed", "Try again later; the reason is in the log of the server", permanent=False)
 _CONFLICT = _Kind("somebody else wrote it at the same time", "Try again", permanent=False)
 _CUT = _Kind("the connection was lost", "Check the network, then try again", permanent=False)
 _NAME = _Kind("the name can't be used there", "Mend the storage in replicate.yaml", permanent=True)
+_TOO_LARGE = _Kind(
+    "a file may not be so large there",
+    "Raise the limit for the size of a file (`ulimit -f`), or name a storage without one in replicate.yaml",
+    permanent=True,
+)
 _READ_ONLY = _Kind("it is read-only", "It is read-only: name another storage in replicate.yaml", permanent=True)
 _IN_THE_WAY = _Kind(
     "a file is in the way",
@@ -98,6 +104,13 @@ _OPTION = _Kind(
     permanent=True,
 )
 _UNKNOWN = _Kind("", "Check the storage named in replicate.yaml, the network and your credentials", permanent=False)
+
+_LOCKED = _Kind(
+    "the bucket locks what is written to it, and takes nothing without a checksum",
+    "The bucket has an object lock, and takes only what comes with a checksum: write config_kwargs: "
+    "{request_checksum_calculation: when_supported} below storage_options, or name a bucket without a lock",
+    permanent=True,
+)
 
 _PASSING = (_UNREACHABLE, _SLOW, _BUSY, _BROKEN, _CONFLICT, _CUT)
 
@@ -128,6 +141,7 @@ _CODES = {
 """What servers answer: the codes of S3 and Azure."""
 
 _STATUSES = {
+    404: _GONE,
     416: _NO_RANGE,
     401: _REFUSED,
     403: _FORBIDDEN,
@@ -184,6 +198,9 @@ _TYPES = {
 """What drivers raise, by the name of the class: to import theirs would be to need them."""
 
 
+_LOCK = ("with Object Lock parameters", "with a retention period configured using Object Lock")
+"""What S3 says of it: its code is the one of any other request that is wrong."""
+
 _NO_TLS = ("WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED")
 """What OpenSSL says in any driver's words; all else that it may say passes."""
 
@@ -196,6 +213,7 @@ def diagnose(error: BaseException) -> Failure:
     chain = list(behind(error))
     kind = (
         next((_TLS for item in chain if any(word in str(item) for word in _NO_TLS)), None)
+        or next((_LOCKED for item in chain if any(word in str(item) for word in _LOCK)), None)
         or next((found for item in chain if (found := _CODES.get(_code(item)))), None)
         or next((found for item in chain for name in _names(item) if (found := _TYPES.get(name))), None)
         or next((found for item in chain if (found := _by_status(_status(item)))), None)
@@ -205,6 +223,14 @@ def diagnose(error: BaseException) -> Failure:
     )
     reason = _reason(chain) or kind.words or type(error).__name__
     return Failure(reason, kind.todo, kind.permanent, kind is _BUCKET, kind in _PASSING, kind is _NO_RANGE)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Tell whether a request was answered with: it is not there. By this error alone: one behind it may be of another.
+
+    WebDAV's driver looks a key up before it reads it, and has no error of its own for one that goes in between.
+    """
+    return isinstance(error, FileNotFoundError) or _status(error) == HTTPStatus.NOT_FOUND
 
 
 def behind(error: BaseException | None) -> Iterator[BaseException]:
@@ -266,9 +292,10 @@ def _by_number(error: BaseException) -> _Kind | None:
         return _UNREACHABLE
     if isinstance(error, ConnectionError):
         return _CUT
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return _READ_ONLY
+    if isinstance(error, OSError) and error.errno in _LASTING:
+        return _LASTING[error.errno]
     return _UNREACHABLE if isinstance(error, OSError) and error.errno in _NETWORK_NUMBERS else None
 
 
+_LASTING = {errno.EROFS: _READ_ONLY, errno.EFBIG: _TOO_LARGE}
 _NETWORK_NUMBERS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from replicate_core.drivers import LARGE_REQUESTS_AT_ONCE, OTHER, PART_BYTES, SMALL_REQUESTS_AT_ONCE, Driver
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.exit_proof import ExitProofThreads
-from replicate_core.failures import diagnose
+from replicate_core.failures import diagnose, is_gone
 from replicate_core.files import is_temporary
 from replicate_core.store import Entry, check_key, shown_cause, translated
 
@@ -308,7 +308,7 @@ class FsspecStore:
             for (name, path), answer in zip(left, answers, strict=True):
                 if not isinstance(answer, Exception):
                     found[name] = answer
-                elif isinstance(answer, FileNotFoundError) and not diagnose(answer).is_missing_bucket:
+                elif is_gone(answer) and not diagnose(answer).is_missing_bucket:
                     continue
                 elif self._passes(answer) and attempt < self._driver.attempts and time.monotonic() < hurried_until:
                     again.append((name, path))
@@ -396,11 +396,9 @@ class FsspecStore:
             yield
         except InvalidInput:
             raise
-        except FileNotFoundError as error:
-            if key is not None and not diagnose(error).is_missing_bucket:
+        except Exception as error:
+            if key is not None and is_gone(error) and not diagnose(error).is_missing_bucket:
                 raise NotFound(f"{key} is not in {self.url}") from error
-            raise translated(error, self.url, action, self._hidden) from shown_cause(error, self._hidden)
-        except Exception as error:  # noqa: BLE001  # drivers raise anything; this is where it gets one name
             raise translated(error, self.url, action, self._hidden) from shown_cause(error, self._hidden)
 
 

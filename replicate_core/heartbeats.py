@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from replicate_core.documents import expect_count, expect_mapping, expect_text, seal, unseal
+from replicate_core.documents import expect_count, expect_text, seal_under, unseal_under
 from replicate_core.errors import Corrupted, StorageFailed
+from replicate_core.keys import HEARTBEATS, heartbeat_key
 from replicate_core.record_format import parse_time, time_text
-from replicate_core.repository import HEARTBEATS, Repository
+from replicate_core.repository import Repository
 from replicate_core.values import Value
 
 INTERVAL = timedelta(seconds=30)
@@ -50,7 +51,8 @@ def beat(repository: Repository, heartbeat: Heartbeat) -> None:
         "process": heartbeat.process,
         "waiting": heartbeat.waiting,
     }
-    repository.store.put(_key(heartbeat.experiment, heartbeat.session), seal(document))
+    key = _key(heartbeat.experiment, heartbeat.session)
+    repository.store.put(key, seal_under(key, document))
 
 
 def stop(repository: Repository, experiment: str, session: str | None) -> None:
@@ -71,19 +73,30 @@ def last(repository: Repository, sessions: Mapping[str, str | None]) -> dict[str
     found = repository.store.get_many(key for key in listed if key in wanted)
     heartbeats: dict[str, Heartbeat] = {}
     for key, data in found.items():
-        with suppress(Corrupted, KeyError, ValueError):  # half of one, on a storage that writes in place
-            fields = expect_mapping(unseal(data, key=key))
-            heartbeat = Heartbeat(
-                expect_text(fields["experiment"]),
-                None if (session := fields.get("session")) is None else expect_text(session),
-                parse_time(fields["time"]),
-                expect_text(fields["host"]),
-                expect_count(fields["process"]),
-                expect_count(fields["waiting"]),
-            )
+        with suppress(Corrupted):  # half of one, on a storage that writes in place
+            heartbeat = decode(key, data)
             heartbeats[heartbeat.experiment] = heartbeat
     return heartbeats
 
 
+def decode(key: str, data: bytes) -> Heartbeat:
+    """Read a sign of life. Raises `Corrupted`, also where it is that of another session."""
+    try:
+        fields = unseal_under(key, data)
+        heartbeat = Heartbeat(
+            expect_text(fields["experiment"]),
+            None if (session := fields.get("session")) is None else expect_text(session),
+            parse_time(fields["time"]),
+            expect_text(fields["host"]),
+            expect_count(fields["process"]),
+            expect_count(fields["waiting"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise Corrupted(f"the heartbeat {key} can't be understood: {type(error).__name__} {error}") from error
+    if _key(heartbeat.experiment, heartbeat.session) != key:
+        raise Corrupted(f"the heartbeat {key} is that of another session: it was copied or moved there")
+    return heartbeat
+
+
 def _key(experiment: str, session: str | None) -> str:
-    return f"{HEARTBEATS}{session or experiment}.json"
+    return heartbeat_key(session or experiment)

@@ -14,28 +14,28 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, TypeVar
 
-from replicate_core import ids, old_formats
+from replicate_core import ids, old_formats, records
 from replicate_core.compacting import compact_if_due
 from replicate_core.encodings import Policy
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.keys import FORMAT_KEY, RECORDS, record_name
 from replicate_core.known import Known
 from replicate_core.manifest import link_problem, path_problem, tree_problem
-from replicate_core.old_formats import Found
+from replicate_core.old_formats import EXPERIMENTS, Found
 from replicate_core.progress import Progress, silent
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record
-from replicate_core.repository import FORMAT_KEY, Repository
+from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record, Restored
+from replicate_core.repository import Repository
 from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Store
 from replicate_core.values import Value
 from replicate_core.version import __version__
 from replicate_core.writing import Snapshot, publish
 
-EXPERIMENTS = "metadata/experiments/"
 CHECKPOINTS = "metadata/checkpoints/"
 HEARTBEATS = "metadata/heartbeats/"
 VERSION_KEY = "repository.json"
@@ -47,6 +47,8 @@ FETCH_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
 
 _Said = TypeVar("_Said", Created, CheckpointFacts)
+_Stored: TypeAlias = "Snapshot | str"
+"""What was stored of the files at a place; or, as a string, why nothing was."""
 
 Outcome: TypeAlias = Literal["imported", "completed", "present", "deleted", "running", "failed"]
 
@@ -57,8 +59,9 @@ class Imported:
 
     experiment: str
     outcome: Outcome
-    """`completed`: some of it was there already. `present`: all of it was. `deleted`: it was, and was deleted here.
-    `running`: it has not ended yet, and was left alone. `failed`: what tells of it can't be read."""
+    """`completed`: some of it was there already. `present`: all of it was, or what is missing still is. `deleted`: it
+    was, and was deleted here. `running`: it has not ended yet, and was left alone. `failed`: what tells of it can't be
+    read."""
     checkpoints: int = 0
     """How many checkpoints came new."""
     size_bytes: int = 0
@@ -106,6 +109,19 @@ def import_all(
     return results + [Imported(_id_in(key), "failed", damages=(why,)) for key, why in old.unreadable.items()]
 
 
+def count_of_new(source: Store, repository: Repository) -> int:
+    """How many experiments of an old repository a repository has never heard of; 0 where there is no old one.
+
+    Names alone are listed: nothing is read.
+    """
+    names = (name.removesuffix(".json") for name in source.names(EXPERIMENTS) if name.endswith(".json"))
+    found = {name for name in names if ids.is_id(name)}
+    if not found:
+        return 0
+    recorded = (record_name(entry.key) for entry in repository.store.list(RECORDS))
+    return len(found - {name.experiment for name in recorded if name is not None})
+
+
 @dataclass(frozen=True, slots=True)
 class _Old:
     """What lies in an old repository."""
@@ -119,7 +135,7 @@ class _Old:
     separate: Mapping[str, Sequence[Mapping[str, Value]]]
     """Experiment to the documents of those of its checkpoints that have one of their own, as in 2020."""
     unreadable: Mapping[str, str]
-    """Key of such a document to why it can't be read."""
+    """Key of such a document, or of that of the version, to why it can't be read."""
 
     @classmethod
     def of(cls, store: Store) -> _Old:
@@ -131,15 +147,13 @@ class _Old:
                 f"{store.url} is no repository of Keepsake or of the first replicate: it has no {EXPERIMENTS}*.json"
                 f"{hint}"
             )
-        if VERSION_KEY in sizes:
-            version = old_formats.load(store.get(VERSION_KEY), key=VERSION_KEY).get("version")
-            if version != old_formats.VERSION:
-                raise TooNew(
-                    f"the repository at {store.url} has version {version!r}; Keepsake 0.4 wrote {old_formats.VERSION}, "
-                    "and nothing else is known here"
-                )
-        separate: dict[str, list[dict[str, Value]]] = {}
         unreadable: dict[str, str] = {}
+        if VERSION_KEY in sizes:
+            try:
+                _check_version(store)
+            except Corrupted as error:
+                unreadable[VERSION_KEY] = f"the version of the repository can't be read, and is taken for 1: {error}"
+        separate: dict[str, list[dict[str, Value]]] = {}
         keys = [key for key in sizes if key.startswith(CHECKPOINTS) and key.endswith(".json")]
         for key, data in store.get_many(keys).items():
             try:
@@ -163,12 +177,30 @@ class _Old:
 
     def document(self, key: str) -> dict[str, Value]:
         """Read a document. Raises `Corrupted`."""
-        return old_formats.load(self.store.get(key), key=key)
+        return _document(self.store, key)
 
     def last_sign(self, experiment: str) -> datetime | None:
         """The last sign of life of an experiment; None if it left none. Raises `Corrupted`."""
         key = f"{HEARTBEATS}{experiment}.json"
         return old_formats.heartbeat(self.document(key), key=key) if key in self.sizes else None
+
+
+def _document(store: Store, key: str) -> dict[str, Value]:
+    """Read a document that was listed. Raises `Corrupted`."""
+    try:
+        return old_formats.load(store.get(key), key=key)
+    except NotFound as error:
+        raise Corrupted(f"{key} was listed, and is not there") from error
+
+
+def _check_version(store: Store) -> None:
+    """Raises `TooNew` where a later Keepsake wrote the repository; `Corrupted` where that can't be read."""
+    version = _document(store, VERSION_KEY).get("version")
+    if version != old_formats.VERSION:
+        raise TooNew(
+            f"the repository at {store.url} has version {version!r}; Keepsake 0.4 wrote {old_formats.VERSION}, "
+            "and nothing else is known here"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +209,11 @@ class _There:
 
     created: frozenset[str]
     checkpoints: frozenset[str]
-    ended: frozenset[str]
+    ended: Mapping[str, datetime]
+    """Experiment to when it ended, as far as an import said so."""
     deleted: frozenset[str]
+    lacking: Mapping[str, frozenset[str | None]]
+    """Experiment to which of its checkpoints came over without their files; None among them stands for its code."""
 
     @classmethod
     def of(cls, repository: Repository) -> _There:
@@ -186,11 +221,23 @@ class _There:
         return cls(
             frozenset(record.experiment for record in stored if isinstance(record, Created)),
             frozenset(item.id for record in stored if isinstance(record, Checkpointed) for item in record.checkpoints),
-            frozenset(record.experiment for record in stored if isinstance(record, Ended)),
+            {
+                record.experiment: record.created
+                for record in stored
+                if isinstance(record, Ended) and not record.session
+            },
             frozenset(
                 record.experiment for record in stored if isinstance(record, Deleted) and record.checkpoints is None
             ),
+            {experiment: _lacking(state) for experiment, state in records.fold(stored).items()},
         )
+
+
+def _lacking(state: records.ExperimentState) -> frozenset[str | None]:
+    """Which snapshots of an experiment are known to have had files that are not here; what was let go is not meant."""
+    of_checkpoints = (item.id for item in state.checkpoints if item.path and not item.manifest and not item.is_released)
+    of_code = [None] if state.created.path and not state.created.manifest else []
+    return frozenset([*of_checkpoints, *of_code])
 
 
 @dataclass(slots=True)
@@ -198,8 +245,10 @@ class _Gathered:
     """What is to be said of an experiment once it is done."""
 
     notes: list[str]
-    damages: list[str] = field(default_factory=list)
+    damages: list[str]
     size_bytes: int = 0
+    restored: int = 0
+    """How many snapshots came over whose files were missing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,41 +273,69 @@ class _Importer:
             found = old_formats.experiment(self.old.document(key), separate, key=key, url=self.old.store.url)
             if found.created.experiment != experiment:
                 raise Corrupted(f"{key} tells of another experiment: {found.created.experiment}")
-            last_sign = self.old.last_sign(experiment)
         except Corrupted as error:
             return Imported(experiment, "failed", damages=(str(error),))
+        damages = list(found.damages)
+        try:
+            last_sign = self.old.last_sign(experiment)
+        except Corrupted as error:
+            last_sign = None
+            damages.append(f"its heartbeat can't be read, so that its last checkpoint tells when it ended: {error}")
         if last_sign is not None and self.repository.now() - last_sign < RUNS_WITHIN:
             return Imported(experiment, "running")
-        return self._take_over(found, last_sign)
+        return self._take_over(found, last_sign, damages)
 
-    def _take_over(self, found: Found, last_sign: datetime | None) -> Imported:
+    def _take_over(self, found: Found, last_sign: datetime | None, damages: list[str]) -> Imported:
         experiment = found.created.experiment
         new = [facts for facts in found.checkpoints if facts.id not in self.there.checkpoints]
         is_new = experiment not in self.there.created
-        if not is_new and not new and experiment in self.there.ended:
-            return Imported(experiment, "present")
-        gathered = _Gathered(list(found.notes))
-        if is_new:
-            self._take_over_code(replace(found.created, replicate_version=__version__), gathered)
-        self._take_over_checkpoints(experiment, new, gathered)
         moments = [found.created.created, *(facts.created for facts in found.checkpoints)]
         end = max([*moments, last_sign or moments[0]])
-        self._append(Ended(experiment, end, "finished"))  # again, if it has grown: one before that does not count
-        outcome: Outcome = "imported" if is_new else "completed"
-        notes, damages = tuple(gathered.notes), tuple(gathered.damages)
-        return Imported(experiment, outcome, len(new), gathered.size_bytes, notes, damages)
+        ended = self.there.ended.get(experiment)
+        is_whole = not is_new and not new and ended is not None and end <= ended
+        gathered = _Gathered([] if is_whole else list(found.notes), damages)
+        if is_new:
+            self._take_over_code(replace(found.created, replicate_version=__version__), gathered)
+        else:
+            self._restore(found, self.there.lacking.get(experiment, frozenset()), gathered)
+        self._take_over_checkpoints(experiment, new, gathered)
+        if not is_whole:
+            self._append(Ended(experiment, end, "finished"))  # again, if it has grown: one before that does not count
+        outcome: Outcome = "imported" if is_new else "present" if is_whole and not gathered.restored else "completed"
+        return Imported(
+            experiment, outcome, len(new), gathered.size_bytes, tuple(gathered.notes), tuple(gathered.damages)
+        )
+
+    def _restore(self, found: Found, lacking: frozenset[str | None], gathered: _Gathered) -> None:
+        """Look again for the files that could not be taken over before."""
+        experiment = found.created.experiment
+        places: dict[str | None, tuple[str, str]] = {None: (f"experiments/{experiment}", "the code")}
+        places |= {
+            facts.id: (f"checkpoints/{facts.id}", f"the checkpoint {ids.short(facts.id)}")
+            for facts in found.checkpoints
+        }
+        for checkpoint, (place, what) in places.items():
+            if checkpoint not in lacking:
+                continue
+
+            def record_of(stored: Snapshot, checkpoint: str | None = checkpoint) -> Restored:
+                return Restored(experiment, checkpoint, stored.manifest, stored.size_bytes, stored.stored_bytes)
+
+            if self._store(place, what, record_of, gathered) is None:
+                gathered.restored += 1
+                gathered.notes.append(f"the files of {what} were missing here, and have come now")
 
     def _take_over_code(self, said: Created, gathered: _Gathered) -> None:
         place = f"experiments/{said.experiment}"
         created = replace(said, path=self.old.path(said.path, place))
 
-        def record_of(snapshot: Snapshot | None) -> Created:
-            return created if snapshot is None else _with_files(created, snapshot)
+        def record_of(stored: _Stored) -> Created:
+            return _with_files(created, stored)
 
         if created.path is None:
             self._append(created)
         else:
-            self._store(place, "the code", record_of, gathered)
+            self._store_or_record(place, "the code", record_of, gathered)
 
     def _take_over_checkpoints(self, experiment: str, new: Sequence[CheckpointFacts], gathered: _Gathered) -> None:
         """Those without files are recorded together with the next one that has some: one small object less each."""
@@ -272,32 +349,40 @@ class _Importer:
             before = tuple(pending)
 
             def record_of(
-                snapshot: Snapshot | None, facts: CheckpointFacts = facts, before: tuple[CheckpointFacts, ...] = before
+                stored: _Stored, facts: CheckpointFacts = facts, before: tuple[CheckpointFacts, ...] = before
             ) -> Checkpointed:
-                made = facts if snapshot is None else _with_files(facts, snapshot)
-                return Checkpointed(experiment, (*before, made))
+                return Checkpointed(experiment, (*before, _with_files(facts, stored)))
 
-            self._store(place, f"the checkpoint {ids.short(facts.id)}", record_of, gathered)
+            self._store_or_record(place, f"the checkpoint {ids.short(facts.id)}", record_of, gathered)
             pending.clear()
         if pending:
             self._append(Checkpointed(experiment, tuple(pending)))
 
-    def _store(
-        self, place: str, what: str, record_of: Callable[[Snapshot | None], Record], gathered: _Gathered
+    def _store_or_record(
+        self, place: str, what: str, record_of: Callable[[_Stored], Record], gathered: _Gathered
     ) -> None:
-        """Store the files at a place of the old repository, and the record of them; without them, where they lack."""
+        """Store the files at a place, and the record of them; where there are none, the record says why."""
+        if (why := self._store(place, what, record_of, gathered)) is not None:
+            self._append(record_of(why))
+
+    def _store(self, place: str, what: str, record_of: Callable[[Snapshot], Record], gathered: _Gathered) -> str | None:
+        """Store the files at a place of the old repository, and the record of them.
+
+        Returns:
+            Why the files are missing here; None if they are not. It is named to the user, too.
+        """
         try:
             with self._fetched(place, what, gathered.notes) as staged:
                 if staged is not None:
                     gathered.size_bytes += staged.total_bytes
                     if not self.dry_run:
                         publish(self.repository, self.known, staged, self.policy, record_of)
-                    return
+                    return None
         except Corrupted as error:
             gathered.damages.append(f"the files of {what} can't be read, and are missing here: {error}")
-        else:
-            gathered.notes.append(f"the files of {what} are not there: they were deleted, or never stored")
-        self._append(record_of(None))
+            return f"damaged where they were imported from: {error}"
+        gathered.notes.append(f"the files of {what} are not there: they were deleted, or never stored")
+        return "deleted, or never stored, where they were imported from"
 
     def _append(self, record: Record) -> None:
         if not self.dry_run:
@@ -375,7 +460,7 @@ class _Staging:
         """
         try:
             with gzip.open(archive) as stream:
-                with tarfile.open(fileobj=stream, mode="r|") as members:
+                with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as members:
                     for member in members:
                         self._unpack(
                             members, member, member.name.removeprefix(f"{prefix}/"), is_top=member.name == prefix
@@ -435,10 +520,12 @@ def _writing(target: Path) -> Iterator[IO[bytes]]:
         raise StorageFailed(f"can't write what was fetched to {target.parent}: {error}. Make room there") from error
 
 
-def _with_files(said: _Said, snapshot: Snapshot) -> _Said:
-    """What is recorded, with the files that were stored for it."""
-    size, added = snapshot.size_bytes, snapshot.stored_bytes
-    return replace(said, manifest=snapshot.manifest, size_bytes=size, stored_bytes=added)
+def _with_files(said: _Said, stored: _Stored) -> _Said:
+    """What is recorded, with the files that were stored for it, or with the reason why none were."""
+    if isinstance(stored, str):
+        return replace(said, lacks=stored)
+    size, added = stored.size_bytes, stored.stored_bytes
+    return replace(said, manifest=stored.manifest, size_bytes=size, stored_bytes=added)
 
 
 def _id_in(key: str) -> str:

@@ -7,10 +7,13 @@ process ends. What the documents say is in `spool`.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from replicate_core.documents import seal, unseal
+from replicate_core.descriptors import open_above, write_all
+from replicate_core.documents import HEAD, seal, unseal
 from replicate_core.errors import Corrupted
 from replicate_core.files import sync
 from replicate_core.values import Value
@@ -19,6 +22,7 @@ SEGMENT_BYTES = 1 << 20
 """A file of a journal that is longer is followed by another one; what is no longer needed is deleted file by file."""
 
 _ENDING = ".jsonl"
+_SEGMENT = re.compile(r"[0-9]{8,}\.jsonl")
 
 
 class Mark(NamedTuple):
@@ -37,6 +41,8 @@ class Line(NamedTuple):
 
     document: Value
     after: Mark
+    damaged: bytes = b""
+    """What stands between it and the document before, and can't be read."""
 
 
 class Journal:
@@ -62,29 +68,47 @@ class Journal:
             self._begin_segment()
         assert self._descriptor is not None, "a segment was begun"
         try:
-            written = os.write(self._descriptor, line)
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
+            write_all(self._descriptor, line)
         except OSError:
             self.close()  # the next document begins another segment, behind what is torn here
             raise
         self._size += len(line)
 
     def read(self, start: Mark = START, *, count_max: int | None = None) -> list[Line]:
-        """The documents behind a place, in order, as far as they are whole; those that were damaged are left out.
+        """The documents behind a place, in order, as far as they are whole.
+
+        What can't be read is handed out with the document that follows it; what none follows, by `unreadable_end`.
 
         Args:
             start: the place.
             count_max: no more than so many.
         """
         lines: list[Line] = []
+        damaged = b""
         for segment in self._segments():
-            if segment < start.segment or (count_max is not None and len(lines) >= count_max):
+            if segment < start.segment:
                 continue
-            offset = start.offset if segment == start.segment else 0
-            left = None if count_max is None else count_max - len(lines)
-            lines += self._read_segment(segment, offset, left)
+            for document, damage, after in self._scan(segment, start.offset if segment == start.segment else 0):
+                if count_max is not None and len(lines) >= count_max:
+                    return lines
+                damaged += damage
+                if document is not None:
+                    lines.append(Line(document[0], after, damaged))
+                    damaged = b""
         return lines
+
+    def unreadable_end(self, start: Mark = START) -> bytes:
+        """The lines behind the last document that can't be read; empty if there are none.
+
+        Args:
+            start: a place behind which there is no document that can be read.
+        """
+        segments = [segment for segment in self._segments() if segment >= start.segment]
+        return b"".join(
+            damage
+            for segment in segments
+            for _, damage, _ in self._scan(segment, start.offset if segment == start.segment else 0)
+        )
 
     def end(self) -> Mark:
         """The place behind the last document, which may be being written."""
@@ -115,36 +139,40 @@ class Journal:
         self.close()
         self.directory.mkdir(exist_ok=True)
         path = self._path(max(self._segments(), default=0) + 1)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        self._descriptor = open_above(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
         self._size = 0
 
-    def _read_segment(self, segment: int, offset: int, count_max: int | None) -> list[Line]:
-        lines: list[Line] = []
+    def _scan(self, segment: int, offset: int) -> Iterator[tuple[tuple[Value] | None, bytes, Mark]]:
+        """The lines of a file from a byte on: the document, if it can be read; what of the line can't; its end."""
         try:
-            file = open(self._path(segment), "rb")
+            file = open(self._path(segment), "rb", opener=_follow_nothing)
         except FileNotFoundError:  # it was forgotten meanwhile
-            return lines
+            return
         with file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):  # it is being written, or its writer is gone
-                    break
+                    return
                 offset += len(line)
+                begins = max(0, line.rfind(HEAD))  # what another program wrote before it has no line break, maybe
                 try:
-                    document = unseal(line, key=f"{file.name}, before byte {offset}")
+                    document = unseal(line[begins:], key=f"{file.name}, before byte {offset}")
                 except Corrupted:
-                    continue
-                lines.append(Line(document, Mark(segment, offset)))
-                if count_max is not None and len(lines) >= count_max:
-                    break
-        return lines
+                    yield None, line, Mark(segment, offset)
+                else:
+                    yield (document,), line[:begins], Mark(segment, offset)
 
     def _segments(self) -> list[int]:
         try:
             names = os.listdir(self.directory)
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # gone, or another user's
             return []
-        return sorted(int(name.removesuffix(_ENDING)) for name in names if name.endswith(_ENDING))
+        return sorted(int(name.removesuffix(_ENDING)) for name in names if _SEGMENT.fullmatch(name))
 
     def _path(self, segment: int) -> Path:
         return self.directory / f"{segment:08d}{_ENDING}"
+
+
+def _follow_nothing(path: str, flags: int) -> int:
+    """Open a file, unless a link stands there; a pipe is not waited for."""
+    return open_above(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

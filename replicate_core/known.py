@@ -24,7 +24,7 @@ LIFETIME = GRACE / 4
 """How long what is known may be relied upon."""
 
 EXPERIMENTS_MAX = 32
-"""So many of the latest experiments are read, and of each its code and its last files."""
+"""How many of the latest experiments are read: of each, its code and its last files."""
 
 CHUNKS_MAX = 1_000_000
 """More are forgotten, the oldest first: about 300 bytes of memory each."""
@@ -116,7 +116,7 @@ class Known:
 
 
 def _ignore(_: Corrupted | TooNew) -> None:
-    """A damaged record is reported by whoever lists, not in the midst of a training."""
+    """A damaged record is reported by listings, not during a training."""
 
 
 def recent_manifests(states: Iterable[ExperimentState]) -> Iterator[str]:

@@ -26,11 +26,11 @@ from replicate_core.records import Checkpointed, Created, Ended, ExperimentState
 from replicate_core.repository import Repository, Unusable, warn
 from replicate_core.segments import Summary, summarise
 from replicate_core.spool import Job, Queue, Spool
-from replicate_core.staging import StagedFile
+from replicate_core.staging import StagedFile, open_copy
 from replicate_core.values import dumps
 
 LOOK_SECONDS = 0.05
-"""How often whoever waits for something to be stored looks whether it is."""
+"""How often a wait for something to be stored checks whether it is."""
 
 COPY_BYTES = 1 << 20
 
@@ -67,6 +67,10 @@ class Listed:
     heartbeat: Heartbeat | None = None
     """Its last sign of life; None once it has ended, or if it never gave one."""
 
+    def __reduce__(self) -> tuple[type[Listed], tuple[object, ...]]:
+        """All of it, read by now, for pickles and copies."""
+        return Listed, (self.state, self.status, self.waiting, self.heartbeat)
+
     @property
     def experiment(self) -> str:
         """Its id."""
@@ -86,11 +90,19 @@ class Source:
     Args:
         open_repository: opens the storage, when it is first needed.
         spool: the spool of the project.
+        check: called where there is nothing at all of what was looked for; it may raise that the storage is none.
     """
 
-    def __init__(self, open_repository: Callable[[], Repository], spool: Spool) -> None:
+    def __init__(
+        self, open_repository: Callable[[], Repository], spool: Spool, *, check: Callable[[], object] = lambda: None
+    ) -> None:
         self._open_repository = open_repository
         self._spool = spool
+        self._check = check
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without connections, for pickles and copies: the storage is opened again when it is needed."""
+        return {"_open_repository": self._open_repository, "_spool": self._spool, "_check": self._check}
 
     @cached_property
     def repository(self) -> Repository:
@@ -105,7 +117,7 @@ class Source:
         """
         spooled = _look(self._spool.queues(), unusable)
         stored = catalogue.read(self.repository, unusable)
-        return self._listed(spooled, stored, stored.experiments)
+        return self._checked(self._listed(spooled, stored, stored.experiments))
 
     def one(self, experiment: str) -> Listed | None:
         """One experiment; None if there is none with that id."""
@@ -133,7 +145,13 @@ class Source:
         """As `Catalogue.candidates`, with what waits; as `all`."""
         spooled = _look(self._spool.queues())
         stored = catalogue.read(self.repository)
-        return self._listed(spooled, stored, {one.experiment: one for one in stored.candidates(*alternatives)})
+        found = {one.experiment: one for one in stored.candidates(*alternatives)}
+        return self._checked(self._listed(spooled, stored, found))
+
+    def _checked(self, found: dict[str, Listed]) -> dict[str, Listed]:
+        if not found:
+            self._check()
+        return found
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
@@ -284,12 +302,20 @@ def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled
     alive: dict[tuple[str, str | None], bool | None] = {}
     waiting: list[Record] = []
     for queue in queues:
+        queue.catch_up()  # who reads in the process that wrote finds all in its place
         alive[queue.experiment, queue.session] = queue.is_alive()
         try:
-            waiting += [job.record for job in queue.waiting()]
+            waiting += [_waiting_record(queue, job) for job in queue.waiting()]
         except Corrupted as error:
             (unusable or warn)(error)
     return _Spooled(alive, waiting)
+
+
+def _waiting_record(queue: Queue, job: Job) -> Record:
+    """What a job records; a checkpoint knows whether the copies of its files are there."""
+    if not isinstance(job.record, Checkpointed) or not queue.has_copies(job):
+        return job.record
+    return replace(job.record, checkpoints=tuple(replace(item, is_waiting=True) for item in job.record.checkpoints))
 
 
 def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
@@ -300,7 +326,7 @@ def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
 def _private_copy(file: StagedFile) -> io.BufferedReader:
     """The bytes of a staged file in a file without a name, open at its beginning."""
     left = file.size
-    with open(file.copy, "rb") as source, tempfile.TemporaryFile(dir=file.copy.parent) as target:
+    with open(open_copy(file), "rb") as source, tempfile.TemporaryFile(dir=file.copy.parent) as target:
         source.seek(file.offset)
         while data := source.read(min(left, COPY_BYTES)):
             target.write(data)

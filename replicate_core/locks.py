@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+from replicate_core.descriptors import open_above
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -21,7 +23,7 @@ else:
 
 ATTEMPTS = 5
 ATTEMPT_SECONDS = 0.01
-"""Who looks whether a lock is held, holds it for a moment itself: that must not pass for an answer."""
+"""A process that looks whether a lock is held holds it for a moment itself; one that wants it then tries again."""
 
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 
@@ -95,27 +97,24 @@ def is_own(path: Path) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether any process, this one included, holds a lock."""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(ATTEMPT_SECONDS)
-        try:
-            descriptor = _take(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        except PermissionError:  # another user's: it can't be told
-            return True
-        if descriptor is not None:
-            os.close(descriptor)
-            return False
-    return True
+    """Tell whether any process, this one included, holds a lock: those who only look hinder nobody who looks."""
+    try:
+        descriptor = _take(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's: it can't be told
+        return True
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
 
 
 def _take(path: Path, flags: int) -> int | None:
     """A descriptor that holds the lock, or shares it if it is opened for reading; None if another one holds it."""
     if not AVAILABLE:
         raise OSError(errno.ENOSYS, "this system has no locks that a process can't leave behind", str(path))
-    descriptor = os.open(path, flags, 0o600)
+    # Whatever else has the name of a lock, a link to elsewhere or a pipe, is neither followed nor waited for.
+    descriptor = open_above(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         kind = fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH  # several may look at once
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

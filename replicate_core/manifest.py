@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
 from replicate_core.encodings import CODECS
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
+from replicate_core.keys import is_object_key
 from replicate_core.values import Value
 
 PART_BYTES_MAX = 64 << 20
 """The longest part a reader takes: it holds one whole part in memory to verify it."""
 
 FORBIDDEN_NAMES = frozenset({".git", ".replicate"})
-"""Never part of a snapshot: what stands there is carried out by tools, or is our own."""
+"""Never part of a snapshot: what stands there is carried out by tools, or is our own. See `is_forbidden`."""
+
+_SHORT_NAMES = frozenset({"git~1", "replic~1"})
+"""What Windows calls them, where it makes a name of eight characters for each."""
 
 PATH_LENGTH_MAX = 4096
 LINKS_FOLLOWED_MAX = 40
 
-_MANIFEST = re.compile(r"manifests/[0-9A-HJKMNP-TV-Z]{26}\.json")
-_OBJECT = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}-[0-9a-z]+(\.[A-Za-z0-9]{1,16})*")
+_FIRST = frozenset(".gGrR")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -88,7 +91,7 @@ class Manifest:
         return sum(file.size for file in self.files.values())
 
 
-def encode(manifest: Manifest) -> Value:
+def encode(manifest: Manifest) -> dict[str, Value]:
     """A manifest as plain data, ready to be sealed."""
     objects = list(manifest.object_bytes)
     index = {key: number for number, key in enumerate(objects)}
@@ -135,10 +138,41 @@ def decode(document: Value, *, key: str) -> Manifest:
         raise Corrupted(f"the manifest {key} can't be understood: {type(error).__name__} {error}") from error
 
 
-def _decode(document: Value) -> Manifest:
+def objects_of(document: Value, *, key: str) -> frozenset[str]:
+    """The objects that a manifest refers to, though what else it says may be nothing that is ever laid out.
+
+    Raises:
+        Corrupted: it does not say.
+        TooNew: it was written in a later format.
+    """
+    try:
+        top = _checked(document)
+        return frozenset(_decode_object(expect_list(item))[0] for item in expect_list(top["objects"]))
+    except (Corrupted, TooNew) as error:
+        raise type(error)(f"the manifest {key} can't be used: {error}") from None
+    except (LookupError, ValueError) as error:
+        raise Corrupted(f"the manifest {key} can't be understood: {type(error).__name__} {error}") from error
+
+
+def size_problem(manifest: Manifest, size_bytes: int | None) -> str | None:
+    """Say why it is not the manifest that a record means, which says how large its files are; None if it may be."""
+    if size_bytes in (None, manifest.total_bytes):
+        return None
+    return (
+        f"lists {manifest.total_bytes} bytes of files, and {size_bytes} were recorded: it is that of another snapshot, "
+        "copied or moved there. Restore it from a copy of the repository"
+    )
+
+
+def _checked(document: Value) -> dict[str, Value]:
     top = expect_mapping(document)
     if (found := expect_count(top["format"])) > FORMAT:
         raise TooNew(f"it has format {found}, and this version of replicate reads {FORMAT}: upgrade replicate")
+    return top
+
+
+def _decode(document: Value) -> Manifest:
+    top = _checked(document)
     described = [_decode_object(expect_list(item)) for item in expect_list(top["objects"])]
     objects = [(key, size) for key, size, _ in described]
     files = {
@@ -210,17 +244,42 @@ def path_problem(path: str) -> str | None:
     if path.startswith("/"):
         return "is absolute"
     names = path.split("/")
-    bad = next((name for name in names if name in ("", ".", "..") or _fold(name) in FORBIDDEN_NAMES), None)
+    bad = next((name for name in names if name in ("", ".", "..") or is_forbidden(name)), None)
     return None if bad is None else f"has the name {bad!r} in it"
+
+
+def is_forbidden(name: str) -> bool:
+    """Tell whether a name is `.git` or `.replicate`, or would be taken for one of them by some file system.
+
+    In any case; with characters that HFS+ passes over; with a dot, a space or a stream at its end, as Windows takes it;
+    by its short name; or behind a backslash. Writers leave out what this refuses, and readers refuse it.
+    """
+    if name.isascii() and name[:1] not in _FIRST and "\\" not in name:  # nearly all: they are many
+        return False
+    visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    spelled = (part.partition(":")[0].rstrip(". ") for part in _fold(visible).split("\\"))
+    return any(part in FORBIDDEN_NAMES or part in _SHORT_NAMES for part in spelled)
 
 
 def link_problem(path: str, links: Mapping[str, str]) -> str | None:
     """Say why the link at `path` can't be followed safely: it leads out of the snapshot, or in a circle.
 
-    Links on the way are followed as the operating system would do it, so that no pair of harmless links leads out.
-    Names that differ in case only count as one: on some file systems they are.
+    Links on the way are followed as the operating system would do it, so that no pair of harmless links leads out:
+    once as written, and once as on a file system where names that differ in case only are one. A circle that is one
+    only there is harmless.
     """
     folded = {_fold(link): target for link, target in links.items()}
+    circle = f"the link {path!r} leads in a circle"
+    problem = _problem_on_the_way(path, links, links.get, circle)
+    if problem is None:
+        problem = _problem_on_the_way(path, links, lambda reached: folded.get(_fold(reached)), circle)
+        return None if problem == circle else problem
+    return problem
+
+
+def _problem_on_the_way(
+    path: str, links: Mapping[str, str], target_of: Callable[[str], str | None], circle: str
+) -> str | None:
     pending, reached, followed = path.split("/")[::-1], list[str](), 0
     while pending:
         name = pending.pop()
@@ -231,13 +290,13 @@ def link_problem(path: str, links: Mapping[str, str]) -> str | None:
                 return f"the link {path!r} points out of the project, to {links[path]!r}"
             reached.pop()
             continue
-        target = folded.get(_fold("/".join((*reached, name))))
+        target = target_of("/".join((*reached, name)))
         if target is None:
             reached.append(name)
             continue
         followed += 1
         if followed > LINKS_FOLLOWED_MAX:
-            return f"the link {path!r} leads in a circle"
+            return circle
         if not target or target.startswith("/") or "\0" in target or len(target) > PATH_LENGTH_MAX:
             return f"the link {path!r} points out of the project, to {target!r}"
         pending += target.split("/")[::-1]
@@ -274,16 +333,6 @@ def _above(path: str) -> Iterable[str]:
     while at >= 0:
         yield path[:at]
         at = path.find("/", at + 1)
-
-
-def is_manifest_key(key: str) -> bool:
-    """Tell whether a key is one that a manifest may have."""
-    return _MANIFEST.fullmatch(key) is not None
-
-
-def is_object_key(key: str) -> bool:
-    """Tell whether a key is one that an object may have."""
-    return _OBJECT.fullmatch(key) is not None
 
 
 def digest_hex(digest: str) -> str:

@@ -6,13 +6,13 @@ import html
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 
-from replicate_core import wording
+from replicate_core import safe_text, wording
 
 VALUE_CHARACTERS = 60
 """Longer values are cut."""
 
 ROWS_MAX = 100
-"""So many rows are shown of a table; notebooks are stored with what they show."""
+"""Maximum number of rows shown of a table; notebooks are stored with what they show."""
 
 _BEGIN = '<div class="replicate tex2jax_ignore mathjax_ignore">'  # no text in it is a formula
 _LEFT = ' style="text-align:left"'  # in each cell: notebooks have rules for cells of their own
@@ -20,8 +20,7 @@ _LEFT = ' style="text-align:left"'  # in each cell: notebooks have rules for cel
 
 def text(content: str) -> str:
     """A text as HTML: what a repository says must not become markup, nor steer whatever shows it."""
-    printable = "".join(char if char in "\n " or char.isprintable() else ascii(char)[1:-1] for char in content)
-    return html.escape(printable).replace("\n", "<br>")
+    return html.escape(safe_text.printable(content)).replace("\n", "<br>")
 
 
 def value(shown: object) -> str:

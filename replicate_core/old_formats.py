@@ -12,6 +12,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -22,6 +23,9 @@ from replicate_core.manifest import path_problem
 from replicate_core.records import CheckpointFacts, Created, PrimaryMetric
 from replicate_core.redaction import redact, redact_command, without_credentials
 from replicate_core.values import Value, plain
+
+EXPERIMENTS = "metadata/experiments/"
+"""Below which each experiment has a document: what a repository of that time is known by."""
 
 VERSION = 1
 """The version in `repository.json` that Keepsake 0.4 wrote; there was no other."""
@@ -51,6 +55,8 @@ class Found:
     """In the order they were made."""
     notes: tuple[str, ...]
     """What could not be taken over as it was."""
+    damages: tuple[str, ...] = ()
+    """Which of the checkpoints that have documents of their own are missing, because those can't be understood."""
 
 
 def load(data: bytes, *, key: str) -> dict[str, Value]:
@@ -138,11 +144,26 @@ def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, V
         packages={name: expect_text(version) for name, version in packages.items()},
     )
     inline = [expect_mapping(item) for item in expect_list(document.get("checkpoints") or [])]
+    problems = [(item, _problem(item)) for item in separate]
+    damages = tuple(problem for _, problem in problems if problem is not None)
+    readable = [item for item, problem in problems if problem is None]
     checkpoints: dict[str, CheckpointFacts] = {}
-    for number, item in enumerate(_in_order([*inline, *separate])):
+    for number, item in enumerate(_in_order([*inline, *readable])):
         facts = _checkpoint(item, number, _goals(config), notes)
         checkpoints.setdefault(facts.id, facts)
-    return Found(created, tuple(checkpoints.values()), tuple(notes))
+    return Found(created, tuple(checkpoints.values()), tuple(notes), damages)
+
+
+def _problem(document: Mapping[str, Value]) -> str | None:
+    """Why a checkpoint that has a document of its own can't be taken over; None if it can."""
+    try:
+        _checkpoint(document, 0, {}, [])
+    except (Corrupted, InvalidInput, KeyError, ValueError) as error:
+        return (
+            f"the document of the checkpoint {document.get('id')!r} can't be understood, so that it is missing here: "
+            f"{type(error).__name__} {error}"
+        )
+    return None
 
 
 def _in_order(documents: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
@@ -173,7 +194,11 @@ def _goals(config: Value) -> dict[str, PrimaryMetric]:
     listed = expect_mapping(config).get("metrics")
     items = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     marked = [(item.get("name"), item.get("goal")) for item in items if item.get("primary") is True]
-    return {str(name): PrimaryMetric(str(name), goal) for name, goal in marked if goal in ("minimize", "maximize")}  # type: ignore[arg-type]  # one of the two
+    goals: dict[str, PrimaryMetric] = {}
+    for name, goal in marked:
+        with suppress(InvalidInput):
+            goals[str(name)] = PrimaryMetric.of(str(name), goal)
+    return goals
 
 
 def _primary_metric(
@@ -183,7 +208,7 @@ def _primary_metric(
         return next((goals[name] for name in metrics if name in goals), None)
     pair = expect_mapping(value)
     try:
-        return PrimaryMetric.parse((pair.get("name"), str(pair.get("goal")).lower()))
+        return PrimaryMetric.of(pair.get("name"), pair.get("goal"))
     except InvalidInput:
         notes.append(f"the primary metric of {what} is left out: {dict(pair)} is none")
         return None

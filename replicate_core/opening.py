@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 import re
 import threading
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from replicate_core.drivers import DRIVERS, WEBDAV, driver_of, told
 from replicate_core.errors import InvalidInput, MissingExtra
+from replicate_core.files import DEFAULT_STORAGE, names_below
+from replicate_core.old_formats import EXPERIMENTS
 from replicate_core.options import CREATE, hide, resolve, secrets
 from replicate_core.redaction import without_credentials
 from replicate_core.store import LocalStore, Store, shown_cause, translated
@@ -26,6 +29,12 @@ T = TypeVar("T")
 
 PROTOCOL = "replicate"
 """The scheme of our own URLs, which `protocol` opens: a storage in a storage."""
+
+USUAL = ("s3", "gs", "az", "sftp", "webdav")
+"""The schemes that are named where one is not known."""
+
+NAMES_SHOWN = 5
+"""Maximum number of names in an error about what a storage holds."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _NO_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)\s*:?//")
@@ -125,6 +134,36 @@ def _check_is_path(location: str, relative_to: Path) -> None:
         raise InvalidInput(f"the storage {shown!r} looks like a URL with a slash missing: did you mean {meant} ?")
 
 
+def found_at(store: Store) -> str:
+    """What stands where a repository was looked for, and what to do, in words.
+
+    Raises:
+        StorageFailed: the storage can't be reached.
+    """
+    if isinstance(store, LocalStore) and not store.root.is_dir():
+        near = difflib.get_close_matches(store.root.name, (name.rstrip("/") for name in _names(store.root.parent)), n=3)
+        hint = f"similar in {store.root.parent}: {', '.join(near)}" if near else "check its path"
+        return f"there is no such directory; {hint}. Recording, `sync` and `cp` make a new one"
+    if isinstance(store, LocalStore) and (store.root / DEFAULT_STORAGE).is_dir():
+        return f"it is a project, which keeps its experiments in {store.root / DEFAULT_STORAGE}: name that"
+    if store.names(EXPERIMENTS):
+        return (
+            "what stands there is a repository of Keepsake or of the first replicate: `replicate import` and this URL "
+            "take its experiments over into the storage of the project"
+        )
+    names = store.names("")
+    shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
+    holds = f"it holds {shown}, and no replicate.json" if names else "nothing is stored there"
+    return f"{holds}. Check its path; recording, `sync` and `cp` make a new one"
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return names_below(directory)
+    except OSError:
+        return []
+
+
 def within(seconds: float, make: Callable[[], T]) -> T:
     """Do something that may never come to its end: that can't be stopped, but it need not be waited for.
 
@@ -161,18 +200,39 @@ def _checked_path(path: str, shown: str, refused: str) -> str:
     return "/".join(filter(None, parts))
 
 
+def _is_typo_of(known: str, typed: str) -> bool:
+    """Tell whether one character differs."""
+    return len(known) == len(typed) and sum(map(operator.ne, known, typed)) == 1
+
+
+def check_scheme(url: str) -> None:
+    """Make sure that the scheme of a storage is one that something here may open.
+
+    Raises:
+        InvalidInput: it is not; the message names the nearest one.
+    """
+    from fsspec.registry import available_protocols  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
+
+    shown = without_credentials(url)
+    kind = url.partition("://")[0]
+    if kind not in available_protocols() and kind not in DRIVERS:
+        typed = kind.lower()
+        known = sorted({*DRIVERS, *available_protocols()})
+        near = [*difflib.get_close_matches(typed, known, n=1), *(name for name in USUAL if _is_typo_of(name, typed))]
+        usual = f"{', '.join(USUAL)} and a local directory are known"
+        hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else usual
+        raise InvalidInput(f"the storage {shown!r} has the scheme {kind!r}, which nothing here can open: {hint}")
+
+
 def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store:
-    from fsspec.core import url_to_fs  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
-    from fsspec.registry import available_protocols, get_filesystem_class  # noqa: PLC0415
+    from fsspec.core import url_to_fs  # noqa: PLC0415
+    from fsspec.registry import get_filesystem_class  # noqa: PLC0415
 
     from replicate_core import fsspec_store  # noqa: PLC0415
 
+    check_scheme(url)
     shown = without_credentials(url)
     kind, _, rest = url.partition("://")
-    if kind not in available_protocols() and kind not in DRIVERS:
-        near = difflib.get_close_matches(kind.lower(), sorted({*DRIVERS, *available_protocols()}), n=1)
-        hint = f"did you mean {near[0]}://{shown.partition('://')[2]} ?" if near else "s3, gs, az and sftp are known"
-        raise InvalidInput(f"the storage {shown!r} has the scheme {kind!r}, which nothing here can open: {hint}")
     driver = driver_of(kind)
     host, slash, path = rest.partition("/")
     path = _checked_path(path, shown, driver.refuses + driver.refuses_in_url)

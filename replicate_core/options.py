@@ -55,6 +55,17 @@ def _resolve(value: Value, environment: Mapping[str, str], name: str) -> Value:
     return _REFERENCE.sub(found, value)
 
 
+def references(value: Value) -> list[str]:
+    """The variables of the environment that a value refers to, at any depth, in their order."""
+    if isinstance(value, dict):
+        return [name for item in value.values() for name in references(item)]
+    if isinstance(value, list):
+        return [name for item in value for name in references(item)]
+    if not isinstance(value, str):
+        return []
+    return [found[2] for found in _REFERENCE.finditer(value) if not found[1]]
+
+
 def secrets(options: Mapping[str, Value]) -> tuple[str, ...]:
     """Those texts among resolved options that must be shown nowhere, the longest first."""
     return tuple(sorted(set(_secrets(dict(options), hidden=False)), key=len, reverse=True))
@@ -81,7 +92,7 @@ def _is_secret(name: str) -> bool:
 def in_plain(options: Mapping[str, Value]) -> list[str]:
     """The names of unresolved options that hold a secret as it is, not a reference to the environment.
 
-    `key` alone says who is meant, not that he may: whoever has no `secret` can do nothing with it.
+    `key` alone names an account and proves nothing: without `secret` it is of no use.
     """
     return [
         name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replicate_core.errors import MissingExtra
 
@@ -22,20 +22,26 @@ LABEL_CHARACTERS = 30
 """Longer labels are cut."""
 
 DIRECT_LABELS_MAX = 10
-"""So many lines have their label at their end, too."""
+"""Up to this number, lines have their label at their end, too."""
 
 POINT_LABELS_MAX = 40
-"""So many points are labelled; more would cover each other."""
+"""Up to this number, points are labelled; more labels would overlap."""
 
 LEGEND_MAX = 20
-"""So many lines stand in a legend; of more, only how many there are."""
+"""Maximum number of lines in a legend; of more, only their number is given."""
+
+FIGURES_MAX = 10
+"""Maximum number of our figures that pyplot keeps: of 20 it warns, and none is ever freed."""
+
+OURS = "replicate"
+"""What marks a figure that was made here."""
 
 MARKED_MAX = 30
 """Lines of so many points show each of them."""
 
 STYLES = ("-", "--", ":", "-.")
 COLORS = 10
-"""So many colours there are before lines take the next style."""
+"""Number of colours; after them, lines take the next style."""
 
 GAP = 1.15
 """From one label to the next one above it at least, in heights of their font."""
@@ -67,7 +73,7 @@ def draw_lines(lines: Sequence[Line], *, metric: str, logy: bool = False, ax: Ax
         lines: one for each experiment.
         metric: its name, for the axis.
         logy: draw it on a logarithmic axis.
-        ax: where to draw; None: a figure of its own.
+        ax: where to draw; None: the current axes of pyplot if they are empty, else a figure of its own.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -135,8 +141,25 @@ def _axes(given: Axes | None) -> Axes:
             "plots need matplotlib, which is not installed: pip install matplotlib (the extra "
             '"replicate[notebook]" of this package)'
         ) from error
-    axes: Axes = plt.subplots(layout="constrained")[1]
+    if plt.get_fignums() and not plt.gca().has_data():
+        return plt.gca()
+    _close_the_oldest(plt)
+    figure, axes = plt.subplots(layout="constrained")
+    figure.set_gid(OURS)
     return axes
+
+
+def _close_the_oldest(plt: Any) -> None:
+    """Make sure that pyplot keeps no more than `FIGURES_MAX` of our figures; what is closed can still be saved.
+
+    A notebook shows its figures at the end of a cell: there they are shown before they are closed.
+    """
+    ours = [number for number in plt.get_fignums() if plt.figure(number).get_gid() == OURS]
+    oldest = ours[: max(0, len(ours) - FIGURES_MAX + 1)]
+    if oldest and "inline" in plt.get_backend():
+        plt.show()
+    for number in oldest:
+        plt.close(number)
 
 
 def _literal(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from fnmatch import translate
 
@@ -67,8 +68,17 @@ DATA_BYTES = 10**6
 DATA_SHARE = 0.1
 """A file of any other ending is, if it takes so much of what all code may."""
 
+SOURCE_ENDINGS = frozenset({
+    "c", "cc", "cfg", "conf", "cpp", "cu", "cuh", "gin", "h", "hpp", "ini", "ipynb", "java", "jl", "js", "json", "lua",
+    "md", "pl", "proto", "py", "pyi", "pyx", "r", "rs", "rst", "scala", "sh", "sql", "toml", "ts", "yaml", "yml",
+})  # fmt: skip
+"""Endings of what people write: programs, notebooks, settings, notes. Not `txt`, which may be anything."""
+
+OUTPUT_NAMES = frozenset({".keepsake", "lightning_logs", "checkpoints", "wandb", "mlruns", "outputs", "multirun"})
+"""Names of directories in which trainers and trackers put what they make."""
+
 NAMED = 3
-"""So many files are named in a sentence."""
+"""Maximum number of files named in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,15 @@ class Preview:
         """Files that are data or weights, by their names and sizes; the largest first."""
         return tuple(path for path, count in self.files.items() if is_data(path, count, self.limit_bytes))
 
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Directories that hold what trainers and trackers have made, by their names, to the size of what is saved."""
+        found: dict[str, int] = {}
+        for path, count in self.files.items():
+            if (directory := output_directory(path)) is not None:
+                found[directory] = found.get(directory, 0) + count
+        return {name: count for name, count in sorted(found.items()) if f"{name}/__init__.py" not in self.files}
+
     def concerns(self) -> list[str]:
         """What speaks against saving it as it is, in sentences."""
         found = []
@@ -129,18 +148,53 @@ class Preview:
                 f"largest: {largest}. Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
             )
         found += [
-            f"{path} holds {' and '.join(names)} as it is, and whoever may read the storage may read what is saved as "
-            "code: write ${NAME} there, and export NAME"
+            f"{path} holds {' and '.join(names)} as it is, and anyone who can read the storage can read what is saved "
+            "as code: write ${NAME} there, and export NAME"
             for path, names in self.plain.items()
         ]
+        if outputs := self.outputs:
+            shown = ", ".join(f"{name}/ ({size(count)})" for name, count in outputs.items())
+            one = len(outputs) == 1
+            found.append(
+                f"{shown} {'holds' if one else 'hold'} what runs have made, by {'its name' if one else 'their names'}, "
+                f"and {'is' if one else 'are'} saved as code: leave out what is no code by a line in .gitignore or "
+                ".replicateignore"
+            )
         if secrets := [path for path in self.secrets if path not in self.plain]:
             more = f" and {len(secrets) - NAMED} more" if len(secrets) > NAMED else ""
             verdict = "looks like a secret" if len(secrets) == 1 else "look like secrets"
             found.append(
-                f"{', '.join(secrets[:NAMED])}{more} {verdict}, and whoever may read the storage may read what is "
+                f"{', '.join(secrets[:NAMED])}{more} {verdict}, and anyone who can read the storage can read what is "
                 "saved as code: leave out what is secret by a line in .replicateignore"
             )
         return found
+
+
+def is_source(path: str) -> bool:
+    """Tell whether a file is written by people, by its name."""
+    name = path.rpartition("/")[2].lower()
+    stem, dot, ending = name.rpartition(".")
+    return bool(stem and dot) and ending in SOURCE_ENDINGS
+
+
+def is_left_over(path: str, saved: AbstractSet[str]) -> bool:
+    """Tell whether a file among the code is what lay where checkpoints saved something: it is not what they saved.
+
+    What people write stays code, and so does all of a project that was saved as a whole.
+
+    Args:
+        path: of the file, relative to the project.
+        saved: the files and directories that checkpoints saved.
+    """
+    above = (path[:at] for at, character in enumerate(path) if character == "/")
+    return not saved.isdisjoint({path, *above}) and not is_source(path)
+
+
+def output_directory(path: str) -> str | None:
+    """The directory at or above a file whose name says that it holds what runs have made; None if there is none."""
+    names = path.split("/")[:-1]
+    depth = next((depth for depth, name in enumerate(names) if name in OUTPUT_NAMES), None)
+    return None if depth is None else "/".join(names[: depth + 1])
 
 
 def is_secret(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""How far something is, for whoever looks on. Pure: what it looks like is for faces."""
+"""How far something is, for people who watch. Pure: what it looks like is for faces."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     """The files of the checkpoints of a project, for reading: `<experiment or checkpoint>[@best|@latest]/<path>`.
 
     The first part is the beginning of an id. An experiment stands for its best checkpoint, else its latest, as in
-    `replicate checkout`; `@best` and `@latest` say which. The root lists the experiments. Whatever is read is verified.
+    `replicate checkout`; `@best` and `@latest` say which. The root lists the experiments. What is listed are the files
+    of the checkpoint itself; a file of the project that made it opens by its name, unless checkpoints saved that path.
+    Whatever is read is verified.
 
     Args:
         storage: a URL or path; left out, that of the project.
@@ -63,7 +65,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
 
     def __reduce__(self) -> tuple[object, ...]:
         """Another process reads the same project, wherever it works."""
-        return _opened, (self._storage, str(self._project.directory), self._storage_options)
+        return _opened, (self._storage, str(self._project.above or self._project.directory), self._storage_options)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -77,8 +79,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return _directory("")
         top, _slash, inner = name.partition("/")
         with _as_file_not_found():
-            files = self._files(top)
-            return {**files.entry(inner), "name": name}
+            return {**self._files(top).tree(inner).entry(inner), "name": name}
 
     def ls(self, path: str, detail: bool = True, **_: object) -> list[Info] | list[str]:  # noqa: FBT001, FBT002  # fsspec's way
         """What is in a directory; of a file, itself."""
@@ -137,9 +138,10 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         top, _slash, inner = name.partition("/")
         with _as_file_not_found():
             files = self._files(top)
-            if files.entry(inner)["type"] == "directory":
+            tree = files.tree(inner)
+            if tree.entry(inner)["type"] == "directory":
                 raise IsADirectoryError(f"replicate://{name} is a directory: name a file in it")
-            return files.checkpoint.open(files.followed(inner))
+            return files.checkpoint.open(tree.followed(inner))
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         """Nothing is ever written: fsspec's verbs for it end here."""
@@ -161,23 +163,25 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             checkpoint = _moment(experiment, moment)
         elif at:
             raise NotFound(f"replicate://{top}: {prefix!r} is a checkpoint, not an experiment: leave out '@{moment}'")
-        return _Files(experiment, checkpoint)
+        return _Files(checkpoint)
 
     def _below(self, name: str, maxdepth: int | None) -> Iterator[Info]:
         """What is at and below a path that is not the root."""
         top, _slash, inner = name.partition("/")
         with _as_file_not_found():
-            files = self._files(top)
-            yield {**files.entry(inner), "name": name}
-            above = _within(files.followed(inner))
-        for path, info in files.entries.items():
+            tree = self._files(top).tree(inner)
+            yield {**tree.entry(inner), "name": name}
+            above = _within(tree.followed(inner))
+        for path, info in tree.entries.items():
             if path.startswith(above) and path:
                 rest = path[len(above) :]
                 if rest and (maxdepth is None or rest.count("/") < maxdepth):
                     yield {**info, "name": f"{name}/{rest}"}
 
     def _below_root(self, maxdepth: int | None) -> Iterator[Info]:
-        for experiment in self._project.experiments.list():
+        with _as_file_not_found():
+            experiments = self._project.experiments.list()
+        for experiment in experiments:
             yield _directory(experiment.id)
             if maxdepth != 1 and len(experiment.checkpoints):
                 yield from self._below(experiment.id, None if maxdepth is None else maxdepth - 1)
@@ -188,13 +192,29 @@ def _opened(storage: str | None, directory: str, options: Mapping[str, object] |
 
 
 class _Files:
-    """The files of a checkpoint as a tree: paths to what is there, the checkpoint itself at the empty one."""
+    """What can be read of a checkpoint: its own files, and by their names those of its project."""
 
-    def __init__(self, experiment: Experiment, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._experiment = experiment
-        self._links: Mapping[str, str] = checkpoint.links
-        sizes = checkpoint.files
+        self._own = _Tree(checkpoint, checkpoint.files, checkpoint.links)
+
+    def tree(self, path: str) -> _Tree:
+        """The tree that has a path: that of the checkpoint before that of the project. Raises `NotFound`."""
+        if self._own.has(path):
+            return self._own
+        made = self.checkpoint
+        code = _Tree(made, made.project_files, made.project_links)
+        if not code.has(path):
+            raise NotFound(made.why_not(path))
+        return code
+
+
+class _Tree:
+    """Files of a snapshot: paths to what is there, the snapshot itself at the empty one."""
+
+    def __init__(self, checkpoint: Checkpoint, sizes: Mapping[str, int], links: Mapping[str, str]) -> None:
+        self._checkpoint = checkpoint
+        self._links = links
         paths = [*sizes, *self._links]
         self.entries: dict[str, Info] = {"": self._info("directory", 0)}
         for path in paths:
@@ -206,7 +226,7 @@ class _Files:
                 self.entries[path] = {**found, "islink": True, "destination": target}
 
     def _info(self, kind: str, size: int) -> Info:
-        made = self.checkpoint
+        made = self._checkpoint
         return {
             "name": "",
             "size": size,
@@ -216,26 +236,17 @@ class _Files:
             "step": made.step,
         }
 
+    def has(self, path: str) -> bool:
+        """Tell whether something is at a path, over links or not."""
+        return self.followed(path) in self.entries
+
     def followed(self, path: str) -> str:
         """The path of what a path leads to, over links on its way."""
         return follow(path, self._links)
 
     def entry(self, path: str) -> Info:
-        """What is at a path. Raises `NotFound`, with the paths there are."""
-        found = self.entries.get(self.followed(path))
-        if found is None:
-            if len(self.entries) == 1:
-                raise NotFound(self._why_nothing(path))
-            shown = ", ".join(repr(name) for name, info in self.entries.items() if info["type"] == "file")
-            raise NotFound(f"the checkpoint {self.checkpoint.short_id} has no file {path!r}; it has {_cut(shown)}")
-        return found
-
-    def _why_nothing(self, path: str) -> str:
-        made = self.checkpoint
-        why = "metrics, and no files" if made.path is None else "no files any more" if made.is_released else "no files"
-        others = [item for item in self._experiment.checkpoints if item.path is not None and not item.lacks_files]
-        hint = f". The latest one with files is {others[-1].short_id} (step {others[-1].step})" if others else ""
-        return f"no file {path!r}: the checkpoint {made.short_id} (step {made.step}) has {why}{hint}"
+        """What is at a path that it has."""
+        return self.entries[self.followed(path)]
 
 
 def _moment(experiment: Experiment, moment: str) -> Checkpoint:
@@ -258,10 +269,6 @@ def _directory(name: str) -> Info:
 
 def _within(path: str) -> str:
     return f"{path}/" if path else ""
-
-
-def _cut(listed: str) -> str:
-    return listed if len(listed) <= 500 else f"{listed[:500]} …"
 
 
 @contextmanager

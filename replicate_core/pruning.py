@@ -6,6 +6,9 @@ and still not referred to is deleted. Writers refer to an object of others only 
 quarter of the grace, that something refers to it and that it is not doomed; and no key is ever used twice. So whoever
 might still refer to a doomed object has published that long before it is deleted.
 
+Only what is ours by the grammar of keys is ever announced or deleted. A tombstone that is damaged, or dooms anything
+else, is not obeyed at all, and named.
+
 Ages are measured by the clock of the storage alone. The same two phases, for the same reason: Duplicacy's fossils,
 https://github.com/gilbertchen/duplicacy/blob/master/DESIGN.md.
 """
@@ -22,16 +25,26 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from replicate_core import records
+from replicate_core import ids, records
 from replicate_core.documents import DIGEST_NAME, digest
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.keys import (
+    DATA,
+    MANIFESTS,
+    TOMBSTONES,
+    clock_probe_key,
+    is_clock_probe_key,
+    is_manifest_key,
+    is_object_key,
+    is_tombstone_key,
+)
 from replicate_core.known import GRACE
-from replicate_core.manifest import Manifest, Part, digest_hex
+from replicate_core.manifest import Manifest, Part, digest_hex, objects_of, size_problem
 from replicate_core.reading import read_stored
 from replicate_core.records import Created, ExperimentState, Record, Repacked
-from replicate_core.repository import DATA, MANIFESTS, TOMBSTONES, Repository
+from replicate_core.repository import Repository
 from replicate_core.store import Entry
-from replicate_core.verifying import snapshots_of
+from replicate_core.verifying import Snapshot, snapshots_of
 
 LIVE_SHARE = 0.5
 """An object of which less is referred to is packed anew."""
@@ -51,6 +64,16 @@ class Report:
     """Keys that nothing refers to either, and that may be about to be referred to: they were just written."""
     repacked: Mapping[str, int] = field(default_factory=dict)
     """Objects that were packed anew, because most of them is referred to by nothing; they are doomed next time."""
+    passed_over: tuple[str, ...] = ()
+    """What is wrong with tombstones that were not obeyed, and with snapshots that can't be read, whose objects stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """A manifest that is as it was written, and says what is never laid out: a path in `.git`, say."""
+
+    problem: str
+    objects: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +82,18 @@ class _Live:
 
     states: Mapping[str, ExperimentState]
     manifests: Mapping[str, Manifest]
+    unusable: Mapping[str, _Unusable]
+    """What is known of manifests that nobody can use, by key."""
 
     @property
     def keys(self) -> set[str]:
         objects = {key for content in self.manifests.values() for key in content.object_bytes}
-        return objects | self.manifests.keys()
+        return objects.union(self.manifests, self.untouchable, self.unusable)
+
+    @property
+    def untouchable(self) -> frozenset[str]:
+        """The objects of manifests that can't be used: nobody can say which of their bytes are needed."""
+        return frozenset[str]().union(*(item.objects for item in self.unusable.values()))
 
 
 def prune(
@@ -83,9 +113,10 @@ def prune(
         StorageFailed: the storage can't be reached, or does not tell when it wrote something.
     """
     now = _clock(repository)
-    deleted, waiting = _sweep(repository, now, grace, dry_run=dry_run)
+    deleted, waiting, disobeyed = _sweep(repository, now, grace, dry_run=dry_run)
     # Objects are listed before what refers to them is read: what is written meanwhile is not listed, or is young.
-    entries = [entry for prefix in (DATA, MANIFESTS) for entry in repository.store.list(prefix)]
+    listed = [entry for prefix in (DATA, MANIFESTS) for entry in repository.store.list(prefix)]
+    entries = [entry for entry in listed if is_object_key(entry.key) or is_manifest_key(entry.key)]
     live = _read_live(repository)
     known = live.keys | deleted.keys() | waiting.keys()
     unneeded = [entry for entry in entries if entry.key not in known]
@@ -97,12 +128,13 @@ def prune(
             _repack(repository, live, mostly_dead, scratch)
         if doomed:
             repository.put_tombstone(sorted(doomed))
-    return Report(deleted, doomed, waiting, young, mostly_dead)
+    passed_over = (*disobeyed, *(item.problem for item in live.unusable.values()))
+    return Report(deleted, doomed, waiting, young, mostly_dead, passed_over)
 
 
 def _clock(repository: Repository) -> datetime:
     """The time, by the clock that tells the age of objects."""
-    probe = f"{TOMBSTONES}{repository.new_ulid()}.clock"
+    probe = clock_probe_key(repository.new_ulid())
     repository.store.put(probe, b"")
     try:
         return next(_modified(entry) for entry in repository.store.list(TOMBSTONES) if entry.key == probe)
@@ -130,54 +162,85 @@ def _read_live(repository: Repository) -> _Live:
 
     found = repository.read_records(refuse)
     states = records.fold(found)
-    keys = dict.fromkeys(snapshot.manifest for snapshot in snapshots_of(states))
+    manifests: dict[str, Manifest] = {}
+    unusable: dict[str, _Unusable] = {}
+
+    def read(snapshot: Snapshot) -> None:
+        content = _content(repository, snapshot)
+        if isinstance(content, Manifest):
+            manifests[snapshot.manifest] = content
+        else:
+            unusable[snapshot.manifest] = content
+
+    for snapshot in snapshots_of(states):
+        try:
+            read(snapshot)
+        except (Corrupted, TooNew) as error:
+            owner = ids.short(snapshot.checkpoint or snapshot.experiment)
+            refuse(type(error)(f"{error}. Where that can't be had, `replicate rm {owner}` gives up what it belongs to"))
+    for snapshot in snapshots_of(_without_beginning(repository, found)):
+        with suppress(Corrupted):
+            read(snapshot)
+    return _Live(states, manifests, unusable)
+
+
+def _content(repository: Repository, snapshot: Snapshot) -> Manifest | _Unusable:
+    """What a manifest refers to. Raises `Corrupted` and `TooNew` where that is not known."""
+    key = snapshot.manifest
     try:
-        manifests = dict(zip(keys, repository.manifests(keys), strict=True))
-    except (Corrupted, TooNew) as error:
-        refuse(error)
-    return _Live(states, manifests | _without_beginning(repository, found))
+        content = repository.manifest(key)
+    except Corrupted as error:
+        return _Unusable(f"{error}. What it names is kept", objects_of(repository.manifest_document(key), key=key))
+    if problem := size_problem(content, snapshot.size_bytes):
+        raise Corrupted(f"the manifest {key} {problem}")
+    return content
 
 
-def _without_beginning(repository: Repository, found: Sequence[Record]) -> dict[str, Manifest]:
-    """What is referred to by experiments that are in no listing, but may be again; as far as it is there."""
+def _without_beginning(repository: Repository, found: Sequence[Record]) -> Mapping[str, ExperimentState]:
+    """The experiments that are in no listing, but may be again, with what they refer to."""
     headless = records.headless(found)
     begun = (Created(experiment, repository.now()) for experiment in headless)
-    states = records.fold([*begun, *(record for own in headless.values() for record in own)])
-    manifests: dict[str, Manifest] = {}
-    for snapshot in snapshots_of(states):
-        with suppress(Corrupted):
-            manifests[snapshot.manifest] = repository.manifest(snapshot.manifest)
-    return manifests
+    return records.fold([*begun, *(record for own in headless.values() for record in own)])
 
 
 def _sweep(
     repository: Repository, now: datetime, grace: timedelta, *, dry_run: bool
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Delete what was announced long enough ago and is still not needed; returns that, and what must wait."""
+) -> tuple[dict[str, int], dict[str, int], list[str]]:
+    """Delete what was announced long enough ago and is still not needed.
+
+    Returns:
+        What was deleted, what must wait, and what is wrong with tombstones that are not obeyed.
+    """
     due: dict[str, list[str]] = {}
     waiting: set[str] = set()
-    for entry in repository.store.list(TOMBSTONES):
-        if not entry.key.endswith(".json"):  # a probe of the clock, which nobody cleared away
-            if _age(entry, now) > grace and not dry_run:
-                repository.store.delete([entry.key])
+    disobeyed: list[str] = []
+    entries = repository.store.list(TOMBSTONES)
+    probes = [entry.key for entry in entries if is_clock_probe_key(entry.key) and _age(entry, now) > grace]
+    if probes and not dry_run:  # nobody cleared them away
+        repository.store.delete(probes)
+    for entry in entries:
+        if not is_tombstone_key(entry.key):
             continue
         try:
             keys = repository.tombstone(entry.key)
         except NotFound:  # someone else has swept it meanwhile
+            continue
+        except Corrupted as error:
+            disobeyed.append(f"{error}. It is not obeyed; delete it")
             continue
         if _age(entry, now) >= grace:
             due[entry.key] = keys
         else:
             waiting.update(keys)
     if not due:
-        return {}, repository.store.sizes(sorted(waiting))
+        return {}, repository.store.sizes(sorted(waiting)), disobeyed
     live = _read_live(repository).keys
     doomed = sorted({key for keys in due.values() for key in keys} - live)
     sizes = repository.store.sizes(doomed)
     if not dry_run:
         repository.store.delete(doomed)
         repository.store.delete(due)
-    return sizes, repository.store.sizes(sorted(waiting - live))
+    return sizes, repository.store.sizes(sorted(waiting - live)), disobeyed
 
 
 def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: timedelta) -> dict[str, int]:
@@ -187,7 +250,8 @@ def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: ti
         for file in content.files.values():
             for part in file.parts:
                 referred.setdefault(part.object, {})[part.offset] = part.stored_bytes
-    old = {entry.key: entry.size for entry in entries if entry.key in referred and _age(entry, now) > grace}
+    may_move = referred.keys() - live.untouchable
+    old = {entry.key: entry.size for entry in entries if entry.key in may_move and _age(entry, now) > grace}
     return {key: size for key, size in old.items() if _packed_bytes(referred[key].values()) < LIVE_SHARE * size}
 
 
@@ -209,8 +273,8 @@ def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch:
         with suppress(Corrupted):  # `verify` names whom it hurts; here it stays as it is
             moved |= _copy(repository, group, scratch)
     for snapshot in snapshots_of(live.states):
-        content = live.manifests[snapshot.manifest]
-        if any(part in moved for file in content.files.values() for part in file.parts):
+        content = live.manifests.get(snapshot.manifest)
+        if content is not None and any(part in moved for file in content.files.values() for part in file.parts):
             key = repository.put_manifest(_rewritten(content, moved))
             repository.append(Repacked(snapshot.experiment, {snapshot.manifest: key}))
 

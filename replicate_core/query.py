@@ -1,9 +1,10 @@
 """Filters and sorts: which experiments are wanted and in what order, as a person types it.
 
 Pure. A filter is `NAME OP VALUE`, such as `loss < 0.1`, `params.model.kind = mlp` or `created > 2 days ago`. A name
-means, in this order: what every experiment has (`OWN_NAMES`); a metric of its best checkpoint, else of its latest; a
-param, with dots for what is nested. `metrics.` and `params.` before a name say which one is meant. Whatever the types
-of two values are, nothing fails: a filter leaves out what can't be compared, and a sort puts it after what can.
+means, in this order: what every experiment has (`OWN_NAMES`); a metric of its best checkpoint, else of its latest, as
+`records.metrics_of` gives them; a param, with dots for what is nested. `metrics.` and `params.` before a name say which
+one is meant. Whatever the types of two values are, nothing fails: a filter leaves out what can't be compared, and a
+sort puts it after what can.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar, get_args
 
 from replicate_core import records
 from replicate_core.errors import InvalidInput
-from replicate_core.records import CheckpointFacts, ExperimentState, Status
+from replicate_core.records import ExperimentState, Status
 from replicate_core.values import Value
 
 
@@ -45,11 +46,17 @@ Found: TypeAlias = "Value | datetime | tuple[str, ...]"
 """What a name means for one experiment: None where it has nothing of that name. A tuple holds tags."""
 
 Local: TypeAlias = Callable[[datetime], datetime]
-"""Gives a time without a zone the zone of whoever typed it."""
+"""Gives a time without a zone the zone of the user who typed it."""
 
 _FORM = re.compile(r"\s*(?P<name>[^<>=!]*[^<>=!\s])\s*(?P<op><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _SEVERAL = re.compile(r"(?:\s(?:and|or|&&|\|\|)\s|,)\s*[a-z_][\w.-]*\s*[<>=!]", re.IGNORECASE)
+_OPERATOR = re.compile(r"[<>=!~]+(?:\s+[<>=!~]+)*")
+_KNOWN_OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=")
+_OPERATORS = "the operators are = != < <= > >="
+_MEANT = {"=>": ">=", "=<": "<=", "<>": "!=", "=!": "!=", "===": "=", "!==": "!="}
+"""What people mean who write an operator of another language."""
 _STATUSES = get_args(Status)
+_OPPOSITES = {"=": "!=", "!=": "="}
 _ORDERS: dict[str, Callable[..., bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -74,12 +81,7 @@ _DATE = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?")
 _CLOSE_NAMES = 3
 
 
-def _best_or_latest(known: Known) -> CheckpointFacts | None:
-    checkpoints = known.state.checkpoints
-    return records.best(checkpoints) or (checkpoints[-1] if checkpoints else None)
-
-
-def _latest_step(known: Known) -> int | None:
+def _last_step(known: Known) -> int | None:
     return known.state.checkpoints[-1].step if known.state.checkpoints else None
 
 
@@ -88,7 +90,7 @@ _OWN: dict[str, Callable[[Known], Found]] = {
     "tag": lambda known: known.state.created.tags,
     "created": lambda known: known.created,
     "status": lambda known: known.status,
-    "step": _latest_step,
+    "step": _last_step,
     "checkpoints": lambda known: len(known.state.checkpoints),
     "host": lambda known: known.state.created.host,
     "user": lambda known: known.state.created.user,
@@ -122,8 +124,8 @@ def look_up(known: Known, name: str) -> Found:
 
 
 def _metric(known: Known, name: str) -> Value:
-    chosen = _best_or_latest(known)
-    return None if chosen is None else _nested(chosen.metrics, name)
+    found = (_nested(metrics, name) for metrics in records.metrics_of(known.state.checkpoints))
+    return next((value for value in found if value is not None), None)
 
 
 def _nested(mapping: Mapping[str, Value], name: str) -> Value:
@@ -191,11 +193,8 @@ def parse_filter(text: str, *, now: datetime, local: Local = datetime.astimezone
         InvalidInput: it has another form, or compares a time with what is none.
     """
     form = _FORM.fullmatch(text)
-    if form is None or form["value"].startswith(("<", "=", ">")):
-        raise InvalidInput(
-            f"the filter {text!r} is not of the form NAME OP VALUE, such as 'loss < 0.1' or 'status = running'; "
-            "the operators are = != < <= > >="
-        )
+    if form is None or form["value"].startswith(("<", "=", ">")) or not form["value"]:
+        raise InvalidInput(f"the filter {text!r} {_flaw(text)}")
     name, op, typed = form["name"], form["op"].replace("==", "="), form["value"]
     quoted = len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "\"'"
     plain = typed[1:-1] if quoted else typed
@@ -204,12 +203,33 @@ def parse_filter(text: str, *, now: datetime, local: Local = datetime.astimezone
             f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put a value "
             "that reads so into quotes"
         )
+    if (name, plain) == ("status", "stopped") and op in _OPPOSITES:  # Keepsake's word for all that does not run
+        op, plain = _OPPOSITES[op], "running"
     if name == "status" and op in ("=", "!=") and plain not in _STATUSES and _value(plain) is not None:
         near = difflib.get_close_matches(plain, _STATUSES, n=1)
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(_STATUSES)}"
         raise InvalidInput(f"the filter {text!r} names a status that there is not: {meant}")
     span = _span(plain, now, local) if _OTHER_WORDS.get(name, name) == "created" else None
     return Filter(name, op, plain, plain if quoted else _value(plain), span)
+
+
+def _flaw(text: str) -> str:
+    """What is wrong with a filter that is not of the form NAME OP VALUE, and what would be right."""
+    found = _OPERATOR.search(text)
+    if found is None:
+        return f"is not of the form NAME OP VALUE, such as 'loss < 0.1' or 'status = running'; {_OPERATORS}"
+    name, op, value = text[: found.start()].strip(), found[0], text[found.end() :].strip()
+    if not name:
+        return f"names nothing before its {op!r}: write NAME OP VALUE, such as 'loss < 0.1'"
+    if op not in _KNOWN_OPERATORS:
+        meant = "".join(op.split())
+        meant = _MEANT.get(meant, meant)
+        hint = f"did you mean '{name} {meant} {value}'?" if meant in _KNOWN_OPERATORS else _OPERATORS
+        return f"has the operator {op!r}, which there is not: {hint}"
+    return (
+        f"has no value behind its {op!r}: write NAME OP VALUE; '{name} {op} \"\"' compares with an empty text, "
+        f"'{name} {op} null' with nothing at all"
+    )
 
 
 def _value(text: str) -> Value:
@@ -380,8 +400,8 @@ def misnamed(items: Iterable[Known], filters: Iterable[str], order: str | None, 
 
 
 def _names(known: Known) -> Iterable[str]:
-    chosen = _best_or_latest(known)
-    yield from () if chosen is None else chosen.metrics
+    for metrics in records.metrics_of(known.state.checkpoints):
+        yield from metrics
     yield from _paths(known.state.created.params)
 
 

@@ -9,10 +9,10 @@ import bisect
 import io
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from replicate_core.documents import digest
 from replicate_core.encodings import decode
@@ -22,6 +22,8 @@ from replicate_core.repository import Repository
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+T = TypeVar("T")
 
 FETCH_BYTES = 4 << 20
 """One request brings about so much; a longer part is fetched alone."""
@@ -138,24 +140,35 @@ def read_part(repository: Repository, part: Part) -> bytes:
     return data
 
 
-def read_all(repository: Repository, files: Sequence[File]) -> Iterator[tuple[Wanted, bytes]]:
-    """The bytes of files, in any order: each piece says which file it belongs to, and where in it.
+def read_all(
+    repository: Repository, files: Sequence[File], receive: Callable[[Sequence[tuple[Wanted, bytes]]], T]
+) -> Iterator[T]:
+    """Fetch the bytes of files, in any order, and hand them over: a few requests run at once.
 
-    A few requests run at once, and no more is held in memory than they bring.
+    No more is held in memory than they bring.
+
+    Args:
+        repository: holds the bytes.
+        files: whose bytes.
+        receive: called with what each request brought, verified, by the thread that made it; each piece says which of
+            the files it belongs to, and where in it.
+
+    Yields:
+        What `receive` returned, for one request after the other.
 
     Raises:
-        Corrupted: an object is missing or damaged; what was given until then is verified.
+        Corrupted: an object is missing or damaged; what was handed over until then is verified.
     """
     fetches = plan(item for number, file in enumerate(files) for item in wanted_of(file, number))
-    running: deque[Future[list[tuple[Wanted, bytes]]]] = deque()
+    running: deque[Future[T]] = deque()
     with ThreadPoolExecutor(FETCHES_AT_ONCE) as executor:
         try:
             for fetch in fetches:
-                running.append(executor.submit(read, repository, fetch))
+                running.append(executor.submit(lambda fetch: receive(read(repository, fetch)), fetch))
                 if len(running) > FETCHES_AT_ONCE:
-                    yield from running.popleft().result()
+                    yield running.popleft().result()
             while running:
-                yield from running.popleft().result()
+                yield running.popleft().result()
         finally:
             for future in running:
                 future.cancel()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import get_args
 
-from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text, unseal_under
 from replicate_core.errors import Corrupted
 from replicate_core.ids import is_id
-from replicate_core.manifest import is_manifest_key
+from replicate_core.keys import is_manifest_key, record_name
 from replicate_core.records import (
     Checkpointed,
     CheckpointFacts,
@@ -27,9 +27,10 @@ from replicate_core.records import (
     Record,
     Released,
     Repacked,
+    Restored,
     Resumed,
 )
-from replicate_core.values import Value
+from replicate_core.values import DEPTH_READ_MAX, Value, is_deeper
 
 _YEARS = (1970, 9000)
 """Times beyond can't be shown in every time zone."""
@@ -43,6 +44,7 @@ KINDS: Mapping[str, type[Record]] = {
     "deleted": Deleted,
     "released": Released,
     "repacked": Repacked,
+    "restored": Restored,
 }
 """The word for each kind of record, in keys and in documents."""
 
@@ -52,7 +54,7 @@ def kind(record: Record) -> str:
     return next(word for word, type_ in KINDS.items() if isinstance(record, type_))
 
 
-def encode(record: Record) -> Value:
+def encode(record: Record) -> dict[str, Value]:
     """A record as plain data, ready to be sealed."""
     plain: dict[str, Value] = {"kind": kind(record), "experiment": record.experiment}
     match record:
@@ -78,6 +80,7 @@ def encode(record: Record) -> Value:
                 "manifest": record.manifest,
                 "size_bytes": record.size_bytes,
                 "stored_bytes": record.stored_bytes,
+                **_encode_lacks(record.lacks),
             }
         case Checkpointed():
             plain |= {
@@ -114,9 +117,21 @@ def encode(record: Record) -> Value:
             plain["checkpoints"] = None if record.checkpoints is None else list(record.checkpoints)
         case Released():
             plain["checkpoints"] = list(record.checkpoints)
-        case Repacked():  # pragma: no branch  # there is no other kind
+        case Repacked():
             plain["manifests"] = dict(record.manifests)
+        case Restored():  # pragma: no branch  # there is no other kind
+            plain |= {
+                "checkpoint": record.checkpoint,
+                "manifest": record.manifest,
+                "size_bytes": record.size_bytes,
+                "stored_bytes": record.stored_bytes,
+            }
     return plain
+
+
+def _encode_lacks(why: str | None) -> dict[str, Value]:
+    """A field that only what was imported without its files has."""
+    return {} if why is None else {"lacks": why}
 
 
 def _encode_git(git: GitState | None) -> Value:
@@ -137,7 +152,24 @@ def _encode_checkpoint(item: CheckpointFacts) -> Value:
         "size_bytes": item.size_bytes,
         "stored_bytes": item.stored_bytes,
         "keep": None if item.keep is None else {"best": item.keep.best, "last": item.keep.last},
+        **_encode_lacks(item.lacks),
     }
+
+
+def read(key: str, data: bytes) -> Record | None:
+    """Read a record as it is stored; None for a kind that only later versions know.
+
+    Raises:
+        Corrupted: it is damaged, or no record, or not the one that its key names.
+    """
+    document = unseal_under(key, data)
+    said = document.get("experiment"), document.get("kind")
+    if (name := record_name(key)) is None or (name.experiment, name.kind) != said:
+        raise Corrupted(
+            f"the record {key} is one of the kind {said[1]!r} of the experiment {said[0]!r}: it was copied or moved "
+            "there. Restore it from a copy of the repository"
+        )
+    return decode(document, key=key)
 
 
 def decode(document: Value, *, key: str) -> Record | None:
@@ -162,15 +194,15 @@ def _decode_created(plain: dict[str, Value]) -> Created:
         name=_optional_text(plain["name"]),
         tags=_texts(plain["tags"]),
         notes=_optional_text(plain["notes"]),
-        params=expect_mapping(plain["params"]),
+        params=_values(plain["params"]),
         user=_optional_text(plain["user"]),
         host=_optional_text(plain["host"]),
         command=_optional_text(plain["command"]),
-        config=expect_mapping(plain["config"]),
+        config=_values(plain["config"]),
         path=_optional_text(plain["path"]),
         python_version=_optional_text(plain["python_version"]),
         packages={name: expect_text(version) for name, version in expect_mapping(plain["packages"]).items()},
-        system=expect_mapping(plain["system"]),
+        system=_values(plain["system"]),
         git=_decode_git(plain["git"]),
         replicate_version=_optional_text(plain["replicate_version"]),
         format=expect_count(plain["format"]),
@@ -178,6 +210,7 @@ def _decode_created(plain: dict[str, Value]) -> Created:
         manifest=_manifest_key(plain["manifest"]),
         size_bytes=expect_count(plain["size_bytes"]),
         stored_bytes=expect_count(plain["stored_bytes"]),
+        lacks=_optional_text(plain.get("lacks")),
     )
 
 
@@ -202,14 +235,15 @@ def _decode_checkpoint(plain: dict[str, Value]) -> CheckpointFacts:
         id=_id(plain["id"]),
         created=parse_time(plain["created"]),
         step=_whole_number(plain["step"]),
-        metrics=expect_mapping(plain["metrics"]),
+        metrics=_values(plain["metrics"]),
         primary_metric=_decode_primary_metric(plain["primary_metric"]),
         path=_optional_text(plain["path"]),
-        extra=expect_mapping(plain["extra"]),
+        extra=_values(plain["extra"]),
         manifest=_manifest_key(plain["manifest"]),
         size_bytes=expect_count(plain["size_bytes"]),
         stored_bytes=expect_count(plain["stored_bytes"]),
         keep=_decode_keep(plain.get("keep")),
+        lacks=_optional_text(plain.get("lacks")),
     )
 
 
@@ -279,6 +313,16 @@ def _decode_repacked(plain: dict[str, Value]) -> Repacked:
     return Repacked(_id(plain["experiment"]), manifests)
 
 
+def _decode_restored(plain: dict[str, Value]) -> Restored:
+    return Restored(
+        experiment=_id(plain["experiment"]),
+        checkpoint=None if plain["checkpoint"] is None else _id(plain["checkpoint"]),
+        manifest=expect_text(_manifest_key(plain["manifest"])),
+        size_bytes=expect_count(plain["size_bytes"]),
+        stored_bytes=expect_count(plain["stored_bytes"]),
+    )
+
+
 _DECODERS: Mapping[str, Callable[[dict[str, Value]], Record]] = {
     "created": _decode_created,
     "checkpoints": _decode_checkpoints,
@@ -288,6 +332,7 @@ _DECODERS: Mapping[str, Callable[[dict[str, Value]], Record]] = {
     "deleted": _decode_deleted,
     "released": _decode_released,
     "repacked": _decode_repacked,
+    "restored": _decode_restored,
 }
 
 
@@ -319,6 +364,13 @@ def _manifest_key(value: Value) -> str | None:
     if value is not None and not is_manifest_key(expect_text(value)):
         raise Corrupted(f"{value!r} is no key of a manifest")
     return _optional_text(value)
+
+
+def _values(value: Value) -> dict[str, Value]:
+    """Values of the user's, of any shape."""
+    if is_deeper(value, DEPTH_READ_MAX):
+        raise Corrupted(f"values are nested deeper than {DEPTH_READ_MAX} levels")
+    return expect_mapping(value)
 
 
 def _optional_text(value: Value) -> str | None:

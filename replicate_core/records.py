@@ -6,12 +6,13 @@ How records are written is in `record_format`, where in `repository`; what users
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
+from replicate_core import ids
 from replicate_core.documents import FORMAT
 from replicate_core.errors import InvalidInput
 from replicate_core.values import Value
@@ -19,6 +20,9 @@ from replicate_core.values import Value
 Goal: TypeAlias = Literal["minimize", "maximize"]
 Ending: TypeAlias = Literal["finished", "failed", "interrupted", "killed"]
 Status: TypeAlias = Literal["running", "finished", "failed", "interrupted", "killed", "lost"]
+
+_GOALS: tuple[Goal, ...] = get_args(Goal)
+_NO_PAIR = 'primary_metric must be a pair (name, "minimize" or "maximize")'
 
 
 class PrimaryMetric(NamedTuple):
@@ -29,18 +33,24 @@ class PrimaryMetric(NamedTuple):
 
     @classmethod
     def parse(cls, pair: object) -> PrimaryMetric | None:
-        """Check a primary metric as users give it: `(name, "minimize" | "maximize")`, or None.
+        """Check a primary metric as users give it: `(name, "minimize" | "maximize")`, in any case, or None.
 
         Raises:
             InvalidInput: it has another shape or goal.
         """
         if pair is None:
             return None
-        if isinstance(pair, (tuple, list)) and len(pair) == 2:
-            name, goal = pair
-            if isinstance(name, str) and name and goal in get_args(Goal):
-                return cls(name, goal)
-        raise InvalidInput(f'primary_metric must be a pair (name, "minimize" or "maximize"), got {pair!r}')
+        if isinstance(pair, Sequence) and not isinstance(pair, (str, bytes)) and len(pair) == 2:  # OmegaConf's, too
+            return cls.of(*pair)
+        raise InvalidInput(f"{_NO_PAIR}, got {pair!r}")
+
+    @classmethod
+    def of(cls, name: object, goal: object) -> PrimaryMetric:
+        """Check the two parts of a primary metric. Raises `InvalidInput`."""
+        meant = next((item for item in _GOALS if isinstance(goal, str) and goal.lower() == item), None)
+        if isinstance(name, str) and name and meant is not None:
+            return cls(name, meant)
+        raise InvalidInput(f"{_NO_PAIR}, got {(name, goal)!r}")
 
 
 class Keep(NamedTuple):
@@ -88,6 +98,15 @@ class CheckpointFacts:
     """Whether no other writer may refer to its objects, because they may go at any moment."""
     is_released: bool = False
     """Whether its files were let go."""
+    lacks: str | None = None
+    """Why its files are not there, where it was imported without them."""
+    is_waiting: bool = False
+    """Whether its files wait in the spool of this machine; `listing` knows it."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files to get back: stored, or waiting on this machine to be stored."""
+        return self.manifest is not None or self.is_waiting
 
     def value_of_primary(self, primary: PrimaryMetric) -> int | float | None:
         """Its value of a primary metric; None where it has none that can be compared."""
@@ -130,6 +149,8 @@ class Created:
     """Key of the manifest of the project's files."""
     size_bytes: int = 0
     stored_bytes: int = 0
+    lacks: str | None = None
+    """Why the project's files are not there, where the experiment was imported without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +205,7 @@ class Ended:
     error: str | None = None
     """Type and message of the exception that ended it."""
     blocked_seconds: float = 0.0
-    """How long `checkpoint()` held up the training in total."""
+    """How long `checkpoint()` held up the training in this session."""
     session: str | None = None
 
 
@@ -214,7 +235,22 @@ class Repacked:
     """Key of a manifest to the key of the one that takes its place."""
 
 
-Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Released | Repacked
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Files that an import could not take over were taken over by a later one."""
+
+    experiment: str
+    checkpoint: str | None
+    """None: the code of the experiment."""
+    manifest: str
+    size_bytes: int = 0
+    stored_bytes: int = 0
+
+
+Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Released | Repacked | Restored
+
+
+_Said = TypeVar("_Said", Created, CheckpointFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +267,8 @@ class ExperimentState:
     """Key of the manifest of the code that it last went on with; None if that is what it began with."""
     session: str | None = None
     """The session that it last went on in; None for the first one."""
+    blocked_seconds: float = 0.0
+    """How long `checkpoint()` held up the training in all of its sessions that ended, but for those that only added."""
 
 
 def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
@@ -281,6 +319,7 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
     gone: set[str] = set()
     released: set[str] = set()
     replaced: dict[str, str] = {}
+    restored: dict[str | None, Restored] = {}
     for record in records:
         match record:
             case Checkpointed():
@@ -301,6 +340,8 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
                 released |= set(record.checkpoints)
             case Repacked():
                 replaced |= record.manifests
+            case Restored():
+                restored[record.checkpoint] = record
             case Created():  # pragma: no branch  # there is no other kind
                 pass
     lineage = _lineage(resumed, made, ended)
@@ -315,6 +356,9 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
         history |= {key: _private(item, is_over=session in ended) for key, item in added.items()}
     current = {key: _release(item) if key in released else item for key, item in history.items() if key not in gone}
     kept = tuple(current.values())
+    if restored:
+        kept = tuple(item if item.is_released else _restore(item, restored.get(item.id)) for item in kept)
+        created = _restore(created, restored.get(None))
     if replaced:  # else it would cost most of a listing
         kept = tuple(
             replace(item, manifest=_replacement(item.manifest, replaced), code=_replacement(item.code, replaced))
@@ -322,7 +366,9 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
         )
         created = replace(created, manifest=_replacement(created.manifest, replaced))
     ending = ended.get(training, ended[session]) if session in ended else None
-    return ExperimentState(created, kept, ending, resumed_from, _replacement(code, replaced), session)
+    trainings = (None, *(step.session for step in lineage if not step.adds))
+    blocked = sum(ended[name].blocked_seconds for name in trainings if name in ended)
+    return ExperimentState(created, kept, ending, resumed_from, _replacement(code, replaced), session, blocked)
 
 
 def _lineage(
@@ -365,7 +411,15 @@ def _private(item: CheckpointFacts, *, is_over: bool) -> CheckpointFacts:
 
 def _release(item: CheckpointFacts) -> CheckpointFacts:
     """A checkpoint without its files."""
-    return replace(item, manifest=None, size_bytes=0, is_released=True)
+    return replace(item, manifest=None, size_bytes=0, is_released=True, is_waiting=False)
+
+
+def _restore(item: _Said, record: Restored | None) -> _Said:
+    """What was recorded without its files, with those that came later."""
+    if record is None or item.manifest is not None:
+        return item
+    size, added = record.size_bytes, record.stored_bytes
+    return replace(item, manifest=record.manifest, size_bytes=size, stored_bytes=added, lacks=None)
 
 
 def _until(checkpoint: str | None, history: Mapping[str, CheckpointFacts]) -> dict[str, CheckpointFacts]:
@@ -384,6 +438,14 @@ def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | Non
     return manifest
 
 
+def code_problem(created: Created) -> str | None:
+    """Say that the code of an experiment is not there, though it was saved, and why; None where it is not missing."""
+    if created.path is None or created.manifest is not None:
+        return None
+    short, why = ids.short(created.experiment), created.lacks or "they could not be saved"
+    return f"the files of the code of the experiment {short} are missing: {why}"
+
+
 def edited(created: Created, edit: Edited) -> Created:
     """What an experiment is known as once it was edited."""
     return replace(
@@ -394,42 +456,92 @@ def edited(created: Created, edit: Edited) -> Created:
     )
 
 
+def usable(checkpoints: Sequence[CheckpointFacts]) -> Sequence[CheckpointFacts]:
+    """The checkpoints that best and latest are chosen from: those that have files, or all where none has any."""
+    return [item for item in checkpoints if item.has_files] or checkpoints
+
+
 def primary_metric_of(checkpoints: Sequence[CheckpointFacts]) -> PrimaryMetric | None:
-    """The primary metric by which these checkpoints are compared: that of the latest one that has any."""
-    return next((item.primary_metric for item in reversed(checkpoints) if item.primary_metric), None)
+    """The primary metric by which these checkpoints are compared: that of the latest usable one that has any.
 
-
-def best(checkpoints: Sequence[CheckpointFacts]) -> CheckpointFacts | None:
-    """The best checkpoint by the primary metric; of equals the first with files, else the first.
-
-    Checkpoints without that metric, or with NaN, are passed over; None when no checkpoint is left.
+    Where no usable one has any, that of the latest one of all.
     """
-    return next(iter(ranked(checkpoints)), None)
+    latest_first = (*reversed(usable(checkpoints)), *reversed(checkpoints))
+    return next((item.primary_metric for item in latest_first if item.primary_metric), None)
 
 
-def ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None = None) -> list[CheckpointFacts]:
-    """The checkpoints that `best` does not pass over, the best one first; equals in the order they were made.
+def best(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
+    """The best checkpoint by the primary metric; of equals the first.
 
-    Those without files come after their equals: their metrics were recorded by themselves a moment before.
+    Args:
+        checkpoints: all of an experiment. Those without the primary metric, or with NaN, are passed over.
+        with_files: whether only those with files count, if there are any. Otherwise all count, and those without files
+            come after their equals: their metrics were recorded by themselves a moment before.
+
+    Returns:
+        None when no checkpoint is left.
     """
-    primary = primary or primary_metric_of(checkpoints)
+    chosen = usable(checkpoints) if with_files else checkpoints
+    return next(iter(_ranked(chosen, primary_metric_of(checkpoints))), None)
+
+
+def latest(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
+    """The last checkpoint: of those with files, if there are any; or of all. None when there is none."""
+    return next(reversed(usable(checkpoints) if with_files else checkpoints), None)
+
+
+def best_or_latest(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
+    """The checkpoint that an experiment stands for, where one is wanted: its best, else its latest."""
+    return best(checkpoints, with_files=with_files) or latest(checkpoints, with_files=with_files)
+
+
+def metrics_of(checkpoints: Sequence[CheckpointFacts]) -> Iterator[Mapping[str, Value]]:
+    """The metrics of an experiment, for a filter, a sort or a plot.
+
+    Those of the checkpoint that it stands for; then, for a metric which that one lacks, those of the one that it would
+    stand for if files did not count.
+    """
+    for with_files in (True, False):
+        if (chosen := best_or_latest(checkpoints, with_files=with_files)) is not None:
+            yield chosen.metrics
+
+
+def saved_paths(checkpoints: Iterable[CheckpointFacts]) -> frozenset[str]:
+    """The files and directories that checkpoints saved."""
+    return frozenset(item.path for item in checkpoints if item.path is not None)
+
+
+def nearest_with_files(checkpoints: Sequence[CheckpointFacts], checkpoint: str) -> list[CheckpointFacts]:
+    """The last checkpoint with files before another one, and the first one after it, as far as there are any."""
+    at = next((number for number, item in enumerate(checkpoints) if item.id == checkpoint), len(checkpoints))
+    before = [item for item in checkpoints[:at] if item.has_files]
+    after = [item for item in checkpoints[at + 1 :] if item.has_files]
+    return [*before[-1:], *after[:1]]
+
+
+def _ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None) -> list[CheckpointFacts]:
+    """The checkpoints that can be compared by a primary metric, the best one first; see `best`."""
     if primary is None:
         return []
     sign = 1 if primary.goal == "minimize" else -1
     rated = [(sign * value, item) for item in checkpoints if (value := item.value_of_primary(primary)) is not None]
-    return [item for _, item in sorted(rated, key=lambda pair: (pair[0], pair[1].path is None))]
+    return [item for _, item in sorted(rated, key=lambda pair: (pair[0], not pair[1].has_files))]
+
+
+def _has_number(checkpoint: CheckpointFacts, metric: str) -> bool:
+    """Tell whether a metric of a checkpoint is a single number, NaN or not."""
+    return metric in checkpoint.metrics and isinstance(checkpoint.metrics[metric], (int, float, type(None)))
 
 
 def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:
     """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last.
 
-    None, where several of the best are to be kept, or a primary metric was named, and no checkpoint has that metric: it
-    is not known which are the best.
+    None, where several of the best are to be kept, or a primary metric was named, and no checkpoint with files has that
+    metric as a number: it is not known which are the best.
     """
     with_files = [item for item in checkpoints if item.manifest is not None]
     primary = primary_metric_of(checkpoints)
-    if keep.best > 1 if primary is None else not any(primary.name in item.metrics for item in checkpoints):
+    if keep.best > 1 if primary is None else not any(_has_number(item, primary.name) for item in with_files):
         return []
-    best_first = ranked(with_files, primary)
-    kept = {item.id for item in (*best_first[: keep.best], *with_files[-keep.last :])}
+    kept = {item.id for item in (*_ranked(with_files, primary)[: keep.best], *with_files[-keep.last :])}
     return [item for item in with_files if item.id not in kept]

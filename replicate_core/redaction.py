@@ -12,18 +12,42 @@ from collections.abc import Iterator, Sequence
 REDACTED = "[redacted]"
 
 _SECRET_WORDS = frozenset(
-    {"auth", "authorization", "bearer", "credential", "credentials", "pass", "passphrase", "pwd", "sig", "signature"}
+    {
+        "auth",
+        "authorization",
+        "bearer",
+        "credential",
+        "credentials",
+        "pass",
+        "passphrase",
+        "pw",
+        "pwd",
+        "sig",
+        "signature",
+    }
 )
-_SECRET_ENDINGS = ("password", "passwd", "secret", "token", "apikey", "accesskey", "secretkey", "privatekey")
-_WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+SECRET_ENDINGS = ("password", "passwd", "secret", "token", "apikey", "accesskey", "secretkey", "privatekey")
+WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+"""The words of a name: `dbPassword`, `HF_TOKEN`, `api-key`."""
 
-_OPTION = re.compile(r"([-+]*)([A-Za-z_][\w.\-/]*)([=:])(.*)", re.DOTALL)
-_NAME = re.compile(r"--?([A-Za-z][\w.\-]*)")
-_PAIR = re.compile(r"""(["'])([\w.\-]+)\1(\s*:\s*)(["'])(.*?)\4""")
+OPTION = re.compile(r"([-+]*)([A-Za-z_][\w.\-/]*)([=:])(.*)", re.DOTALL)
+_SHORT_PASSWORD = re.compile(r"-p(?=.{6})(.*)", re.DOTALL)
+_SHORT_LOGIN = re.compile(r"([^\s:/]+):(?!\d+$)([^\s/]+)")
+_NO_PASSWORD = re.compile(r"[a-z]+(?:[-_][a-z]+)*|[\d.,:eEx+-]+|.*[/\\=].*|.+\.[a-z]\w{0,4}|.{0,5}|-.*", re.DOTALL)
+"""What stands after `-p` and is none: a word, a number, a path, a file, an assignment."""
+
+OPTION_NAME = re.compile(r"--?([A-Za-z][\w.\-]*)")
+PAIR = re.compile(r"""(["'])([\w.\-]+)\1(\s*:\s*)(["'])(.*?)\4""")
 _HEADER = re.compile(r"(authorization\s*[:=]\s*)\S.*|(\bbearer\s+)\S+", re.IGNORECASE)
 _URL_USER = re.compile(r"(?<=://)(?:[^/\s@]*:[^\s@]*|[^/\s@]*)@(?:[^/\s]*@)?")
-_QUERY = re.compile(r"([?&])([\w.\-]+)=([^&\s#]*)")
-_SHAPES = re.compile(
+QUERY = re.compile(r"([?&])([\w.\-]+)=([^&\s#]*)")
+PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    re.DOTALL,
+)
+"""One as PEM or OpenPGP writes it, cut off or whole."""
+_NUMBER = re.compile(r"[\d.,eE+-]+")
+SHAPES = re.compile(
     r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
     r"|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,})"
 )
@@ -31,23 +55,24 @@ _SHAPES = re.compile(
 
 def is_secret(name: str) -> bool:
     """Tell whether a name speaks of a secret: `api-key`, `HF_TOKEN`, `dbPassword`; not `max_tokens` nor `author`."""
-    words = [word.lower() for word in _WORDS.findall(name)]
+    words = [word.lower() for word in WORDS.findall(name)]
     if not words:
         return False
     last = words[-1]
     if last in ("key", "keys"):
         return len(words) > 1 and words[0] != "max"  # `max-keys=1` asks for one key of a listing
     singular = last.removesuffix("s") if len(words) == 1 else last  # `--tokens` is a secret, `--max-tokens` a number
-    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words[:-1], singular))
+    return any(word in _SECRET_WORDS or word.endswith(SECRET_ENDINGS) for word in (*words[:-1], singular))
 
 
 def redact(text: str) -> str:
-    """Take credentials out of a text: users in URLs, values in queries, headers and JSON, tokens of known shapes."""
+    """Take credentials out of a text: users in URLs, values in queries, headers and JSON, keys of known shapes."""
+    text = PRIVATE_KEY.sub(REDACTED, text)
     text = _URL_USER.sub(f"{REDACTED}@", text)
-    text = _QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED if is_secret(found[2]) else found[3]}", text)
+    text = QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED if is_secret(found[2]) else found[3]}", text)
     text = _HEADER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
-    text = _PAIR.sub(_redact_pair, text)
-    return _SHAPES.sub(REDACTED, text)
+    text = PAIR.sub(_redact_pair, text)
+    return SHAPES.sub(REDACTED, text)
 
 
 def _redact_pair(found: re.Match[str]) -> str:
@@ -63,18 +88,43 @@ def redact_command(words: Sequence[str]) -> str:
 
 def _redacted_words(words: Sequence[str]) -> Iterator[str]:
     hide_next = False
+    before = ""
     for word in words:
+        short = redact_short_option(before, word)
+        hide_next = hide_next and not _is_amount(before, word)
+        before = word
         if hide_next and not word.startswith("--"):
             hide_next = False
             yield REDACTED
             continue
-        option = _OPTION.fullmatch(word)
-        name = _NAME.fullmatch(word)
+        option = OPTION.fullmatch(word)
+        name = OPTION_NAME.fullmatch(word)
         hide_next = bool(name and is_secret(name[1]))
-        if option and is_secret(option[2]):
+        if short is not None:
+            yield short
+        elif option and is_secret(option[2]) and not _is_amount(option[2], option[4]):
             yield f"{option[1]}{option[2]}{option[3]}{REDACTED}"
         else:
             yield redact(word)
+
+
+def _is_amount(name: str, value: str) -> bool:
+    """Tell whether a value of `--pw` is a number: it is a weight or a width as often as a password."""
+    return WORDS.findall(name)[-1:] == ["pw"] and _NUMBER.fullmatch(value) is not None
+
+
+def redact_short_option(before: str, word: str) -> str | None:
+    """A word without the secret that a short option names, as far as that can be told: `-p SECRET`, `-u me:SECRET`.
+
+    `-p` is a port, a path or a name as often: only what looks like none of them counts as a password.
+    """
+    if before == "-p" and not _NO_PASSWORD.fullmatch(word):
+        return REDACTED
+    if before == "-u" and (login := _SHORT_LOGIN.fullmatch(word)):
+        return f"{login[1]}:{REDACTED}"
+    if (glued := _SHORT_PASSWORD.fullmatch(word)) and not _NO_PASSWORD.fullmatch(glued[1]):
+        return f"-p{REDACTED}"
+    return None
 
 
 def without_credentials(url: str) -> str:

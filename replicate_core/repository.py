@@ -10,11 +10,11 @@ import json
 import os
 import re
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 
-from replicate_core import ids, manifest, record_format, records, segments
+from replicate_core import ids, manifest, record_format, records, safe_text
 from replicate_core.documents import (
     DIGEST_NAME,
     FORMAT,
@@ -22,26 +22,32 @@ from replicate_core.documents import (
     expect_list,
     expect_mapping,
     expect_text,
-    is_sealed,
-    seal,
-    unseal,
+    is_sealed_under,
+    seal_under,
+    unseal_under,
 )
 from replicate_core.errors import Corrupted, NotFound, TooNew
-from replicate_core.manifest import Manifest, is_manifest_key, is_object_key
+from replicate_core.keys import (
+    DATA,
+    FORMAT_KEY,
+    RECORDS,
+    TOMBSTONES,
+    RecordName,
+    is_manifest_key,
+    is_object_key,
+    is_record_key,
+    is_tombstone_key,
+    manifest_key,
+    record_key,
+    tombstone_key,
+)
+from replicate_core.manifest import Manifest
 from replicate_core.records import ExperimentState, Record
 from replicate_core.store import Store
-from replicate_core.values import loads
-
-FORMAT_KEY = "replicate.json"
-RECORDS = segments.RECORDS
-SEGMENTS = "segments/"
-MANIFESTS = "manifests/"
-DATA = "data/"
-TOMBSTONES = "prune/"
-HEARTBEATS = "heartbeats/"
+from replicate_core.values import Value, loads
 
 MANIFESTS_MAX = 64
-"""So many manifests are kept in memory: that of a large file takes some 100 kB."""
+"""Maximum number of manifests kept in memory: that of a large file takes some 100 kB."""
 
 MANIFESTS_AT_ONCE = 256
 
@@ -124,8 +130,8 @@ class Repository:
         """Publish a record: from now on everybody sees what it says. Returns its key."""
         ulid = self.new_ulid()
         day = datetime.fromtimestamp((ids.ulid_number(ulid) >> 80) / 1000, timezone.utc)
-        key = f"{RECORDS}{day:%Y%m%d}/{ulid}-{record.experiment}-{record_format.kind(record)}.json"
-        self.store.put(key, seal(record_format.encode(record)))
+        key = record_key(RecordName(f"{day:%Y%m%d}", ulid, record.experiment, record_format.kind(record)))
+        self.store.put(key, seal_under(key, record_format.encode(record)))
         return key
 
     def read_records(self, unusable: Unusable | None = None, *, experiment: str | None = None) -> list[Record]:
@@ -137,10 +143,13 @@ class Repository:
                 `TooNew` for a kind that only later versions know. By default a damaged one is warned of, because it
                 hides only what it says itself, and a newer kind is passed over.
         """
-        self.check_format()
-        listed = (entry.key for entry in self.store.list(RECORDS) if entry.key.endswith(".json"))
-        keys = [key for key in listed if not experiment or f"-{experiment}-" in key]
+        keys = [key for key in self.record_keys() if not experiment or f"-{experiment}-" in key]
         return list(self.records_at(keys, unusable).values())
+
+    def record_keys(self) -> list[str]:
+        """The keys of all records, in order. Errors as of `check_format`."""
+        self.check_format()
+        return [entry.key for entry in self.store.list(RECORDS) if is_record_key(entry.key)]
 
     def records_at(self, keys: Sequence[str], unusable: Unusable | None = None) -> dict[str, Record]:
         """The records under these keys, in their order; `unusable` as in `read_records`."""
@@ -148,33 +157,39 @@ class Repository:
         read: dict[str, Record] = {}
         for key in keys:
             try:
-                if key not in found:
-                    if unusable is None:  # someone removed it meanwhile
-                        continue
-                    raise Corrupted(f"the record {key} is listed, and can't be read")
-                record = record_format.decode(unseal(found[key], key=key), key=key)
-                if record is None:
-                    raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
-                read[key] = record
+                if key not in found and unusable is None:  # someone removed it meanwhile
+                    continue
+                read[key] = decode_record(key, found.get(key))
             except (Corrupted, TooNew) as error:
                 (unusable or warn)(error)
         return read
 
     def put_tombstone(self, keys: Iterable[str]) -> str:
         """Announce that these keys will be deleted. Returns the key of the announcement."""
-        key = f"{TOMBSTONES}{self.new_ulid()}.json"
-        self.store.put(key, seal({"keys": list(keys)}))
+        key = tombstone_key(self.new_ulid())
+        self.store.put(key, seal_under(key, {"keys": list(keys)}))
         return key
 
     def tombstone(self, key: str) -> list[str]:
-        """The keys that an announcement dooms. Raises `NotFound` when they have been deleted meanwhile."""
+        """The keys that an announcement dooms.
+
+        Raises:
+            NotFound: it has been deleted meanwhile.
+            Corrupted: it is none, or dooms what no announcement of replicate does.
+        """
         return _tombstone_keys(key, self.store.get(key))
 
     def tombstoned(self) -> set[str]:
-        """All keys whose deletion is announced: nothing may refer to them any more."""
+        """All keys whose deletion is announced: nothing may refer to them any more.
+
+        An announcement that can't be read is passed over, as `prune` does: what it dooms is never deleted.
+        """
         listed = (entry.key for entry in self.store.list(TOMBSTONES))
-        found = self.store.get_many(key for key in listed if key.endswith(".json"))
-        return {doomed for key, data in found.items() for doomed in _tombstone_keys(key, data)}
+        doomed: set[str] = set()
+        for key, data in self.store.get_many(key for key in listed if is_tombstone_key(key)).items():
+            with suppress(Corrupted):
+                doomed.update(_tombstone_keys(key, data))
+        return doomed
 
     def states(self, unusable: Unusable | None = None) -> dict[str, ExperimentState]:
         """Every experiment that is not deleted, by id, in the order they began; `unusable` as in `read_records`."""
@@ -182,25 +197,35 @@ class Repository:
 
     def put_manifest(self, content: Manifest) -> str:
         """Store a manifest, after all the objects it names. Returns its key."""
-        key = f"{MANIFESTS}{self.new_ulid()}.json"
-        self.store.put(key, seal(manifest.encode(content)))
+        key = manifest_key(self.new_ulid())
+        self.store.put(key, seal_under(key, manifest.encode(content)))
         return key
 
-    def manifest(self, key: str) -> Manifest:
+    def manifest(self, key: str, *, size_bytes: int | None = None) -> Manifest:
         """Read a manifest, verified.
 
+        Args:
+            key: its key.
+            size_bytes: the size of its files together, as the record says that names it; None where that is not known.
+
         Raises:
-            Corrupted: it is damaged or missing.
+            Corrupted: it is damaged or missing, or another one than the record means.
         """
         if key not in self._manifests:
             while len(self._manifests) >= MANIFESTS_MAX:
                 del self._manifests[next(iter(self._manifests))]
-            try:
-                data = self.store.get(key)
-            except NotFound as error:
-                raise Corrupted(f"the manifest {key} is missing from {self.store.url}") from error
-            self._manifests[key] = manifest.decode(unseal(data, key=key), key=key)
-        return self._manifests[key]
+            self._manifests[key] = manifest.decode(self.manifest_document(key), key=key)
+        content = self._manifests[key]
+        if problem := manifest.size_problem(content, size_bytes):
+            raise Corrupted(f"the manifest {key} {problem}")
+        return content
+
+    def manifest_document(self, key: str) -> dict[str, Value]:
+        """Read a manifest as plain data, which is that of this key, and not yet checked any further; see `manifest`."""
+        try:
+            return unseal_under(key, self.store.get(key))
+        except NotFound as error:
+            raise Corrupted(f"the manifest {key} is missing from {self.store.url}") from error
 
     def manifests_with(self, keys: Iterable[str], size: int) -> Iterator[tuple[str, Manifest]]:
         """Of many manifests those that list a file of `size` bytes, and maybe others; the rest is not even parsed.
@@ -216,26 +241,43 @@ class Repository:
                 try:
                     if key not in found:
                         raise Corrupted(f"the manifest {key} is missing from {self.store.url}")
-                    if not is_sealed(found[key]) or size_field.search(found[key]):
-                        yield key, manifest.decode(unseal(found[key], key=key), key=key)
+                    if not is_sealed_under(key, found[key]) or size_field.search(found[key]):
+                        yield key, manifest.decode(unseal_under(key, found[key]), key=key)
                 except (Corrupted, TooNew) as error:
-                    warnings.warn(f"not looked into: {error}", stacklevel=4)
+                    safe_text.warn(f"not looked into: {error}", stacklevel=4)
 
     def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
         """Read several manifests; None stands for no files."""
         return [self.manifest(key) for key in keys if key is not None]
 
 
+def decode_record(key: str, data: bytes | None) -> Record:
+    """What the record under a key says; None stands for one that was listed and is not there.
+
+    Raises:
+        Corrupted: it is damaged or gone, or another one than its key says.
+        TooNew: it is of a kind that only later versions know.
+    """
+    if data is None:
+        raise Corrupted(f"the record {key} is listed, and can't be read")
+    record = record_format.read(key, data)
+    if record is None:
+        raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
+    return record
+
+
 def _tombstone_keys(key: str, data: bytes) -> list[str]:
-    keys = expect_mapping(unseal(data, key=key)).get("keys")
-    doomed = [expect_text(item) for item in expect_list(keys)]
+    try:
+        doomed = [expect_text(item) for item in expect_list(unseal_under(key, data).get("keys"))]
+    except Corrupted as error:
+        raise Corrupted(f"the tombstone {key} can't be used: {error}") from None
     strange = next((item for item in doomed if not (is_object_key(item) or is_manifest_key(item))), None)
     if strange is not None:
-        raise Corrupted(f"{key} dooms {strange!r}, which is neither an object nor a manifest")
+        raise Corrupted(f"the tombstone {key} dooms {strange!r}, which is neither an object nor a manifest")
     return doomed
 
 
 def warn(error: Corrupted | TooNew) -> None:
     """Warn of what is damaged: it hides only what it says itself. A kind that only later versions know is no damage."""
     if isinstance(error, Corrupted):
-        warnings.warn(f"left out of the listing: {error}", stacklevel=4)
+        safe_text.warn(f"left out of the listing: {error}", stacklevel=4)

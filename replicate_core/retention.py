@@ -77,7 +77,7 @@ class Retention:
         found = self._repository.read_records(_refuse, experiment=self._experiment)
         state = records.fold(found).get(self._experiment)
         if state is None or state.session != self._session or state.ended is not None:
-            return set()  # it was deleted; or others have gone on with it, or may refer to what it has stored
+            return set()  # it was deleted; or others have resumed it, or may refer to what it has stored
         rule = next((item.keep for item in reversed(state.checkpoints) if item.manifest is not None), None)
         gone = {item.id for item in state.checkpoints if item.is_released}
         superseded = () if rule is None else tuple(item.id for item in records.superseded(state.checkpoints, rule))

@@ -17,9 +17,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, get_args
 
-from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text, is_sealed, seal, unseal
+from replicate_core.documents import (
+    expect_count,
+    expect_list,
+    expect_text,
+    is_sealed_under,
+    seal_under,
+    unseal_under,
+)
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.ids import is_id
+from replicate_core.keys import RECORDS, is_record_key, record_name
 from replicate_core.record_format import KINDS, parse_time, time_text
 from replicate_core.records import Ending, ExperimentState
 from replicate_core.values import Value
@@ -38,30 +46,12 @@ GROUP_BYTES_MAX = 32 << 20
 """The records of an experiment that has more are not put into segments: they are few, and large."""
 
 BLOCKS_KEPT = 8
-"""So many unpacked blocks of a segment are kept in memory."""
+"""Maximum number of unpacked blocks of a segment kept in memory."""
 
-RECORDS = "records/"
-
-_KEY = re.compile(rf"{RECORDS}(\d{{8}})/([0-9A-Z]{{26}})-([0-9a-f]{{16,64}})-({'|'.join(KINDS)})\.json")
 _NAMES = re.compile(rf"(?:\d{{8}}/[0-9A-Z]{{26}}-(?:{'|'.join(KINDS)})\n)*")
 
 
 _ENDINGS: Mapping[str, Ending] = {ending: ending for ending in get_args(Ending)}
-
-
-class RecordName(NamedTuple):
-    """What the key of a record says."""
-
-    day: str
-    ulid: str
-    experiment: str
-    kind: str
-
-
-def record_name(key: str) -> RecordName | None:
-    """Read the key of a record; None if it is not one as `Repository.append` makes it."""
-    found = _KEY.fullmatch(key)
-    return None if found is None else RecordName(*found.groups())
 
 
 def day_of(key: str) -> str:
@@ -176,7 +166,12 @@ class Segment:
 
 
 def encode(
-    groups: Iterable[Group], *, settled: Iterable[str] = (), others: Iterable[str] = (), beside: Iterable[str] = ()
+    key: str,
+    groups: Iterable[Group],
+    *,
+    settled: Iterable[str] = (),
+    others: Iterable[str] = (),
+    beside: Iterable[str] = (),
 ) -> bytes:
     """Write a segment; the arguments are as of `Segment`. Lines end in a line break, and hold no other one."""
     experiments: list[Value] = []
@@ -192,7 +187,7 @@ def encode(
             block.clear()
     if block:
         blocks.append(gzip.compress(block, 6, mtime=0))
-    head: Value = {
+    head: dict[str, Value] = {
         "format": FORMAT,
         "settled": list[Value](sorted(settled)),
         "others": list[Value](sorted(others)),
@@ -200,7 +195,7 @@ def encode(
         "blocks": [len(block) for block in blocks],
         "experiments": experiments,
     }
-    return b"".join([gzip.compress(seal(head), 6, mtime=0), *blocks])
+    return b"".join([gzip.compress(seal_under(key, head), 6, mtime=0), *blocks])
 
 
 def _short(key: str) -> str:
@@ -225,7 +220,7 @@ def decode(data: bytes, *, key: str) -> Segment:
     """
     text, rest = _unpack(data, HEAD_BYTES_MAX, key)
     try:
-        head = expect_mapping(unseal(text, key=key))
+        head = unseal_under(key, text)
         if (found := expect_count(head["format"])) != FORMAT:
             raise TooNew(f"the segment {key} has the format {found}; this version of replicate reads {FORMAT}")
         ends = [len(data) - len(rest)]
@@ -237,7 +232,7 @@ def decode(data: bytes, *, key: str) -> Segment:
             key,
             _decode_pieces(expect_list(head["experiments"]), len(ends) - 1),
             frozenset(map(expect_text, expect_list(head["settled"]))),
-            [_other(other) for other in expect_list(head["others"])],
+            [other for other in map(expect_text, expect_list(head["others"])) if is_record_key(other)],
             [expect_text(other) for other in expect_list(head["beside"])],
             data,
             ends,
@@ -276,20 +271,13 @@ def _decode_summary(value: Value) -> Summary | None:
     )
 
 
-def _other(value: Value) -> str:
-    other = expect_text(value)
-    if not other.startswith(RECORDS) or ".." in other or not other.endswith(".json"):
-        raise Corrupted(f"{other!r} is no record")
-    return other
-
-
-def is_whole(data: bytes) -> bool:
-    """Tell whether bytes begin with the head of a segment as it was written; its blocks carry their own digests."""
+def is_whole(key: str, data: bytes) -> bool:
+    """Tell whether bytes begin with the head of this segment as it was written; its blocks carry their own digests."""
     try:
-        text, _ = _unpack(data, HEAD_BYTES_MAX, "")
+        text, _ = _unpack(data, HEAD_BYTES_MAX, key)
     except Corrupted:
         return False
-    return is_sealed(text)
+    return is_sealed_under(key, text)
 
 
 def _unpack(data: bytes, bytes_max: int, key: str) -> tuple[bytes, bytes]:

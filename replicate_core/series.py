@@ -15,7 +15,7 @@ from replicate_core.records import CheckpointFacts
 from replicate_core.values import Value
 
 SHOWN = 10
-"""So many names are listed in an error."""
+"""Maximum number of names listed in an error."""
 
 
 class Columns(Mapping[str, "list[Value]"]):

@@ -6,6 +6,7 @@ records: what the storage will say once they are done. Storing them is in `drain
 
 ```
 spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store it
+                          proof            that this user has made it, see `ownership`
                           owner            locked by the process that appends, as long as it lives
                           recorder         locked by the process that stores
                           journal/         the jobs, see `journal`
@@ -13,20 +14,24 @@ spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store
                                            they are being stored
                           spares/          copies to be written over
                           state.json       how far storing has come, and what is in its way
+                          room-for-...     given up where the disk is full: for the last job, and for the state
+      torn-<queue>-<job>/                  copies that may not have reached the disk whole: for people to look at
+      damaged-<queue>-<place>              what can't be read of a journal: the same
 ```
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -34,45 +39,55 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import get_args
 
-from replicate_core import locks, record_format, staging
+from replicate_core import locks, ownership, record_format, staging
+from replicate_core.descriptors import Anchor, open_above, opener
 from replicate_core.documents import expect_count, expect_mapping, expect_text, seal, unseal
 from replicate_core.encodings import Policy
-from replicate_core.errors import Corrupted, StorageFailed
-from replicate_core.files import Tree, sync, sync_directory, temporary_beside
-from replicate_core.journal import START, Journal, Mark
+from replicate_core.errors import Corrupted, InvalidInput, ReplicateError, StorageFailed
+from replicate_core.files import FULL, HOME, Tree, disk_advice, sync, sync_directory, temporary_beside
+from replicate_core.journal import START, Journal, Line, Mark
+from replicate_core.names import local_name, portable
 from replicate_core.records import Ended, Record
 from replicate_core.staging import Staged
+from replicate_core.telling import warn
 from replicate_core.values import Value, dumps, loads
 
 SPARES_MAX = 2
-"""So many staged copies are kept to be written over."""
+"""Maximum number of staged copies kept to be written over."""
 
 ABANDONED_SECONDS = 3600
 """A directory that nobody owns is removed once it is so old: its owner may be about to lock it."""
 
-HOME = ".replicate"
-"""The directory in a project that is replicate's own."""
-
-_IGNORE = ".gitignore"
 SILENT_SECONDS = 300
 """Ten times as long as a recorder takes from one sign of life to the next."""
 
 GUARD_SECONDS = 60
-"""So long, at most, one process waits for others to begin."""
+"""How long one process waits, at most, for others to begin."""
+
+RESERVE_BYTES = 16 << 10
+"""Room that is set aside twice, should the disk be full: for the last job, and for saying what is in the way."""
 
 SYNC_AFTER_SECONDS = 5
 """Copies that wait for longer are synced to disk."""
 
 _QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
+_NUMBER = re.compile(r"[0-9]+")
+_IGNORE = ".gitignore"
 _GUARD = "guard"
 _OWNER = "owner"
 _RECORDER = "recorder"
 _CLOSED = b"closed"
 _NEW = ".new-"
 _SCRATCH = ".scratch-"
+_LAST_WORD = "room-for-the-end"
+_NEWS = "room-for-state"
 _TAKEN = ".taken"
 _SYNCED = "synced"
 _WHOLE = "whole"
+_ORIGIN = "origin.json"
+_PROOF = "proof"
+_TORN = "torn-"
+_DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ class Origin:
 
     experiment: str
     storage: str
-    """The URL or path, as the user gave it. It may hold credentials: the file is for its owner's eyes only."""
+    """The URL or path, as the user gave it. It may hold credentials: only its owner can read the file."""
     project: str
     """The project directory, which a relative path of the storage starts from."""
     compression: Policy
@@ -134,10 +149,40 @@ class Job:
     boot: str | None
     """Which start of the machine that was in: copies are not synced to disk, so another one may not have them."""
     after: Mark
+    damaged: bytes = b""
+    """What stands before it in the journal, and can't be read."""
+
+
+_put_off: dict[Path, Callable[[], object]] = {}
+"""The queues of experiments that have ended in this process, to what waits until all in them is stored."""
+
+_begun: set[Path] = set()
+"""The queues that this process has begun or was told to accept: it needs no proof of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """What looks like a queue, and may hold anything: nobody knows that this user has made it."""
+
+    queue: Queue
+    why: str
+    """Why it is not believed."""
+    is_own: bool
+    """Whether it belongs to this user all the same, who may accept it."""
+
+    @property
+    def todo(self) -> str:
+        """What to do about it."""
+        if not self.is_own:
+            return "Only that user can store what is in it"
+        return (
+            f"If you have saved it, `replicate sync --accept {self.queue.directory.name}` shows what is in it, asks, "
+            "and stores it. If not, delete it"
+        )
 
 
 class Spool:
-    """The spool of a project directory.
+    """The spool of a project directory. It belongs to one user: others have one of their own beside it.
 
     Args:
         project: the project directory.
@@ -146,15 +191,54 @@ class Spool:
 
     def __init__(self, project: Path, directory: Path | None = None) -> None:
         self._home = project / HOME
-        self.directory = directory or self._home / "spool"
+        self.named = directory or self._home / "spool"
+        """Where it is, unless another user was there first."""
+        self.directory = self.named if _is_free(self.named) else _beside(self.named)
 
     def queues(self) -> list[Queue]:
-        """The queues that are there, oldest first."""
-        try:
-            names = sorted(os.listdir(self.directory))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [Queue(self.directory / name) for name in names if _QUEUE.fullmatch(name)]
+        """The queues of this user, oldest first. Whatever else looks like one is a stranger."""
+        return [queue for queue in _listed(self.directory) if queue.distrust() is None]
+
+    def strangers(self) -> list[Stranger]:
+        """What looks like a queue, and is not known to be one of this user. Nothing of it is ever stored or deleted.
+
+        What a living process of this user is at is left out: it may be one of an earlier version.
+        """
+        found = []
+        for directory in dict.fromkeys((self.named, self.directory)):
+            for queue in _listed(directory):
+                why = queue.distrust()
+                with suppress(OSError):  # it is gone by now
+                    status = queue.directory.lstat()
+                    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == ownership.user()
+                    if why is not None and not (is_own and (queue.is_owned() or queue.is_taken())):
+                        found.append(Stranger(queue, why, is_own))
+        return found
+
+    def accept(self, stranger: Stranger) -> Queue:
+        """Take a stranger for a queue of this user, because the user says so.
+
+        Raises:
+            InvalidInput: it belongs to another user; or it holds links or other things that no queue has.
+            StorageFailed: the spool can't be written.
+        """
+        if not stranger.is_own:
+            raise InvalidInput(f"{stranger.why}. {stranger.todo}")
+        if strange := ownership.strange_below(stranger.queue.directory):
+            raise InvalidInput(f"{strange} is neither a file nor a directory of this user, so it is no part of a queue")
+        queue = Queue(self.directory / stranger.queue.directory.name)
+        with self._translating():
+            self._make()
+            stranger.queue.directory.chmod(0o700)
+            if stranger.queue.directory != queue.directory:
+                stranger.queue.directory.rename(queue.directory)
+            queue.prove(queue.directory.name)
+        _begun.add(queue.directory)
+        return queue
+
+    def kept_aside(self) -> list[Path]:
+        """What could not be stored, and is kept for people to look at."""
+        return kept_aside(self.directory)
 
     def queues_of(self, experiment: str) -> list[Queue]:
         """The queues of one experiment, oldest first."""
@@ -175,13 +259,16 @@ class Spool:
         final = self.directory / f"{ulid}-{origin.experiment}"
         with self._translating():
             self._make(temporary)
-            for name in ("origin.json", _RECORDER):
-                (temporary / name).touch(mode=0o600)
-            (temporary / "origin.json").write_bytes(seal(_encode_origin(origin)))
+            (temporary / _RECORDER).touch(mode=0o600)
+            write_privately(temporary / _ORIGIN, seal(_encode_origin(origin)))
+            Queue(temporary).prove(final.name)
             for name in ("files", "spares"):
                 (temporary / name).mkdir()
+            for name in (_LAST_WORD, _NEWS):
+                write_privately(temporary / name, bytes(RESERVE_BYTES))
             locks.acquire(temporary / _OWNER)
             temporary.rename(final)
+            _begun.add(final)
             locks.moved(temporary / _OWNER, final / _OWNER)
         return Queue(final)
 
@@ -234,12 +321,25 @@ class Spool:
                 self._home.rmdir()
 
     def _make(self, directory: Path | None = None) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        self._close_to_others()
         if directory is not None:
             directory.mkdir(mode=0o700)  # what may be read where it stands may not be readable for all here
-        ignore = self._home / _IGNORE
-        if self._home.is_dir() and not ignore.exists():
-            ignore.write_text("*\n")
+        with suppress(FileExistsError, NotADirectoryError):
+            if self._home.is_dir():
+                with open(self._home / _IGNORE, "x", encoding="ascii", opener=opener) as file:  # follows no link
+                    file.write("*\n")
+
+    def _close_to_others(self) -> None:
+        """Make sure that the spool is this user's, and that nobody else may write to it."""
+        status = self.directory.stat()
+        if status.st_uid != ownership.user():
+            name = ownership.user_name(status.st_uid)
+            raise PermissionError(errno.EPERM, f"it belongs to the user {name}", str(self.directory))
+        if status.st_mode & 0o022:
+            with suppress(OSError):  # not every file system has modes
+                self.directory.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
     def _remove_abandoned(self) -> None:
         """Remove what processes that were killed have left."""
@@ -274,11 +374,38 @@ class Queue:
         self._recorder = directory / _RECORDER
         self._last_job = 0
         self._note: int | None = None
+        self._anchor: Anchor | None = None
 
     @property
     def log(self) -> Path:
         """Where its recorder writes what only a developer wants to know."""
         return self.directory / "recorder.log"
+
+    def prove(self, name: str) -> None:
+        """Write down what shows that this user has made it.
+
+        Args:
+            name: the name of its directory, from now on.
+        """
+        proof = temporary_beside(self.directory / _PROOF)
+        write_privately(proof, ownership.prove(self.directory / _ORIGIN, name).encode())
+        os.replace(proof, self.directory / _PROOF)
+
+    def distrust(self) -> str | None:
+        """Why it may not be what this user has saved; None if it is."""
+        if self.directory in _begun:
+            return None
+        try:
+            if why := ownership.problem(self.directory.parent, follow=True) or ownership.problem(self.directory):
+                return why
+            proof = ownership.read_own(self.directory / _PROOF)
+            if proof is None:
+                return "an earlier version of replicate has left it, or somebody else has put it there"
+            if ownership.is_proven(self.directory / _ORIGIN, self.directory.name, proof):
+                return None
+        except OSError as error:
+            return f"it can't be looked at: {error}"
+        return "it was made by another user or with another home directory, and copied there, or it was changed"
 
     def origin(self) -> Origin:
         """What is known of the queue.
@@ -287,15 +414,19 @@ class Queue:
             Corrupted: it was damaged.
             OSError: the queue is gone: all of it is stored.
         """
-        path = self.directory / "origin.json"
-        fields = expect_mapping(unseal(path.read_bytes(), key=str(path)))
+        path = self.directory / _ORIGIN
+        data = ownership.read_own(path)
+        if data is None:
+            path.lstat()  # raises where nothing stands there
+            raise Corrupted(f"{path} is no small file of this user")
+        fields = expect_mapping(unseal(data, key=str(path)))
         try:
             experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
             compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
             process, host = expect_count(fields["process"]), expect_text(fields["host"])
             session = None if (found := fields.get("session")) is None else expect_text(found)
             options = expect_mapping(fields.get("storage_options", {}))
-            return Origin(experiment, storage, project, compression, process, host, session, options)
+            return Origin(experiment, storage, local_name(project), compression, process, host, session, options)
         except (KeyError, StopIteration) as error:
             raise Corrupted(f"{path} can't be understood") from error
 
@@ -310,15 +441,18 @@ class Queue:
     def knows_storage(self) -> bool:
         """Tell whether something was stored already where this queue is to be stored, as far as the spool knows."""
         storage = self.origin().storage
+        if self.state().done:
+            return True
         with suppress(OSError, Corrupted):  # another queue is gone, or damaged
-            others = Spool(self.directory, self.directory.parent).queues()
+            others = [queue for queue in _listed(self.directory.parent) if queue.distrust() is None]
             return any(queue.state().done and queue.origin().storage == storage for queue in others)
-        return bool(self.state().done)
+        return False
 
     def project(self, origin: Origin) -> Path:
         """The project directory: wherever it was moved to, if the queue was moved with it."""
-        home = self.directory.parents[1]
-        return home.parent if home.name == HOME else Path(origin.project)
+        spool, home = self.directory.parents[:2]
+        is_inside = home.name == HOME and not home.is_symlink() and not spool.is_symlink()
+        return home.parent if is_inside else Path(origin.project)
 
     def last_sign(self) -> datetime:
         """When the process that appends was last heard of, or its recorder."""
@@ -326,7 +460,7 @@ class Queue:
         return datetime.fromtimestamp(max(_modified(path) for path in paths), timezone.utc)
 
     def give_sign(self) -> None:
-        """Show that there is life here, to machines whose locks say nothing of it."""
+        """Give a sign of life to machines that do not see the locks of this one."""
         with suppress(OSError):
             os.utime(self._recorder)
 
@@ -350,7 +484,7 @@ class Queue:
         """Copy the files of a tree; see `staging.stage`."""
         self._last_job += 1
         directory = self.directory / "files" / str(self._last_job)
-        directory.mkdir()
+        directory.mkdir(mode=0o700)  # it may be kept outside of the queue some day
         try:
             return staging.stage(tree, directory, spare=self._spare)
         except BaseException:
@@ -366,16 +500,22 @@ class Queue:
         job: dict[str, Value] = {"record": record_format.encode(record), "blocked_seconds": blocked_seconds}
         if staged is not None:
             job |= {"staged": staging.encode(staged), "files": staged.directory.name, "boot": boot_id()}
-        self._journal.append(job)
+        try:
+            self._journal.append(job)
+        except OSError as error:
+            if error.errno not in FULL or not self._make_room(_LAST_WORD if isinstance(record, Ended) else None):
+                raise
+            self._journal.append(job)
         if staged is not None:
             with suppress(OSError):  # it is only not synced then
                 (staged.directory / _WHOLE).touch()
 
     def withdraw(self, staged: Staged) -> bool:
         """Remove the copies of a job, unless they are being stored already; tells whether they were removed."""
-        gone = temporary_beside(staged.directory)
+        copies = self.directory / "files" / staged.directory.name  # the project may have been moved
+        gone = temporary_beside(copies)
         try:
-            staged.directory.rename(gone)
+            copies.rename(gone)
         except FileNotFoundError:
             return False
         shutil.rmtree(gone, ignore_errors=True)
@@ -383,7 +523,25 @@ class Queue:
 
     def watch(self) -> None:
         """Keep hold of where `close` leaves its note: it can be read though the queue is gone by then."""
-        self._note = os.open(self._recorder, os.O_RDONLY)
+        self._note = open_above(self._recorder, os.O_RDONLY)
+        self._anchor = Anchor(self.directory)
+
+    def follow(self) -> bool:
+        """Find the queue where its directory was moved, with the project, say; tells whether it was. See `watch`."""
+        if self._anchor is None or not self._anchor.follow() or self._anchor.path.name != self.directory.name:
+            return False  # what is being removed has another name
+        before = (self._owner, self._recorder)
+        self._settle(self._anchor.path)
+        _begun.add(self.directory)
+        for old, new in zip(before, (self._owner, self._recorder), strict=True):
+            locks.moved(old, new)
+        return True
+
+    def _settle(self, directory: Path) -> None:
+        self.directory = directory
+        self._journal.directory = directory / "journal"
+        self._owner = directory / _OWNER
+        self._recorder = directory / _RECORDER
 
     def was_closed(self) -> bool:
         """Tell whether the queue is gone because all was stored, and not because somebody deleted it."""
@@ -392,12 +550,31 @@ class Queue:
         try:
             return os.pread(self._note, len(_CLOSED), 0) == _CLOSED
         finally:
+            self.unwatch()
+
+    def unwatch(self) -> None:
+        """Let go of what `watch` holds."""
+        if self._note is not None:
             os.close(self._note)
-            self._note = None
+        if self._anchor is not None:
+            self._anchor.close()
+        self._note = self._anchor = None
 
     def exists(self) -> bool:
         """Tell whether the queue is there, and is not being deleted, file by file."""
         return self._owner.exists()
+
+    def put_off(self, wait: Callable[[], object] | None) -> None:
+        """Leave it to later to wait until all is stored, by calling this; None: it is being waited for."""
+        if wait is None:
+            _put_off.pop(self.directory, None)
+        else:
+            _put_off[self.directory] = wait
+
+    def catch_up(self) -> None:
+        """Wait now, if this process has put that off."""
+        if (wait := _put_off.get(self.directory)) is not None:
+            wait()
 
     def leave(self) -> None:
         """Append nothing any more."""
@@ -444,12 +621,23 @@ class Queue:
         return self._journal.end()
 
     def jobs(self, *, after: Mark = START, count_max: int | None = None) -> list[Job]:
-        """The jobs behind a place in the journal, in order; some may be stored already."""
-        lines = self._journal.read(after, count_max=count_max)
-        return [self._decode(expect_mapping(line.document), line.after) for line in lines]
+        """The jobs behind a place in the journal, in order, up to one that makes no sense; some may be stored already.
+
+        Raises:
+            Corrupted: the first one makes no sense.
+        """
+        jobs: list[Job] = []
+        for line in self._journal.read(after, count_max=count_max):
+            try:
+                jobs.append(self._decode(line))
+            except ReplicateError:
+                if not jobs:
+                    raise
+                break
+        return jobs
 
     def claim(self, job: Job) -> Staged | None:
-        """The copies of a job, from now on for whoever stores them; None if they were withdrawn, or may be torn."""
+        """The copies of a job, now for the process that stores them; None if they were withdrawn, or may be torn."""
         assert job.staged is not None, "only jobs with files are claimed"
         before, claimed = self._places(job.staged)
         with suppress(FileNotFoundError):  # withdrawn, or claimed before
@@ -457,10 +645,11 @@ class Queue:
         if not claimed.directory.is_dir():
             return None
         if not _is_safe(job, claimed):
-            kept = self.directory.parent / f"torn-{self.directory.name}-{claimed.directory.name.removesuffix(_TAKEN)}"
+            kept = self.directory.parent / f"{_TORN}{self.directory.name}-{claimed.directory.name.removesuffix(_TAKEN)}"
+            claimed.directory.chmod(0o700)
             claimed.directory.rename(kept)
             (kept / _WHOLE).unlink(missing_ok=True)
-            warnings.warn(
+            warn(
                 f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
                 f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}",
                 stacklevel=2,
@@ -470,6 +659,9 @@ class Queue:
 
     def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
         """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
+        for job in jobs:
+            if job.damaged:
+                self._keep_unreadable(job.damaged, job.after)
         state = self.state()
         last = jobs[-1]
         ended = state.ended or isinstance(last.record, Ended)
@@ -495,10 +687,37 @@ class Queue:
 
     def set_state(self, state: State) -> None:
         """Tell others how far storing has come."""
+        try:
+            self._write_state(state)
+        except OSError as error:
+            if error.errno not in FULL or not self._make_room(_NEWS):
+                raise
+            self._write_state(state)
+        else:
+            if state.trouble is None:
+                self._keep_room(_NEWS)
+
+    def _write_state(self, state: State) -> None:
         path = self.directory / "state.json"
         temporary = temporary_beside(path)
-        temporary.write_bytes(dumps(_encode_state(state)).encode())
-        os.replace(temporary, path)
+        try:
+            write_privately(temporary, dumps(_encode_state(state)).encode())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def write_problem(self) -> str | None:
+        """What keeps this process from writing here; None if nothing does."""
+        probe = temporary_beside(self.directory / _OWNER)
+        try:
+            write_privately(probe, b"?")
+        except OSError as error:
+            return f"{self.directory} can't be written: {error.strerror}. {disk_advice(error)}"
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+        return None
 
     def sync(self, *, older_than_seconds: float = 0) -> None:
         """Make what waits outlive the machine, too."""
@@ -517,9 +736,28 @@ class Queue:
 
     def close(self) -> None:
         """Remove the queue because nothing is left to store."""
+        mark = self.state().mark
+        if damaged := self._journal.unreadable_end(mark):
+            self._keep_unreadable(damaged, mark)
         with suppress(FileNotFoundError):
             self._recorder.write_bytes(_CLOSED)
         self.remove()
+
+    def kept_aside(self) -> list[Path]:
+        """What could not be stored of this queue, and is kept in the spool though all else is."""
+        return kept_aside(self.directory.parent, self.directory.name)
+
+    def _keep_unreadable(self, damaged: bytes, place: Mark) -> None:
+        """Keep what can't be read of the journal, which is about to be deleted."""
+        kept = self.directory.parent / f"{_DAMAGED}{self.directory.name}-{place.segment}-{place.offset}"
+        with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
+            write_privately(kept, damaged)
+            warn(
+                f"{len(damaged)} bytes of the journal of the experiment {self.experiment[:7]} can't be read: another "
+                "program wrote into it, or its disk is failing. What they said is not stored; all that stands before "
+                f"and behind them is. They are kept in {kept}",
+                stacklevel=2,
+            )
 
     def remove(self) -> None:
         """Remove the queue, whatever is in it."""
@@ -540,32 +778,78 @@ class Queue:
                 return found
         return None
 
+    def has_copies(self, job: Job) -> bool:
+        """Tell whether the staged copies of a job are there: it has files that were neither withdrawn nor stored."""
+        if job.staged is None:
+            return False
+        return any(staged.directory.is_dir() and _is_safe(job, staged) for staged in self._places(job.staged))
+
     def _places(self, staged: Staged) -> tuple[Staged, Staged]:
         """Where copies may be: as they were staged, and once they were claimed."""
         return staged, _moved(staged, staged.directory.with_name(staged.directory.name + _TAKEN))
 
-    def _decode(self, job: dict[str, Value], after: Mark) -> Job:
+    def _decode(self, line: Line) -> Job:
+        job = expect_mapping(line.document)
         record = record_format.decode(job.get("record"), key=str(self._journal.directory))
         if record is None:
             raise Corrupted(f"{self._journal.directory} holds a job of a kind that this version does not know")
         staged = None
         if "staged" in job:
-            staged = staging.decode(job["staged"], self.directory / "files" / expect_text(job.get("files")))
+            name = expect_text(job.get("files"))
+            if not _NUMBER.fullmatch(name):
+                raise Corrupted(
+                    f"{self._journal.directory} names {name!r} as copies: they would lie outside of the queue"
+                )
+            staged = staging.decode(job["staged"], self.directory / "files" / name)
         blocked, boot = job.get("blocked_seconds"), job.get("boot")
         return Job(
             record,
             staged,
             float(blocked) if isinstance(blocked, (int, float)) else 0.0,
             boot if isinstance(boot, str) else None,
-            after,
+            line.after,
+            line.damaged,
         )
+
+    def spare_bytes(self, count_max: int) -> int:
+        """How much room there is in the copies that are to be written over, counting at most `count_max` files."""
+        return sum(size for size, _ in self._spares()[:count_max])
+
+    def drop_spares(self) -> bool:
+        """Remove the copies that are to be written over; tells whether there were any."""
+        found = self._spares()
+        for _, path in found:
+            path.unlink(missing_ok=True)  # the process that appends may have taken it meanwhile
+        return bool(found)
 
     def _spare(self) -> Path | None:
         """A copy to write over."""
+        return next((path for _, path in self._spares()), None)
+
+    def _spares(self) -> list[tuple[int, Path]]:
+        """The copies that are to be written over, and how much room each takes on the disk; the largest first."""
+        found = []
         with suppress(OSError):
             for name in os.listdir(self.directory / "spares"):
-                return self.directory / "spares" / name
-        return None
+                path = self.directory / "spares" / name
+                found.append((path.stat().st_blocks * 512, path))
+        return sorted(found, reverse=True)
+
+    def _keep_room(self, name: str) -> None:
+        """Set a little room aside, should the disk fill up."""
+        path = self.directory / name
+        if not path.exists():
+            with suppress(OSError):
+                write_privately(path, bytes(RESERVE_BYTES))
+
+    def _make_room(self, reserve: str | None) -> bool:
+        """Give up spare copies, and the room that was set aside; tells whether there was any."""
+        dropped = self.drop_spares()
+        with suppress(FileNotFoundError):
+            if reserve is not None:
+                (self.directory / reserve).unlink()
+                dropped = True
+        return dropped
 
     def _keep_spares(self, claimed: Staged) -> None:
         """Keep a few copies to be written over, unless they are objects by now: those have a second name."""
@@ -576,9 +860,53 @@ class Queue:
                 copy.rename(self.directory / "spares" / os.urandom(8).hex())
 
 
+def write_privately(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet; only this user can read it."""
+    with open(open_above(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _is_free(directory: Path) -> bool:
+    """Tell whether a directory belongs to this user, or to nobody yet."""
+    try:
+        return directory.stat().st_uid == ownership.user()
+    except OSError:
+        return True
+
+
+def _beside(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}-{ownership.user()}")
+
+
+def _listed(directory: Path) -> list[Queue]:
+    """What has the name of a queue in a directory, in order."""
+    try:
+        names = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    return [Queue(directory / name) for name in names if _QUEUE.fullmatch(name)]
+
+
+def kept_aside(directory: Path, queue: str = "") -> list[Path]:
+    """What could not be stored, and is kept in a spool for people to look at.
+
+    Args:
+        directory: the spool.
+        queue: the name of the queue it comes from; by default any.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    return [directory / name for name in names if name.startswith((f"{_TORN}{queue}", f"{_DAMAGED}{queue}"))]
+
+
 def _remove_if_abandoned(directory: Path) -> None:
-    with suppress(OSError):  # it may belong to another user
-        age_seconds = time.time() - directory.stat().st_mtime
+    with suppress(OSError):  # it may be gone
+        status = directory.lstat()
+        age_seconds = time.time() - status.st_mtime
+        if status.st_uid != ownership.user():
+            return
         if age_seconds > ABANDONED_SECONDS and not locks.is_held(directory / _OWNER):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -608,10 +936,12 @@ def _modified(path: Path) -> float:
 
 
 def _size(path: Path) -> int:
+    """Size of a staged copy; -1 if it is gone, or what stands there is none that this user has made."""
     try:
-        return path.stat().st_size
+        status = path.lstat()
     except FileNotFoundError:
         return -1
+    return status.st_size if staging.is_own_file(status) else -1
 
 
 def _moved(staged: Staged, directory: Path) -> Staged:
@@ -623,7 +953,7 @@ def _encode_origin(origin: Origin) -> Value:
     return {
         "experiment": origin.experiment,
         "storage": origin.storage,
-        "project": origin.project,
+        "project": portable(origin.project),
         "compression": origin.compression,
         "process": origin.process,
         "host": origin.host,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,16 @@ from typing import Protocol
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.failures import behind, diagnose
-from replicate_core.files import names_below, regular_files, sync, sync_directory, temporary_beside, write_atomically
+from replicate_core.files import (
+    make_directories,
+    names_below,
+    open_regular,
+    regular_files,
+    sync,
+    sync_directory,
+    temporary_beside,
+    write_atomically,
+)
 from replicate_core.options import hide
 from replicate_core.redaction import redact
 
@@ -74,7 +84,10 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory on this machine. Writes go to a temporary name first, to disk, and then into place."""
+    """A directory on this machine. Writes go to a temporary name first, to disk, and then into place.
+
+    Keys are regular files: links, pipes, sockets and devices in their places are passed over. The root may be a link.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root))
@@ -83,7 +96,7 @@ class LocalStore:
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `Store.get`."""
-        with self._translating(f"read {key}", key), open(self._path(key), "rb") as file:
+        with self._translating(f"read {key}", key), open_regular(self._path(key)) as file:
             file.seek(start)
             return file.read() if end is None else file.read(max(0, end - start))
 
@@ -139,7 +152,9 @@ class LocalStore:
         found: dict[str, int] = {}
         for key in keys:
             with self._translating(f"look up {key}"), suppress(FileNotFoundError, NotADirectoryError):
-                found[key] = self._path(key).stat().st_size
+                status = self._path(key).lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found[key] = status.st_size
         return found
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -147,6 +162,18 @@ class LocalStore:
         for key in keys:
             with self._translating(f"delete {key}"):
                 self._path(key).unlink(missing_ok=True)
+
+    def release_memory(self, keys: Iterable[str]) -> None:
+        """Give back the memory in which the system keeps what was written: nobody is about to read it."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for key in keys:
+            with (
+                suppress(OSError, NotFound),
+                self._translating(f"read {key}", key),
+                open_regular(self._path(key)) as file,
+            ):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _path(self, key: str) -> Path:
         check_key(key, self.url)
@@ -156,7 +183,7 @@ class LocalStore:
         path = self._path(key)
         if self._is_there and not self.root.is_dir():  # a disk that was taken away must not begin anew on another one
             raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self.root))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(path.parent)
         self._is_there = True
         return path
 

@@ -1,18 +1,29 @@
 """Values people hand in (params, metrics) as plain data, and plain data as valid JSON.
 
-Knows numpy, torch, TensorFlow and JAX by the methods their arrays have; none of them is imported.
+Knows numpy, torch, TensorFlow and JAX by the methods their arrays have, and OmegaConf by what its containers are:
+sequences and mappings. None of them is imported.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import fractions
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
-from typing import TypeAlias
+import types
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from replicate_core.errors import Corrupted, InvalidInput
+
+T = TypeVar("T")
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 """What a param or a metric is once it is recorded. Floats may be NaN or infinite."""
@@ -20,10 +31,20 @@ Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | 
 DEPTH_MAX = 64
 """Nesting that is taken; deeper structures are most likely cycles."""
 
+DEPTH_READ_MAX = 4 * DEPTH_MAX
+"""Nesting that is read back: whatever handles values may call itself once for each level."""
+
 WHOLE_DIGITS_MAX = 4000
 """Digits of a whole number; Python itself refuses to write or read much longer ones."""
 
 _WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
+_MOMENTS = (dt.date, dt.time)  # a datetime is a date
+_TEXTUAL = (decimal.Decimal, fractions.Fraction, uuid.UUID, dt.timedelta)
+_TEXTUAL_NAMES = frozenset(
+    {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "numpy.dtype"}  # by name: not imported
+)
+_SCALAR_TYPES = (bool, int, float, complex, str, bytes)
+_NO_LISTS = (range, bytearray, memoryview)
 _ESCAPE = "$"
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _FLOAT = "$float"
@@ -31,11 +52,19 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=Fa
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a single number, which can be compared; NaN is one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def plain(value: object, *, name: str) -> Value:
     """Convert what a user handed in to plain data.
 
-    Scalars and arrays of numpy, torch, TensorFlow and JAX become numbers and lists, tuples become lists, paths
-    become text, and keys that are numbers become text.
+    Scalars and arrays of numpy, torch, TensorFlow and JAX become numbers and lists; tuples and other sequences, such
+    as OmegaConf's, become lists, and so do sets, sorted; types such as `float` and `numpy.float32` become their names;
+    dataclasses and namespaces become dictionaries; members of an Enum become
+    the text that they stand for, else their names; dates and times become text as of ISO 8601; paths, decimals,
+    fractions, durations, UUIDs, and dtypes and devices of torch and numpy become text, and so do keys that are numbers.
 
     Args:
         value: anything.
@@ -63,22 +92,71 @@ def _plain(value: object, name: str, depth: int) -> Value:
         return _decoded(value, name)
     if isinstance(value, os.PathLike):
         return _plain(os.fspath(value), name, depth + 1)
+    if (described := _described(value)) is not None:
+        return _text(described, name)
     if isinstance(value, Mapping):
         return _plain_mapping(value, name, depth)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
         return [_plain(item, f"{name}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, AbstractSet):
+        return _in_order([_plain(item, f"an item of {name}", depth + 1) for item in value])
     if (array := _from_array(value, name)) is not value:
         return _plain(array, name, depth + 1)
+    if (fields := _fields(value)) is not None:
+        return _plain_mapping(fields, name, depth)
     raise InvalidInput(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__} ({_shown(value)}), which can't be recorded. "
-        "Give a number, a text, a bool, None, an array, or a list or dict of these; str(...) records its text"
+        "Give a number, a text, a bool, None, an array, a date or time, a path, a member of an Enum, a dataclass, a "
+        "dtype, or a list, set or dict of these; str(...) records its text"
     )
+
+
+def _in_order(items: list[Any]) -> list[Value]:
+    """The items of a set, sorted; if they can't be compared, in the order of their texts."""
+    try:
+        return sorted(items)
+    except TypeError:
+        return sorted(items, key=repr)
+
+
+def _described(value: object) -> str | None:
+    """The text of what has one, as people write it; None for anything else."""
+    if isinstance(value, enum.Enum):
+        return value.value if isinstance(value.value, str) else value.name
+    if isinstance(value, _MOMENTS):
+        return value.isoformat()
+    if isinstance(value, _TEXTUAL):
+        return str(value)
+    if isinstance(value, type):
+        return _type_name(value)
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(value).__mro__)
+    return None if _TEXTUAL_NAMES.isdisjoint(names) else str(value)
+
+
+def _type_name(kind: type) -> str | None:
+    """The name of a type that is given as a dtype: Python's own, or a scalar of numpy or JAX; None for any other."""
+    if kind in _SCALAR_TYPES:
+        return kind.__name__
+    is_scalar = kind.__module__ == "numpy" and any(base.__qualname__ == "generic" for base in kind.__mro__)
+    if is_scalar or kind.__module__ == "jax.numpy":
+        return kind.__name__.rstrip("_")  # bool_ and str_ of older ones
+    return None
+
+
+def _fields(value: object) -> Mapping[Any, object] | None:
+    """What a dataclass or a namespace holds; None for anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, types.SimpleNamespace) or type(value).__module__ == "argparse":
+        return dict(vars(value))
+    return None
 
 
 def _plain_mapping(mapping: Mapping[object, object], name: str, depth: int) -> dict[str, Value]:
     result: dict[str, Value] = {}
     for given, item in mapping.items():
-        key = _plain(given, f"a key of {name}", depth + 1) if hasattr(given, "dtype") else given  # np.int64, say
+        is_known = hasattr(given, "dtype") or isinstance(given, enum.Enum)  # np.int64, say
+        key = _plain(given, f"a key of {name}", depth + 1) if is_known else given
         if isinstance(key, bool) or not isinstance(key, (str, int, float)):
             raise InvalidInput(f"{name} has the key {_shown(key)} of type {type(key).__name__}: keys must be text")
         called = f"the key {_shown(key)} of {name}" if isinstance(key, str) else f"a key of {name}"
@@ -167,6 +245,22 @@ def loads(text: str | bytes) -> Value:
         raise Corrupted(f"a stored document is not valid JSON: {error}") from error
 
 
+def is_deeper(value: Value, levels: int) -> bool:
+    """Tell whether lists and mappings stand in one another more than so many levels deep."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [inner for outer in layer for inner in _inside(outer)]
+        if not layer:
+            return False
+    return any(isinstance(inner, (list, dict)) for inner in layer)
+
+
+def _inside(value: Value) -> Iterable[Value]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _unicode(text: str | bytes) -> str:
     """The text, if every character in it is one: an escaped half of a pair would be no Unicode."""
     decoded = text if isinstance(text, str) else text.decode("utf-8")
@@ -199,3 +293,14 @@ def _float(word: Value) -> float:
     if not isinstance(word, str) or word not in _FLOATS:
         raise ValueError(f"{_FLOAT} is {word!r}, which is none of {', '.join(_FLOATS)}")
     return _FLOATS[word]
+
+
+def renamed(name: str, value: T | None, former: str, former_value: T | None) -> T | None:
+    """The value of an argument that is taken under its former name, too.
+
+    Raises:
+        InvalidInput: it is given under both.
+    """
+    if value is not None and former_value is not None:
+        raise InvalidInput(f"{name} and {former} are two names of one argument: give {name} alone")
+    return former_value if value is None else value

@@ -19,6 +19,8 @@ from replicate_core.errors import InvalidInput
 from replicate_core.experiment import Experiment
 from replicate_core.listing import Listed, Source
 from replicate_core.manifest import File
+from replicate_core.preview import is_left_over
+from replicate_core.records import saved_paths
 from replicate_core.verifying import Snapshot, snapshots_of
 
 COMPARED_BYTES = 1 << 20
@@ -37,6 +39,8 @@ class Holder:
 
 def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> list[Holder]:
     """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
+
+    What lay in the project where checkpoints of an experiment saved something is no code of it.
 
     Args:
         source: where what is known of experiments comes from.
@@ -109,8 +113,11 @@ def _stored(source: Source, listed: Mapping[str, Listed], local: _Local) -> dict
         paths[key] = [path for path, file in manifest.files.items() if local.is_same(file)]
     held: dict[str, list[tuple[str | None, str]]] = {}
     for key, owners in snapshots.items():
-        for owner in owners:
-            held.setdefault(owner.experiment, []).extend((owner.checkpoint, path) for path in paths.get(key, ()))
+        for owner in owners if paths.get(key) else ():
+            checkpoints = listed[owner.experiment].state.checkpoints if owner.checkpoint is None else ()
+            saved = saved_paths(checkpoints)
+            found = [(owner.checkpoint, path) for path in paths[key] if not is_left_over(path, saved)]
+            held.setdefault(owner.experiment, []).extend(found)
     return {experiment: list(dict.fromkeys(found)) for experiment, found in held.items()}  # code is saved each session
 
 

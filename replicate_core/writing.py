@@ -18,6 +18,7 @@ from pathlib import Path
 
 from replicate_core.chunks import Chunk, cut
 from replicate_core.containers import Read
+from replicate_core.descriptors import opener
 from replicate_core.documents import DIGEST_NAME, digest
 from replicate_core.encodings import Policy, encode
 from replicate_core.errors import StorageFailed
@@ -25,13 +26,13 @@ from replicate_core.known import Known, Location
 from replicate_core.manifest import Encoding, File, Manifest, Part
 from replicate_core.records import Record, Repacked
 from replicate_core.repository import Repository
-from replicate_core.staging import SMALL_BYTES, Staged, StagedFile
+from replicate_core.staging import SMALL_BYTES, Staged, StagedFile, open_copy
 
 PACK_BYTES = 64 << 20
 """A pack that has grown beyond this is closed."""
 
-NEW_SHARE = 0.5
-"""A file of which at least so much is new is stored as one object, byte for byte: any tool can fetch it."""
+VERBATIM_COST_MAX = 1.05
+"""Maximum size of a file that is stored as one object, byte for byte, as a multiple of the size of its new chunks."""
 
 ATTEMPTS = 5
 """So often the files are looked up again when objects of others vanish meanwhile."""
@@ -55,6 +56,8 @@ class Snapshot:
     size_bytes: int
     stored_bytes: int
     """Size of the objects that were added for it."""
+    files: Mapping[str, File]
+    """Path to what the manifest says of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +105,42 @@ def publish(
 def store_snapshot(repository: Repository, known: Known, staged: Staged, policy: Policy) -> Snapshot:
     """Store the files of a snapshot and its manifest, each chunk that is known already by reference.
 
+    A manifest is written only if the copies are still what was cut and digested: then its digests are those of the
+    objects.
+
     Raises:
         StorageFailed: the storage refused; what was stored until then is referred to by nothing.
     """
-    cuts = _cut_all(staged.files)
     added: dict[str, int] = {}
+    cuts: dict[str, list[_Piece]] = {}
+    seen: dict[Path, tuple[int, int]] | None = None
     for _ in range(ATTEMPTS):
+        if seen != (seen := _versions(staged.files)):
+            cuts = _cut_all(staged.files)
         known.refresh()
         writer = _Writer(repository, known, staged, policy)
         files = writer.store(staged.files, cuts)
         manifest = Manifest(files, staged.links, staged.directories, writer.object_bytes, writer.object_digests)
         added |= writer.added
+        if _versions(staged.files) != seen:
+            known.forget(set(writer.added))  # who knows what they hold
+            continue
         missing = known.missing(manifest.object_bytes)
         known.forget(missing)
         if not missing and known.is_fresh():
             key = repository.put_manifest(manifest)
             objects, stored_bytes = tuple(manifest.object_bytes), sum(added.values())
-            return Snapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes)
+            return Snapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes, manifest.files)
     raise StorageFailed(
         f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
         "deleting there? Only `replicate prune` may"
     )
+
+
+def _versions(files: Iterable[StagedFile]) -> dict[Path, tuple[int, int]]:
+    """What tells whether copies were changed."""
+    statuses = {copy: copy.stat() for copy in {file.copy for file in files}}
+    return {copy: (status.st_mtime_ns, status.st_size) for copy, status in statuses.items()}
 
 
 def _cut_all(files: Iterable[StagedFile]) -> dict[str, list[_Piece]]:
@@ -165,11 +183,11 @@ class _Writer:
 
     def _is_new(self, file: StagedFile, cuts: Mapping[str, list[_Piece]]) -> bool:
         """Tell whether a file is stored as an object of its own."""
-        if file.size <= SMALL_BYTES:
+        if file.size <= SMALL_BYTES or not file.has_copy_of_its_own():
             return False
         pieces = {piece.digest: piece.chunk for piece in cuts[file.path]}
         new = [chunk for found, chunk in pieces.items() if self._find(found) is None]
-        if sum(chunk.length for chunk in new) < NEW_SHARE * file.size:
+        if file.size > VERBATIM_COST_MAX * sum(chunk.length for chunk in new):
             return False
         return self._policy != "max" or not self._compresses(file, new)
 
@@ -258,7 +276,7 @@ class _Pack:
         self.members: dict[str, tuple[int, Encoding | None]] = {}
         """Digest of a chunk to where it begins, and how it is encoded."""
         self._names: set[str] = set()
-        self._file = open(self.path, "xb")
+        self._file = open(self.path, "xb", opener=opener)
 
     def add(self, file: StagedFile, piece: _Piece, data: bytes, policy: Policy) -> None:
         """Append a chunk."""
@@ -266,7 +284,7 @@ class _Pack:
         codec, stored = encoded or ("", data)
         member = tarfile.TarInfo(self._unused_name(file, piece, codec))
         member.size, member.mode = len(stored), file.mode
-        header = member.tobuf(tarfile.GNU_FORMAT)
+        header = member.tobuf(tarfile.GNU_FORMAT, "utf-8")
         padding = bytes(-len(stored) % tarfile.BLOCKSIZE)
         encoding = Encoding(codec, len(stored)) if codec else None
         self.members[piece.digest] = (self.size + len(header), encoding)
@@ -305,7 +323,7 @@ class _Pack:
 @contextmanager
 def _reader(file: StagedFile) -> Iterator[Read]:
     """Read a staged file, from several threads if need be."""
-    descriptor = os.open(file.copy, os.O_RDONLY)
+    descriptor = open_copy(file)
     try:
         yield lambda offset, length: _pread(descriptor, file.offset + offset, min(length, file.size - offset))
     finally:

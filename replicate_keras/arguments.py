@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import re
 
-from replicate_core import AUTO, InvalidInput, PrimaryMetric, whole_from_1
-
-EPOCH = "epoch"
+import replicate_core
+from replicate_core import AUTO, EPOCH, InvalidInput, PrimaryMetric, is_number, whole_from_1
 
 _MORE_IS_BETTER = re.compile(r"acc|auc|f1|f_?beta|fscore|precision|recall|iou|dice|r2|similarity")
 _LESS_IS_BETTER = re.compile(r"loss|err|mse|mae|mape|msle|rmse|crossentropy|divergence|perplexity|hinge|poisson")
+
+
+def check_params(params: object) -> None:
+    """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
+    if isinstance(params, str):
+        raise InvalidInput(
+            f"params must be a dictionary, got {params!r}. What ModelCheckpoint takes as its second argument is given "
+            f"by name here: monitor={params!r}"
+        )
+    replicate_core.check_params(params)
+
+
+def check_verbose(verbose: object) -> bool:
+    """Check whether to print what is saved, and why not; 0 or 1. Raises `InvalidInput`."""
+    if isinstance(verbose, (bool, int)) and verbose >= 0:
+        return verbose > 0
+    raise InvalidInput(f"verbose must be 0 or 1, got {verbose!r}")
+
+
+def check_options(options: object) -> None:
+    """Refuse what `ModelCheckpoint` took before Keras 3. Raises `InvalidInput`."""
+    if options is not None:
+        raise InvalidInput(
+            "options are those of TensorFlow's own formats (SaveOptions, CheckpointOptions), which Keras 3 does not "
+            "save to: leave options out"
+        )
 
 
 def check_save_freq(save_freq: object) -> str | int:
@@ -18,7 +43,10 @@ def check_save_freq(save_freq: object) -> str | int:
         return save_freq
     if (number := whole_from_1(save_freq)) is not None:
         return number
-    raise InvalidInput(f'save_freq must be "epoch", "auto", or a number of batches from 1, got {save_freq!r}')
+    hint = ""
+    if isinstance(save_freq, str) and (found := re.fullmatch(r"\s*(\d+)\s*epochs?\s*", save_freq)):
+        hint = f". After every {found[1]} epochs: period={found[1]}"
+    raise InvalidInput(f'save_freq must be "epoch", "auto", or a number of batches from 1, got {save_freq!r}{hint}')
 
 
 class Best:
@@ -41,7 +69,7 @@ class Best:
             raise InvalidInput(f'mode must be "auto", "min" or "max", got {mode!r}')
         if monitor is not None and not isinstance(monitor, str):
             raise InvalidInput(f"monitor must be the name of a metric, got {monitor!r}")
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float, type(None))):
+        if threshold is not None and not is_number(threshold):
             raise InvalidInput(f"initial_value_threshold must be a number, got {threshold!r}")
         self.monitor = monitor or (primary_metric.name if primary_metric else "val_loss")
         if mode == "auto" and primary_metric is not None and primary_metric.name == self.monitor:
@@ -49,9 +77,9 @@ class Best:
         self._mode = mode
         self.value = threshold
 
-    def improves(self, value: object) -> bool:
-        """Tell whether a value is better than all before, and remember it then. NaN, and what is no number, is not."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  # NaN
+    def improves(self, value: float) -> bool:
+        """Tell whether a number is better than all before, and remember it then. NaN is not."""
+        if value != value:  # noqa: PLR0124  # NaN
             return False
         is_better = self.value is None or (value < self.value if self.is_less_better else value > self.value)
         if is_better:

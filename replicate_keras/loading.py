@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,11 @@ import h5py
 import keras
 
 import replicate_core
-from replicate_core import Checkpoint, InvalidInput
+from replicate_core import Checkpoint, InvalidInput, warn
+from replicate_keras import state as states
+from replicate_keras import variables
 from replicate_keras.saving import MODEL_ENDINGS, WEIGHTS_ENDINGS, quietly
+from replicate_keras.state import State
 
 _OPTIMIZER = "optimizer_weights"
 
@@ -62,56 +66,67 @@ def _load(path: Path, options: dict[str, Any]) -> Any:
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         model.optimizer = optimizer
         _restore_optimizer(model, path)
+    if (found := states.read(path)) is not None:
+        values = {name: value for name, value in found.raw.items() if name.startswith("weight ")}
+        if variables.fits(model, values):  # else this one has no LoRA, and the merged weights
+            variables.restore_raw(model, values)
     return model
 
 
-def restore(model: Any, path: Path, build: dict[str, Any] | None) -> None:
-    """Load the weights and the optimizer of a saved model into one that was made and compiled by the user's script.
+def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
+    """Load the weights and the optimizers of a saved model into one that was made and compiled by the user's script.
 
     Args:
         model: the model.
         path: of the file that was saved.
-        build: how the saved one was built, in case this one is not yet.
+        epochs: that `fit` goes through, in case the model is not built yet: see `data.Fit`.
+
+    Returns:
+        The state of training that was saved with it; None if none was.
 
     Raises:
         InvalidInput: this is another model than the one that was saved; or one of Keras 2.
     """
     if not isinstance(model, keras.Model):
         raise InvalidInput("a model of Keras 2 (tf_keras) can be recorded, and not gone on with: leave resume out")
-    if not model.built and build is not None:
-        model.build_from_config(build)
-    if not model.built:
-        raise InvalidInput(
-            "the model has no weights yet that could be restored: build it before fit, by model.build(...) or by "
-            "calling it once on some data"
-        )
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    try:
-        with quietly():
+    found = states.read(path)
+    told = None if found is None else found.optimizers
+    with quietly():
+        variables.build(model, None if found is None else found.build, epochs)
+        variables.build_optimizers(model, told)
+        try:
+            if told is not None:  # else what Keras says of an optimizer is all that there is
+                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             model.load_weights(path)
-            if optimizer is not None and not path.name.endswith((".keras", *WEIGHTS_ENDINGS)):
+            if getattr(model, "optimizer", None) is not None and not path.name.endswith((".keras", *WEIGHTS_ENDINGS)):
                 _restore_optimizer(model, path)
-    except (ValueError, KeyError) as error:
-        raise InvalidInput(
-            f"what {path.name} holds does not fit into this model: {error}. Was the model changed since? Then begin "
-            "anew: another name, or no resume"
-        ) from error
+            variables.restore_raw(model, {} if found is None else found.raw)
+        except (ValueError, KeyError) as error:
+            raise InvalidInput(
+                f"what {path.name} holds does not fit into this model: {error}. Was the model changed since? Then "
+                "begin anew: another name, or no resume"
+            ) from error
+    variables.check_optimizers(model, told)
+    if told is None and variables.has_lora(model):
+        warn(
+            f"{path.name} was saved without the weights of LoRA, which Keras merges into the others: training goes on "
+            "from the merged ones, and ends with other weights than it would have without the restart",
+            stacklevel=6,
+        )
+    return found
 
 
 def weights_of(model: Any, path: Path) -> list[Any]:
     """The weights in a file, in the order of `model.get_weights()`; the model itself stays as it is."""
     weights = model.get_weights()
-    optimizer = getattr(model, "optimizer", None)
-    variables = [] if optimizer is None else optimizer.variables
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    kept = [variable for optimizer in variables.optimizers_of(model).values() for variable in optimizer.variables]
+    values = [keras.ops.convert_to_numpy(variable) for variable in kept]
     try:
-        restore(model, path, None)
+        restore(model, path)
         return list(model.get_weights())
     finally:
         model.set_weights(weights)
-        for variable, value in zip(variables, values, strict=True):
+        for variable, value in zip(kept, values, strict=True):
             variable.assign(value)
 
 
@@ -142,7 +157,7 @@ def local_copy(checkpoint: Checkpoint) -> Iterator[Path]:
 
 def _checkpoint(prefix: str) -> Checkpoint:
     experiment, checkpoint = replicate_core.experiments.find(prefix)
-    found = checkpoint or experiment.best() or experiment.latest()
+    found = checkpoint or experiment.best_or_latest()
     if found is None:
         raise InvalidInput(f"the experiment {experiment.short_id} has no checkpoints")
     return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from replicate_core import InvalidInput, check_template
+import keras
+
+from replicate_core import InvalidInput, check_template, put_in_place, written_ahead
 from replicate_keras.state import State, write
 
 MODEL_ENDINGS = (".keras", ".h5", ".hdf5")
@@ -42,6 +45,15 @@ def check_filepath(
     return path
 
 
+def say(text: str) -> None:
+    """Print, where Keras itself would print: else it is logged."""
+    if keras.config.is_interactive_logging_enabled():
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    else:
+        logging.getLogger("absl").info(text)
+
+
 def number(value: Any) -> Any:
     """A metric as plain data, if it is a scalar of some library; anything else is left as it is."""
     try:
@@ -57,13 +69,13 @@ def save(model: Any, path: str, *, weights_only: bool, state: State) -> None:
     ending = next(ending for ending in (*WEIGHTS_ENDINGS, *MODEL_ENDINGS) if path.endswith(ending))
     temporary = target.with_name(f".replicate-{os.urandom(8).hex()}.tmp{ending}")
     try:
-        with quietly():
+        with quietly(), written_ahead(temporary, target):
             if weights_only:
                 model.save_weights(temporary)
             else:
                 model.save(temporary)
             write(temporary, state)
-        os.replace(temporary, target)
+        put_in_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """What training depends on beside the model: where it is, random states, and what callbacks remember.
 
 Keras saves none of it. It is put into the file of the model itself, where Keras passes over it: as a member of a
-`.keras` archive, as a dataset of an HDF5 file. Plain JSON: nothing is unpickled.
+`.keras` archive, as a dataset of an HDF5 file. Plain JSON, and plain bytes of arrays: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+import math
 import random
 import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ import h5py
 import keras
 import numpy as np
 
-from replicate_core import InvalidInput
+from replicate_core import InvalidInput, warn
 
 _NAME = "replicate_state.json"
+
+_RAW_NAME = "replicate_state.raw"
 
 _REMEMBERED = {
     "EarlyStopping": ("wait", "best", "best_epoch", "stopped_epoch"),
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
 }
 """Of Keras' own callbacks: what they remember from epoch to epoch, all of it numbers or None."""
+
+_SWAPPING = "SwapEMAWeights"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class State:
         build: how a model is built that is not yet: `build_from_config` takes it.
         random: states of random number generators.
         callbacks: what Keras' own callbacks remember, in the order of the list; None for the others.
+        due: how many batches had been seen when saving was due the last time; None of those saved by older versions.
+        rate: the learning rate that the script had compiled when the run began; None where that was a schedule.
+        optimizers: how those of the model are built, as `variables` tells it; None where nothing is known of it.
+        raw: values that Keras' own file does not hold, by name: see `variables`.
     """
 
     epoch: int
@@ -56,31 +65,60 @@ class State:
     build: dict[str, Any] | None = None
     random: dict[str, Any] = field(default_factory=dict)
     callbacks: list[dict[str, Any] | None] = field(default_factory=list)
+    due: int | None = None
+    rate: float | None = None
+    optimizers: dict[str, Any] | None = None
+    raw: dict[str, Any] = field(default_factory=dict)
 
 
 def write(path: Path, state: State) -> None:
     """Put a state into the file of a model."""
-    text = json.dumps(vars(state))
+    arrays = {name: np.asarray(array) for name, array in state.raw.items()}
+    forms = {name: [array.dtype.name, *array.shape] for name, array in arrays.items()}
+    text = json.dumps(vars(state) | {"raw": forms}).encode()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(_NAME, text)
+            if arrays:
+                archive.writestr(_RAW_NAME, b"".join(array.tobytes() for array in arrays.values()))
     else:
         with h5py.File(path, "a") as file:
-            file.create_dataset(_NAME, data=np.frombuffer(text.encode(), "uint8"))
+            file.create_dataset(_NAME, data=np.frombuffer(text, "uint8"))
+            if arrays:
+                data = np.concatenate([array.reshape(-1).view("uint8") for array in arrays.values()])
+                file.create_dataset(_RAW_NAME, data=data)
 
 
 def read(path: Path) -> State | None:
     """The state in the file of a model; None if there is none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read(_NAME) if _NAME in archive.namelist() else None
-    else:
-        with h5py.File(path) as file:
-            text = bytes(file[_NAME][()]) if _NAME in file else None
+    text, data = _members(path)
     try:
-        return None if text is None else State(**json.loads(text))
+        if text is None:
+            return None
+        state = State(**json.loads(text))
+        return replace(state, raw=_arrays(state.raw, data))
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"{path.name} holds a state of training that this version can't read: {error}") from error
+
+
+def _members(path: Path) -> tuple[bytes | None, bytes]:
+    """The text of the state, if there is one; and the bytes of its arrays."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            text, data = (archive.read(name) if name in archive.namelist() else None for name in (_NAME, _RAW_NAME))
+    else:
+        with h5py.File(path) as file:
+            text, data = (bytes(file[name][()]) if name in file else None for name in (_NAME, _RAW_NAME))
+    return text, data or b""
+
+
+def _arrays(forms: dict[str, Any], data: bytes) -> dict[str, Any]:
+    arrays, begin = {}, 0
+    for name, (kind, *shape) in forms.items():
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(data, np.dtype(kind), count, begin).reshape(shape)
+        begin += arrays[name].nbytes
+    return arrays
 
 
 def build_config_of(model: Any) -> dict[str, Any] | None:
@@ -117,6 +155,27 @@ def description(model: Any, fit: dict[str, Any]) -> dict[str, Any]:
         with suppress(Exception):  # of a model that is not built, or not made of plain data
             told[name] = json.loads(json.dumps(attempt()))
     return told
+
+
+def learning_rate(model: Any) -> float | None:
+    """The current learning rate of a model; None if it has no optimizer, or follows a schedule."""
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed precision
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    try:
+        rate = optimizer.get_config().get("learning_rate")
+    except Exception:  # noqa: BLE001  # of an optimizer of the user's own
+        return None
+    return float(rate) if isinstance(rate, (int, float)) else None
+
+
+def compiled_rate(model: Any) -> float | None:
+    """The learning rate that the script compiled; None for a schedule, or if training may have changed it since."""
+    rate = learning_rate(model)
+    if rate is None or keras.ops.convert_to_numpy(model.optimizer.iterations) > 0:  # int() takes none of a strategy's
+        return None
+    return rate
 
 
 def random_states(model: Any) -> dict[str, Any]:
@@ -171,9 +230,21 @@ def come_last(callback: Any) -> list[Any]:
         if isinstance(caller, keras.callbacks.CallbackList):
             others = [other for other in caller.callbacks if other is not callback]
             caller.callbacks = [*others, callback]  # a new list: the old one is being gone through
+            for hook in ("on_train_batch_end", "on_epoch_end"):
+                setattr(caller, hook, _in_any_case(getattr(caller, hook), callback, hook))
             return others
         frame = frame.f_back
     return []
+
+
+def _in_any_case(call_all: Callable[..., None], callback: Any, hook: str) -> Callable[..., None]:
+    """What calls all callbacks, so that the last one is called although one before it raises."""
+
+    def call(index: int, logs: dict[str, Any] | None = None) -> None:
+        with callback.told_in_any_case(hook, index, logs):
+            call_all(index, logs)
+
+    return call
 
 
 def remembered(callbacks: list[Any]) -> list[dict[str, Any] | None]:
@@ -187,7 +258,14 @@ def _remembered(callback: Any) -> dict[str, Any] | None:
             values = {name: getattr(callback, name, None) for name in _REMEMBERED[base.__name__]}
             plain = {name: None if value is None else float(value) for name, value in values.items()}
             return {"class": base.__name__, "monitor": callback.monitor, **plain}
+        if base.__name__ == _SWAPPING:
+            is_swapped = callback._ema_weights_in_model  # noqa: SLF001
+            return {"class": _SWAPPING, "monitor": None, "swapped": is_swapped, "epochs": _epochs(callback)}
     return None
+
+
+def _epochs(callback: Any) -> int | None:
+    return (callback.params or {}).get("epochs")
 
 
 def was_stopped(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> bool:
@@ -204,7 +282,7 @@ def remind(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> list[
         callbacks: those of this `fit`, after their `on_train_begin`.
         memories: as `remembered` gave them. A callback is known by its class and by what it monitors.
     """
-    left = [memory for memory in memories if memory is not None]
+    left = [memory for memory in memories if memory is not None and memory["class"] in _REMEMBERED]
     reminded = []
     for callback in callbacks:
         now = _remembered(callback)
@@ -217,3 +295,30 @@ def remind(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> list[
             value = memory[name]
             setattr(callback, name, value if name == "best" or value is None else int(value))
     return reminded
+
+
+def swap(callbacks: list[Any], restored: State) -> None:
+    """Tell `SwapEMAWeights` before training begins that the weights in the model are the averaged ones, if they are.
+
+    It puts back those that are trained when the next epoch begins.
+    """
+    swapped = [memory for memory in restored.callbacks if memory and memory.get("swapped")]
+    if not swapped:
+        return
+    swapping = [item for item in callbacks if isinstance(item, keras.callbacks.SwapEMAWeights)]
+    for callback in swapping:
+        callback._ema_weights_in_model = True  # noqa: SLF001
+        if not callback.swap_on_epoch:  # saved in the midst of an evaluation
+            callback.on_test_end()
+        if restored.is_whole and swapped[0]["epochs"] == restored.epoch < (_epochs(callback) or 0):
+            warn(
+                "SwapEMAWeights has kept the averaged weights alone when that training came to its end: they are "
+                "trained on, where a longer training would have gone on from those that were averaged",
+                stacklevel=5,
+            )
+    if not swapping:
+        warn(
+            "the averaged weights that SwapEMAWeights had put into the model were saved, and it is not among the "
+            "callbacks now: they are trained on, and not those that were averaged; give it to fit again",
+            stacklevel=5,
+        )

@@ -5,17 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from replicate_core import AUTO, InvalidInput, whole_from_1
+import replicate_core
+from replicate_core import AUTO, EPOCH, InvalidInput, whole_from_1
 
-EPOCH = "epoch"
+OF_MODEL_CHECKPOINT = {
+    "dirpath": 'give filepath="DIRECTORY/NAME.ckpt"',
+    "filename": 'give filepath="DIRECTORY/NAME.ckpt"',
+    "monitor": 'give primary_metric=("val_loss", "minimize")',
+    "mode": 'give primary_metric=("val_loss", "minimize")',
+    "verbose": "nothing is printed while training runs; `replicate ls` lists what was saved",
+    "save_last": "the last one is always kept; keep_last=3 keeps the last three",
+    "save_top_k": "give keep_best=3; left out, all are kept",
+    "auto_insert_metric_name": 'nothing is added to names: give filepath="epoch={epoch}.ckpt" to have it in there',
+    "every_n_train_steps": "give save_freq=100",
+    "train_time_interval": "give save_freq=timedelta(...)",
+    "every_n_epochs": "give period=2",
+    "save_on_train_epoch_end": "it saves at the end of epochs, and after a validation inside of one",
+    "enable_version_counter": "every checkpoint is kept, also where a file of the same name takes the place of another",
+}
+"""Arguments of Lightning's `ModelCheckpoint` that are not taken, and what to do instead."""
+
+
+def refuse_others(given: Mapping[str, object]) -> None:
+    """Refuse arguments that are not taken.
+
+    Raises:
+        InvalidInput: one is of `ModelCheckpoint`; says what to give instead.
+        TypeError: one is of nobody, as Python says it.
+    """
+    for name in given:
+        if name in OF_MODEL_CHECKPOINT:
+            raise InvalidInput(f"{name} is an argument of ModelCheckpoint: {OF_MODEL_CHECKPOINT[name]}")
+        raise TypeError(f"ReplicateCallback got an unexpected keyword argument {name!r}")
 
 
 def check_params(params: object) -> dict[str, object]:
     """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
-    if params is None or isinstance(params, Mapping):
-        return dict(params or {})
-    hint = ". Did you mean vars(...)?" if hasattr(params, "__dict__") else ""
-    raise InvalidInput(f"params must be a dictionary, got {type(params).__name__}{hint}")
+    if isinstance(params, str):
+        raise InvalidInput(
+            "params must be a dictionary, got str. The dirpath and filename of ModelCheckpoint are one path here, "
+            "filepath; a metric is primary_metric"
+        )
+    return replicate_core.check_params(params)
 
 
 def check_save_freq(save_freq: object) -> str | int | timedelta:
@@ -29,12 +60,3 @@ def check_save_freq(save_freq: object) -> str | int | timedelta:
     raise InvalidInput(
         f'save_freq must be "epoch", "auto", a number of training steps from 1, or a timedelta, got {save_freq!r}'
     )
-
-
-def check_period(period: object, save_freq: str | int | timedelta) -> int:
-    """Check after every how many epochs to save. Raises `InvalidInput`."""
-    if (number := whole_from_1(period)) is None:
-        raise InvalidInput(f"period must be a number of epochs from 1, got {period!r}")
-    if number != 1 and save_freq != EPOCH:
-        raise InvalidInput(f'period counts epochs, for save_freq="epoch", got save_freq={save_freq!r}')
-    return number

@@ -10,33 +10,52 @@ import os
 import signal
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import replicate_core
 from replicate_core import (
     AUTO,
+    EPOCH,
     Checkpoint,
     InvalidInput,
+    Prepared,
     PrimaryMetric,
     check_keep,
     check_overhead,
+    check_period,
+    check_primary_metric,
     check_resume,
+    copy_for_training,
+    discard,
     expand_template,
+    warn,
+    warn_of_machine,
 )
+from replicate_lightning import averaging
 from replicate_lightning import state as states
-from replicate_lightning.arguments import EPOCH, check_params, check_period, check_save_freq
+from replicate_lightning.arguments import check_params, check_save_freq, refuse_others
 from replicate_lightning.describing import description, hyperparameters
-from replicate_lightning.loading import go_on_from, load_plain, puts_back, told_path, tunes, was_stopped
+from replicate_lightning.loading import (
+    check_resumable,
+    go_on_from,
+    let_configuration_be_rewritten,
+    load_plain,
+    puts_back,
+    told_path,
+    tunes,
+    was_stopped,
+)
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
+from replicate_lightning.ranks import joined, same_on_all_ranks, tell_other_ranks
 from replicate_lightning.saving import check_filepath, save
+from replicate_lightning.stepping import Stepping
+from replicate_lightning.steps import Steps
 
 MID_EPOCH_SECONDS = 300.0
 """With `save_freq="auto"`: no more often than this is anything saved inside an epoch."""
@@ -48,12 +67,19 @@ class _Saver(*bases("Checkpoint")):  # type: ignore[misc]  # the bases are those
     Its owner is no such callback itself, because Lightning would take it for its own `ModelCheckpoint`.
     """
 
-    best_model_path = ""  # what Lightning asks of its checkpoint callback
-    last_model_path = ""
-
     def __init__(self, owner: ReplicateCallback) -> None:
         super().__init__()
         self.owner = owner
+
+    @property
+    def best_model_path(self) -> str:
+        """What `ckpt_path="best"` stands for, where Lightning has no checkpoint callback of its own."""
+        return self.owner.best_model_path
+
+    @property
+    def last_model_path(self) -> str:
+        """Beside it, as Lightning's own checkpoint callback has it."""
+        return self.owner.last_model_path
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.owner.after_batch(trainer)
@@ -64,8 +90,15 @@ class _Saver(*bases("Checkpoint")):  # type: ignore[misc]  # the bases are those
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         self.owner.after_epoch(trainer)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        self.owner.after_training(trainer)
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
         self.owner.after_exception(trainer, exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002
+        if stage == "fit":
+            self.owner.after_fit(trainer)
 
 
 class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases are those that are installed
@@ -77,8 +110,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         filepath: where the trainer's checkpoint is saved. May hold names to fill in,
             `"m-{epoch:02d}-{val_loss:.2f}.ckpt"`: `epoch` and `step` as Lightning counts them, from 0, and metrics.
             None saves no file, only metrics.
-        params: hyperparameters to record, beside those of the module and of the data module that are JSON; of the same
-            name, these win.
+        params: hyperparameters to record, beside those of the module and of the data module; of the same name, these
+            win. Of those, a warning names what is neither numbers nor text, nor a list or dictionary of these.
         primary_metric: the pair (name, `"minimize"` or `"maximize"`) by which checkpoints are compared.
         save_freq: `"epoch"`; a number of training steps; a `timedelta`; or `"auto"`: as often as `max_overhead` allows,
             at the end of epochs where that is often enough. The step of a checkpoint is the epoch (from 0) with
@@ -92,14 +125,16 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         save_on_exception: save once more when an exception, Ctrl-C or SIGTERM ends the training; not where several
             processes train: those that are left can't save without the one that failed.
         name, tags, notes: of the experiment, as in `replicate.init`.
-        resume: `"auto"` goes on where the same run was killed, with all that Lightning saves and the random states. Or
-            how the id of an experiment or checkpoint begins. See `replicate.init`. Only the first `fit` that is trained
-            to its end resumes.
+        resume: `"auto"` goes on where the same run was killed, failed or was interrupted, with all that Lightning saves
+            and the random states. What has finished is extended by its id: how that of an experiment or checkpoint
+            begins. See `replicate.init`. Only the first `fit` that is trained to its end resumes.
         experiment: one that the script has begun, to record into; it is not ended with the training. If it was resumed,
             so is the training.
+        others: arguments of Lightning's `ModelCheckpoint` that have another name here are refused with that name.
 
     Attributes:
-        experiment: what it records into; None before the first training.
+        experiment: what it records into; None before the first training, and after one that failed before the end of
+            its first batch: nothing is left of that, unless something was recorded.
 
     Raises:
         InvalidInput: an argument can't be taken; at construction.
@@ -110,7 +145,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         filepath: str | os.PathLike[str] | None = "model.ckpt",
         params: Mapping[str, object] | None = None,
         primary_metric: tuple[str, str] | None = None,
-        save_freq: str | int | timedelta = EPOCH,
+        save_freq: int | timedelta | str = EPOCH,  # in this order LightningCLI reads "5" as a number
         *,
         period: int = 1,
         save_weights_only: bool = False,
@@ -123,7 +158,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         notes: str | None = None,
         resume: str | None = None,
         experiment: replicate_core.Experiment | None = None,
+        **others: NoReturn,
     ) -> None:
+        refuse_others(others)
         super().__init__()
         self.filepath = check_filepath(filepath)
         self.save_freq = check_save_freq(save_freq)
@@ -132,9 +169,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self.experiment = experiment
         self._is_given = experiment is not None
         self._params = check_params(params)
-        self._labels = {"name": name, "tags": tags, "notes": notes}
+        self._labels: dict[str, Any] = {"name": name, "tags": tags, "notes": notes}
         self._resume = resume
-        self._primary_metric = PrimaryMetric.parse(primary_metric)
+        self._primary_metric = check_primary_metric(primary_metric)
         self._max_overhead = check_overhead(max_overhead, self.save_freq)
         self._saves_on_exception = save_on_exception
         self._keep = check_keep(keep_best, keep_last, self._primary_metric)
@@ -151,25 +188,50 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._begins_late = True
         self._looks_again = False
         self._measured = Measured()
-        self._is_training = self._is_in_batch = self._is_stepping = self._is_at_epoch_end = False
+        self._stepping = Stepping()
+        self._steps = Steps()
+        self._is_training = self._is_in_batch = self._is_at_epoch_end = False
         self._logger: ReplicateLogger | None = None
-        self._saved_step = self._recorded_step = self._validated_step = -1
+        self._saved_step = self._due_step = self._recorded_step = self._validated_step = -1
+        self._has_begun = False
         self._epoch = 0
         self._has_primary = False
         self._goes_on = self._unsaved = self._has_saved = self._has_warned = self._is_described = False
         self._random: list[dict[str, Any]] | None = None
         self._plateaus: dict[str, float] = {}
+        self._switched: dict[str, dict[str, bool]] = {}
+        self._switches: dict[str, dict[str, bool]] | None = None
+        self._has_started = self._is_over = self._has_average = False
         self._parent: dict[str, Any] | None = None
-        self._began = self._saved_at = time.monotonic()
+        self._prepared: Prepared | None = None
+        self._began = self._due_at = time.monotonic()
         self._saving_seconds = self._save_seconds = 0.0
         self._sigterm: tuple[int, FrameType | None] | None = None
         self._sigterm_before: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the processes that a trainer spawns, and for copies: they begin experiments of their own."""
+        """For the processes that a trainer spawns: they begin experiments of their own."""
         attached = ("log", "log_dict")  # of the module: Lightning puts them here
         kept = {name: value for name, value in vars(self).items() if name not in attached}
-        return kept | {"experiment": None, "_logger": None, "_sigterm_before": None}
+        return kept | {"experiment": None, "_prepared": None, "_logger": None, "_sigterm_before": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplicateCallback:
+        """A copy for another training of this process, with an experiment of its own unless one was given."""
+        copied: ReplicateCallback = copy_for_training(self, memo, given=self.experiment if self._is_given else None)
+        return copied
+
+    @property
+    def best_model_path(self) -> str:
+        """Where the best checkpoint of this training is, `"replicate://..."`; without a primary metric, the last one.
+
+        Give it to Lightning wherever it takes a path. Empty if there is no checkpoint, as in `ModelCheckpoint`.
+        """
+        return _url(None if self.experiment is None else self.experiment.best_or_latest())
+
+    @property
+    def last_model_path(self) -> str:
+        """Where the last checkpoint of this training is; see `best_model_path`."""
+        return _url(None if self.experiment is None else self.experiment.latest())
 
     # Hooks of Lightning.
 
@@ -179,70 +241,76 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if not any(self._is_saver(callback) for callback in trainer.callbacks):
             trainer.callbacks.append(_Saver(self))
         self._forget()
-        if self.filepath is not None:
+        if self.filepath is not None:  # once more: the script may have changed its directory
             replicate_core.Project().check_path(self.filepath)
         self._begins_late = tunes(trainer) or (self._resume is None and not self._is_given)
         if not self._begins_late:  # what is to be restored must be known before optimizers are made
-            self._begin(trainer, pl_module)
+            self._prepare(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
         if puts_back(trainer):
             return
         if (saved := checkpoint.get(states.NAME)) is not None:
             self._random, self._plateaus = saved.get("random"), saved.get("plateaus", {})
+            self._switched, self._has_average = saved.get("switched", {}), "averaged" in saved
             self._parent = {"experiment": saved.get("experiment"), "global_step": checkpoint["global_step"]}
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         random = states.of_all_ranks(trainer)  # every rank calls this
         identity = self.experiment.id if self.experiment is not None else None
         plateaus = states.plateaus(trainer) if self._is_at_epoch_end else {}
-        checkpoint[states.NAME] = {"random": random, "plateaus": plateaus, "experiment": identity}
+        saved: dict[str, Any] = {"random": random, "plateaus": plateaus, "experiment": identity}
+        if self._switches is not None:
+            saved["switched"] = states.switched(pl_module, self._switches)
+        if (by := averaging.averaged_by(trainer, is_over=self._is_over)) is not None:
+            saved["averaged"] = {"by": by, "epochs": averaging.epochs(trainer)}
+        checkpoint[states.NAME] = saved
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
         if trainer.fast_dev_run:
             return
         if self._begins_late:
-            self._begin(trainer, pl_module)
+            self._prepare(trainer, pl_module)
+        self._begin()  # not before: if the model could not be restored, nothing is recorded
         if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
             self._goes_on = False
-            warnings.warn(
+            warn(
                 f"fit was told to go on from {told}, and does, whatever resume={self._resume!r} has found",
                 stacklevel=2,
             )
+        self._switches = states.switches(pl_module)
+        states.switch(pl_module, self._switched)  # later than optimizers are made: as they were when it began
         if self._random is not None and trainer.global_rank < len(self._random):
             states.restore_random_states(self._random[trainer.global_rank])  # later the loader has drawn already
         self._random = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
+        self._has_started = True
+        self._steps.watch(trainer)
         states.tell_plateaus(trainer, self._plateaus)
         self._plateaus = {}
         if self._goes_on and was_stopped(trainer):
             trainer.should_stop = True
-        self._epoch, self._saved_step = trainer.current_epoch, trainer.global_step
-        self._began = self._saved_at = time.monotonic()
+        self._epoch = trainer.current_epoch
+        self._saved_step = self._due_step = self._steps.done(trainer)
+        self._began = self._due_at = time.monotonic()
         if self._saves_on_exception and trainer.world_size == 1 and self._is_training:
             self._watch_sigterm()
+            self._stepping.watch(trainer.optimizers)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, D102
         self._is_in_batch = True
+        self._stepping.begin_batch()
+        self._epoch = trainer.current_epoch
         if self._looks_again:
             self._looks_again = False
-            self._measured.look(trainer.callback_metrics, trainer.global_step)
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002, D102
-        self._is_stepping = True
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
-        if self._is_training and self.save_freq == AUTO and self._unsaved and self.filepath is not None:
-            self._checkpoint(trainer)
+            self._measured.look(trainer.callback_metrics, self._steps.done(trainer))
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
-        self._has_trained = True
-        self._end(None)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:  # noqa: ARG002, D102
-        # A new list: the old one is being gone through. Left there, the saver would be one more "ModelCheckpoint".
-        trainer.callbacks = [callback for callback in trainer.callbacks if not self._is_saver(callback)]
+        if self._is_training and self._goes_on and not self._has_started:
+            averaging.finish(trainer)
+            self._epoch = trainer.current_epoch - 1
+            self.after_training(trainer)
 
     def _is_saver(self, callback: Any) -> bool:
         return isinstance(callback, _Saver) and callback.owner is self
@@ -251,22 +319,23 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def after_batch(self, trainer: Any) -> None:
         """Save if so many training steps, or so much time, have passed."""
-        self._is_in_batch = self._is_stepping = False
+        self._is_in_batch = False
         self._epoch = trainer.current_epoch
         if not self._is_training:
             return
-        self._unsaved = True
-        step = trainer.global_step
+        self._unsaved = self._has_begun = True
+        step = self._steps.done(trainer)
         if isinstance(self.save_freq, int):
-            is_due = step // self.save_freq > self._saved_step // self.save_freq  # two optimizers make two at once
+            is_due = step // self.save_freq > self._due_step // self.save_freq  # two optimizers make two at once
         elif isinstance(self.save_freq, timedelta):
-            is_due = self._agreed(trainer, time.monotonic() - self._saved_at >= self.save_freq.total_seconds())
+            is_due = self._agreed(trainer, time.monotonic() - self._due_at >= self.save_freq.total_seconds())
         elif self.save_freq == AUTO:
-            is_due = time.monotonic() - self._saved_at > MID_EPOCH_SECONDS and self._is_affordable(2.0)
+            is_due = time.monotonic() - self._due_at > MID_EPOCH_SECONDS and self._is_affordable(2.0)
             is_due = self._agreed(trainer, is_due)
         else:
             is_due = False
-        if is_due and step != self._saved_step:
+        if is_due and step != self._saved_step:  # whether or not that succeeds: the next moment is as far away
+            self._due_step, self._due_at = step, time.monotonic()
             self._checkpoint(trainer, in_batch=True)
         if self._sigterm is not None:
             self._sigterm_before(*self._sigterm)
@@ -275,7 +344,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         """Note the metrics of validation; save, where it is not the end of an epoch that it was made at."""
         if trainer.sanity_checking or not self._is_training:
             return
-        self._validated_step = trainer.global_step
+        self._validated_step = self._steps.done(trainer)
         self._look(trainer)
         if trainer.is_last_batch or _is_stopping(trainer):
             return  # the epoch is about to end, and then there are all metrics
@@ -302,77 +371,134 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         finally:
             self._is_at_epoch_end = False
 
+    def after_training(self, trainer: Any) -> None:
+        """Save what `fit` returns, where that is not what was saved last: all callbacks were told that it is over."""
+        if not self._is_training or self.filepath is None:
+            return
+        self._is_over = True
+        by = averaging.averaged_by(trainer, is_over=True)
+        is_new = by is not None and not self._has_average and not averaging.is_in_every_checkpoint(trainer)
+        if is_new or (self._unsaved and (by is not None or self.save_freq == AUTO)):
+            self._checkpoint(trainer)
+
     def after_exception(self, trainer: Any, exception: BaseException) -> None:
         """End the experiment as the training ended; with `save_on_exception`, save what there is."""
-        if self._is_training and self._saves_on_exception and trainer.world_size == 1 and self._unsaved:
+        has_started = self._is_training and self._saved_step >= 0
+        if has_started and self._saves_on_exception and trainer.world_size == 1:
             try:
                 self._save_once_more(trainer)
             except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-                warnings.warn(f"the model could not be saved once more: {type(error).__name__}: {error}", stacklevel=2)
+                warn_of_machine(
+                    f"the model could not be saved once more: {type(error).__name__}: {error}", stacklevel=2
+                )
         self._end(exception)
+        self._dismiss_saver(trainer)
+
+    def after_fit(self, trainer: Any) -> None:
+        """End the experiment: nothing but the module's own `teardown` can fail any more."""
+        self._has_trained = True
+        self._end(None)
+        self._dismiss_saver(trainer)
+
+    def _dismiss_saver(self, trainer: Any) -> None:
+        """Take the saver away, if it is one more "ModelCheckpoint"; else it says what `ckpt_path="best"` is."""
+        if len(trainer.checkpoint_callbacks) > 1:  # a new list: the old one is being gone through
+            trainer.callbacks = [callback for callback in trainer.callbacks if not self._is_saver(callback)]
 
     def _look(self, trainer: Any) -> None:
         """Note metrics; and again before the next batch: Lightning computes those of an epoch once more after this."""
-        self._measured.look(trainer.callback_metrics, trainer.global_step)
+        self._measured.look(trainer.callback_metrics, self._steps.done(trainer))
         self._looks_again = True
 
     def _save_once_more(self, trainer: Any) -> None:
-        if self._is_stepping:
-            warnings.warn(
+        if self._stepping.is_half_done:
+            warn(
                 "training ended in the midst of a step, when some weights were new and some were not: nothing is saved",
                 stacklevel=2,
             )
-        elif trainer.global_step != self._saved_step:
+        elif self._steps.done(trainer) != self._saved_step:
             self._checkpoint(trainer, in_batch=True)
 
     # Beginning and ending.
 
-    def _begin(self, trainer: Any, module: Any) -> None:
+    def _prepare(self, trainer: Any, module: Any) -> None:
+        """Find the experiment that is about to begin or to be resumed, and have its training restored."""
         self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
-        if not self._is_given:
-            self._begin_own(trainer, hyperparameters(module, trainer.datamodule) | self._params)
+        if self._is_given:
+            self._take_given(trainer)
+        else:
+            self._prepare_own(
+                trainer, hyperparameters(module, trainer.datamodule, tells=trainer.is_global_zero) | self._params
+            )
+
+    def _begin(self) -> None:
+        """Begin to record what was prepared."""
+        if self._prepared is not None:
+            self.experiment, self._prepared = self._prepared.begin(), None
+        assert self.experiment is not None, "it was begun, or given"
+        if self._logger is not None and not self._is_given:
+            self._logger.take(self.experiment, with_files=self.filepath is None)
+        self._is_training = True
+        if self._keep:
+            self.experiment.keep(**self._keep)
+
+    def _take_given(self, trainer: Any) -> None:
+        """Record into the experiment that was given; all ranks see that of the first one."""
         if self.experiment is None:
             raise InvalidInput(
                 "the experiment was begun in another process than those that train: leave experiment out, or use "
                 'strategy="ddp" instead of one that spawns'
             )
-        if self._is_given and self._logger is not None:
-            self._logger.join(self.experiment, with_files=self.filepath is None)
-        self._is_training = True
-        if self._keep:
-            self.experiment.keep(**self._keep)
-        checkpoint = None if self._has_trained else self.experiment.resumed_from
-        if checkpoint is not None and not (self._begins_late and told_path(trainer) is not None):
-            self._go_on_from(trainer, checkpoint)
-
-    def _begin_own(self, trainer: Any, params: dict[str, Any]) -> None:
-        """Begin an experiment, or go on with one, every rank with the same."""
-        ReplicateLogger.end_the_last(unless=self._logger)
-        begin: Callable[..., replicate_core.Experiment] = replicate_core.init
+        self.experiment = same_on_all_ranks(trainer, self.experiment)
         if self._logger is not None:
-            begin = partial(self._logger.begin, with_files=self.filepath is None)
-        came_from = None
-        if trainer.is_global_zero:
-            resume = None if self._has_trained else self._resume
-            self.experiment = begin(params, **self._labels, resume=resume)
-            came_from = self.experiment.resumed_from
-        resume = trainer.strategy.broadcast(None if came_from is None else came_from.id)
-        if not trainer.is_global_zero:
-            self.experiment = begin(params, **self._labels, resume=resume)
+            self._logger.join(self.experiment, with_files=self.filepath is None)
+        self._restore(trainer, self.experiment.resumed_from)
 
-    def _go_on_from(self, trainer: Any, checkpoint: Checkpoint) -> None:
-        if trainer.strategy.restore_checkpoint_after_setup:
-            raise InvalidInput(
-                f"resume does not work with {type(trainer.strategy).__name__}: check the checkpoint "
-                f"{checkpoint.short_id} out, and give its path to fit(ckpt_path=...)"
-            )
+    def _prepare_own(self, trainer: Any, params: dict[str, Any]) -> None:
+        """Find an experiment of its own, for every rank the same."""
+        if self._resume is not None:
+            check_resumable(trainer, self._resume)
+        ReplicateLogger.end_the_last(unless=self._logger)
+        labels: dict[str, Any] = self._labels
+        running = None
+        if self._logger is not None:
+            params, labels = self._logger.merged(params, labels)
+            running = self._logger.running
+        if not trainer.is_global_zero:
+            self.experiment = joined(trainer, running, params, labels)
+            if self.experiment is not running:
+                self._restore(trainer, self.experiment.resumed_from)
+        elif running is not None:
+            tell_other_ranks(trainer, running.id)
+            self.experiment = running
+        else:
+            resume = None if self._has_trained else self._resume
+            prepared = replicate_core.prepare(params, **labels, resume=resume)
+            tell_other_ranks(trainer, prepared.id, prepared.resumed_from)
+            self._restore(trainer, prepared.resumed_from)
+            self._prepared = prepared
+            if prepared.resumed_from is not None:
+                let_configuration_be_rewritten(trainer)
+            if self._logger is not None and self._resume is not None:
+                self._logger.expect(prepared.short_id)
+
+    def _restore(self, trainer: Any, checkpoint: Checkpoint | None) -> None:
+        """Restore the training, unless there is nothing to restore, or `fit` was told something else."""
+        if checkpoint is None or self._has_trained or (self._begins_late and told_path(trainer) is not None):
+            return
+        check_resumable(trainer, checkpoint.short_id)
         go_on_from(trainer, checkpoint, is_late=self._begins_late)
         self._goes_on = True
 
     def _end(self, error: BaseException | None) -> None:
         was_training, self._is_training = self._is_training, False
-        if was_training and self.experiment is not None and not self._is_given and self._logger is None:
-            self.experiment.__exit__(type(error), error, None)
+        self._stepping.stop()
+        if not was_training or self.experiment is None or self._is_given or self._logger is not None:
+            return
+        if error is not None and not self._has_begun and discard(self.experiment):
+            self.experiment = None
+        else:
+            self.experiment.end_training(error)
 
     def _watch_sigterm(self) -> None:
         """Let a SIGTERM in the midst of a batch wait until its end: the weights are whole then.
@@ -397,17 +523,23 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def _checkpoint(self, trainer: Any, *, in_batch: bool = False, with_files: bool = True) -> None:
         """Record where training is, and save it. Every rank takes part: saving is collective, and so are metrics."""
         assert self.experiment is not None, "training began"
-        step = trainer.global_step
+        step = self._steps.done(trainer)
+        by = averaging.averaged_by(trainer, is_over=self._is_over)
+        if by is not None and not (self._is_over or self._is_at_epoch_end):
+            return  # while statistics of BatchNorm are made for the average: nothing could go on from it
         self._measured.look(trainer.callback_metrics, step)
-        metrics = self._measured.at(step)
+        is_last = by is not None and self._is_over  # the average, of which nothing was measured
+        metrics = {} if is_last else self._measured.at(step)
         path = None
         if self.filepath is not None and with_files:
-            values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+            values = {name: _number(value) for name, value in metrics.items()}
             path = self._saved(trainer, expand_template(self.filepath, values | {"epoch": self._epoch, "step": step}))
         self._recorded_step = step
-        primary = self._primary_in(trainer, metrics, in_batch=in_batch)
+        primary = None if is_last else self._primary_in(trainer, metrics, in_batch=in_batch)
         where = self._epoch if self._counts_epochs(trainer) else step
-        self.experiment.checkpoint(path, metrics, primary, where, **self._extra(trainer))
+        extra = self._extra(trainer) if by is None else self._extra(trainer) | {"averaged": by}
+        self._has_average = by is not None
+        self.experiment.checkpoint(path, metrics, primary, where, **extra)
 
     def _saved(self, trainer: Any, path: str) -> str | None:
         """Save the training; returns where. None if that failed by chance: training goes on then."""
@@ -418,20 +550,21 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             # A training that can't be saved so, now or ever; or other ranks, which wait for this one.
             if (not self._has_saved and not isinstance(error, OSError)) or trainer.world_size > 1:
                 raise
-            warnings.warn(
+            warn_of_machine(
                 f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}",
                 stacklevel=4,
             )
             return None
+        finally:  # what failed took its time as well
+            self._due_at = time.monotonic()
+            self._save_seconds = self._due_at - began
+            self._saving_seconds += self._save_seconds
         if self._resume is not None and not self._has_saved and trainer.is_global_zero and Path(path).is_file():
             try:
                 load_plain(Path(path))
             except InvalidInput as error:  # better told now than when it is too late
-                warnings.warn(f"resume={self._resume!r} will not go on from {path}: it {error}", stacklevel=4)
-        self._saved_at = time.monotonic()
-        self._save_seconds = self._saved_at - began
-        self._saving_seconds += self._save_seconds
-        self._saved_step = trainer.global_step
+                warn(f"resume={self._resume!r} will not go on from {path}: it {error}", stacklevel=4)
+        self._saved_step = self._steps.done(trainer)
         self._has_saved, self._unsaved = True, False
         return path
 
@@ -462,17 +595,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return primary
         if in_batch and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            warn(
                 f"{primary.name!r} is not known after a training step: checkpoints in between are recorded without a "
                 "primary metric, and one more is saved where it is known",
                 stacklevel=4,
             )
-        is_due = not _validates(trainer) or self._validated_step == trainer.global_step
+        is_due = not _validates(trainer) or self._validated_step == self._steps.done(trainer)
         return primary if is_due and not in_batch else None  # where it should be known, the core warns
 
     def _add_primary(self, trainer: Any) -> None:
         """Save once more where the primary metric is known that training steps did not know."""
-        step = trainer.global_step
+        step = self._steps.done(trainer)
         is_recorded = self._recorded_step == step and self._has_primary
         if self._has_warned and not is_recorded and self._primary_metric.name in self._measured.at(step):  # type: ignore[union-attr]
             self._checkpoint(trainer)
@@ -488,6 +621,16 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         return extra
 
 
+def _url(checkpoint: Checkpoint | None) -> str:
+    """Where fsspec, and so Lightning, finds the files of a checkpoint; empty if it has none."""
+    return "" if checkpoint is None or checkpoint.path is None else f"replicate://{checkpoint.id}/{checkpoint.path}"
+
+
+def _number(value: Any) -> object:
+    """The number of a tensor that is one; anything else as it is."""
+    return value.item() if hasattr(value, "item") and value.numel() == 1 else value
+
+
 def _is_stopping(trainer: Any) -> bool:
     """Tell whether training ends after this batch, in the midst of an epoch, which ends with it."""
     if 0 <= trainer.max_steps <= trainer.global_step:
@@ -497,6 +640,6 @@ def _is_stopping(trainer: Any) -> bool:
 
 
 def _validates(trainer: Any) -> bool:
-    """Tell whether there is anything to validate with."""
-    batches = trainer.num_val_batches
-    return bool(sum(batches) if isinstance(batches, (list, tuple)) else batches)
+    """Tell whether there is anything to validate with; where it was not loaded yet, there may be."""
+    loaded = trainer.num_val_batches
+    return bool(trainer.enable_validation and (not loaded or any(loaded)))

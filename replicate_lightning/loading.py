@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import pathlib
 import pickle
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,26 @@ from typing import Any
 import torch
 
 from replicate_core import Checkpoint, InvalidInput
+from replicate_lightning.namespaces import is_a
+from replicate_lightning.state import NAME
+
+
+def check_resumable(trainer: Any, wanted: str) -> None:
+    """Check that the trainer can restore a checkpoint before optimizers are made.
+
+    Args:
+        trainer: is being set up.
+        wanted: what is to be resumed.
+
+    Raises:
+        InvalidInput: its strategy can't.
+    """
+    if trainer.strategy.restore_checkpoint_after_setup:
+        raise InvalidInput(
+            f"resume={wanted!r} does not work with {type(trainer.strategy).__name__}, which restores sharded "
+            "checkpoints itself: leave resume out; to go on, check a checkpoint out (replicate checkout), and give its "
+            "path to fit(ckpt_path=...)"
+        )
 
 
 def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
@@ -32,15 +55,18 @@ def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
     connector = trainer._checkpoint_connector  # noqa: SLF001
     with local_copy(checkpoint) as path:
         if path.is_file():
-            _check(path, checkpoint)
-        connector.resume_start(path)
+            _check(path, checkpoint, trainer)
+        with torch.serialization.safe_globals(_data_classes()):
+            connector.resume_start(path)
     if is_late:
         connector.restore_model()
         connector.restore_datamodule()
         connector.restore_callbacks()
+        # Its loader has drawn random numbers before they were restored: it is made anew, as after the search itself.
+        trainer.fit_loop._combined_loader = None  # noqa: SLF001
 
 
-def _check(path: Path, checkpoint: Checkpoint) -> None:
+def _check(path: Path, checkpoint: Checkpoint, trainer: Any) -> None:
     """Look at a file without reading the weights: older versions of Lightning would unpickle whatever it holds."""
     try:
         saved = load_plain(path)
@@ -56,6 +82,13 @@ def _check(path: Path, checkpoint: Checkpoint) -> None:
             f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to go on with: it was saved "
             "with save_weights_only, or by something else than Lightning"
         )
+    averaged = saved.get(NAME, {}).get("averaged")
+    if averaged is not None and averaged["epochs"] != trainer.max_epochs:
+        raise InvalidInput(
+            f"the checkpoint {checkpoint.short_id} holds the weights that {averaged['by']} has averaged at the end of "
+            f"training, after {averaged['epochs']} epochs: no more can be trained from them. Give resume the id of a "
+            "checkpoint before it"
+        )
 
 
 def load_plain(path: Path) -> Any:
@@ -65,19 +98,34 @@ def load_plain(path: Path) -> Any:
         InvalidInput: something had.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(_data_classes()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = "" if named is None else f" ({named[1]})"
         raise InvalidInput(
-            f"holds more than plain data{what}, which is not unpickled: keep NumPy values, paths and objects out of "
+            f"holds more than plain data{what}, which is not unpickled: keep NumPy values and objects out of "
             "hyperparameters and of the states of callbacks"
         ) from error
 
 
+def _data_classes() -> list[Any]:
+    """What hyperparameters may be, beside what torch knows: paths, and OmegaConf's containers where they are in use.
+
+    They hold data, and run nothing as they are read.
+    """
+    found: list[Any] = [pathlib.PosixPath, pathlib.WindowsPath, collections.defaultdict, Any]
+    if (omegaconf := sys.modules.get("omegaconf")) is None:
+        return found
+    bases = (omegaconf.Node, omegaconf.base.Metadata)
+    rooms = (omegaconf, omegaconf.base, omegaconf.nodes)
+    members = {member for room in rooms for member in vars(room).values() if isinstance(member, type)}
+    return [*found, dict, list, int, float, str, bool, bytes, *(one for one in members if issubclass(one, bases))]
+
+
 def tunes(trainer: Any) -> bool:
     """Tell whether a batch size or a learning rate is searched first, which restores what was there before."""
-    return any(_is(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
+    return any(is_a(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
 
 
 def puts_back(trainer: Any) -> bool:
@@ -92,18 +140,20 @@ def told_path(trainer: Any) -> str | None:
     return None if path is None or puts_back(trainer) else str(path)
 
 
+def let_configuration_be_rewritten(trainer: Any) -> None:
+    """Let LightningCLI write its configuration where the run that is resumed has written it: else it raises."""
+    for callback in trainer.callbacks:
+        if is_a(callback, "SaveConfigCallback"):
+            callback.overwrite = True
+
+
 def was_stopped(trainer: Any) -> bool:
     """Tell whether `EarlyStopping` had ended the training that was restored: Lightning would train one more epoch."""
     return any(
         callback.wait_count >= max(callback.patience, 1) or callback.stopped_epoch > 0
         for callback in trainer.callbacks
-        if _is(callback, "EarlyStopping")
+        if is_a(callback, "EarlyStopping")
     )
-
-
-def _is(callback: Any, *names: str) -> bool:
-    """Tell whether it is a callback of one of Lightning's classes, of either namespace."""
-    return any(base.__name__ in names for base in type(callback).__mro__)
 
 
 @contextmanager

@@ -25,3 +25,8 @@ def bases(name: str, *, room: str = "callbacks") -> tuple[type, ...]:
     if not installed:
         raise MissingExtra('PyTorch Lightning is not installed: pip install "replicate[lightning]"')
     return tuple(getattr(importlib.import_module(f"{space}.{room}"), name) for space in installed)
+
+
+def is_a(callback: object, *names: str) -> bool:
+    """Tell whether it is a callback of one of Lightning's classes, of either namespace."""
+    return any(base.__name__ in names for base in type(callback).__mro__)

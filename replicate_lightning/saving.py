@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from replicate_core import InvalidInput, check_template
+from replicate_core import check_template, put_in_place, written_ahead
 from replicate_lightning.namespaces import bases
 
 PLACES = ("epoch", "step")
@@ -24,10 +24,7 @@ def check_filepath(filepath: str | os.PathLike[str] | None) -> str | None:
     Raises:
         InvalidInput: nothing can be saved to a file of that name, or the template can't be filled in.
     """
-    path = check_template(filepath, places=PLACES, example="m-{epoch:02d}-{val_loss:.2f}.ckpt")
-    if path is not None and (not path or path.endswith(("/", os.sep))):
-        raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
-    return path
+    return check_template(filepath, places=PLACES, example="m-{epoch:02d}-{val_loss:.2f}.ckpt")
 
 
 def save(trainer: Any, path: str, *, weights_only: bool) -> None:
@@ -36,7 +33,7 @@ def save(trainer: Any, path: str, *, weights_only: bool) -> None:
     mark = trainer.strategy.broadcast(os.urandom(8).hex())
     temporary = target.with_name(f".replicate-{mark}.tmp{target.suffix}")
     try:
-        with _straight(trainer.strategy):
+        with _straight(trainer.strategy), written_ahead(temporary, target):
             trainer.save_checkpoint(temporary, weights_only)  # all ranks wait for one another
         wait_for_async(trainer.strategy.checkpoint_io)
         if trainer.is_global_zero:
@@ -80,7 +77,7 @@ def wait_for_async(checkpoint_io: Any) -> None:
 def _replace(temporary: Path, target: Path) -> None:
     if temporary.is_dir():  # a sharded checkpoint: a directory takes the place of an empty one only
         _remove(target)
-    os.replace(temporary, target)
+    put_in_place(temporary, target)
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What training depends on beside what Lightning saves: random states, and what is due right after the save.
+"""What training depends on beside what Lightning saves: random states, what is frozen, what is due after the save.
 
 It is put into Lightning's own checkpoint, under one name, in numbers, texts and tensors: torch loads it without
 unpickling anything.
@@ -53,6 +53,34 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
         name, keys, *rest = states["numpy"]
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
+
+
+def switches(module: Any) -> dict[str, dict[str, bool]]:
+    """What of a module is trained: which of its parameters, and of which BatchNorm layers the statistics."""
+    tracking = {name: getattr(part, "track_running_stats", None) for name, part in module.named_modules()}
+    return {
+        "requires_grad": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
+        "track_running_stats": {name: value for name, value in tracking.items() if isinstance(value, bool)},
+    }
+
+
+def switched(module: Any, before: dict[str, dict[str, bool]]) -> dict[str, dict[str, bool]]:
+    """Those switches that are not as they were when training began: what has frozen or unfrozen something since."""
+    return {
+        kind: {name: value for name, value in values.items() if before[kind].get(name, value) != value}
+        for kind, values in switches(module).items()
+    }
+
+
+def switch(module: Any, changed: dict[str, dict[str, bool]]) -> None:
+    """Freeze and unfreeze what training had, before it was saved: Lightning saves weights, not that."""
+    parameters, parts = dict(module.named_parameters()), dict(module.named_modules())
+    for name, value in changed.get("requires_grad", {}).items():
+        if name in parameters:
+            parameters[name].requires_grad_(value)
+    for name, value in changed.get("track_running_stats", {}).items():
+        if name in parts:
+            parts[name].track_running_stats = value
 
 
 def plateaus(trainer: Any) -> dict[str, float]:

@@ -1,11 +1,16 @@
 """What all tests share: an empty project to work in, and a process that has ended for every experiment of a test."""
 
+import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from replicate_core import endings, recording
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup` and `&`: trainings that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -17,6 +22,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session", autouse=True)
+def key_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key that queues are signed with is none of the user's who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., object]]]:
     """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
@@ -25,9 +38,31 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., obje
     monkeypatch.setattr(recording, "complain", recording._complain)  # whether or not a test imported the face
     monkeypatch.setattr(endings, "unregister", lambda one: one in pending and pending.remove(one))
     yield pending
-    for callback in pending:
-        callback.__self__._queue.leave()  # its files stay open otherwise, for as long as pytest runs
+    for callback in pending:  # its files stay open otherwise, for as long as pytest runs
+        callback.__self__._queue.leave()
+        callback.__self__._queue.unwatch()
+        callback.__self__._project.close()
         callback.__self__._launched.leave()
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[str]]:
+    """What was logged in place of a warning that a filter made an error: nothing, unless a test takes it out of here.
+
+    Here warnings are errors, so a warning that no test expects fails it, wherever it comes from.
+    """
+    found: list[str] = []
+
+    def keep(record: logging.LogRecord) -> None:
+        if record.name == "replicate" and record.levelno == logging.WARNING:  # a recorder has a logger of its own
+            found.append(record.getMessage())
+
+    handler = logging.Handler()
+    handler.emit = keep  # type: ignore[method-assign]
+    logging.getLogger("replicate").addHandler(handler)
+    yield found
+    logging.getLogger("replicate").removeHandler(handler)
+    assert not found, "a warning that no test expects"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ The commands are beside this file, one job each; how values and tables look is i
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from functools import partial
 import click
 
 import replicate
-from replicate.cli import options, output
+from replicate.cli import former, options, output
 from replicate.cli.checkout import checkout
 from replicate.cli.compact import compact
 from replicate.cli.completion import completion
@@ -30,12 +31,14 @@ from replicate.cli.rm import rm
 from replicate.cli.show import show
 from replicate.cli.status import status
 from replicate.cli.sync import sync
+from replicate.cli.trust import trust
 from replicate.cli.verify import verify
 from replicate.cli.whence import whence
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 not found or answered with no, 2 wrong usage or
-configuration, 3 the storage failed, 4 stored data is corrupted."""
+configuration, 3 the storage failed, 4 stored data is corrupted, 141 the
+reader of the output has left."""
 
 _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
     (replicate.NotFound, 1),
@@ -46,13 +49,16 @@ _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
 )
 
 
+READER_LEFT = 141
+"""What a shell says of any program that the reader of its output has left: 128, and the number of SIGPIPE."""
+
 ALIASES = {"list": "ls", "processes": "ps", "delete": "rm"}
 """Other words for a command, which people know from elsewhere."""
 
 
 class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name)) or former.COMMANDS.get(cmd_name)
 
 
 @click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +83,7 @@ for _command in (
     whence,
     rm,
     sync,
+    trust,
     cp,
     verify,
     prune,
@@ -86,7 +93,7 @@ for _command in (
 ):
     cli.add_command(_command)
 for _taker in (cli, *cli.commands.values()):
-    _taker.params.extend(options.COMMON)
+    _taker.params.extend((*options.COMMON, *options.FORMER))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -98,8 +105,9 @@ def run(arguments: Sequence[str]) -> int:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         try:
-            result = cli.main(list(arguments), prog_name="replicate", standalone_mode=False)
+            result = cli.main(former.spelled_out(arguments), prog_name="replicate", standalone_mode=False)
         except click.ClickException as error:
+            error.message = output.printable(error.message)  # type: ignore[misc]  # final in its types alone
             error.show()
             return 2
         except (click.Abort, KeyboardInterrupt):
@@ -110,8 +118,8 @@ def run(arguments: Sequence[str]) -> int:
                 return run(["--create", *arguments])
             click.echo(f"replicate: {output.printable(str(error))}", err=True)
             return next(code for type_, code in _CODES if isinstance(error, type_))
-        except BrokenPipeError:  # `replicate ls | head`
-            return 0
+        except SystemExit as end:  # with 1 click answers a reader that leaves, as `head` does; else it has completed
+            return READER_LEFT if end.code == 1 else 0
     return result if isinstance(result, int) else 0
 
 
@@ -134,4 +142,21 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # it was closed, as in `replicate ls >&-`
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))
+    sys.exit(_printed_to_the_end(run(sys.argv[1:])))
+
+
+def _printed_to_the_end(code: int) -> int:
+    """Print what is still to be printed; the exit code, which is 3 where standard output takes no more."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes once more when it ends
+        if isinstance(error, BrokenPipeError):  # `replicate ls | head`
+            return code
+        click.echo(f"replicate: standard output can't be written: {error.strerror}", err=True)
+        return 3
+    return code

@@ -9,10 +9,11 @@ import click
 
 import replicate
 from replicate.cli import options, output
-from replicate_core.checkout import What
+from replicate_core.checkout import What, check_out
+from replicate_core.names import portable
 
 LISTED = 10
-"""So many paths that would be replaced are named before asking."""
+"""Maximum number of paths named, of those that would be replaced, before asking."""
 
 EXAMPLES = """\b
 Example: replicate checkout 3fa2c1b -o best-model
@@ -44,24 +45,26 @@ def checkout(
 ) -> int:
     """Write the code and the files of an experiment or checkpoint to a directory.
 
-    An experiment gives its best checkpoint, else its latest. Files that differ are named before they are replaced, and
-    only with your consent; files of other names stay. All is fetched and verified before the first one is touched.
+    An experiment gives its best checkpoint, else its latest, of those that have files; without any checkpoint, its
+    code. A checkpoint without files is an error, which names the nearest ones that have some: --code-only says that
+    its code is wanted. Files that differ are named before they are replaced, and only with your consent; files of other
+    names stay. All is fetched and verified before the first one is touched.
     """
     if code_only and files_only:
         raise click.UsageError("--code-only and --files-only leave nothing: name one of them.")
     what: What = "code" if code_only else "files" if files_only else "all"
     project = open_project()
     experiment, checkpoint = project.experiments.find(prefix)
-    chosen = checkpoint or experiment.best() or experiment.latest()
+    chosen = checkpoint or experiment.best_or_latest()
     source = chosen or experiment
-    directory = project.directory if output_directory is None else output_directory
-    layout = source.layout(path=path, what=what)
+    directory = project.directory_of(experiment) if output_directory is None else output_directory
+    layout = source.layout(path=None if path is None else portable(path), what=what)
     replaced = layout.replaced(directory)
     if replaced and not force and not _agreed(replaced, directory):
         click.echo("Nothing was changed.", err=True)
         return 1
     with output.progress("fetching", "bytes") as progress:
-        source.checkout(directory, path=path, what=what, progress=progress)
+        check_out(project.repository, layout, directory, progress)
     written = f"{_words(what, chosen)} of experiment {experiment.short_id}"
     where = output.printable(str(directory))
     click.echo(f"Wrote the {written} to {where} ({output.count(len(layout.files) + len(layout.links), 'file')}).")

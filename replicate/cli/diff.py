@@ -23,10 +23,10 @@ VALUES = ("experiment", "params", "metrics", "environment", "packages", "git")
 SECTIONS = (*VALUES, "code", "files")
 
 LISTED = 20
-"""So many packages and files are listed, unless only they are asked for."""
+"""Maximum number of packages and files listed, unless only they are asked for."""
 
 LINES = 200
-"""So many lines of code are shown, unless only they are asked for."""
+"""Maximum number of lines of code shown, unless only they are asked for."""
 
 VALUE_CHARACTERS = 50
 """Longer values are cut."""
@@ -58,7 +58,8 @@ def diff(
 ) -> None:
     """Show what differs between two experiments or checkpoints.
 
-    An experiment stands for its best checkpoint, else its latest. What is the same in both is left out.
+    An experiment stands for its best checkpoint, else its latest, of those that have files. What is the same in both is
+    left out.
     """
     if only_code and only:
         raise click.UsageError("--code and --only exclude each other: --only code lists the files, too.")
@@ -152,7 +153,11 @@ def _show(console: Console, comparison: Comparison, sections: Sequence[str], *, 
 
 def _side_name(side: Side) -> str:
     checkpoint = side.checkpoint
-    what = "no checkpoint" if checkpoint is None else f"checkpoint {checkpoint.id[:7]} (step {checkpoint.step})"
+    if checkpoint is None:
+        what = "no checkpoint"
+    else:
+        files = "" if checkpoint.has_files else ", no files"
+        what = f"checkpoint {checkpoint.id[:7]} (step {checkpoint.step}{files})"
     return f"experiment {side.state.created.experiment[:7]}, {what}"
 
 

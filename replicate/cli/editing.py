@@ -1,13 +1,24 @@
-"""`replicate tag`, `note` and `name`: what people say of an experiment, while it runs and later."""
+"""`replicate tag`, `note` and `name`: what people say of an experiment, while it runs and later.
+
+A word that begins the id of something is taken for an id that stands where none is expected: `tag ID1 ID2 word`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import click
 
 import replicate
 from replicate.cli import options, output
+
+_METHODS = {"tag": "tag", "note": "note", "name": "rename"}
+
+ID_CHARACTERS = 4
+"""Minimum number of characters of an id that is taken for one: `bad` and `fed` are words."""
+
+_ID = re.compile(rf"[0-9a-f]{{{ID_CHARACTERS},}}")
 
 EXAMPLES = """\b
 Example: replicate tag 3fa2c1b baseline
@@ -21,10 +32,12 @@ Example: replicate tag 3fa2c1b baseline
 @click.pass_obj
 def tag(open_project: Callable[[], replicate.Project], prefix: str, tags: tuple[str, ...], remove: bool) -> None:  # noqa: FBT001  # click's way
     """Tag an experiment. It may be running, on any machine."""
-    experiment = _experiment(open_project(), prefix)
+    project = open_project()
+    experiment = _experiment(project, prefix)
     if remove:
         experiment.untag(*tags)
     else:
+        _check_are_no_ids(project, [tag for tag in tags if tag not in experiment.tags], "tag")
         experiment.tag(*tags)
     shown = ", ".join(experiment.tags) or "none"
     click.echo(f"Tags of the experiment {experiment.short_id}: {output.printable(shown)}")
@@ -37,7 +50,9 @@ def tag(open_project: Callable[[], replicate.Project], prefix: str, tags: tuple[
 @click.pass_obj
 def note(open_project: Callable[[], replicate.Project], prefix: str, text: str, append: bool) -> None:  # noqa: FBT001  # click's way
     """Write notes on an experiment, instead of those it has. An empty TEXT takes them away."""
-    experiment = _experiment(open_project(), prefix)
+    project = open_project()
+    experiment = _experiment(project, prefix)
+    _check_are_no_ids(project, [text], "note")
     experiment.note(f"{experiment.notes}\n{text}" if append and experiment.notes else text)
     click.echo(f"Notes of the experiment {experiment.short_id}: {output.printable(experiment.notes or 'none')}")
 
@@ -48,9 +63,25 @@ def note(open_project: Callable[[], replicate.Project], prefix: str, text: str, 
 @click.pass_obj
 def name(open_project: Callable[[], replicate.Project], prefix: str, new_name: str) -> None:
     """Give an experiment a name, instead of the one it has. An empty NAME takes it away."""
-    experiment = _experiment(open_project(), prefix)
+    project = open_project()
+    experiment = _experiment(project, prefix)
+    _check_are_no_ids(project, [new_name], "name")
     experiment.rename(new_name)
     click.echo(f"Name of the experiment {experiment.short_id}: {output.printable(experiment.name or 'none')}")
+
+
+def _check_are_no_ids(project: replicate.Project, words: Sequence[str], command: str) -> None:
+    """Refuse words that begin the id of an experiment or checkpoint: one command edits one experiment."""
+    for word in words:
+        if not _ID.fullmatch(word) or not (matches := project.source.matching(word)):
+            continue
+        listed, checkpoint = matches[0]
+        what = "a checkpoint of the experiment" if checkpoint else "the experiment"
+        raise replicate.InvalidInput(
+            f"{word!r} begins the id of {what} {listed.experiment[:7]}, and stands where a {command} is expected: "
+            f"`replicate {command}` edits one experiment at a time, so give each one a command of its own. "
+            f"experiments.get(ID).{_METHODS[command]}({word!r}) in Python takes any word"
+        )
 
 
 def _experiment(project: replicate.Project, prefix: str) -> replicate.Experiment:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "jsonl", "parquet")
 
-TIMES = ("created", "heartbeat", "best_checkpoint.created", "latest_checkpoint.created")
+TIMES = ("created", "heartbeat", *(f"{which}.created" for which in listing.CHECKPOINTS))
 """The columns that are times."""
 
 EXAMPLES = """\b
@@ -36,6 +36,7 @@ Example: replicate export experiments.csv
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: what the name of FILE ends in, else csv.")
 @click.option("--checkpoints", "of_checkpoints", is_flag=True, help="A line for each checkpoint: the whole history.")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@listing.raw
 @listing.selection
 @click.pass_obj
 def export(
@@ -46,11 +47,13 @@ def export(
     form: str | None,
     of_checkpoints: bool,
     force: bool,
+    raw: bool,
 ) -> int:
     """Write experiments to FILE, or to standard output, as CSV, JSON lines or Parquet.
 
-    A line is an experiment, with its best and latest checkpoints; as JSON with all that is known of it. Filters and
-    sorts are those of `replicate ls`. Parquet needs the package pyarrow.
+    A line is an experiment, with its best and latest checkpoints; as JSON with all that is known of it. Better and
+    later ones without files are best_recorded and latest_recorded. Filters and sorts are those of `replicate ls`.
+    Parquet needs the package pyarrow.
     """
     file = None if file == Path("-") else file
     form = form or _form_of(file)
@@ -60,6 +63,8 @@ def export(
         raise replicate.InvalidInput(f"{file} can't be written: there is no directory {file.parent}. Make it first")
     if form == "parquet" and file is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal: name a FILE.")
+    if raw and form != "csv":
+        raise click.UsageError(f"--raw is for CSV: {form} holds texts as they were recorded.")
     project = open_project()
     chosen = listing.cut(project.experiments.list(wish.filters, sort=wish.sort), wish)
     if form == "jsonl":
@@ -67,8 +72,10 @@ def export(
         data = "".join(output.as_json(line, indent=None) + "\n" for line in lines).encode()
     else:
         rows = [row for item in chosen for row in _rows(item, of_checkpoints=of_checkpoints)]
-        data = _as_parquet(rows) if form == "parquet" else output.as_csv(rows).encode()
-    if file is None:
+        data = _as_parquet(rows) if form == "parquet" else output.as_csv(rows, raw=raw).encode()
+    if file is None and form == "csv":
+        output.echo_csv(data.decode())
+    elif file is None:
         click.echo(data, nl=False)
     else:
         _write(file, data)

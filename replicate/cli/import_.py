@@ -9,7 +9,7 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import wording
+from replicate_core import ids, wording
 
 _LEFT_ALONE: Mapping[str, str] = {
     "present": "is here already",
@@ -33,8 +33,8 @@ def import_(
     """Take over the experiments of a repository that Keepsake 0.4 or the first replicate (2020) has written.
 
     URL is the repository, or its path, or a file that names it, as for --storage. Ids, times, params, metrics, code
-    and files are kept; what is here already is passed over, so that it can be done again. Nothing is changed there.
-    Exits with 4 if something can't be read.
+    and files are kept; what is here already is passed over, so that it can be done again: files that were damaged or
+    missing before come over then. Nothing is changed there. Exits with 4 if something can't be read.
     """
     with output.progress("importing", "things", shown=not as_json) as progress:
         results = open_project().import_from(url, dry_run=dry_run, progress=progress)
@@ -48,7 +48,8 @@ def import_(
 
 
 def _show(result: replicate.Imported, *, dry_run: bool) -> None:
-    click.echo(f"{output.printable(result.experiment[:7])}  {_verdict(result, dry_run=dry_run)}")
+    which = ids.short(result.experiment) if ids.is_id(result.experiment) else result.experiment
+    click.echo(f"{output.printable(which)}  {_verdict(result, dry_run=dry_run)}")
     for note in result.notes:
         click.echo(f"         note: {output.printable(note)}")
     for damage in result.damages:

@@ -14,7 +14,7 @@ import replicate
 from replicate.cli import output
 
 TERMINAL_ROWS = 50
-"""So many experiments a terminal shows, unless `-n` says otherwise."""
+"""Maximum number of experiments shown in a terminal, unless `-n` says otherwise."""
 
 WIDE_COLUMNS = 140
 """A narrower terminal gets fewer columns, with more lines in each."""
@@ -22,8 +22,9 @@ WIDE_COLUMNS = 140
 NAME_CHARACTERS, NARROW_NAME_CHARACTERS = 40, 18
 """Longer names are cut in a terminal."""
 
+CHECKPOINTS = ("best_checkpoint", "latest_checkpoint", "best_recorded", "latest_recorded")
 CHECKPOINT_COLUMNS = ("id", "created", "step", "metrics", "extra")
-"""What CSV and Parquet say of the checkpoints of an experiment."""
+"""Of which checkpoints of an experiment CSV and Parquet tell, and what."""
 
 STYLES = {"running": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
 
@@ -51,6 +52,8 @@ class Wish:
     count: int | None
     """None: not said; 0: all."""
     form: Form = "table"
+    raw: bool = False
+    """Whether CSV holds texts as they were recorded."""
 
 
 _SELECTION = (
@@ -72,9 +75,18 @@ _SELECTION = (
         help=f"Only the N latest, or the first N of --sort. 0: all. Default in a terminal: {TERMINAL_ROWS}.",
     ),
 )
+raw = click.option(
+    "--raw",
+    is_flag=True,
+    help="With CSV: texts as recorded. Else a ' stands before those that a spreadsheet would run, and control "
+    "characters are escaped.",
+)
+"""For commands that write CSV."""
+
 _FORMS = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs."),
     click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line for each."),
+    raw,
     click.option("-q", "--quiet", is_flag=True, help="Print whole ids only, one to a line."),
 )
 
@@ -102,6 +114,7 @@ def listing(command: Command) -> Command:
         wish: Wish,
         as_json: bool,
         as_csv: bool,
+        raw: bool,
         quiet: bool,
         **rest: object,
     ) -> object:
@@ -110,9 +123,25 @@ def listing(command: Command) -> Command:
         if len(forms) > 1:
             raise click.UsageError("--json, --csv and --quiet are three forms: name one of them.")
         form: Form = forms[0] if forms else "table"
-        return command(*args, wish=Wish(wish.filters, wish.sort, wish.count, form), **rest)
+        if raw and form != "csv":
+            raise click.UsageError("--raw is for CSV: add --csv.")
+        return command(*args, wish=Wish(wish.filters, wish.sort, wish.count, form, raw), **rest)
 
     return selection(_decorated(with_form, _FORMS))
+
+
+def everything(help_: str) -> Callable[[Command], Command]:
+    """Give a command `--all`, which the first replicate called `-p`: it gets it as `everything`."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_everything(*args: object, everything: bool, all_params: bool, **rest: object) -> object:
+            return command(*args, everything=everything or all_params, **rest)
+
+        former = click.option("-p", "--all-params", is_flag=True, hidden=True, help="As --all.")
+        return _decorated(with_everything, [click.option("--all", "everything", is_flag=True, help=help_), former])
+
+    return decorate
 
 
 def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
@@ -140,7 +169,7 @@ def show(project: replicate.Project, wish: Wish, columns: Callable[[replicate.Ex
         lines = [output.as_json(output.experiment_fields(experiment), indent=None) for experiment in shown]
         click.echo("[\n" + ",\n".join(lines) + "\n]" if lines else "[]")
     elif wish.form == "csv":
-        click.echo(output.as_csv(map(row, shown)), nl=False)
+        output.echo_csv(output.as_csv(map(row, shown), raw=wish.raw))
     elif not found:
         return False
     else:
@@ -175,9 +204,9 @@ def row(experiment: replicate.Experiment) -> dict[str, object]:
     fields = output.experiment_fields(experiment)
     primary = experiment.primary_metric
     fields["primary_metric"] = {} if primary is None else primary._asdict()
-    for key, checkpoint in (("best_checkpoint", experiment.best()), ("latest_checkpoint", experiment.latest())):
-        whole = {} if checkpoint is None else output.checkpoint_fields(checkpoint)
-        fields[key] = {name: whole[name] for name in CHECKPOINT_COLUMNS if name in whole}
+    for key in CHECKPOINTS:
+        whole = fields[key]
+        fields[key] = {name: whole[name] for name in CHECKPOINT_COLUMNS} if isinstance(whole, dict) else {}
     return output.flat(fields)
 
 

@@ -20,11 +20,14 @@ Example: replicate ls
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--all", "everything", is_flag=True, help="Show all params and metrics, not only what tells them apart.")
+@listing.everything("Show all params and metrics, not only what tells them apart.")
 @listing.listing
 @click.pass_obj
 def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everything: bool) -> None:  # noqa: FBT001  # click's way
     """List experiments.
+
+    Best and latest are those of the checkpoints that have files, if any has; where a better or a later one was recorded
+    without files, its step stands beside it.
 
     A filter or a sort names a param (params.model.layers), a metric of the best checkpoint (metrics.loss), or one of:
     name, tag, created, status, step, checkpoints, host, user, command, commit, branch. "params." and "metrics." may be
@@ -32,19 +35,19 @@ def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everyt
     """
     project = open_project()
     now = datetime.now(timezone.utc)
-    if not listing.show(project, wish, lambda experiments: _columns(experiments, everything=everything, now=now)):
+    is_empty = not listing.show(project, wish, lambda found: _columns(found, everything=everything, now=now))
+    if is_empty:
         click.echo(
             "No experiments fulfil that."
             if wish.filters
-            else f"No experiments in {project.repository.store.url} yet. `replicate.init()` in a script makes one."
+            else f"No experiments in {output.printable(project.repository.store.url)} yet. "
+            "`replicate.init()` in a script makes one."
         )
+    output.hint_at_former(project, remote=is_empty)
     output.hint_at_waiting(project)
 
 
 def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> listing.Columns:
-    def cells(of: Callable[[replicate.Experiment], replicate.Checkpoint | None]) -> list[str]:
-        return [output.checkpoint_cell(of(item), everything=everything) for item in experiments]
-
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
@@ -66,18 +69,25 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
             **params,
             "CHECKPOINTS": checkpoints,
         }
-    best, latest = cells(replicate.Experiment.best), cells(replicate.Experiment.latest)
+    best = [
+        output.checkpoint_cell(item.best(), item.better_without_files(), everything=everything) for item in experiments
+    ]
+    latest = [
+        output.checkpoint_cell(item.latest(), item.later_without_files(), everything=everything) for item in experiments
+    ]
     return {**about, **state, **params, "BEST CHECKPOINT": best, "LATEST CHECKPOINT": latest}
 
 
 def _both_checkpoints(experiment: replicate.Experiment, *, everything: bool) -> str:
     """The best and the latest checkpoint, below one another."""
     best, latest = experiment.best(), experiment.latest()
-    lines = [f"best {output.checkpoint_cell(best, everything=everything, indented=True)}"] if best else []
-    if latest is not None and best is not None and best.id == latest.id:
+    better, later = experiment.better_without_files(), experiment.later_without_files()
+    shown = output.checkpoint_cell(best, better, everything=everything, indented=True)
+    lines = [f"best {shown}"] if shown else []
+    if later is None and latest is not None and best is not None and best.id == latest.id:
         lines.append("latest: the same")
     elif latest is not None:
-        lines.append(f"latest {output.checkpoint_cell(latest, everything=everything, indented=True)}")
+        lines.append(f"latest {output.checkpoint_cell(latest, later, everything=everything, indented=True)}")
     return "\n".join(lines)
 
 

@@ -9,18 +9,33 @@ import click
 from click.shell_completion import CompletionItem
 
 import replicate
+from replicate.cli import former, output
 from replicate_core import ids
 
 DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replicate.create"
 """Where the context keeps what was given: before a command and after it, which counts more."""
 
+_TOLD = "replicate.told"
+"""Where the context keeps that the project above was named."""
 
 OFFERED = 100
-"""So many of the latest experiments a completion offers before anything is typed."""
+"""How many of the latest experiments a completion offers before anything is typed."""
 
 
 def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
     """The project that the options mean; with another storage, if one is named here."""
+    project = _project(context, storage)
+    if project.above is not None and not context.meta.get(_TOLD):
+        context.meta[_TOLD] = True
+        click.echo(f"replicate: no replicate.yaml here: this is the project above, {_shown(project.above)}", err=True)
+    return project
+
+
+def _shown(path: Path) -> str:
+    return output.printable(str(path))
+
+
+def _project(context: click.Context, storage: str | None) -> replicate.Project:
     meta = context.meta
     storage = meta.get(STORAGE) if storage is None else storage
     project = replicate.Project(storage=storage, directory=meta.get(DIRECTORY))
@@ -40,8 +55,15 @@ def _keep(key: str) -> object:
 
 def _colour(context: click.Context, _: click.Parameter, given: str | None) -> str | None:
     if given is not None:
-        context.color = {"always": True, "never": False, "auto": None}[given]
+        context.color = {"always": True, "true": True, "never": False, "false": False, "auto": None}[given]
     return given
+
+
+class _Colours(click.Choice):  # type: ignore[type-arg]  # it has none before click 8.2
+    """When to colour; also true and false, which Keepsake took."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return value if value in former.COLOURS else super().convert(value, param, ctx)
 
 
 COMMON = (
@@ -50,7 +72,8 @@ COMMON = (
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         callback=_keep(DIRECTORY),
         expose_value=False,
-        help="The project. Default: the nearest directory at or above this one with a replicate.yaml.",
+        help="The project. Default: the nearest directory at or above this one with a replicate.yaml; else this one, "
+        "or, as git does, one above that has a .replicate/storage.",
     ),
     click.Option(
         ["-S", "--storage"],
@@ -70,7 +93,7 @@ COMMON = (
     ),
     click.Option(
         ["--color"],
-        type=click.Choice(["auto", "always", "never"]),
+        type=_Colours(["auto", "always", "never"]),
         callback=_colour,
         expose_value=False,
         help="Colours. Default: in a terminal, unless NO_COLOR is set.",
@@ -78,11 +101,30 @@ COMMON = (
 )
 """Taken before a command, and after it."""
 
+FORMER = (
+    click.Option(
+        ["-R", "--repository", "--storage-url"],
+        metavar="URL",
+        callback=_keep(STORAGE),
+        expose_value=False,
+        hidden=True,
+        help="What Keepsake, and the first replicate, called --storage.",
+    ),
+    click.Option(
+        ["-v", "--verbose"],
+        is_flag=True,
+        expose_value=False,
+        hidden=True,
+        help="Taken as by Keepsake, and without effect: there is nothing more to say.",
+    ),
+)
+"""The same in the words of Keepsake and of the first replicate; in no help."""
+
 
 def complete_id(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
     """The ids that begin so, of experiments and checkpoints; before a character is typed the latest experiments."""
     try:
-        found = list(_begun(open_project(context), begun))
+        found = list(_begun(_project(context, None), begun))
     except replicate.ReplicateError:
         return []  # a completion has no way to say why
     length = ids.SHORT_LENGTH if len(begun) < ids.SHORT_LENGTH else None

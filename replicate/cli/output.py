@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import click
 
 import replicate
 from replicate_core import wording
+from replicate_core.safe_text import printable as printable  # noqa: PLC0414  # for all commands
 
 if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does without
     from rich.console import Console
@@ -26,10 +28,15 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does wit
 VALUE_CHARACTERS = 20
 """Longer texts, lists and mappings are cut in tables."""
 
+PADDED_CHARACTERS = 200
+"""Cells of a table for programs are padded to so many characters at most."""
+
 PIPE_COLUMNS = 10_000
 """A pipe has no width: nothing is wrapped or cut to fit one."""
 
-_CONTROLS = re.compile("[\x7f-\x9f]")
+_DEFUSED = re.compile("[\t\r\n]| *[=@＝＠]| *[+＋－-](?!$)")  # noqa: RUF001  # spreadsheets take the wide ones, too
+"""How a text begins that a spreadsheet may take for a formula, unless it is a number."""
+
 _UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
 
 
@@ -118,15 +125,8 @@ def _padded(cells: Sequence[str]) -> list[str]:
     from rich.cells import cell_len  # noqa: PLC0415
 
     widths = [len(cell) if cell.isascii() else cell_len(cell) for cell in cells]
-    widest = max(widths)
+    widest = min(max(widths), PADDED_CHARACTERS)  # one long cell does not pad all rows
     return [cell + " " * (widest - width) for cell, width in zip(cells, widths, strict=True)]
-
-
-def printable(text: str) -> str:
-    """Text without control characters but line breaks: what a repository says must not steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(char if char == "\n" or char.isprintable() or char == " " else ascii(char)[1:-1] for char in text)
 
 
 def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
@@ -155,29 +155,68 @@ def moment(time: datetime) -> str:
 
 
 def as_json(content: object, *, indent: int | None = 2) -> str:
-    """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them."""
+    """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them.
+
+    What steers a terminal is escaped as JSON has it: a program reads what was recorded.
+    """
     try:
         text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json leaves these as they are
+    return _escaped(text)
 
 
-def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
-    """Rows as CSV. Their columns are those of any row, in the order in which they come up."""
-    listed = [{name: _csv_cell(item) for name, item in row.items()} for row in rows]
-    names = dict.fromkeys(name for row in listed for name in row)
+def _escaped(text: str) -> str:
+    """JSON whose texts hold no character that steers a terminal, and which says the same."""
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n " or char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def as_csv(rows: Iterable[Mapping[str, object]], *, raw: bool) -> str:
+    """Rows as CSV. Their columns are those of any row, in the order in which they come up.
+
+    Args:
+        rows: name to value.
+        raw: whether texts are written as they are. Else those that a spreadsheet may take for a formula get a `'`
+            before them, and control and bidirectional characters are escaped.
+    """
+    listed, safe = list(rows), _raw if raw else _defused
+    names = list(dict.fromkeys(name for row in listed for name in row))
     made = io.StringIO()
-    writer = csv.DictWriter(made, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(listed)
+    writer = csv.writer(made, lineterminator="\n")
+    writer.writerow(map(safe, names))
+    writer.writerows([_csv_cell(row.get(name), safe) for name in names] for row in listed)
     return made.getvalue()
 
 
-def _csv_cell(item: object) -> object:
+def echo_csv(text: str) -> None:
+    """Print CSV; at a terminal without what steers one, even where it was to be raw."""
+    click.echo((printable(text) if sys.stdout.isatty() else text).encode(), nl=False)
+
+
+def _csv_cell(item: object, safe: Callable[[str], str]) -> object:
     if isinstance(item, bool):
         return "true" if item else "false"
-    return json.dumps(item, ensure_ascii=False) if isinstance(item, (list, tuple, dict)) else item
+    if isinstance(item, (list, tuple, dict)):
+        return _escaped(json.dumps(item, ensure_ascii=False))
+    return safe(item) if isinstance(item, str) else item
+
+
+def _raw(text: str) -> str:
+    return text
+
+
+def _defused(text: str) -> str:
+    return printable(f"'{text}" if _DEFUSED.match(text) and not _is_number(text) else text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -206,6 +245,26 @@ def hint_at_waiting(project: replicate.Project) -> None:
     if project.has_waiting:
         click.echo(
             "Something that was saved here is not stored: `replicate sync` stores it, or says why not.", err=True
+        )
+
+
+def hint_at_former(project: replicate.Project, *, remote: bool = False) -> None:
+    """Say, on standard error, where experiments of Keepsake or of the first replicate lie that are not here.
+
+    Args:
+        project: whose they are.
+        remote: also look into a storage that is not on the disks of this machine.
+    """
+    try:
+        found = project.importable(remote=remote)
+    except replicate.StorageFailed:  # it was only a hint
+        return
+    for location, number in found.items():
+        click.echo(
+            f"{printable(location)} holds {count(number, 'experiment')} of Keepsake or of the first replicate that "
+            f"{'is' if number == 1 else 'are'} not here: `replicate import {printable(shlex.quote(location))}` takes "
+            f"{'it' if number == 1 else 'them'} over.",
+            err=True,
         )
 
 
@@ -239,22 +298,43 @@ def progress(
 
 
 def checkpoint_cell(
-    checkpoint: replicate.Checkpoint | None, *, everything: bool = False, indented: bool = False
+    checkpoint: replicate.Checkpoint | None,
+    recorded: replicate.Checkpoint | None = None,
+    *,
+    everything: bool = False,
+    indented: bool = False,
 ) -> str:
-    """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics."""
-    if checkpoint is None:
-        return ""
+    """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics.
+
+    Args:
+        checkpoint: the best or the latest one.
+        recorded: the one that would be, if files did not count: its step and metrics are shown, too.
+        everything: whether all metrics are shown.
+        indented: whether lines after the first one are.
+    """
+    lines = []
+    if checkpoint is not None:
+        where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
+        lines += [f"{checkpoint.short_id} ({where})", *_metric_lines(checkpoint, everything=everything)]
+    if recorded is not None:
+        lines += [f"without files: step {recorded.step}", *_metric_lines(recorded, everything=everything)]
+    return ("\n  " if indented else "\n").join(lines)
+
+
+def _metric_lines(checkpoint: replicate.Checkpoint, *, everything: bool) -> list[str]:
     primary = checkpoint.primary_metric
     names = list(checkpoint.metrics) if everything or primary is None else [primary.name]
-    metrics = {name: checkpoint.metrics[name] for name in names if name in checkpoint.metrics}
-    where = ", ".join([f"step {checkpoint.step}", *checkpoint.caveats()])
-    lines = [f"{checkpoint.short_id} ({where})", *(f"{name}={value(item)}" for name, item in metrics.items())]
-    return ("\n  " if indented else "\n").join(lines)
+    return [f"{name}={value(checkpoint.metrics[name])}" for name in names if name in checkpoint.metrics]
 
 
 def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
     """What `--json` prints of an experiment in a listing."""
-    best, latest = experiment.best(), experiment.latest()
+    of_checkpoints = {
+        "best_checkpoint": experiment.best(),
+        "latest_checkpoint": experiment.latest(),
+        "best_recorded": experiment.better_without_files(),
+        "latest_recorded": experiment.later_without_files(),
+    }
     return {
         "id": experiment.id,
         "name": experiment.name,
@@ -268,44 +348,18 @@ def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
         "command": experiment.command,
         "tags": experiment.tags,
         "num_checkpoints": len(experiment.checkpoints),
-        "best_checkpoint": None if best is None else checkpoint_fields(best),
-        "latest_checkpoint": None if latest is None else checkpoint_fields(latest),
+        **{name: None if item is None else checkpoint_fields(item) for name, item in of_checkpoints.items()},
     }
 
 
-def experiment_details(experiment: replicate.Experiment) -> dict[str, object]:
-    """All that is known of an experiment, its checkpoints included."""
-    git = experiment.git
-    return {
-        **experiment_fields(experiment),
-        "error": experiment.error,
-        "blocked_seconds": None if experiment.blocked is None else experiment.blocked.total_seconds(),
-        "notes": experiment.notes,
-        "path": experiment.path,
-        "config": experiment.config,
-        "python_version": experiment.python_version,
-        "system": experiment.system,
-        "git": None if git is None else {"commit": git.commit, "branch": git.branch, "dirty": git.dirty},
-        "packages": experiment.packages,
-        "size_bytes": experiment.size_bytes,
-        "stored_bytes": experiment.stored_bytes,
-        "checkpoints": [checkpoint_fields(checkpoint) for checkpoint in experiment.checkpoints],
-    }
+def experiment_details(experiment: replicate.Experiment, *, with_files: bool = False) -> dict[str, object]:
+    """All that is known of an experiment, its checkpoints included; or only those of them that have files."""
+    whole = experiment.to_json()
+    packages = whole.pop("python_packages")
+    checkpoints = [checkpoint_fields(item) for item in experiment.checkpoints if item.has_files or not with_files]
+    return {**experiment_fields(experiment), **whole, "checkpoints": checkpoints, "packages": packages}
 
 
 def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
     """What `--json` prints of a checkpoint."""
-    primary = checkpoint.primary_metric
-    return {
-        "id": checkpoint.id,
-        "created": checkpoint.created.isoformat(),
-        "step": checkpoint.step,
-        "metrics": checkpoint.metrics,
-        "primary_metric": None if primary is None else {"name": primary.name, "goal": primary.goal},
-        "path": checkpoint.path,
-        "extra": checkpoint.extra,
-        "size_bytes": checkpoint.size_bytes,
-        "is_stored": checkpoint.is_stored,
-        "lacks_files": checkpoint.lacks_files,
-        "is_released": checkpoint.is_released,
-    }
+    return checkpoint.to_json()

@@ -39,13 +39,16 @@ def prune(
         first, report = report, project.prune(grace=grace, repack=False)
         last = project.prune(grace=grace, repack=False)
         deleted = {**first.deleted, **report.deleted, **last.deleted}
-        report = replicate.PruneReport(deleted, repacked=first.repacked)
+        report = replicate.PruneReport(deleted, repacked=first.repacked, passed_over=last.passed_over)
     elif alone:
-        report = replicate.PruneReport({**report.deleted, **report.waiting, **report.doomed}, repacked=report.repacked)
+        deleted = {**report.deleted, **report.waiting, **report.doomed}
+        report = replicate.PruneReport(deleted, repacked=report.repacked, passed_over=report.passed_over)
     if as_json:
-        fields = ("deleted", "doomed", "waiting", "young", "repacked")
+        fields = ("deleted", "doomed", "waiting", "young", "repacked", "passed_over")
         click.echo(output.as_json({"dry_run": not yes, **{name: getattr(report, name) for name in fields}}))
         return
+    for problem in report.passed_over:
+        click.echo(f"Passed over: {output.printable(problem)}")
     _say("Deleted" if yes else "Would delete", report.deleted)
     _say("Announced for deletion" if yes else "Would announce for deletion", report.doomed)
     _say("Announced before, and not due yet", report.waiting)

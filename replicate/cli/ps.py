@@ -10,7 +10,7 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-from replicate_core import wording
+from replicate_core import series, wording
 
 EXAMPLES = """\b
 Example: replicate ps
@@ -18,9 +18,10 @@ Example: replicate ps
 
 
 @click.command(epilog=EXAMPLES)
+@listing.everything("Show all params and metrics, too.")
 @listing.listing
 @click.pass_obj
-def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish) -> None:
+def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish, everything: bool) -> None:  # noqa: FBT001  # click's way
     """List the experiments that are running now, on this machine and on others.
 
     Filters and sorts are those of `replicate ls`.
@@ -28,13 +29,13 @@ def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish) -> Non
     project = open_project()
     now = datetime.now(timezone.utc)
     running = replace(wish, filters=("status = running", *wish.filters))
-    if not listing.show(project, running, lambda experiments: _columns(experiments, now=now)):
+    if not listing.show(project, running, lambda experiments: _columns(experiments, everything=everything, now=now)):
         which = "No such experiments" if wish.filters else "No experiments"
         click.echo(f"{which} are running. `replicate ls` shows those that have ended.")
     output.hint_at_waiting(project)
 
 
-def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> listing.Columns:
+def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, now: datetime) -> listing.Columns:
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
@@ -48,9 +49,14 @@ def _columns(experiments: Sequence[replicate.Experiment], *, now: datetime) -> l
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
         "LAST SIGN OF LIFE": [_sign(experiment, now=now) for experiment in experiments],
     }
+    params = [output.pairs(series.flat(experiment.params)) for experiment in experiments] if everything else []
+    latest = [
+        output.checkpoint_cell(item.latest(), item.later_without_files(), everything=everything) for item in experiments
+    ]
     rest: dict[str, list[str]] = {
+        "PARAMS": params,
         "WAITING": [str(experiment.waiting or "") for experiment in experiments],
-        "LATEST CHECKPOINT": [output.checkpoint_cell(experiment.latest()) for experiment in experiments],
+        "LATEST CHECKPOINT": latest,
     }
     if listing.is_narrow():
         signs = [f"last sign:\n{sign}" if sign else "" for sign in times["LAST SIGN OF LIFE"]]

@@ -32,12 +32,21 @@ INTERESTING = (
 """Packages that are shown, or that come first; `--all` shows the rest."""
 
 OTHER_PACKAGES = 5
-"""So many others are shown where none of these is installed."""
+"""How many others are shown where none of these is installed."""
 
 CHECKPOINTS_SHOWN = 40
-"""So many of the latest checkpoints are shown; `--all` shows the rest."""
+"""How many of the latest checkpoints are shown; `--all` shows the rest."""
 
-LEFT_COLUMNS = 36
+METRICS_SHOWN = 100
+"""Maximum number of metrics that are columns of the table; `--json` has the rest."""
+
+LINES_SHOWN = 1000
+"""Maximum number of lines of a section; `--json` has the rest."""
+
+TEXT_CHARACTERS = 2000
+"""Longer values are cut; `--json` shows all of them."""
+
+LEFT_COLUMNS = 46
 """What the columns before the metrics take of a terminal, at most."""
 
 NUMBER_CHARACTERS = 11
@@ -54,27 +63,54 @@ Example: replicate show 3fa2c1b
 @click.command(epilog=EXAMPLES)
 @click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.option("--all", "everything", is_flag=True, help="Show every package and checkpoint.")
+@click.option("--with-files", is_flag=True, help="Of the checkpoints, only those that have files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
-def show(open_project: Callable[[], replicate.Project], prefix: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
-    """Show an experiment or a checkpoint. The first characters of an ID are enough."""
-    experiment, checkpoint = open_project().experiments.find(prefix)
+def show(
+    open_project: Callable[[], replicate.Project], prefix: str, *, everything: bool, with_files: bool, as_json: bool
+) -> None:
+    """Show an experiment or a checkpoint. The first characters of an ID are enough.
+
+    Of an experiment's checkpoints FILES says which have files, and of what size; the best is the best of those.
+    """
+    project = open_project()
+    try:
+        experiment, checkpoint = project.experiments.find(prefix)
+    except replicate.NotFound:
+        output.hint_at_former(project, remote=True)
+        raise
+    output.hint_at_former(project)
     if as_json:
-        whole = output.experiment_details(experiment) if checkpoint is None else _fields(experiment, checkpoint)
+        whole = (
+            output.experiment_details(experiment, with_files=with_files)
+            if checkpoint is None
+            else _fields(experiment, checkpoint)
+        )
         click.echo(output.as_json(whole))
         return
     with output.console() as console:
         if checkpoint is None:
-            _show_experiment(console, experiment, everything=everything)
+            _show_experiment(console, experiment, everything=everything, with_files=with_files)
         else:
-            _show_checkpoint(console, experiment, checkpoint)
+            _show_checkpoint(console, experiment, checkpoint, everything=everything)
 
 
 def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> dict[str, object]:
-    return {**output.checkpoint_fields(checkpoint), "experiment": experiment.id, "files": checkpoint.files}
+    return {
+        **output.checkpoint_fields(checkpoint),
+        "experiment": experiment.id,
+        "status": experiment.status,
+        "user": experiment.user,
+        "host": experiment.host,
+        "command": experiment.command,
+        "params": experiment.params,
+        "python_version": experiment.python_version,
+        "packages": experiment.packages,
+        "files": checkpoint.files,
+    }
 
 
-def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool) -> None:
+def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool, with_files: bool) -> None:
     _section(console, f"Experiment: {experiment.id}", _facts(experiment))
     _section(console, "Params", _values(series.flat(experiment.params)))
     _section(console, "System", {"Python": experiment.python_version, **_system(experiment.system)})
@@ -82,13 +118,15 @@ def _show_experiment(console: Console, experiment: replicate.Experiment, *, ever
     _show_plot(console, experiment)
     if experiment.checkpoints:
         _heading(console, "Checkpoints")
-        table, notes = _checkpoints(experiment, everything=everything)
+        table, notes = _checkpoints(experiment, everything=everything, with_files=with_files)
         console.print(table)
         for note in notes:
             console.print(note, style="dim")
         console.print()
         console.print("To see more of a checkpoint: replicate show ID", style="dim")
-        console.print(f"To get code and files back: replicate checkout {experiment.short_id}", style="dim")
+        has_files = any(checkpoint.has_files for checkpoint in experiment.checkpoints)
+        what, option = ("code and files", "") if has_files else ("its code", " --code-only")
+        console.print(f"To get {what} back: replicate checkout {experiment.short_id}{option}", style="dim")
 
 
 def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
@@ -109,6 +147,7 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Command": experiment.command,
         "Git": _git(experiment),
         "Code": experiment.path,
+        "Missing": experiment.code_problem,
         "Size": _size(experiment),
     }
 
@@ -175,29 +214,57 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
     return f" ({', '.join(marks)})" if marks else ""
 
 
-def _checkpoints(experiment: replicate.Experiment, *, everything: bool) -> tuple[object, list[str]]:
-    """A table of its checkpoints, and what to say of those and of the metrics that are left out."""
+def _files(checkpoint: replicate.Checkpoint) -> str:
+    """Whether it has files, as a cell: their size, or nothing."""
+    return wording.size(checkpoint.size_bytes) if checkpoint.has_files else ""
+
+
+def _checkpoints(experiment: replicate.Experiment, *, everything: bool, with_files: bool) -> tuple[object, list[str]]:
+    """A table of its checkpoints, and what to say of them and of the metrics that are left out."""
     best = experiment.best()
-    checkpoints = list(experiment.checkpoints)
+    found = [item for item in experiment.checkpoints if item.has_files or not with_files]
     names, hidden = _metric_columns(experiment, everything=everything)
-    left_out = 0 if everything else max(0, len(checkpoints) - CHECKPOINTS_SHOWN)
-    if left_out:
-        latest = checkpoints[-CHECKPOINTS_SHOWN:]
-        checkpoints = [*([best] if best is not None and best.id not in {item.id for item in latest} else []), *latest]
+    shown = found if everything else found[-CHECKPOINTS_SHOWN:]
+    if len(shown) < len(found):
+        listed = {item.id for item in shown}
+        first = {item.id: item for item in (best, experiment.latest()) if item is not None and item.id not in listed}
+        shown = [*first.values(), *shown]
     rows = (
         [
             checkpoint.short_id + _marks(checkpoint, best),
             str(checkpoint.step),
             wording.elapsed(checkpoint.created - experiment.created),
+            _files(checkpoint),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
         ]
-        for checkpoint in checkpoints
+        for checkpoint in shown
     )
-    whole = {"ID": 24, "STEP": 10, "AFTER": 10}
-    table = output.table(["ID", "STEP", "AFTER", *(name.upper() for name in names)], rows, whole=whole)
-    notes = [f"The best and the latest; {left_out} more: --all"] if left_out else []
-    notes += [f"{output.count(hidden, 'metric')} more: --all, --json or a wider terminal"] if hidden else []
+    whole = {"ID": 24, "STEP": 10, "AFTER": 10, "FILES": 10}
+    table = output.table([*whole, *(name.upper() for name in names)], rows, whole=whole)
+    notes = _notes_on_files(experiment, with_files=with_files)
+    left_out = 0 if everything else max(0, len(found) - CHECKPOINTS_SHOWN)
+    notes += [f"The best and the latest; {left_out} more: --all"] if left_out else []
+    all_of_them = "--json" if everything or output.is_plain() else "--all, --json or a wider terminal"
+    notes += [f"{output.count(hidden, 'metric')} more: {all_of_them}"] if hidden else []
     return table, notes
+
+
+def _notes_on_files(experiment: replicate.Experiment, *, with_files: bool) -> list[str]:
+    """How many checkpoints have files, unless all have; and where the best value was recorded, if that one has none."""
+    number, all_of_them = sum(item.has_files for item in experiment.checkpoints), len(experiment.checkpoints)
+    if number == all_of_them:
+        return []
+    if number == 0:
+        return ["No checkpoint has files"]
+    hint = "" if with_files else ": --with-files lists only those"
+    notes = [f"{number:,} of {output.count(all_of_them, 'checkpoint')} {'has' if number == 1 else 'have'} files{hint}"]
+    better, primary = experiment.better_without_files(), experiment.primary_metric
+    if better is not None and primary is not None:
+        value = output.value(better.metrics[primary.name])
+        notes.append(
+            f"The best {primary.name} recorded is {value}, in {better.short_id} (step {better.step}), without files"
+        )
+    return notes
 
 
 def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tuple[list[str], int]:
@@ -207,14 +274,17 @@ def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tu
     found = (name for checkpoint in experiment.checkpoints for name in checkpoint.metrics)
     names = list(dict.fromkeys([*first, *found]))
     if everything or output.is_plain():
-        return names, 0
+        return names[:METRICS_SHOWN], max(0, len(names) - METRICS_SHOWN)
     room = shutil.get_terminal_size().columns - LEFT_COLUMNS
     ends = accumulate(max(len(name), NUMBER_CHARACTERS) + 2 for name in names)
     shown = max(1, sum(end <= room for end in ends))
+    shown = min(shown, METRICS_SHOWN)
     return names[:shown], len(names) - shown
 
 
-def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) -> None:
+def _show_checkpoint(
+    console: Console, experiment: replicate.Experiment, checkpoint: replicate.Checkpoint, *, everything: bool
+) -> None:
     facts = {
         "Created": output.moment(checkpoint.created),
         "Step": str(checkpoint.step),
@@ -222,12 +292,18 @@ def _show_checkpoint(console: Console, experiment: replicate.Experiment, checkpo
         "Path": checkpoint.path,
         "Size": wording.size(checkpoint.size_bytes),
         "Experiment": experiment.id,
+        "Status": _status(experiment),
+        "Host": experiment.host,
+        "User": experiment.user,
+        "Command": experiment.command,
+        "Python": experiment.python_version,
     }
     _section(console, f"Checkpoint: {checkpoint.id}", facts)
     _section(console, "Metrics", _metrics(checkpoint))
     _section(console, "Other values", _values(checkpoint.extra))
     _section(console, "Files", {path: wording.size(size) for path, size in checkpoint.files.items()})
     _section(console, "Params of the experiment", _values(series.flat(experiment.params)))
+    _section(console, "Packages of the experiment", _packages(experiment.packages, everything=everything))
 
 
 def _metrics(checkpoint: replicate.Checkpoint) -> dict[str, str | None]:
@@ -237,7 +313,13 @@ def _metrics(checkpoint: replicate.Checkpoint) -> dict[str, str | None]:
 
 
 def _values(mapping: Mapping[str, object]) -> dict[str, str | None]:
-    return {name: output.value(item, characters=None) for name, item in mapping.items()}
+    return {name: _whole_or_cut(output.value(item, characters=None)) for name, item in mapping.items()}
+
+
+def _whole_or_cut(text: str) -> str:
+    if len(text) <= TEXT_CHARACTERS:
+        return text
+    return f"{wording.cut(text, TEXT_CHARACTERS)} ({output.count(len(text), 'character')}: --json shows all)"
 
 
 def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> None:
@@ -247,7 +329,10 @@ def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> N
     ]
     if rows:
         _heading(console, title)
-        grid = output.table(["", " "], rows, wrapped=[" "])
+        listed = list(rows)
+        left_out = len(listed) - LINES_SHOWN
+        last = [(f"{_INDENT}and {left_out:,} more: --json", "")] if left_out > 0 else []
+        grid = output.table(["", " "], [*listed[:LINES_SHOWN], *last], wrapped=[" "])
         grid.show_header = False
         console.print(grid)
         console.print()

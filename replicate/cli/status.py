@@ -12,7 +12,7 @@ from replicate.cli import output
 from replicate_core import syncing, wording
 
 FILES_SHOWN = 20
-"""So many of the largest files are shown; `--all` shows the rest."""
+"""How many of the largest files are shown; `--all` shows the rest."""
 
 
 @click.command(epilog="Example: replicate status --all")
@@ -38,11 +38,20 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
         problem = error
     if as_json:
         fields = _fields(project, preview, problem, is_used=is_used)
-        click.echo(output.as_json({**fields, "waiting": [asdict(one) for one in waits]}))
+        left_alone = [
+            {"directory": str(one.queue.directory), "why": one.why, "todo": one.todo}
+            for one in project.spool.strangers()
+        ]
+        kept_aside = [str(path) for path in project.spool.kept_aside()]
+        waiting = [asdict(one) for one in waits]
+        click.echo(output.as_json({**fields, "waiting": waiting, "left_alone": left_alone, "kept_aside": kept_aside}))
     else:
         _show(project, preview, problem, is_used=is_used, everything=everything)
         _show_waiting(waits)
+        _show_spool(project)
         output.hint_at_waiting(project)
+    if problem is None:
+        output.hint_at_former(project, remote=True)
     if problem is not None:
         raise problem
 
@@ -63,6 +72,20 @@ def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
             console.print(output.table(["WAITING HERE", "", "", "TROUBLE"], rows, wrapped=["TROUBLE"]))
 
 
+def _show_spool(project: replicate.Project) -> None:
+    """Show what of the spool is not stored by anybody, and why."""
+    kept = project.spool.kept_aside()
+    with output.console() as console:
+        if kept:
+            console.print()
+            rows = ([str(path), "damaged before it was stored: look at it, then delete it"] for path in kept)
+            console.print(output.table(["KEPT ASIDE", ""], rows))
+        for stranger in project.spool.strangers():
+            console.print()
+            text = f"Left alone: {stranger.queue.directory}: {stranger.why}. {stranger.todo}."
+            console.print(output.printable(text), style="yellow", markup=False)
+
+
 def _fields(
     project: replicate.Project, preview: replicate.Preview, problem: replicate.ReplicateError | None, *, is_used: bool
 ) -> dict[str, object]:
@@ -78,6 +101,7 @@ def _fields(
         "left_out": [{"path": path, "why": why} for path, why in preview.left_out.items()],
         "secrets": preview.secrets,
         "data": preview.data,
+        "outputs": list(preview.outputs),
         "concerns": preview.concerns(),
     }
 

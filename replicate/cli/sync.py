@@ -9,7 +9,11 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.copied import copy
+from replicate_core import syncing, wording
 from replicate_core.redaction import without_credentials
+
+FILES_SHOWN = 20
+"""Maximum number of files that are named before something is accepted."""
 
 
 @click.command(epilog="Example: replicate sync s3://bucket/experiments /mnt/backup")
@@ -18,43 +22,90 @@ from replicate_core.redaction import without_credentials
 @click.option(
     "--anew", is_flag=True, help="Store what waits also where the storage has lost what it held, and that for good."
 )
+@click.option(
+    "--accept",
+    metavar="NAME",
+    help="Store also what is in this directory of the spool, which is not known to be yours. Shows it, and asks first.",
+)
+@click.option("--yes", is_flag=True, help="With --accept: do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs; with two storages.")
 @click.pass_obj
-def sync(
+def sync(  # noqa: PLR0917  # click gives each option by its place
     open_project: Callable[..., replicate.Project],
     source: str | None,
     target: str | None,
     anew: bool,  # noqa: FBT001  # click's way
+    accept: str | None,
+    yes: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> int:
     """Store what waits in the spool of this project, because its process was killed or its storage failed.
 
     Experiments whose process is gone are ended. Exits with 3 if something could not be stored: it stays where it is.
 
+    A directory of the spool that you have not made on this machine, or with this home directory, is named and left
+    alone: a cloned project may have brought it. If you know it, --accept stores it.
+
     With two storages, copy all that the first has and the second has not: experiments, what was deleted, and every
     file, verified. May be stopped and repeated. Exits with 4 if something is damaged: the rest is copied. Each storage
     is named as for --storage.
     """
-    if source is not None and anew:
-        raise click.UsageError("--anew is for what waits on this machine, without storages")
+    if source is not None and (anew or accept is not None):
+        raise click.UsageError("--anew and --accept are for what waits on this machine, without storages")
     if source is not None and target is not None:
         return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)
     if source is not None:
         shown = without_credentials(source)
         raise click.UsageError(f"name two storages, from where to where, or none: {shown} is one")
+    project = open_project()
+    if accept is not None and not _accept(project, accept, yes=yes):
+        return 1
     with output.progress("storing", "things") as progress:
-        report = open_project().sync(anew=anew, progress=progress)
-    if not report:
+        report = project.sync(anew=anew, progress=progress, tell=lambda text: click.echo(f"{text} ...", err=True))
+    others = [one for one in project.spool.strangers() if not one.is_own]
+    if not report and not others:
         click.echo("Nothing is waiting: all that was saved here is stored.")
     for synced in report:
         click.echo(f"{synced.experiment[:7]}  {_verdict(synced)}")
-    return 3 if any(synced.outcome == "failed" for synced in report) else 0
+    for other in others:
+        click.echo(output.printable(f"{other.queue.experiment[:7]}  is left alone: {other.why}. {other.todo}"))
+    return 3 if any(synced.outcome in ("failed", "refused") for synced in report) else 0
+
+
+def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
+    """Show what is in a directory that is not known to be this user's; tells whether it may be stored."""
+    strangers = project.spool.strangers()
+    found = [one for one in strangers if one.queue.directory.name.startswith(name)]
+    if len(found) != 1:
+        names = ", ".join(one.queue.directory.name for one in strangers) or "none"
+        raise replicate.NotFound(
+            f"{len(found)} directories of {project.spool.directory} that are left alone have a name that begins with "
+            f"{name!r}: name one of them. There are: {names}"
+        )
+    offer = syncing.offer(found[0])
+    files = ", ".join(offer.files[:FILES_SHOWN]) + (", ..." if len(offer.files) > FILES_SHOWN else "")
+    lines = [
+        f"{found[0].queue.directory}: {found[0].why}.",
+        f"Experiment  {offer.experiment[:7]} of {offer.project}",
+        f"Waiting     {output.count(offer.jobs, 'job')}, {wording.size(offer.total_bytes)} of files",
+        f"Files       {files or 'none'}",
+        f"Storage     {offer.storage}",
+        f"Options     {', '.join(offer.options) or 'none'}",
+    ]
+    for line in lines:
+        click.echo(output.printable(line))
+    if not yes and not click.confirm("Store it there?"):
+        return False
+    project.spool.accept(found[0])
+    return True
 
 
 def _verdict(synced: replicate.Synced) -> str:
     waited = f"{output.count(synced.jobs, 'job')}"
     if synced.outcome == "recording":
         return f"is running, and stores what it saves itself ({waited} waiting)"
+    if synced.outcome == "refused":
+        return output.printable(synced.error or "")
     if synced.outcome == "failed":
         return f"not stored ({waited} waiting): {output.printable(synced.error or '')}"
     return f"stored ({waited})" if synced.jobs else "nothing was left to store; that it ended is recorded"

@@ -25,7 +25,8 @@ def verify(
 ) -> int:
     """Check that everything that experiments refer to is in the storage, with its right size or, --deep, bytes.
 
-    Names the experiments, checkpoints and files that are hurt, and exits with 4 if there are any.
+    Names the experiments, checkpoints and files that are hurt, and whatever else in the storage can't be used, such as
+    segments and tombstones; exits with 4 if there is any. What an import could not take over is named as a note.
     """
     with output.progress("checking", "bytes", shown=deep and not as_json) as progress:
         report = open_project().verify(prefixes, deep=deep, progress=progress)
@@ -34,6 +35,13 @@ def verify(
     elif report.damages:
         _show(report.damages)
     if not as_json:
+        for lack in report.lacking:
+            click.echo(f"note: {output.printable(lack.problem)}")
+        if report.keyless:
+            click.echo(
+                f"note: {output.count(report.keyless, 'document')} of an earlier version can't be checked for standing "
+                "in the place of another, except by experiment, kind and size"
+            )
         what = f"{wording.size(report.bytes_checked)} read" if deep else "sizes compared"
         verdict = output.count(len(report.damages), "problem") if report.damages else "no problems"
         checked = f"{output.count(report.experiments, 'experiment')}, {output.count(report.objects, 'object')}"

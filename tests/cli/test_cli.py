@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,8 +99,13 @@ def test_show_tells_all_of_a_checkpoint(cli: Cli, experiments) -> None:
     code, out, _ = cli("show", experiments[1].best().short_id)
 
     assert code == 0
-    for expected in ("loss:  0.5 (primary, minimize)", "model.txt:  8 B", "device:  cpu", experiments[1].id):
+    experiment = experiments[1]
+    for expected in ("loss:  0.5 (primary, minimize)", "model.txt:  8 B", "device:  cpu", experiment.id):
         assert expected in out
+    known = {"Status": "finished", "Host": experiment.host, "User": experiment.user, "Command": experiment.command}
+    for name, value in {**known, "Python": experiment.python_version}.items():
+        assert re.search(rf"{name}: +{re.escape(str(value)[:30])}", out)
+    assert re.search(r"numpy: +\d", out)
 
 
 def test_show_json_has_the_packages_and_the_files(cli: Cli, experiments) -> None:
@@ -107,7 +113,12 @@ def test_show_json_has_the_packages_and_the_files(cli: Cli, experiments) -> None
     assert json.loads(shown)["packages"]["numpy"]
 
     _, shown, _ = cli("show", experiments[0].best().id, "--json")
-    assert json.loads(shown)["files"] == {"model.txt": 8}
+    fields = json.loads(shown)
+    assert fields["files"] == {"model.txt": 8}
+    assert fields["packages"]["numpy"]
+    assert (fields["status"], fields["host"]) == ("finished", experiments[0].host)
+    assert (fields["user"], fields["command"]) == (experiments[0].user, experiments[0].command)
+    assert fields["python_version"] == experiments[0].python_version
 
 
 def test_checkout_of_an_experiment_gives_its_code_and_its_best_files(cli: Cli, experiments, project: Path) -> None:
@@ -289,17 +300,53 @@ def test_the_installed_console_script_and_the_module_are_the_same_command(experi
         assert len(done.stdout.split()) == 2
 
 
-def test_a_reader_that_leaves_early_is_no_error(experiments, project: Path) -> None:
+@pytest.mark.parametrize(("unbuffered", "code"), [("", 0), ("1", 141)])
+def test_a_reader_that_leaves_early_is_told_nothing(experiments, project: Path, unbuffered: str, code: int) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "replicate", "ls"], check=False, stdout=write, stderr=subprocess.PIPE
+            [sys.executable, "-m", "replicate", "ls"],
+            check=False,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
     finally:
         os.close(write)
 
-    assert b"Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (code, b""), "all that was asked was done, or not"
+
+
+@pytest.mark.parametrize("command", ["ls", "ps", "status", "show {}", "whence model.txt", "ls --json", "export"])
+def test_a_closed_standard_output_is_no_error(experiments, project: Path, command: str) -> None:
+    words = command.format(experiments[0].short_id)
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m replicate {words} >&-', sys.executable], check=False, stderr=subprocess.PIPE
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_all_closed_descriptors_are_no_error(experiments, project: Path) -> None:
+    done = subprocess.run(["sh", "-c", '"$0" -m replicate ls <&- >&- 2>&-', sys.executable], check=False)
+
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_standard_output_that_takes_no_more_is_an_error_in_words(experiments, project: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "replicate", "ls"],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )
+
+    assert done.returncode == 3
+    assert done.stderr == b"replicate: standard output can't be written: No space left on device\n"
 
 
 def test_help_needs_no_project(cli: Cli, project: Path) -> None:

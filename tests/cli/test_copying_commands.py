@@ -68,7 +68,7 @@ class TestSync:
     def test_anew_is_for_the_spool_alone(self, cli: Cli, project: Path) -> None:
         code, _, err = cli("sync", HERE, "backup", "--anew")
         assert code == 2
-        assert "--anew is for what waits on this machine" in err
+        assert "--anew and --accept are for what waits on this machine" in err
         assert cli("sync", "--anew")[0] == 0
 
     def test_with_one_storage_is_wrong(self, cli: Cli, project: Path) -> None:

@@ -145,3 +145,68 @@ def test_a_pipe_gets_utf_8_whatever_the_locale(experiments) -> None:
         env={"PYTHONIOENCODING": "ascii"},
     )
     assert "größe 0" in done.stdout.decode("utf-8")
+
+
+HOSTILE = "\u202egnp.exe\x1b]0;owned\x07\x9b2J"
+
+
+@pytest.fixture
+def hostile(project: Path) -> replicate.Experiment:
+    """An experiment whose texts steer terminals and spreadsheets."""
+    params = {
+        "=name": "=HYPERLINK(1)",
+        "steer": HOSTILE,
+        "list": [HOSTILE],
+        "number": "-1.5",
+        "sum": "-1+2",
+        "wide": "＝1",  # noqa: RUF001
+    }
+    with replicate.init({**params, "tab": "\t=1", "at": "@x", "plus": "+x", "dash": "-"}, path=None) as made:
+        pass
+    return made
+
+
+def test_csv_holds_nothing_that_a_spreadsheet_would_run(cli: Cli, hostile, project: Path) -> None:
+    assert cli("export", "out.csv")[0] == 0
+    printed = (project / "out.csv").read_text("utf-8")
+    assert printed == cli("export")[1] == cli("ls", "--csv")[1]
+    [row] = csv.DictReader(io.StringIO(printed))
+    shown = {name.removeprefix("params."): text for name, text in row.items() if name.startswith("params.")}
+    assert shown == {
+        "=name": "'=HYPERLINK(1)",
+        "steer": r"\u202egnp.exe\x1b]0;owned\x07\x9b2J",
+        "list": r'["\u202egnp.exe\u001b]0;owned\u0007\u009b2J"]',
+        "number": "-1.5",
+        "sum": "'-1+2",
+        "wide": "'＝1",  # noqa: RUF001
+        "tab": r"'\t=1",
+        "at": "'@x",
+        "plus": "'+x",
+        "dash": "-",
+    }
+    assert json.loads(shown["list"]) == [HOSTILE]
+
+
+def test_raw_csv_holds_texts_as_they_were_recorded(cli: Cli, hostile, project: Path) -> None:
+    assert cli("export", "out.csv", "--raw")[0] == 0
+    with (project / "out.csv").open(encoding="utf-8", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["params.=name"] == "=HYPERLINK(1)"
+    assert row["params.steer"] == HOSTILE
+    assert cli("ls", "--csv", "--raw")[1] == cli("export", "--raw")[1]
+
+
+@pytest.mark.parametrize("arguments", [("export", "--format", "jsonl"), ("ls", "--json"), ("ls",)])
+def test_raw_is_for_csv_alone(cli: Cli, hostile, arguments) -> None:
+    code, _, err = cli(*arguments, "--raw")
+    assert code == 2
+    assert "--raw is for CSV" in err
+
+
+@pytest.mark.parametrize("arguments", [("ls", "--json"), ("show", "--json"), ("export", "--format", "jsonl")])
+def test_json_steers_no_terminal_and_says_what_was_recorded(cli: Cli, hostile, arguments) -> None:
+    command, *options = arguments
+    out = cli(command, *([hostile.id] if command == "show" else []), *options)[1]
+    assert out.replace("\n", "").isprintable()
+    parsed = json.loads(out)
+    assert (parsed[0] if isinstance(parsed, list) else parsed)["params"]["steer"] == HOSTILE

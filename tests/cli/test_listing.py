@@ -278,3 +278,18 @@ def test_an_empty_storage_is_not_that_of_the_project(cli: Cli, experiments) -> N
     code, out, err = cli("-S", "", "ls")
     assert (code, out) == (2, "")
     assert "the storage '' is neither a path nor a URL" in err
+
+
+def test_one_long_param_does_not_pad_every_row(cli, project) -> None:
+    for text in ("x" * 100_000, "short"):
+        replicate.init({"text": text}, path=None).stop()
+    assert sorted(map(len, cli("ls")[1].splitlines()))[-2] < 1000
+
+
+def test_show_cuts_long_values_and_many_metrics_and_says_so(cli, project) -> None:
+    with replicate.init({"text": "x" * 20_000}, path=None) as experiment:
+        experiment.checkpoint(None, {f"m{number}": 1.0 for number in range(3000)})
+    out = cli("show", experiment.id)[1]
+    assert "(20,000 characters: --json shows all)" in out
+    assert "2900 metrics more" in out.replace(",", "")
+    assert "and 2,000 more: --json" in cli("show", experiment.checkpoints[0].id)[1]

@@ -123,7 +123,7 @@ class TestInATerminal:
         for jobs in (3, 2, 1):
             end.show(LEFT._replace(jobs=jobs))
             assert f"replicate: storing what is left, {jobs} to go" in _plain(terminal.shown())
-        assert threading.active_count() == threads, "the end of an interpreter starts none"
+        assert threading.active_count() <= threads, "the end of an interpreter starts none"  # those of others may end
         end.close(None)
         assert terminal.shown().endswith("\r\x1b[2K"), "the line is erased"
 

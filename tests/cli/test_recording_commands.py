@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core import ids, spool
+from replicate_core import ids, launching, spool
 from replicate_core.draining import open_queue
 from replicate_core.files import Tree
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended
@@ -186,7 +186,7 @@ class TestSync:
             pass
         finally:
             os.close(reader)
-        out, _ = done.communicate(timeout=30)
+        out, _ = done.communicate(timeout=120)
         assert (done.returncode, out) == (0, b"1111111  stored (31 jobs)\n")
         assert b"storing" in shown
         assert b"31/31" in shown
@@ -275,7 +275,9 @@ class TestAnotherUser:
             (directory / name).mkdir()
             (directory / name / "replicate.yaml").write_text(f"storage: ../storage-of-{name}\n")
         monkeypatch.chdir(directory / "other")
-        drain(Killed(directory / "other", OTHER, "../storage-of-other").leave().queue)
+        other = Killed(directory / "other", OTHER, "../storage-of-other")
+        other.save(1, model=b"other")
+        drain(other.leave().queue)
         monkeypatch.chdir(directory / "project")
         yield directory / "project"
         shutil.rmtree(directory)
@@ -325,29 +327,36 @@ class TestAnotherUser:
         assert (code, out) == (1, "")
         assert err.startswith("replicate: ")
 
-    def test_is_told_that_what_he_sees_waiting_is_not_his_to_store(self, running: Killed, project: Path) -> None:
+    def test_is_not_held_up_by_what_he_sees_waiting_and_touches_nothing_of_it(
+        self, running: Killed, project: Path
+    ) -> None:
         """The spool of an earlier version, or of somebody who opened it to others."""
+        running.queue.directory.parent.chmod(0o755)
         running.queue.directory.chmod(0o755)
         running.queue.give_back()
         (path,) = running.queue.directory.glob("files/*")
         for directory in (running.queue.directory / "files", path):
             directory.chmod(0o755)
-        code, out, err = self.call("checkout", "-o", "../checked-out", ONE)
-        assert (code, out) == (3, "")
-        assert err.startswith("replicate: it is not stored yet, and can't be by this user: ")
-        assert not (project.parent / "checked-out").exists()
+        code, _, err = self.call("checkout", "-o", "../checked-out", ONE)
+        assert (code, err) == (0, "")
+        assert (project.parent / "checked-out" / "model").read_bytes() == b"first"
         assert len(running.queue.waiting()) == 1
 
     @pytest.mark.parametrize("mode", [0o700, 0o755])
     def test_syncs_nothing(self, running: Killed, mode: int) -> None:
+        """A queue is its owner's to store, and is named where it can be seen."""
+        running.queue.directory.parent.chmod(mode)
         running.queue.directory.chmod(mode)
         running.queue.give_back()
-        code, out, err = self.call("sync")
-        assert (code, err) == (0, "")
-        assert out.startswith(f"{ONE[:7]}  is running")
         running.queue.leave()
         code, out, err = self.call("sync")
-        assert out.startswith(ONE[:7])
+        assert (code, err) == (0, "")
+        if mode == 0o755:
+            assert out.startswith(
+                f"{ONE[:7]}  is left alone: {running.queue.directory.parent} belongs to the user root. "
+            )
+        else:
+            assert out.startswith("Nothing is waiting")
         assert len(running.queue.waiting()) == 1
 
 
@@ -356,3 +365,85 @@ def drain(queue: Queue) -> None:
     assert queue.take()
     open_queue(queue).empty()
     queue.give_back()
+
+
+class TestWhatSomebodyElsePutIntoTheSpool:
+    """A cloned project may bring a queue: it says what to read, where to send it, and what to tell the driver."""
+
+    @pytest.fixture
+    def planted(self, project: Path) -> Path:
+        """A queue as an earlier version left it, or as git checks one out: it has no proof."""
+        killed = Killed(project)
+        killed.save(1, model=b"model")
+        killed.leave()
+        clone = project.parent / "clone"
+        shutil.copytree(project, clone)
+        (clone / "replicate.yaml").write_text("storage: ../storage\n")
+        (queue,) = (clone / ".replicate/spool").glob("*-*")
+        (queue / "proof").unlink()
+        return queue
+
+    def test_is_named_and_left_alone(self, cli: Cli, planted: Path, project: Path) -> None:
+        clone = str(planted.parents[2])
+        code, out, _ = cli("-D", clone, "sync")
+        assert code == 3
+        assert f"{planted} is left alone: an earlier version of replicate has left it, or somebody" in out
+        assert f"`replicate sync --accept {planted.name}`" in out
+        assert f"Left alone: {planted}: " in cli("-D", clone, "status")[1].replace("\n", " ")
+        (left,) = json.loads(cli("-D", clone, "status", "--json")[1])["left_alone"]
+        assert left["directory"] == str(planted)
+        assert not (project.parent / "storage").exists()
+        assert (planted / "files/1/small").read_bytes() == b"model"
+
+    def test_is_stored_once_the_user_has_seen_what_it_is_and_says_so(
+        self, cli: Cli, planted: Path, project: Path
+    ) -> None:
+        code, out, _ = cli("-D", str(planted.parents[2]), "sync", "--accept", planted.name[:8], "--yes")
+        assert code == 0
+        for shown in (
+            "Experiment  1111111 of",
+            "Waiting     2 jobs, 5 B",
+            "Files       model",
+            "Storage     ../storage",
+        ):
+            assert shown in out
+        assert "1111111  stored (2 jobs)" in out
+        assert not planted.exists()
+        assert (project.parent / "storage").is_dir()
+
+    def test_is_not_accepted_where_nobody_says_yes(
+        self, cli: Cli, planted: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("click.confirm", lambda _question: False)
+        code, out, _ = cli("-D", str(planted.parents[2]), "sync", "--accept", planted.name)
+        assert (code, "stored (" in out) == (1, False)
+        assert planted.is_dir()
+        assert not (project.parent / "storage").exists()
+
+    def test_is_not_accepted_with_a_link_in_it(self, cli: Cli, planted: Path, project: Path) -> None:
+        (planted / "files/1/small").unlink()
+        (planted / "files/1/small").symlink_to("/etc/passwd")
+        code, _, err = cli("-D", str(planted.parents[2]), "sync", "--accept", planted.name, "--yes")
+        assert code == 2
+        assert "small is neither a file nor a directory of this user" in err
+        assert not (project.parent / "storage").exists()
+
+    def test_a_name_that_is_none_says_which_there_are(self, cli: Cli, planted: Path) -> None:
+        code, _, err = cli("-D", str(planted.parents[2]), "sync", "--accept", "nothing")
+        assert code == 1
+        assert planted.name in err
+
+    def test_what_is_kept_aside_is_shown(self, cli: Cli, project: Path) -> None:
+        killed = Killed(project)
+        kept = killed.queue.directory.parent / f"torn-{killed.queue.directory.name}-1"
+        kept.mkdir()
+        killed.leave()
+        assert json.loads(cli("status", "--json")[1])["kept_aside"] == [str(kept)]
+        assert "KEPT ASIDE" in cli("status")[1]
+
+    def test_is_told_once_when_the_next_experiment_begins(self, planted: Path, project: Path) -> None:
+        place = replicate.Project(directory=planted.parents[2]).spool
+        with pytest.warns(UserWarning, match=f"{planted} is left alone: .* `replicate sync --accept {planted.name}`"):
+            launching.start_for_abandoned(place, planted.parents[2])
+        launching.start_for_abandoned(place, planted.parents[2])
+        assert not (project.parent / "storage").exists()

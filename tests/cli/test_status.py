@@ -122,3 +122,20 @@ def test_what_is_recorded_on_this_machine_is_named(cli, project: Path) -> None:
     assert "its process is gone" in cli("status")[1]
     assert cli("sync")[0] == 0
     assert "WAITING" not in cli("status")[1]
+
+
+def test_what_runs_have_left_is_named_with_its_checkpoint(cli, project: Path) -> None:
+    (project / "model.txt").write_text("weights")
+    experiment = replicate.init({}, path=None)
+    checkpoint = experiment.checkpoint("model.txt", {"loss": 1.0})
+    experiment.stop()
+    why = f"checkpoint {checkpoint.short_id} of experiment {experiment.short_id}"
+    assert f"model.txt   {why}\n" in cli("status")[1]
+    assert {"path": "model.txt", "why": why} in json.loads(cli("status", "--json")[1])["left_out"]
+
+
+def test_directories_of_trackers_are_named(cli, project: Path) -> None:
+    (project / "wandb").mkdir()
+    (project / "wandb/run").write_text("1")
+    assert "Warning: wandb/ (1 B) holds what runs have made" in cli("status")[1]
+    assert json.loads(cli("status", "--json")[1])["outputs"] == ["wandb"]

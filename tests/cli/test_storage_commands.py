@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import replicate
+from replicate_core.documents import seal
 
 Cli = Callable[..., tuple[int, str, str]]
 KINDS = ("records", "manifests", "data")
@@ -225,11 +226,46 @@ class TestVerify:
         (damage,) = report.pop("damages")
         assert "is missing" in damage.pop("problem")
         assert damage == {"experiment": experiments[1].id, "checkpoint": checkpoint.id, "path": "model.bin"}
-        assert report.keys() == {"experiments", "objects", "bytes_checked"}
+        assert report.keys() == {"experiments", "objects", "bytes_checked", "lacking", "keyless"}
         assert report["experiments"] == 2
+
+    def test_what_of_an_earlier_version_cannot_be_checked_is_counted(
+        self, cli: Cli, experiments, storage: Path
+    ) -> None:
+        assert "note" not in cli("verify")[1]
+        document = min(storage.glob("manifests/*.json"))
+        plain = json.loads(document.read_text())["document"]
+        document.write_bytes(seal({name: value for name, value in plain.items() if name != "key"}))
+        code, out, _ = cli("verify")
+        assert code == 0
+        assert "note: 1 document of an earlier version can't be checked for standing in the place of another" in out
+
+    def test_a_damaged_segment_is_named_with_what_mends_it(self, cli: Cli, experiments, storage: Path) -> None:
+        cli("compact")
+        (segment,) = storage.glob("segments/*")
+        segment.write_bytes(segment.read_bytes()[:-20])
+        code, out, _ = cli("verify")
+        assert code == 4
+        assert segment.name in "".join(out.split())
+        cli("compact")
+        assert cli("verify")[0] == 0
 
 
 class TestPrune:
+    def test_passes_over_what_it_must_not_obey_and_names_it(self, cli: Cli, experiments, storage: Path) -> None:
+        tombstone = storage / f"prune/{'0' * 26}.json"
+        tombstone.parent.mkdir(exist_ok=True)
+        tombstone.write_bytes(seal({"keys": ["replicate.json"]}))
+        for _ in range(2):
+            age(storage)
+            code, out, _ = cli("prune", "--yes")
+            assert code == 0
+            assert f"Passed over: the tombstone prune/{tombstone.name} dooms 'replicate.json'" in out
+        assert "the tombstone" in json.loads(cli("prune", "--json")[1])["passed_over"][0]
+        for options in ((), ("--yes",)):
+            assert "Passed over: the tombstone" in cli("prune", "--alone", *options)[1]
+        assert cli("ls")[0] == 0
+
     def test_by_default_only_says_what_would_be_done(self, cli: Cli, experiments, storage: Path) -> None:
         cli("rm", "-f", experiments[0].id)
         age(storage)
@@ -315,7 +351,7 @@ class TestPrune:
 
     def test_json_is_for_programs(self, cli: Cli, experiments, storage: Path) -> None:
         assert json.loads(cli("prune", "--json", "--no-repack")[1]) == {
-            "dry_run": True, "deleted": {}, "doomed": {}, "waiting": {}, "young": {}, "repacked": {},
+            "dry_run": True, "deleted": {}, "doomed": {}, "waiting": {}, "young": {}, "repacked": {}, "passed_over": [],
         }  # fmt: skip
         cli("rm", "-f", experiments[0].id)
         age(storage)

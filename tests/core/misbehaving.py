@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import threading
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from replicate_core import draining, launching, recorder
+from replicate_core.background import Bell
 from replicate_core.errors import StorageFailed
 from replicate_core.spool import Queue
 from replicate_core.store import Entry, Store
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 120
 
 
 def until(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
@@ -25,6 +27,11 @@ def until(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS)
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
         time.sleep(0.005)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory in which a recorder may be making files."""
+    until(lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists())
 
 
 class Died(BaseException):
@@ -83,6 +90,8 @@ class Storage:
         """When which key was to be written."""
         self.written: list[str] = []
         self.lists = 0
+        self.on_another_disk = False
+        """Whether staged copies can't become objects by getting a second name."""
         self.recorders: list[RecorderThread] = []
 
     def opener(self, open_store: Callable[..., Store]) -> Callable[..., Store]:
@@ -103,7 +112,7 @@ class Storage:
         monkeypatch.setattr(recorder, "POLL_SECONDS", 0.005)
         monkeypatch.setattr(recorder, "PAUSE_SECONDS", (0.02, 0.2))
         monkeypatch.setattr(recorder, "GATHER_SECONDS", (0.02, 0.2))
-        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=1.5))
+        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=15))
 
     def settle(self, at_exit: Iterable[Callable[..., object]]) -> None:
         """After a test: let the recorders end."""
@@ -133,7 +142,10 @@ class Misbehaving:
 
     def put_file(self, key: str, path: Path) -> None:
         self._ask("put_file", key)
-        self._store.put_file(key, path)
+        if self._storage.on_another_disk:
+            self._store.put(key, path.read_bytes())
+        else:
+            self._store.put_file(key, path)
         self._storage.written.append(key)
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -160,18 +172,27 @@ class RecorderThread:
 
     def __init__(self, directory: Path) -> None:
         self.returncode: int | None = None
+        self.pid = 0
+        self.queues = 1
+        self._bell = Bell()
         self.thread = threading.Thread(target=self._run, args=(Queue(directory),), daemon=True)
         self.thread.start()
 
     def _run(self, queue: Queue) -> None:
         try:
-            is_stored = recorder.record(queue)
+            is_stored = recorder.record(queue, bell=self._bell)
         except Died:
             self.returncode = 1
         except SystemExit as error:
             self.returncode = int(error.code or 0)
         else:
             self.returncode = 0 if is_stored else recorder.LEFT
+
+    def add(self, directory: Path) -> bool:
+        return False
+
+    def wake(self) -> None:
+        self._bell.ring()
 
     def poll(self) -> int | None:
         return None if self.thread.is_alive() else self.returncode

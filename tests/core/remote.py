@@ -16,8 +16,9 @@ from replicate_core import catalogue, compacting, segments
 from replicate_core.compacting import compact
 from replicate_core.documents import seal, unseal
 from replicate_core.errors import NotFound
+from replicate_core.keys import SEGMENTS
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Record
-from replicate_core.repository import SEGMENTS, Repository
+from replicate_core.repository import Repository
 from replicate_core.store import Entry
 
 BEGAN = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)

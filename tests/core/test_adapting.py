@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from replicate_core.adapting import (
     check_overhead,
     check_resume,
     check_template,
+    copy_for_training,
+    discard,
     expand_template,
     whole_from_1,
 )
@@ -109,3 +112,52 @@ class TestResume:
     def test_of_no_experiment_is_refused(self) -> None:
         with pytest.raises(InvalidInput, match=r"experiment must be one that replicate\.init has returned, got 'name'"):
             check_experiment("name")
+
+
+class TestDiscarding:
+    def test_leaves_nothing_of_what_has_only_begun(self, project: Path) -> None:
+        experiment = replicate.init({"lr": 1})
+        assert discard(experiment)
+        assert len(replicate.experiments.list()) == 0
+        assert not list(Path(".replicate/spool").glob("*-*")), "no recorder goes on for it"
+
+    def test_leaves_alone_what_has_more(self, project: Path) -> None:
+        experiment = replicate.init()
+        experiment.checkpoint(None, {"loss": 1.0})
+        assert not discard(experiment)
+        assert experiment.is_running()
+        experiment.stop()
+
+    def test_leaves_alone_what_was_resumed_or_is_not_recorded_here(self, project: Path) -> None:
+        first = replicate.init(name="a")
+        first.checkpoint(None, {"loss": 1.0})
+        first.stop()
+        assert not discard(first)
+        again = replicate.init(name="a", resume=first.id)
+        assert not discard(again)
+        again.stop()
+        assert not discard(replicate.experiments.get(first.id))
+        assert len(replicate.experiments.list()) == 1
+
+
+class Recorder:
+    """A callback with something that is not pickled."""
+
+    def __init__(self, experiment: object) -> None:
+        self.experiment, self.params, self.lock, self.me = experiment, {"sizes": [1]}, object(), self
+
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"lock": None, "experiment": None}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> object:
+        return copy_for_training(self, memo, given=self.experiment)
+
+
+def test_a_copy_shares_the_experiment_and_nothing_else() -> None:
+    original = Recorder(experiment=object())
+    copied = copy.deepcopy(original)
+    assert copied.experiment is original.experiment
+    assert copied.params == original.params
+    assert copied.params["sizes"] is not original.params["sizes"]
+    assert copied.me is copied
+    assert copied.lock is None

@@ -67,7 +67,8 @@ class TestWhatIsAdded:
         assert (added.step, added.experiment_id) == (2, identifier)
         assert steps(experiment) == steps(loaded(identifier)) == [0, 1, 2]
         experiment.stop()
-        assert loaded(identifier).latest().metrics == {"test_loss": 0.4}
+        assert loaded(identifier).latest(with_files=False).metrics == {"test_loss": 0.4}
+        assert loaded(identifier).latest().step == 1, "the last one that has files"
 
     def test_it_may_have_files_and_comes_back_with_the_code_of_the_training(self, project: Path) -> None:
         Path("train.py").write_text("first")
@@ -131,7 +132,7 @@ class TestWhatIsAdded:
         with loaded(identifier) as experiment:
             Path("model.txt").write_text("fine-tuned")
             experiment.checkpoint("model.txt", {"loss": 0.1})
-        again = replicate.init({}, name="digits", resume="auto", path=None)
+        again = replicate.init({}, name="digits", resume=identifier, path=None)
         assert (again.id, again.resumed_from.step) == (identifier, 2)
 
 

@@ -66,7 +66,7 @@ class TestParams:
             ({"model": Thing()}, r"params\['model'\] is a .*Thing \(<a thing>\), which can't be recorded"),
             ({"a": {"b": [1, Thing()]}}, r"params\['a'\]\['b'\]\[1\] is a .*Thing"),
             ({"f": len}, r"params\['f'\] is a builtins\.builtin_function"),
-            ({"s": {1, 2}}, r"params\['s'\] is a builtins\.set"),
+            ({"s": {1, 2j}}, r"an item of params\['s'\] is a builtins\.complex"),
             ({"z": 1j}, r"params\['z'\] is a builtins\.complex"),
             ({"b": b"\xff\xfe"}, r"params\['b'\] is binary data"),
             ({"t": "\ud800"}, r"params\['t'\] is no valid Unicode"),
@@ -224,13 +224,18 @@ class TestMetrics:
 class TestPrimaryMetric:
     @pytest.mark.parametrize(
         "primary",
-        ["loss", ("loss",), ("loss", "minimize", 1), ("loss", "min"), ("loss", "MINIMIZE"), ("", "minimize"),
+        ["loss", ("loss",), ("loss", "minimize", 1), ("loss", "min"), ("loss", "MIN IMIZE"), ("", "minimize"),
          (1, "minimize"), {"loss": "minimize"}, 5, ("loss", None), ("loss", ["minimize"])],
         ids=repr,
     )  # fmt: skip
     def test_of_the_wrong_shape_or_goal(self, experiment: replicate.Experiment, primary: object) -> None:
         with pytest.raises(replicate.InvalidInput, match=r'primary_metric must be a pair \(name, "minimize" or "max'):
             experiment.checkpoint("model", {"loss": 1}, primary_metric=primary)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("goal", ["MINIMIZE", "Minimize"])
+    def test_whose_goal_is_in_capitals_is_meant(self, project: Path, goal: str) -> None:
+        made = replicate.init({}, path=None).checkpoint(None, {"loss": 1}, primary_metric=("loss", goal))
+        assert made.primary_metric == ("loss", "minimize")
 
     def test_that_is_mistyped_in_the_configuration_is_a_warning(self, project: Path) -> None:
         (project / "replicate.yaml").write_text("metrics:\n  val_los: {goal: minimize, primary: true}\n")
@@ -248,6 +253,16 @@ class TestPrimaryMetric:
         experiment.checkpoint("model", {"loss": 1}, ("loss", "minimize"))
         experiment.keep()
         experiment.checkpoint("model", {"loss": 1})
+
+    @pytest.mark.parametrize("value", [[0.5, 0.25], True, "low", {"a": 1}], ids=repr)
+    def test_that_is_no_single_number_is_warned_of_once(self, project: Path, value: object) -> None:
+        experiment = replicate.init(path=None)
+        with pytest.warns(UserWarning, match=r"the primary metric 'f1' is no single number but .*Name a metric"):
+            experiment.checkpoint(None, {"f1": value, "loss": 1.0}, ("f1", "maximize"))
+        experiment.checkpoint(None, {"f1": value, "loss": 1.0}, ("f1", "maximize"))
+        experiment.stop()
+        assert experiment.best() is None
+        assert [checkpoint.metrics["f1"] for checkpoint in experiment.checkpoints] == [value, value]
 
     def test_that_is_absent_is_a_warning_and_best_passes_over_it(self, project: Path) -> None:
         experiment = replicate.init({})
@@ -289,6 +304,8 @@ class TestStorage:
         for package in ("s3fs", "gcsfs", "paramiko", "sshfs"):
             monkeypatch.setitem(sys.modules, package, None)
         (project / "replicate.yaml").write_text(f"storage: {url}\n")
+        if url.startswith("ftp:"):
+            monkeypatch.setenv("REPLICATE_TRUST", str(project))
         for action in (lambda: replicate.init({}), replicate.experiments.list):
             with pytest.raises(error, match=message):
                 action()

@@ -18,7 +18,7 @@ import pytest
 import replicate_core as replicate
 from replicate_core import cache
 from replicate_core.cache import CachedStore, cache_directory, cached
-from replicate_core.documents import seal
+from replicate_core.documents import seal, seal_under
 from replicate_core.errors import Corrupted, NotFound
 from replicate_core.fsspec_store import FsspecStore
 from replicate_core.opening import open_store
@@ -205,6 +205,16 @@ class TestABrokenCache:
         remote.asked.clear()
         assert store.get(RECORD) == ONE
         assert remote.asked == [], "the cache was mended"
+
+    def test_what_belongs_under_another_key_is_not_kept_nor_believed(self, store, remote, directory: Path) -> None:
+        right, other = seal_under(RECORD, {"number": 1}), seal_under(MANIFEST, {"number": 2})
+        remote.put(RECORD, other)
+        assert store.get(RECORD) == other
+        remote.put(RECORD, right)  # somebody has mended it
+        assert store.get(RECORD) == right
+        remote.asked.clear()
+        assert cached(remote, directory=directory).get(RECORD) == right
+        assert remote.asked == []
 
     def test_what_is_damaged_in_the_storage_is_not_kept(self, store: Store, remote: Remote) -> None:
         for damaged in (ONE[:-5], ONE.replace(b"1}", b"3}"), b""):

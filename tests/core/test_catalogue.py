@@ -13,6 +13,7 @@ from remote import ONE, OTHER, Lab, Remote
 from replicate_core import catalogue, segments
 from replicate_core.documents import seal, unseal
 from replicate_core.errors import Corrupted
+from replicate_core.keys import RECORDS, SEGMENTS
 from replicate_core.records import (
     Checkpointed,
     Created,
@@ -21,9 +22,10 @@ from replicate_core.records import (
     Ended,
     Released,
     Repacked,
+    Restored,
     Resumed,
 )
-from replicate_core.repository import RECORDS, SEGMENTS, Repository
+from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 
 
@@ -68,6 +70,7 @@ class TestMerged:
                 lab.record(Released(name, tuple(points[-1:])))
             elif action == 9:
                 lab.record(Repacked(name, {f"manifests/{'0' * 26}.json": f"manifests/{'1' * 26}.json"}))
+                lab.record(Restored(name, data.draw(st.sampled_from([None, *points])), f"manifests/{'2' * 26}.json"))
             elif action == 10:
                 lab.record(Created(name, lab.remote.now))
             else:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from replicate_core import checkout
 from replicate_core.checkout import Layout, check_out, lay_out
 from replicate_core.documents import digest
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
@@ -58,6 +63,54 @@ OTHER = File(0, 0o755, ())
 
 def manifest(*files: str, links: Mapping[str, str] | None = None, directories: tuple[str, ...] = ()) -> Manifest:
     return Manifest(dict.fromkeys(files, EMPTY), links or {}, directories)
+
+
+class TestThousandsOfDirectories:
+    """A path may have as many names as the system takes, and a hostile one more."""
+
+    def test_inside_one_another_are_laid_out(self, repository: Repository, output: Path) -> None:
+        room = os.pathconf("/", "PC_PATH_MAX") - len(str(output)) - 60
+        deep = "d/" * (room // 2)
+        assert deep.count("/") > sys.getrecursionlimit()
+        files = {f"{deep}model.bin": stored(repository, "weights"), "code.py": stored(repository, "code")}
+        content = Manifest(files, {f"{deep}latest": "model.bin"}, (f"{deep}logs",))
+        key = repository.put_manifest(replace(content, object_bytes={part.object: 7 for part in parts_of(content)}))
+        plan = lay_out([manifest(deep.rstrip("/")), repository.manifest(key)])
+        check_out(repository, plan, output)
+        assert (output / deep / "model.bin").read_text() == (output / deep / "latest").read_text() == "weights"
+        assert (output / deep / "logs").is_dir()
+        assert plan.replaced(output) == []
+        check_out(repository, plan, output)  # over itself
+        remove(output)
+
+    def test_deeper_than_the_system_takes_is_a_clear_error_that_changes_nothing(
+        self, repository: Repository, output: Path
+    ) -> None:
+        deep = "d/" * 2000 + "model.bin"
+        plan = lay_out([Manifest({deep: stored(repository, "weights"), "code.py": stored(repository, "code")})])
+        output = output / ("n" * 200)
+        with pytest.raises(StorageFailed, match=r"can't write to .*too long.*shorter path$"):
+            check_out(repository, plan, output)
+        assert not (output / "code.py").exists()
+
+    def test_in_many_paths_take_little_memory(self) -> None:
+        deep = {"/".join([str(number), *["d"] * 1900]): EMPTY for number in range(100)}
+        content = Manifest(deep)
+        tracemalloc.start()
+        try:
+            assert lay_out([content, content]).files == deep
+            assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def parts_of(content: Manifest) -> list[Part]:
+    return [part for file in content.files.values() for part in file.parts]
+
+
+def remove(directory: Path) -> None:
+    """Remove what `shutil.rmtree` of older Pythons is too deep for."""
+    subprocess.run(["rm", "-r", directory], check=True)
 
 
 class TestLayingOut:
@@ -140,17 +193,39 @@ class TestCheckingOut:
         check_out(repository, layout(repository, {"a": "1"}), Path("new/output"))
         assert found(project) == {"new/output/a": "1"}
 
-    def test_programs_can_be_run_and_the_rest_is_up_to_the_user(self, repository: Repository, output: Path) -> None:
-        plan = Layout(
-            {"run.sh": stored(repository, "#!", mode=0o700), "private": stored(repository, "x", mode=0o600)}, {}, ()
-        )
-        before = os.umask(0o027)
+    @pytest.mark.parametrize(
+        ("saved", "umask", "found"),
+        [
+            (0o700, 0o022, 0o700),
+            (0o600, 0o022, 0o600),
+            (0o640, 0o002, 0o660),
+            (0o755, 0o027, 0o750),
+            (0o644, 0o022, 0o644),
+            (0o444, 0o022, 0o644),
+            (0o000, 0o022, 0o600),
+        ],
+    )
+    def test_programs_can_be_run_what_was_private_stays_so_and_the_rest_is_up_to_the_user(
+        self, repository: Repository, output: Path, saved: int, umask: int, found: int
+    ) -> None:
+        plan = Layout({"file": stored(repository, "x", mode=saved)}, {}, ())
+        before = os.umask(umask)
         try:
             check_out(repository, plan, output)
         finally:
             os.umask(before)
-        assert stat.S_IMODE((output / "run.sh").stat().st_mode) == 0o740
-        assert stat.S_IMODE((output / "private").stat().st_mode) == 0o640
+        assert stat.S_IMODE((output / "file").stat().st_mode) == found
+
+    def test_what_was_private_is_readable_for_nobody_else_while_it_is_fetched(
+        self, repository: Repository, output: Path
+    ) -> None:
+        seen = set()
+
+        def look(_done: int, _all: int) -> None:
+            seen.update(stat.S_IMODE(path.stat().st_mode) for path in output.rglob("*") if path.is_file())
+
+        check_out(repository, Layout({"key": stored(repository, "x", mode=0o600)}, {}, ()), output, look)
+        assert seen == {0o600}
 
     def test_what_stands_there_is_replaced_and_the_rest_kept(self, repository: Repository, output: Path) -> None:
         output.mkdir()
@@ -181,6 +256,22 @@ class TestCheckingOut:
             check_out(repository, plan, output)
         assert found(output) == {"a": "old", "sub": "/"}
 
+    def test_a_file_that_can_not_be_written_whole_changes_nothing(
+        self, repository: Repository, output: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where no space can be set aside, the system writes the beginning, and says so without an error."""
+        resource = pytest.importorskip("resource")
+        monkeypatch.setattr(checkout, "set_aside", lambda _descriptor, _size: None)
+        wanted = layout(repository, {"model": "x" * 5000})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises((OSError, InvalidInput, StorageFailed), match="File too large"):
+                check_out(repository, wanted, output)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert found(output) == {}
+
     def test_a_storage_that_fails_passes_as_it_is(self, repository: Repository, output: Path, monkeypatch) -> None:
         def failing(*_: object) -> bytes:
             raise StorageFailed("no answer")
@@ -204,6 +295,13 @@ class TestCheckingOut:
                 check_out(repository, plan, output)
         assert os.listdir(tmp_path / "outside") == []
         assert found(output) == {"out": "-> ../outside"}
+
+    def test_a_link_in_the_directory_never_leads_to_what_git_carries_out(self, repository, output: Path) -> None:
+        (output / ".git/hooks").mkdir(parents=True)
+        (output / "tools").symlink_to(".git/hooks")
+        with pytest.raises(InvalidInput, match=f"{output}/tools leads into .git: remove the link"):
+            check_out(repository, layout(repository, {"tools/post-checkout": "evil"}), output)
+        assert os.listdir(output / ".git/hooks") == []
 
     @pytest.mark.parametrize("kind", ["file", "link", "empty directory"])
     def test_a_file_where_a_directory_is_needed_changes_nothing(self, repository, output: Path, kind: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
 import pytest
 
-from replicate_core.config import DEFAULT_STORAGE, Config, SpoolConfig, find_directory, load
+from replicate_core.config import DEFAULT_STORAGE, Config, SpoolConfig, find_directory, load, project_above
 from replicate_core.errors import ConfigInvalid
 from replicate_core.records import PrimaryMetric
 
@@ -26,6 +27,57 @@ class TestFinding:
         assert find_directory(below) == tmp_path.resolve() / "outer/inner"
         assert find_directory(tmp_path / "outer") == tmp_path.resolve() / "outer"
 
+    def test_the_file_of_keepsake_marks_a_project_where_no_other_does(self, tmp_path: Path) -> None:
+        below = tmp_path / "outer/inner/src"
+        below.mkdir(parents=True)
+        (tmp_path / "outer/inner/keepsake.yaml").touch()
+        assert find_directory(below) == tmp_path.resolve() / "outer/inner"
+        (tmp_path / "outer/replicate.yaml").touch()
+        assert find_directory(below) == tmp_path.resolve() / "outer"
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    @pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link to a device", "broken link", "directory"])
+    def test_one_that_is_no_regular_file_is_refused_and_never_passed_over(self, tmp_path: Path, kind: str) -> None:
+        below = tmp_path / "project/src"
+        below.mkdir(parents=True)
+        file = tmp_path / "project/replicate.yaml"
+        if kind == "pipe":
+            os.mkfifo(file)
+        elif kind == "directory":
+            file.mkdir()
+        else:
+            os.mkfifo(tmp_path / "pipe")
+            targets = {"link to a pipe": tmp_path / "pipe", "link to a device": Path(os.devnull)}
+            file.symlink_to(targets.get(kind, tmp_path / "nowhere"))
+        assert find_directory(below) == file.parent.resolve()
+        found = "No such file" if kind == "broken link" else "it is no regular file"
+        with pytest.raises(ConfigInvalid, match=rf"replicate\.yaml can't be read: .*{found}"):
+            load(file.parent)
+
+    @pytest.mark.parametrize("text", ['"a\\0b"', '"s3x\\e[2J://b"', '"s3://b/\\x9b"', '"a\\nb"', '"a\\x7f"'])
+    @pytest.mark.parametrize("place", ["storage: {}", "repository: {}", "spool: {{directory: {}}}"])
+    def test_a_path_or_url_with_control_characters_is_refused(self, tmp_path: Path, place: str, text: str) -> None:
+        with pytest.raises(ConfigInvalid, match=r"replicate\.yaml, line 2: .* without control characters") as error:
+            loaded(tmp_path, f"quiet: true\n{place.format(text)}\n")
+        assert str(error.value).isprintable()
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+    def test_what_another_user_put_where_everybody_may_write_is_not_taken(self, tmp_path: Path) -> None:
+        below = tmp_path / "mine/deep"
+        below.mkdir(parents=True)
+        planted = tmp_path / "replicate.yaml"
+        planted.touch()
+        os.chown(planted, 65534, 65534)
+        assert find_directory(below) == tmp_path.resolve(), "a directory that is not everybody's may be shared"
+        tmp_path.chmod(0o1777)
+        assert find_directory(below) == below.resolve()
+        os.chown(planted, os.geteuid(), os.getegid())
+        assert find_directory(below) == tmp_path.resolve()
+        planted.rename(below / "ours.yaml")
+        planted.symlink_to(below / "ours.yaml")
+        os.chown(planted, 65534, 65534, follow_symlinks=False)
+        assert find_directory(below) == below.resolve(), "their link to a file of ours is not ours"
+
     def test_without_the_file_it_is_where_one_stands(self, tmp_path: Path) -> None:
         assert find_directory(tmp_path) == tmp_path.resolve()
 
@@ -33,6 +85,50 @@ class TestFinding:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to("real")
         assert find_directory(tmp_path / "link") == tmp_path.resolve() / "real"
+
+
+class TestTheProjectAbove:
+    @pytest.fixture
+    def above(self, tmp_path: Path) -> Path:
+        (tmp_path / "above/.replicate/storage").mkdir(parents=True)
+        (tmp_path / "above/a/b").mkdir(parents=True)
+        return tmp_path.resolve() / "above"
+
+    def test_it_is_the_nearest_that_keeps_experiments(self, above: Path) -> None:
+        assert project_above(above / "a") == project_above(above / "a/b") == above
+        (above / "a/.replicate/storage").mkdir(parents=True)
+        assert project_above(above / "a/b") == above / "a"
+
+    @pytest.mark.parametrize("own", [".replicate", "replicate.yaml", "replicate.yml"])
+    def test_there_is_none_where_the_directory_is_a_project_itself(self, above: Path, own: str) -> None:
+        (above / "a" / own).touch() if own.endswith("ml") else (above / "a" / own).mkdir()
+        assert project_above(above / "a") is None
+
+    def test_a_directory_without_experiments_is_none(self, above: Path) -> None:
+        (above / "a/.replicate/spool").mkdir(parents=True)
+        assert project_above(above / "a/b") is None
+        assert project_above(above) is None
+
+    def test_the_search_ends_at_the_top_of_a_git_repository(self, above: Path) -> None:
+        (above / "a/.git").mkdir()
+        assert project_above(above / "a/b") is None
+        assert project_above(above / "a") is None
+        (above / ".git").write_text("gitdir: elsewhere")
+        (above / "a/.git").rmdir()
+        assert project_above(above / "a/b") == above
+
+    def test_the_home_directory_is_no_project_by_accident(self, above: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(above))
+        assert project_above(above / "a/b") is None
+
+    def test_a_directory_that_everybody_may_write_to_is_none(self, above: Path) -> None:
+        above.chmod(0o1777)
+        assert project_above(above / "a") is None
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+    def test_what_belongs_to_another_user_is_none(self, above: Path) -> None:
+        os.chown(above / ".replicate", 65534, 65534)
+        assert project_above(above / "a") is None
 
 
 class TestOptionsThatCannotBe:
@@ -70,6 +166,40 @@ class TestLoading:
         text = "storage_options:\n  profile: mine\n  secret: ${S}\n  client_kwargs: {a: [1, true, null]}\n"
         found = loaded(tmp_path, text).storage_options
         assert found == {"profile": "mine", "secret": "${S}", "client_kwargs": {"a": [1, True, None]}}
+
+    @pytest.mark.parametrize("name", ["keepsake.yaml", "keepsake.yml"])
+    def test_the_file_of_keepsake_is_read_where_there_is_no_other(self, tmp_path: Path, name: str) -> None:
+        assert loaded(tmp_path, "repository: s3://bucket/old\n", name=name).storage == "s3://bucket/old"
+        assert loaded(tmp_path, "storage: s3://bucket/new\n").storage == "s3://bucket/new"
+
+    def test_metrics_may_be_a_list_as_in_2020(self, tmp_path: Path) -> None:
+        config = loaded(
+            tmp_path,
+            "metrics:\n  - name: loss\n    goal: MINIMIZE\n  - name: f1\n    goal: Maximize\n    primary: true\n",
+        )
+        assert config.metrics == {"loss": PrimaryMetric("loss", "minimize"), "f1": PrimaryMetric("f1", "maximize")}
+        assert config.primary_metric == ("f1", "maximize")
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("metrics:\n  - goal: minimize\n", "line 2: a metric in a list needs a name"),
+            ("metrics:\n  - name: 3\n    goal: minimize\n", "line 2: a metric in a list needs a name"),
+            ("metrics:\n  - name: a\n", "line 2: the metric 'a' needs a goal: minimize or maximize"),
+            ("metrics:\n  - loss\n", "line 2: metrics must hold `key: value` lines"),
+            ("metrics:\n  - {name: a, goal: up}\n", "line 2: the goal of 'a' must be minimize or maximize, not 'up'"),
+            (
+                "metrics:\n  - {name: a, goal: minimize}\n  - {name: a, goal: maximize}\n",
+                "line 3: 'a' stands twice in metrics",
+            ),
+        ],
+        ids=["no name", "a number", "no goal", "a text", "goal", "twice"],
+    )
+    def test_an_entry_of_such_a_list_that_is_wrong_is_named_by_its_line(
+        self, tmp_path: Path, text: str, problem: str
+    ) -> None:
+        with pytest.raises(ConfigInvalid, match=problem):
+            loaded(tmp_path, text)
 
     def test_metrics_have_goals_and_one_of_them_is_primary(self, tmp_path: Path) -> None:
         config = loaded(
@@ -165,7 +295,7 @@ WRONG = {
     "an unknown key": ("# x\nstroage: here\n", "line 2: 'stroage' is no key of the file: did you mean 'storage'?"),
     "a strange key": (
         "storage: a\nqqq: here\n",
-        "line 2: 'qqq' is no key .*known are: storage, .*, compression, spool, quiet$",
+        "line 2: 'qqq' is no key .*known are: storage, .*, compression, spool, quiet, redact$",
     ),
     "a key twice": ("storage: a\nstorage: b\n", "line 2: 'storage' stands twice in the file"),
     "two storages": ("storage: a\nrepository: b\n", "line 2: 'storage' and 'repository' are two names for one thing"),

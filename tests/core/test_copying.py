@@ -18,10 +18,11 @@ from replicate_core import catalogue, copying, records
 from replicate_core.copying import copy
 from replicate_core.documents import seal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed, TooNew
+from replicate_core.keys import DATA, MANIFESTS, RECORDS, SEGMENTS, TOMBSTONES
 from replicate_core.known import GRACE, Known
 from replicate_core.pruning import prune
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record, Released, Resumed
-from replicate_core.repository import DATA, MANIFESTS, RECORDS, SEGMENTS, TOMBSTONES, Repository
+from replicate_core.repository import Repository
 from replicate_core.staging import Staged, StagedFile
 from replicate_core.verifying import snapshots_of, verify
 from replicate_core.writing import publish
@@ -69,7 +70,9 @@ class Side:
             Known(self.repository),
             Staged(self.scratch, files, {}, ()),
             "none",
-            lambda done: Checkpointed(experiment, (replace(facts, manifest=done.manifest),), session),
+            lambda done: Checkpointed(
+                experiment, (replace(facts, manifest=done.manifest, size_bytes=done.size_bytes),), session
+            ),
         )
         self.made[experiment].append(facts.id)
         return facts.id

@@ -134,3 +134,21 @@ def test_patch_makes_the_one_of_the_other(
             ["git", "apply", "--unsafe-paths", "--whitespace=nowarn", "-"], input=patch, cwd=directory, check=True
         )
     assert (directory / "file").read_bytes() == new
+
+
+def test_what_people_write_comes_before_what_runs_write_and_notebooks_come_last() -> None:
+    paths = [
+        "a.ipynb",
+        "a.log",
+        "events.out.tfevents.1",
+        "log.py",
+        "nohup.out",
+        "README",
+        "train.py",
+        "x/sweep.log",
+        ".log",
+    ]
+    changed = file_changes(Manifest(), Manifest(links=dict.fromkeys(paths, "x")))
+    assert [change.path for change in changed] == [
+        ".log", "README", "log.py", "train.py", "a.log", "events.out.tfevents.1", "nohup.out", "x/sweep.log", "a.ipynb"
+    ]  # fmt: skip

@@ -14,8 +14,12 @@ from replicate_core.documents import (
     expect_list,
     expect_mapping,
     expect_text,
+    is_sealed_under,
+    names_key,
     seal,
+    seal_under,
     unseal,
+    unseal_under,
 )
 from replicate_core.errors import Corrupted
 
@@ -127,3 +131,50 @@ def test_nothing_else_is_a_list(other):
 def test_nothing_else_is_a_mapping(other):
     with pytest.raises(Corrupted, match="is no mapping"):
         expect_mapping(other)
+
+
+MAPPINGS = st.dictionaries(st.text(max_size=5).filter(lambda name: name != "key"), DOCUMENTS, max_size=3)
+
+
+@given(MAPPINGS)
+def test_a_document_says_under_which_key_it_stands(document):
+    sealed = seal_under(KEY, document)
+    assert json.loads(sealed)["document"]["key"] == KEY
+    assert repr(unseal_under(KEY, sealed)) == repr({"key": KEY, **document})
+    assert is_sealed_under(KEY, sealed)
+    assert names_key(sealed)
+
+
+@given(MAPPINGS)
+def test_a_document_under_the_key_of_another_is_refused(document):
+    sealed, other = seal_under(KEY, document), KEY + ".json"
+    with pytest.raises(Corrupted, match=f"^{other} holds what belongs under another key, '{KEY}'.*Restore it"):
+        unseal_under(other, sealed)
+    assert not is_sealed_under(other, sealed)
+    assert not is_sealed_under(KEY[:-1], sealed)
+
+
+@given(MAPPINGS)
+def test_a_document_of_an_earlier_version_is_taken_as_it_is(document):
+    sealed = seal(document)
+    assert repr(unseal_under(KEY, sealed)) == repr(document)
+    assert is_sealed_under(KEY, sealed)
+    assert not names_key(sealed)
+
+
+@given(st.binary(max_size=200))
+def test_other_bytes_name_no_key(data):
+    assert not names_key(data)
+    assert not is_sealed_under(KEY, data)
+    assert not is_sealed_under(KEY, seal_under(KEY, {"step": 1}).replace(b'"step":1', b'"step":2'))
+
+
+@pytest.mark.parametrize("strange", [None, 7, ["x"], {}], ids=str)
+def test_a_key_that_is_none_is_refused(strange):
+    with pytest.raises(Corrupted, match="belongs under another key"):
+        unseal_under(KEY, seal({"key": strange}))
+
+
+def test_what_stands_under_a_key_is_a_mapping():
+    with pytest.raises(Corrupted, match="is no mapping"):
+        unseal_under(KEY, seal([1]))

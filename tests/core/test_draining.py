@@ -478,9 +478,26 @@ class TestDamage:
         (journal,) = (queue.directory / "journal").iterdir()
         data = journal.read_bytes()
         journal.write_bytes(data.replace(made[1].encode(), b"X" * 32))
-        drain(queue, project).run()
+        with pytest.warns(UserWarning, match=r"[0-9]+ bytes of the journal .* can't be read: .* They are kept in "):
+            drain(queue, project).run()
         assert [facts.id for facts in state(project).checkpoints] == [made[0], made[2]]
         assert queue.waiting() == []
+        (kept,) = queue.kept_aside()
+        assert b"X" * 32 in kept.read_bytes(), "nothing that was saved is ever thrown away without a word"
+        assert kept.stat().st_mode & 0o777 == 0o600
+
+    def test_at_the_end_of_the_journal_is_kept_when_the_queue_is_removed(self, queue: Queue, project: Path) -> None:
+        append_all(queue, project, "cpp")
+        (journal,) = (queue.directory / "journal").iterdir()
+        data = journal.read_bytes()
+        journal.write_bytes(data[:-20] + b"#" * 19 + b"\n")
+        queue.leave()
+        assert queue.take()
+        with pytest.warns(UserWarning, match="can't be read"):
+            drain(queue, project).empty()
+        assert not queue.directory.exists()
+        (kept,) = queue.kept_aside()
+        assert kept.read_bytes().endswith(b"#" * 19 + b"\n")
 
     def test_half_a_line_is_not_there_yet(self, queue: Queue, project: Path) -> None:
         made = append_all(queue, project, "cpp")

@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Run:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(kill)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     return run
@@ -120,6 +120,141 @@ class TestByAnException:
         assert run("1 / 0").stdout == ""
 
 
+class TestByAnExitCode:
+    @pytest.mark.parametrize(
+        ("end", "code", "told"),
+        [
+            ("sys.exit(3)", 3, "failed, SystemExit: 3"),
+            ("sys.exit('no data')", 1, "failed, SystemExit: no data"),
+            ("exit(4)", 4, "failed, SystemExit: 4"),
+            ("quit(4)", 4, "failed, SystemExit: 4"),
+            ("sys.exit()", 0, "finished, None"),
+            ("sys.exit(0)", 0, "finished, None"),
+            ("exit()", 0, "finished, None"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "way",
+        [
+            "{}",
+            "try:\n    {}\nexcept ValueError:\n    pass",
+            "try:\n    {}\nfinally:\n    time.time()",
+            "with open(os.devnull):\n    {}",
+            "def main():\n    {}\nmain()",
+        ],
+        ids=["plainly", "past an except", "through a finally", "through a with", "in a function"],
+    )
+    def test_it_has_failed_if_that_is_not_zero(self, run: Run, way: str, end: str, code: int, told: str) -> None:
+        done = run("endings.register(one)\n" + way.format(end))
+        assert (done.returncode, done.stdout) == (code, f"one: {told}\n")
+
+    def test_what_led_to_it_is_told(self, run: Run) -> None:
+        """Hydra shows the exception of the user's function, and exits with 1."""
+        script = "endings.register(one)\ntry:\n    raise ValueError('loss is nan')\nexcept Exception:\n    sys.exit(1)"
+        assert run(script).stdout == "one: failed, ValueError: loss is nan\n"
+
+    def test_by_a_command_of_click(self, run: Run) -> None:
+        done = run(
+            "import click\n@click.command()\ndef main():\n    endings.register(one)\n"
+            "    raise click.ClickException('no data')\nmain([])"
+        )
+        assert done.returncode == 1
+        assert done.stdout.startswith("one: failed, ")
+
+    def test_control_c_in_a_command_interrupts_it(self, run: Run) -> None:
+        """Command-line libraries turn it into an exception of their own."""
+        done = run(
+            "class Abort(Exception): ...\nendings.register(one)\n"
+            "try:\n    try:\n        raise KeyboardInterrupt\n    except KeyboardInterrupt as error:\n"
+            "        raise Abort from error\nexcept Abort:\n    sys.exit(1)"
+        )
+        assert (done.returncode, done.stdout) == (1, "one: interrupted, Abort\n")
+
+    @pytest.mark.parametrize("way", ["{}", "def main():\n    {}\nmain()"], ids=["plainly", "in a function"])
+    def test_one_that_is_caught_is_none(self, run: Run, way: str) -> None:
+        caught = way.format("exec('try: sys.exit(3)\\nexcept SystemExit: pass')")
+        assert run(f"endings.register(one)\n{caught}\nprint('on')").stdout == "on\none: finished, None\n"
+
+    def test_of_several_the_last_one_counts(self, run: Run) -> None:
+        script = "endings.register(one)\ntry:\n    sys.exit(3)\nexcept SystemExit:\n    sys.exit(0)"
+        assert run(script).stdout == "one: finished, None\n"
+
+    def test_one_of_another_thread_is_no_end(self, run: Run) -> None:
+        done = run(
+            "endings.register(one)\nthread = threading.Thread(target=sys.exit, args=(3,))\n"
+            "thread.start()\nthread.join()\nraise SystemExit"
+        )
+        assert done.stdout == "one: finished, None\n"
+
+    def test_an_exception_after_it_counts(self, run: Run) -> None:
+        script = "endings.register(one)\ntry:\n    sys.exit(3)\nexcept SystemExit:\n    raise ValueError('x') from None"
+        assert run(script).stdout == "one: failed, ValueError: x\n"
+
+    def test_sys_exit_is_as_it_was_once_nobody_waits(self, run: Run) -> None:
+        done = run(
+            "before = sys.exit, exit, quit\nendings.register(one)\nprint(sys.exit is before[0], sys.exit.__name__)\n"
+            "endings.unregister(one)\nprint((sys.exit, exit, quit) == before)"
+        )
+        assert done.stdout == "False exit\nTrue\n"
+
+    def test_who_replaces_sys_exit_too_is_left_alone(self, run: Run) -> None:
+        done = run(
+            "endings.register(one)\nbefore = sys.exit\n"
+            "def mine(code=None):\n    print('mine')\n    before(code)\nsys.exit = mine\n"
+            "endings.unregister(one)\nprint(sys.exit is mine)\nendings.register(other)\nsys.exit(3)"
+        )
+        assert (done.returncode, done.stdout) == (3, "True\nmine\nother: failed, SystemExit: 3\n")
+
+    def test_sys_exit_can_still_be_sent_to_another_process(self, run: Run) -> None:
+        done = run("import pickle\nendings.register(one)\nprint(pickle.loads(pickle.dumps(sys.exit)) is sys.exit)")
+        assert done.stdout == "True\none: finished, None\n"
+
+
+class TestInIPython:
+    """A notebook that is run by a program ends with its first cell that fails."""
+
+    @staticmethod
+    def shell(*cells: str) -> str:
+        """A script in which IPython runs these cells."""
+        lines = [f"shell.run_cell({cell!r})" for cell in cells]
+        return "\n".join(
+            [
+                "os.environ['IPYTHONDIR'] = os.getcwd()",
+                "from IPython.core.interactiveshell import InteractiveShell",
+                "from traitlets.config import Config",
+                "shell = InteractiveShell.instance(config=Config(HistoryManager={'enabled': False}))",
+                "shell.user_ns.update(endings=endings, one=one)",
+                *lines,
+            ]
+        )
+
+    @pytest.fixture(autouse=True)
+    def ipython(self) -> None:
+        pytest.importorskip("IPython")
+
+    def told(self, run: Run, *cells: str) -> str:
+        return next(line for line in run(self.shell(*cells)).stdout.splitlines() if line.startswith("one: "))
+
+    def test_it_has_failed_if_the_last_cell_did(self, run: Run) -> None:
+        told = self.told(run, "endings.register(one)", "raise ValueError('loss is nan')")
+        assert told == "one: failed, ValueError: loss is nan"
+
+    def test_it_has_failed_if_the_cell_that_began_it_did(self, run: Run) -> None:
+        assert self.told(run, "endings.register(one); raise ValueError('x')") == "one: failed, ValueError: x"
+
+    def test_one_that_a_later_cell_followed_is_no_end(self, run: Run) -> None:
+        assert self.told(run, "endings.register(one)", "1 / 0", "2") == "one: finished, None"
+
+    def test_an_exit_code_is_one_too(self, run: Run) -> None:
+        told = self.told(run, "endings.register(one)", "import sys; sys.exit(3)")
+        assert told == "one: failed, SystemExit: 3"
+
+    def test_a_script_that_fails_in_the_last_cell_is_one(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "fail.py").write_text("raise ValueError('in the script')\n")
+        assert self.told(run, "endings.register(one)", "%run fail.py") == "one: failed, ValueError: in the script"
+        assert self.told(run, "endings.register(one)", "%run fail.py", "2") == "one: finished, None"
+
+
 class TestAHookOfTheUser:
     HOOK = "def hook(kind, error, trace):\n    print('mine:', error, flush=True)\n"
 
@@ -179,7 +314,7 @@ class TestBySigterm:
         register = "endings.register(one)\n"
         both = handler + register if when == "before" else register + handler
         done = run(both + READY + "time.sleep(60)", kill=signal.SIGTERM)
-        assert (done.returncode, done.stdout) == (3, "mine\none: finished, None\n")
+        assert (done.returncode, done.stdout) == (3, "mine\none: failed, SystemExit: 3\n")
 
     def test_a_handler_of_the_user_outlives_the_end_of_all_experiments(self, run: Run) -> None:
         done = run(
@@ -318,6 +453,12 @@ class TestWhatIsRecorded:
     )
     def test_is_type_and_message(self, error: BaseException | None, expected: tuple[str, str | None]) -> None:
         assert ending_of(error) == expected
+
+    def test_a_trial_that_was_pruned_has_finished(self) -> None:
+        pruned = type("TrialPruned", (Exception,), {"__module__": "optuna.exceptions"})
+        of_users = type("Enough", (pruned,), {})
+        assert ending_of(pruned("at step 3")) == ending_of(of_users()) == ("finished", None)
+        assert ending_of(type("TrialPruned", (Exception,), {})()) == ("failed", "TrialPruned")
 
     def test_is_not_longer_than_anybody_reads(self) -> None:
         status, text = ending_of(ValueError("x" * 10 * ERROR_CHARACTERS))

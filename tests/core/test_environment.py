@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,68 @@ class TestCommandLine:
     def test_is_that_of_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--lr", "0.1", "a file"])
         assert command_line() == "python train.py --lr 0.1 'a file'"
+
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    def test_in_a_worker_of_multiprocessing_is_that_of_its_parent(self, tmp_path: Path, method: str) -> None:
+        (tmp_path / "train.py").write_text(
+            "import multiprocessing, sys\nfrom replicate_core.environment import command_line\n"
+            "def tell(deeper):\n    print(command_line(), flush=True)\n"
+            "    if deeper:\n        start(False)\n"
+            "def start(deeper):\n    child = context.Process(target=tell, args=(deeper,))\n"
+            "    child.start()\n    child.join()\n"
+            f"context = multiprocessing.get_context({method!r})\n"
+            "if __name__ == '__main__':\n    start(True)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-u", "train.py", "--lr", "a b"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        of_child, of_grandchild = done.stdout.splitlines()
+        if Path("/proc/self/cmdline").exists():
+            assert of_child == f"{sys.executable} -u train.py --lr 'a b'"
+        assert of_grandchild.endswith(" train.py --lr 'a b'")
+
+
+class TestCommandLineOfANotebook:
+    """Each kernel gets a file of its own, which would make each start another command."""
+
+    @pytest.fixture(autouse=True)
+    def shell(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+        shell = SimpleNamespace(kernel=object(), user_ns={})
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "/run/kernel-1f2e.json"])
+        monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+        return shell
+
+    def test_is_the_same_in_each_kernel(self) -> None:
+        assert command_line() == "python -m ipykernel_launcher"
+
+    def test_is_the_notebook_where_jupyter_names_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(Path.cwd() / "my train.ipynb"))
+        assert command_line() == "'my train.ipynb'"
+
+    @pytest.mark.parametrize("name", ["__vsc_ipynb_file__", "PAPERMILL_INPUT_PATH"])
+    def test_is_the_notebook_where_a_cell_can_see_its_name(self, shell: SimpleNamespace, name: str) -> None:
+        shell.user_ns[name] = "/elsewhere/train.ipynb"
+        assert command_line() == "/elsewhere/train.ipynb"
+
+    def test_what_names_no_notebook_is_not_believed(
+        self, shell: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shell.user_ns["PAPERMILL_INPUT_PATH"] = 3
+        monkeypatch.setenv("JPY_SESSION_NAME", "a console")
+        assert command_line() == "python -m ipykernel_launcher"
+
+    def test_is_that_of_the_process_in_ipython_without_a_kernel(
+        self, shell: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        del shell.kernel
+        monkeypatch.setattr(sys, "orig_argv", ["ipython", "train.py"])
+        assert command_line() == "ipython train.py"
 
 
 class TestUser:

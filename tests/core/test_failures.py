@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from replicate_core.failures import REASON_CHARACTERS, diagnose
+from replicate_core.failures import REASON_CHARACTERS, diagnose, is_gone
 
 
 def named(name: str, text: str = "", *, base: type[Exception] = Exception, **fields: object) -> Exception:
@@ -33,6 +33,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "todo", "permanent", "passes"),
     [
+        (
+            OSError(5, "required for Put Object requests with Object Lock parameters"),
+            "when_supported",
+            True,
+            False,
+        ),
         (botocore("NoSuchBucket", 404), "create: true", True, False),
         (caused(FileNotFoundError(), botocore("NoSuchBucket", 404)), "create: true", True, False),
         (azure("ContainerNotFound", 404), "create: true", True, False),
@@ -96,3 +102,16 @@ def test_a_range_in_which_nothing_is() -> None:
     assert diagnose(botocore("InvalidRange", 416)).is_empty_range
     assert diagnose(azure("InvalidRange", 416)).is_empty_range
     assert not diagnose(ValueError()).is_empty_range
+
+
+class TestGone:
+    def test_is_told_by_the_answer(self) -> None:
+        webdav = named("HTTPStatusError", "404 Not Found", response=named("Response", status_code=404))
+        for error in (FileNotFoundError("x"), webdav, azure(None, 404)):
+            assert is_gone(error)
+            assert not diagnose(error).is_passing
+
+    def test_is_not_told_by_an_error_behind_it(self) -> None:
+        """What failed while something missing was dealt with has failed: it is not known to be missing."""
+        assert not is_gone(caused(TimeoutError(), FileNotFoundError("x")))
+        assert not is_gone(botocore("SlowDown", 503))

@@ -1,35 +1,35 @@
-"""Local files: what of a directory belongs to a snapshot, copies that do not tear, writes that are whole or nothing."""
+"""Local files: what of a directory belongs to a snapshot, and writes that are whole or nothing."""
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from replicate_core import files
-from replicate_core.errors import ConfigInvalid, InvalidInput
+from replicate_core.errors import InvalidInput
 from replicate_core.files import (
-    COPY_ATTEMPTS,
-    COPY_BYTES,
-    IGNORE_FILE,
     SKIPPED_NAMES,
-    IgnoreRules,
     Tree,
-    copy_steadily,
     is_temporary,
-    read_steadily,
     regular_files,
     scan,
     set_aside,
     temporary_beside,
     write_atomically,
 )
+from replicate_core.ignoring import IgnoreRules, Verdict
+from replicate_core.manifest import File, Manifest, decode, encode
 
 
 def write(root: Path, *paths: str) -> None:
@@ -38,10 +38,21 @@ def write(root: Path, *paths: str) -> None:
         (root / path).write_text(path)
 
 
+AWKWARD = st.sampled_from(
+    [".git", ".GIT", "git~1", ".Replicate ", ".git.", "a", "A", "..a", "a:b", "...", "-", " "]
+) | st.text(min_size=1, max_size=4).filter(lambda name: not {"/", "\0"} & set(name) and name not in {".", ".."})
+"""Names that a file may have, many of them near to those that it may not."""
+
+
 def scanned(
     root: Path, start: Path | None = None, *, ignored: Sequence[str] = (), skipped: Sequence[Path] = ()
 ) -> Tree:
-    return scan(root, start or root, rules=IgnoreRules(ignored, advice="name it in .replicateignore"), skipped=skipped)
+    return scan(
+        root,
+        start or root,
+        rules=IgnoreRules.from_lines(ignored, advice="name it in .replicateignore"),
+        skipped=skipped,
+    )
 
 
 class TestScan:
@@ -70,6 +81,45 @@ class TestScan:
         (project / "latest").symlink_to("runs/7")
         assert scanned(project, project / "latest.bin") == Tree({"latest.bin": project / "runs/7/model.bin"})
         assert list(scanned(project, project / "latest").files) == ["latest/model.bin"]
+
+    @pytest.mark.parametrize("name", [".git", ".GIT", ".Git", ".Replicate", "git~1", ".git.", ".gi\u200ct", ".git ::x"])
+    @pytest.mark.parametrize("kind", ["file", "directory", "link"])
+    def test_what_no_reader_would_lay_out_is_left_out_however_it_is_spelled(
+        self, project: Path, name: str, kind: str
+    ) -> None:
+        write(project, "w/kept")
+        if kind == "file":
+            write(project, f"w/{name}")
+        elif kind == "directory":
+            write(project, f"w/{name}/config")
+        else:
+            (project / "w" / name).symlink_to("kept")
+        left_out: dict[str, str] = {}
+        assert list(scanned(project).files) == ["w/kept"]
+        assert scan(project, project, rules=IgnoreRules(), left_out=left_out.__setitem__).links == {}
+        assert left_out == {f"w/{name}": "never saved"}
+        with pytest.raises(InvalidInput, match="which is never saved"):
+            scanned(project, project / "w" / name)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.lists(AWKWARD, min_size=1, max_size=3), max_size=5), st.randoms())
+    def test_whatever_is_saved_can_be_read(self, paths: list[list[str]], chance: random.Random) -> None:
+        """What a writer accepts, no reader refuses: both go by one rule."""
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name).resolve()
+            for parts in paths:
+                with suppress(OSError):  # it is there already, or too long
+                    path = root.joinpath(*parts)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    make = chance.choice([Path.touch, Path.mkdir, lambda link: link.symlink_to("a")])
+                    make(path)
+            try:
+                tree = scanned(root)
+            except InvalidInput:  # said at once
+                return
+            empty = dict.fromkeys(tree.files, File(0, 0o644, ()))
+            written = Manifest(empty, tree.links, tree.directories)
+            assert decode(encode(written), key="manifests/x.json") == written
 
     def test_unicode_names_are_kept(self, project: Path) -> None:
         write(project, "données/模型 🎉.txt")
@@ -137,20 +187,54 @@ class TestScan:
         write(project, "going/soon.txt", "train.py")
 
         class Removing(IgnoreRules):
-            def match(self, path: str, *, directory: bool) -> bool:
+            def verdict(self, path: str, *, directory: bool) -> Verdict | None:
                 if path == "going":
                     shutil.rmtree(project / path)
-                return super().match(path, directory=directory)
+                return None
 
         assert scan(project, project, rules=Removing()) == Tree({"train.py": project / "train.py"})
 
-    def test_a_directory_that_may_not_be_read_is_an_error_that_says_what_to_do(self, open_directory, as_nobody) -> None:
+    def test_a_directory_that_may_not_be_read_is_left_out_and_named(self, open_directory, as_nobody) -> None:
         write(open_directory, "secrets/key", "train.py")
         (open_directory / "secrets").chmod(0)
-        with as_nobody(), pytest.raises(InvalidInput, match=r"secrets can't be read .* name it in .*\.replicateignore"):
-            scanned(open_directory)
         with as_nobody():
+            found = scanned(open_directory)
             assert list(scanned(open_directory, ignored=["secrets"]).files) == ["train.py"]
+        assert list(found.files) == ["train.py"]
+        assert found.unreadable == {"secrets": "can't be read (Permission denied)"}
+        assert found.directories == ()
+
+    def test_a_start_that_may_not_be_read_is_an_error_that_says_what_to_do(self, open_directory, as_nobody) -> None:
+        write(open_directory, "secrets/key")
+        (open_directory / "secrets").chmod(0)
+        with as_nobody(), pytest.raises(InvalidInput, match=r"secrets can't be read .* name it in .*\.replicateignore"):
+            scanned(open_directory, open_directory / "secrets")
+
+    def test_a_link_that_vanishes_meanwhile_is_left_out(self, project: Path) -> None:
+        write(project, "train.py")
+        (project / "going").symlink_to("train.py")
+
+        class Removing(IgnoreRules):
+            def verdict(self, path: str, *, directory: bool) -> Verdict | None:
+                if path == "going":
+                    (project / path).unlink()
+                return None
+
+        assert scan(project, project, rules=Removing()) == Tree({"train.py": project / "train.py"})
+
+    def test_a_link_that_the_system_can_not_read_is_left_out_and_named(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(project, "train.py")
+        (project / "deep").symlink_to("train.py")
+
+        def refuse(_: object) -> str:
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+        monkeypatch.setattr(os, "readlink", refuse)
+        found = scanned(project)
+        assert list(found.files) == ["train.py"]
+        assert found.unreadable == {"deep": "can't be read (File name too long)"}
 
     def test_a_name_that_is_no_unicode_is_an_error_that_ignoring_it_mends(self, project: Path) -> None:
         write(project, "train.py")
@@ -206,89 +290,6 @@ class TestLinks:
             scanned(project)
 
 
-class TestIgnoreFile:
-    def test_its_rules_are_read(self, project: Path) -> None:
-        (project / IGNORE_FILE).write_text("*.ckpt\ndatä/\n", "utf-8")
-        rules = IgnoreRules.of(project)
-        assert rules.match("out/a.ckpt", directory=False)
-        assert rules.match("datä", directory=True)
-        assert not rules.match("datä", directory=False)
-
-    def test_without_one_nothing_is_ignored(self, project: Path) -> None:
-        assert not IgnoreRules.of(project).match("anything", directory=False)
-
-    @pytest.mark.parametrize("content", [b"caf\xe9\n", b"!\n"], ids=["no UTF-8", "no pattern"])
-    def test_one_that_cannot_be_used_is_named(self, project: Path, content: bytes) -> None:
-        (project / IGNORE_FILE).write_bytes(content)
-        with pytest.raises(ConfigInvalid, match=r"project/\.replicateignore can't be used: .*\.gitignore"):
-            IgnoreRules.of(project)
-
-    def test_one_that_is_a_directory_is_named(self, project: Path) -> None:
-        (project / IGNORE_FILE).mkdir()
-        with pytest.raises(ConfigInvalid, match=r"\.replicateignore can't be used"):
-            IgnoreRules.of(project)
-
-
-class Written(type(Path())):  # type: ignore[misc]
-    """A file that somebody writes to whenever it has been read."""
-
-    def after_reading(self, contents: Sequence[bytes]) -> None:
-        self.write_bytes(b"before")
-        self.waiting = list(contents)
-
-    def read_bytes(self) -> bytes:
-        data = super().read_bytes()
-        if self.waiting:
-            self.write_bytes(self.waiting.pop(0))
-        return data
-
-
-class TestCopies:
-    @pytest.mark.parametrize("size", [0, 1, COPY_BYTES, 2 * COPY_BYTES + 17])
-    def test_a_copy_has_the_bytes_of_the_file(self, tmp_path: Path, size: int) -> None:
-        source, target = tmp_path / "source", tmp_path / "target"
-        source.write_bytes(os.urandom(size))
-        status = copy_steadily(source, target)
-        assert target.read_bytes() == source.read_bytes()
-        assert status.st_size == size
-        assert read_steadily(source) == (source.read_bytes(), os.stat(source))
-
-    @pytest.mark.parametrize("after", [b"longer than it was before", b"short"])
-    def test_a_file_that_changes_while_it_is_copied_is_copied_again(self, tmp_path, monkeypatch, after: bytes) -> None:
-        source, target = tmp_path / "source", tmp_path / "target"
-        source.write_bytes(b"what it was before")
-        during_first = iter([lambda: source.write_bytes(after)])
-
-        def change_once(descriptor: int, size: int) -> None:
-            next(during_first, lambda: None)()
-
-        monkeypatch.setattr(files, "set_aside", change_once)
-        assert copy_steadily(source, target).st_size == len(after)
-        assert target.read_bytes() == after
-
-    def test_a_small_file_that_changes_while_it_is_read_is_read_again(self, tmp_path: Path) -> None:
-        source = Written(tmp_path / "source")
-        source.after_reading([b"after that"])
-        assert read_steadily(source)[0] == b"after that"
-        assert read_steadily(source)[1].st_size == 10
-
-    def test_a_file_that_keeps_changing_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        source = Written(tmp_path / "log.txt")
-        versions = [bytes(size) for size in range(2 * COPY_ATTEMPTS)]
-        source.after_reading(versions[:COPY_ATTEMPTS])
-        with pytest.raises(InvalidInput, match=rf"log\.txt is being written .* during {COPY_ATTEMPTS} readings"):
-            read_steadily(source)
-        monkeypatch.setattr(files, "set_aside", lambda *_: source.write_bytes(versions.pop()))
-        with pytest.raises(InvalidInput, match=rf"log\.txt is being written .* during {COPY_ATTEMPTS} copies"):
-            copy_steadily(source, tmp_path / "target")
-
-    def test_a_file_that_is_gone_is_not_found(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError):
-            copy_steadily(tmp_path / "gone", tmp_path / "target")
-        with pytest.raises(FileNotFoundError):
-            read_steadily(tmp_path / "gone")
-
-
 class TestSettingAside:
     def test_space_is_reserved(self, tmp_path: Path) -> None:
         with open(tmp_path / "file", "wb") as file:
@@ -306,9 +307,9 @@ class TestSettingAside:
 
     def test_a_system_without_it_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(os, "posix_fallocate")
-        (tmp_path / "source").write_bytes(b"content")
-        copy_steadily(tmp_path / "source", tmp_path / "target")
-        assert (tmp_path / "target").read_bytes() == b"content"
+        with open(tmp_path / "file", "wb") as file:
+            set_aside(file.fileno(), 4096)
+        assert (tmp_path / "file").stat().st_size == 0
 
     def test_a_full_disk_shows_at_once(self, tmp_path: Path) -> None:
         with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=r"space|large"):
@@ -351,3 +352,16 @@ class TestRegularFiles:
         write(tmp_path, "private")
         (tmp_path / "private").chmod(stat.S_IRUSR)
         assert [entry.name for entry in regular_files(tmp_path)] == ["private"]
+
+
+def test_directories_deeper_than_a_path_may_be_long_are_refused_in_words(tmp_path: Path) -> None:
+    above = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(40):
+        os.mkdir("d" * 200, dir_fd=above)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    with pytest.raises(InvalidInput, match=r"… is longer than 4096 characters, .* Move it up, or") as caught:
+        scan(tmp_path, tmp_path, rules=IgnoreRules())
+    assert len(str(caught.value)) < 500

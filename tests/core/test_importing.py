@@ -16,6 +16,7 @@ import pytest
 
 import replicate_core as replicate
 from replicate_core import compacting, importing
+from replicate_core.records import Released
 from replicate_core.repository import Repository
 from replicate_core.store import LocalStore
 
@@ -65,6 +66,20 @@ def write(members: dict[str, object] | None = None, *, checkpoint: dict | None =
                     info = tarfile.TarInfo(name)
                     info.type, info.linkname = content
                     tar.addfile(info)
+    return archive
+
+
+def code_of_one(members: dict[str, bytes]) -> Path:
+    """Write an archive of the code of that experiment, and say in its document that it was saved."""
+    document = Path("old/metadata/experiments", f"{ONE}.json")
+    document.write_text(json.dumps({**json.loads(document.read_text()), "path": "."}))
+    archive = Path("old/experiments", f"{ONE}.tar.gz")
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return archive
 
 
@@ -285,7 +300,139 @@ class TestWhatLacks:
         assert "the files of the checkpoint b2b2b2b can't be read, and are missing here" in result.damages[0]
         (made,) = replicate.experiments.get(ONE).checkpoints
         assert (made.metrics, made.lacks_files) == ({"loss": 0.5}, True)
+        again = only()
+        assert (again.outcome, again.damages) == ("present", result.damages), "and it is named again"
+
+    def test_once_mended_they_come_over(self, project: Path, tmp_path: Path) -> None:
+        archive = write({f"{MADE}/out/model": b"weights"})
+        code = code_of_one({f"{ONE}/train.py": b"print(1)"})
+        whole = {path: path.read_bytes() for path in (archive, code)}
+        for path in whole:
+            path.write_bytes(b"damaged")
+        assert len(only().damages) == 2
+        for path, content in whole.items():
+            path.write_bytes(content)
+        assert only(dry_run=True).outcome == "completed"
+        result = only()
+        assert (result.outcome, result.checkpoints, result.damages) == ("completed", 0, ())
+        assert result.notes == (
+            "the files of the code were missing here, and have come now",
+            "the files of the checkpoint b2b2b2b were missing here, and have come now",
+        )
+        experiment = replicate.experiments.get(ONE)
+        experiment.checkout(tmp_path / "out")
+        assert (tmp_path / "out/train.py").read_bytes() == b"print(1)"
+        assert (tmp_path / "out/out/model").read_bytes() == b"weights"
+        assert (experiment.code_problem, experiment.latest().lacks_files) == (None, False)
+        assert experiment.size_bytes == 15
+        assert (only().outcome, only().notes) == ("present", ())
+        report = replicate.Project().verify(deep=True)
+        assert (report.damages, report.lacking) == ((), ())
+        replicate.Project().prune(grace=timedelta(0))
+        replicate.Project().prune(grace=timedelta(0))
+        assert replicate.experiments.get(ONE).latest().open().read() == b"weights"
+        other = replicate.Project(storage=str(tmp_path / "other"))
+        assert replicate.Project().copy_to(other).failed == {}
+        assert other.experiments.get(ONE).latest().open().read() == b"weights"
+
+    def test_code_that_is_missing_is_told_at_every_checkout_and_by_verify(self, project: Path, tmp_path: Path) -> None:
+        write({f"{MADE}/out/model": b"weights"})
+        code_of_one({f"{ONE}/train.py": b"print(1)"}).unlink()
+        only()
+        experiment = replicate.experiments.get(ONE)
+        assert experiment.code_problem is not None
+        why = "the code of the experiment a1a1a1a are missing: deleted, or never stored, where they were imported from"
+        for checkpoint in (experiment, experiment.latest()):
+            with pytest.warns(UserWarning, match=why):
+                checkpoint.checkout(tmp_path / "out")
+            with pytest.raises(replicate.NotFound, match=why):
+                checkpoint.checkout(tmp_path / "out", what="code")
+        report = replicate.Project().verify()
+        assert report.damages == (), "what is stored is whole"
+        assert [(item.experiment, item.checkpoint) for item in report.lacking] == [(ONE, None)]
+        assert report.lacking[0].problem == experiment.code_problem
+
+    def test_an_experiment_of_code_alone_that_is_missing_can_not_be_checked_out(self, project: Path) -> None:
+        write()
+        document = Path("old/metadata/experiments", f"{ONE}.json")
+        document.write_text(json.dumps({**json.loads(document.read_text()), "path": ".", "checkpoints": []}))
+        only()
+        with pytest.raises(replicate.NotFound, match="the code of the experiment a1a1a1a are missing"):
+            replicate.experiments.get(ONE).checkout("out")
+
+    def test_files_that_an_import_could_not_read_are_named_by_verify(self, project: Path) -> None:
+        write({f"{MADE}/out/model": b"weights"}).write_bytes(b"damaged")
+        only()
+        (lack,) = replicate.Project().verify([MADE[:7]]).lacking
+        assert (lack.experiment, lack.checkpoint) == (ONE, MADE)
+        assert (
+            "the files of the checkpoint b2b2b2b are missing: damaged where they were imported from: " in lack.problem
+        )
+
+    def test_what_was_let_go_here_does_not_come_again(self, project: Path) -> None:
+        write({f"{MADE}/out/model": b"weights"})
+        only()
+        replicate.Project().repository.append(Released(ONE, (MADE,)))
         assert only().outcome == "present"
+        assert replicate.experiments.get(ONE).latest().is_released
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"{}", b'{"last_heartbeat": "soon"}', b"\xff\x00"])
+    def test_a_heartbeat_that_can_not_be_read_costs_only_what_it_says(self, project: Path, content: bytes) -> None:
+        write({f"{MADE}/out/model": b"weights"})
+        beat = Path("old/metadata/heartbeats", f"{ONE}.json")
+        beat.parent.mkdir()
+        beat.write_bytes(content)
+        result = only()
+        assert (result.outcome, result.checkpoints) == ("imported", 1)
+        (damage,) = result.damages
+        assert "its heartbeat can't be read, so that its last checkpoint tells when it ended" in damage
+        assert f"metadata/heartbeats/{ONE}.json" in damage
+        experiment = replicate.experiments.get(ONE)
+        assert (experiment.status, experiment.duration) == ("finished", timedelta(minutes=1))
+        assert experiment.latest().open().read() == b"weights"
+        beat.write_text('{"last_heartbeat": "2021-01-01T00:02:00Z"}')
+        assert (only().outcome, only().outcome) == ("completed", "present"), "once it was mended"
+        assert replicate.experiments.get(ONE).duration == timedelta(minutes=2)
+
+    def test_a_version_that_can_not_be_read_costs_nothing_else(self, keepsake: Path, project: Path) -> None:
+        (keepsake / "repository.json").write_bytes(b"")
+        results = {result.experiment: result for result in take_over(keepsake)}
+        assert "is taken for 1: repository.json can't be understood" in results.pop("repository").damages[0]
+        assert {result.outcome for result in results.values()} == {"imported"}
+        assert len(replicate.experiments.list()) == 2
+
+    @pytest.mark.parametrize("place", ["metadata/experiments", "metadata/heartbeats", "repository.json"])
+    def test_a_document_that_vanishes_meanwhile_costs_only_what_it_says(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        write({f"{MADE}/out/model": b"weights"})
+        Path("old/metadata/heartbeats").mkdir()
+        Path("old/metadata/heartbeats", f"{ONE}.json").write_text('{"last_heartbeat": "2021-01-01T00:02:00Z"}')
+        Path("old/repository.json").write_text('{"version": 1}')
+        plain = LocalStore.get
+
+        def get(self: LocalStore, key: str, *range_: int) -> bytes:
+            if key.startswith(place):
+                raise replicate.NotFound(f"{key} is gone")
+            return plain(self, key, *range_)
+
+        monkeypatch.setattr(LocalStore, "get", get)
+        results = take_over("old")
+        assert any("was listed, and is not there" in damage for result in results for damage in result.damages)
+        assert len(replicate.experiments.list()) == (0 if place == "metadata/experiments" else 1)
+
+    def test_a_checkpoint_of_2020_that_makes_no_sense_costs_only_itself(self, of_2020: Path, project: Path) -> None:
+        document = of_2020 / f"metadata/checkpoints/{'c3' * 32}.json"
+        whole = document.read_text()
+        document.write_text(json.dumps({**json.loads(whole), "created": "yesterday"}))
+        (result,) = [result for result in take_over(of_2020) if result.experiment == ONE]
+        assert "'yesterday' is no time in UTC" in result.damages[0]
+        assert "c3" * 32 in result.damages[0]
+        assert (result.outcome, result.checkpoints) == ("imported", 2)
+        document.write_text(whole)
+        (result,) = [result for result in take_over(of_2020) if result.experiment == ONE]
+        assert (result.outcome, result.checkpoints, result.damages) == ("completed", 1, ())
+        assert {item.step for item in replicate.experiments.get(ONE).checkpoints} == {0, 1, 2}
 
     def test_an_experiment_that_can_not_be_read_does_not_stop_the_others(self, keepsake: Path, project: Path) -> None:
         (keepsake / f"metadata/experiments/{ONE}.json").write_text('{"id": ')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,7 +200,40 @@ class TestWhatWasTorn:
     def test_with_its_line_break_takes_its_neighbour_along_at_most(self, journal: Journal) -> None:
         append(journal, *range(5))
         damage(journal.directory / "00000001.jsonl", 3 * len(seal(0)) - 1)
-        assert documents(journal) == [0, 1, 4]
+        assert documents(journal) == [0, 1, 3, 4]
+
+    def test_is_handed_out_with_the_document_that_follows_it(
+        self, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(journals, "SEGMENT_BYTES", 2 * len(seal(0)) - 1)
+        append(journal, *range(6))
+        size = len(seal(0))
+        damage(journal.directory / "00000001.jsonl", size + 20)
+        damage(journal.directory / "00000002.jsonl", 20)
+        lines = journal.read()
+        assert [line.document for line in lines] == [0, 3, 4, 5]
+        assert [len(line.damaged) for line in lines] == [0, 2 * size, 0, 0]
+        assert journal.read(lines[0].after, count_max=1)[0].damaged == lines[1].damaged
+        assert journal.unreadable_end(lines[-1].after) == b""
+
+    def test_behind_the_last_document_is_told_when_it_is_asked_for(self, journal: Journal) -> None:
+        append(journal, 1, 2, 3)
+        size = len(seal(1))
+        damage(journal.directory / "00000001.jsonl", size + 20)
+        damage(journal.directory / "00000001.jsonl", 2 * size + 20)
+        (first,) = journal.read()
+        assert len(journal.unreadable_end(first.after)) == 2 * size
+        assert journal.unreadable_end(Mark(2, 0)) == b""
+
+    def test_by_another_program_in_front_of_a_document_leaves_the_document_whole(self, journal: Journal) -> None:
+        """A C library that prints progress to a descriptor that was its own before."""
+        append(journal, 1)
+        with open(journal.directory / "00000001.jsonl", "ab") as file:
+            file.write(b"progress 10%\r")
+        append(journal, {"says": '{"digest":"'})
+        first, second = journal.read()
+        assert (first.document, second.document) == (1, {"says": '{"digest":"'})
+        assert (first.damaged, second.damaged) == (b"", b"progress 10%\r")
 
     def test_is_passed_by_the_place_behind_the_next_one(self, journal: Journal) -> None:
         append(journal, 1, 2, 3)
@@ -222,6 +257,19 @@ class TestWhatWasTorn:
         assert documents(journal) == [1]
         journal.append(2)
         assert documents(journal) == [1, 2]
+
+
+def test_its_file_is_none_of_the_standard_streams(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from replicate_core.journal import Journal\n"
+        "for number in range(3): os.close(number)\n"
+        "journal = Journal(Path(sys.argv[1])); journal.append(1); sys.exit(0 if journal._descriptor > 2 else 1)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "journal"], check=False, cwd=Path(__file__).parents[2]
+    )
+    assert process.returncode == 0
+    assert documents(Journal(tmp_path / "journal")) == [1]
 
 
 class TestADiskThatIsFull:

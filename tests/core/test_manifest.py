@@ -22,8 +22,11 @@ from replicate_core.manifest import (
     decode,
     digest_hex,
     encode,
+    is_forbidden,
     link_problem,
+    objects_of,
     path_problem,
+    size_problem,
     tree_problem,
 )
 from replicate_core.values import Value
@@ -396,6 +399,17 @@ def test_links_in_a_circle_are_refused(links):
     assert "leads in a circle" in refused(document(links=links))
 
 
+@pytest.mark.parametrize("links", [{"w/best": "BEST"}, {"w/straße": "STRASSE"}, {"a": "B", "b": "A"}])
+def test_links_that_differ_in_case_only_are_no_circle(links):
+    assert [link_problem(path, links) for path in links] == [None] * len(links)
+    assert decode(document(links=links), key=KEY).links == links
+
+
+def test_links_that_lead_out_where_case_counts_or_where_it_does_not_are_refused():
+    assert "points out" in link_problem("a", {"a": "Deep/../..", "deep": "x/y/z"})
+    assert "points out" in link_problem("a", {"a": "x/Deep/../..", "x/deep": ".."})
+
+
 def test_as_many_links_are_followed_as_linux_follows():
     chain = {str(number): str(number + 1) for number in range(LINKS_FOLLOWED_MAX + 1)}
     assert link_problem("1", chain) is None
@@ -474,9 +488,101 @@ def test_names_that_differ_in_case_only_may_be_one_on_disk():
     assert "points out of the project" in link_problem("L", {"p/q/B": "../..", "L": "p/q/b/../../.."})
 
 
-@pytest.mark.parametrize("path", [".git", ".GIT/config", "a/.git/hooks/post-checkout", ".replicate/storage"])
-def test_what_git_would_carry_out_is_never_checked_out(path):
-    assert "has the name" in path_problem(path)
+SPELLINGS = [
+    ".git",
+    ".GIT",
+    ".Git",
+    ".gi\u200ct",
+    "\u200d.git",
+    "\ufeff.g\u202eit\u200b",
+    ".G\u206fIT.",
+    "git~1",
+    "GIT~1",
+    "Git~1. .",
+    ".git.",
+    ".git ",
+    ".git . .",
+    ".git::$INDEX_ALLOCATION",
+    ".git:x",
+    ".git\\hooks",
+    "a\\.git\\hooks",
+    ".replicate",
+    ".Replicate",
+    ".replicate.",
+    ".rep\u200blicate",
+    "REPLIC~1",
+]
+
+
+@pytest.mark.parametrize("name", SPELLINGS, ids=ascii)
+def test_what_git_would_carry_out_is_never_checked_out_however_it_is_spelled(name):
+    assert is_forbidden(name)
+    for path in (name, f"{name}/hooks/post-checkout", f"a/{name}", f"a/{name}/config"):
+        assert "has the name" in path_problem(path)
+        for tree in (([path], {}, []), ([], {path: "x"}, []), ([], {}, [path])):
+            assert "has the name" in tree_problem(*tree)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".gitignore",
+        ".github",
+        ".git-old",
+        "git",
+        "git~2",
+        "x.git",
+        ".gi.t",
+        "..git",
+        "replicate",
+        ".replicateignore",
+        "repository~1",
+        "a\\b",
+        "gì~1",
+        "\u200c",
+        ".g\u0131t",
+        "",
+    ],
+    ids=ascii,
+)
+def test_other_names_are_taken(name):
+    assert not is_forbidden(name)
+
+
+def test_the_objects_of_a_manifest_are_known_though_it_can_never_be_laid_out():
+    bad = document(files={".git/config": {"size": 0, "mode": 0, "parts": []}}, objects=[[OBJECT, 7]])
+    assert ".git" in refused(bad)
+    assert objects_of(bad, key=KEY) == {OBJECT}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        [],
+        {},
+        {"format": 1},
+        {"format": 1, "objects": 7},
+        {"format": 1, "objects": [[]]},
+        {"format": 1, "objects": [["replicate.json", 7]]},
+        {"format": 1, "objects": [[OBJECT]]},
+    ],
+    ids=str,
+)
+def test_of_what_is_no_manifest_no_objects_are_known(strange):
+    with pytest.raises(Corrupted, match=KEY):
+        objects_of(strange, key=KEY)
+
+
+def test_of_a_later_format_no_objects_are_known():
+    with pytest.raises(TooNew, match=f"{KEY}.*upgrade"):
+        objects_of({"format": 2, "objects": []}, key=KEY)
+
+
+def test_a_manifest_that_lists_another_size_than_was_recorded_is_that_of_another_snapshot():
+    manifest = Manifest({"a": File(7, 0o644, ()), "b": File(3, 0o644, ())})
+    assert size_problem(manifest, None) is None
+    assert size_problem(manifest, 10) is None
+    assert "lists 10 bytes of files, and 7 were recorded" in size_problem(manifest, 7)
 
 
 def test_the_digest_of_a_pack_comes_back_and_must_be_one():

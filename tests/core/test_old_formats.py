@@ -118,6 +118,13 @@ class TestACheckpoint:
         found = experiment(*made).checkpoints
         assert [(item.id, item.step) for item in found] == [(ids[2], 0), (ids[1], 1), (ids[0], 2)], "by their times"
 
+    @pytest.mark.parametrize("spoilt", [{"created": "yesterday"}, {"id": "c"}, {"metrics": [1]}, {"primary_metric": 1}])
+    def test_with_a_document_of_its_own_that_makes_no_sense_is_named_and_costs_no_other(self, spoilt: dict) -> None:
+        found = experiment(checkpoint(), checkpoint(**{"id": "c3" * 32, **spoilt}))
+        assert [item.id for item in found.checkpoints] == [CHECKPOINT]
+        (damage,) = found.damages
+        assert f"the document of the checkpoint {spoilt.get('id', 'c3' * 32)!r} can't be understood" in damage
+
     def test_that_has_no_files_says_so(self) -> None:
         assert experiment(checkpoint(path="")).checkpoints[0].path is None
 
@@ -128,7 +135,7 @@ class TestACheckpoint:
         config = {
             "metrics": [
                 "odd", {"name": "other", "goal": "minimize"}, {"name": "none", "goal": "up", "primary": True},
-                {"name": "accuracy", "goal": "maximize", "primary": True},
+                {"name": "accuracy", "goal": "MAXIMIZE", "primary": True},
             ]
         }  # fmt: skip
         document = checkpoint(labels={"accuracy": 0.9, "other": 1})

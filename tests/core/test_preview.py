@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import replicate_core as replicate
 from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, StorageFailed
-from replicate_core.preview import Preview, is_data, is_secret
+from replicate_core.preview import OUTPUT_NAMES, Preview, is_data, is_secret, is_source
 from replicate_core.store import LocalStore
 
 LIMIT = 100 * 10**6
@@ -72,8 +72,8 @@ def test_a_configuration_that_holds_a_secret_as_it_is_is_named() -> None:
     assert preview.secrets == ("replicate.yaml",)
     (concern,) = preview.concerns()
     assert concern == (
-        "replicate.yaml holds storage_options.secret as it is, and whoever may read the storage may read what is saved "
-        "as code: write ${NAME} there, and export NAME"
+        "replicate.yaml holds storage_options.secret as it is, and anyone who can read the storage can read what is "
+        "saved as code: write ${NAME} there, and export NAME"
     )
     assert Preview.of({"train.py": 10}, {}, LIMIT, {"replicate.yaml": ["storage_options.secret"]}).concerns() == []
     assert Preview.of(sizes, {}, LIMIT, {"replicate.yaml": []}).concerns() == []
@@ -87,12 +87,42 @@ def test_concerns_name_what_is_largest_and_what_is_secret() -> None:
         "Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
     )
     assert secret == (
-        ".env looks like a secret, and whoever may read the storage may read what is saved as code: "
+        ".env looks like a secret, and anyone who can read the storage can read what is saved as code: "
         "leave out what is secret by a line in .replicateignore"
     )
     (many,) = Preview.of({f"{index}.pem": 1 for index in range(5)}, {}, LIMIT).concerns()
     assert many.startswith("0.pem, 1.pem, 2.pem and 2 more look like secrets")
     assert Preview.of({"train.py": 10}, {}, LIMIT).concerns() == []
+
+
+def test_directories_of_trainers_and_trackers_are_named_once_with_what_they_take() -> None:
+    sizes = {"lightning_logs/version_0/a.ckpt": 700, "lightning_logs/b": 300, "train.py": 1, "runs/outputs/x/y": 5}
+    preview = Preview.of(sizes, {}, LIMIT)
+    assert preview.outputs == {"lightning_logs": 1000, "runs/outputs": 5}
+    (concern,) = preview.concerns()
+    assert concern == (
+        "lightning_logs/ (1 kB), runs/outputs/ (5 B) hold what runs have made, by their names, and are saved as code: "
+        "leave out what is no code by a line in .gitignore or .replicateignore"
+    )
+    (one,) = Preview.of({".keepsake/data/x": 198 * 10**6, "a": 1}, {}, 10**9).concerns()
+    assert one.startswith(".keepsake/ (198 MB) holds what runs have made, by its name, and is saved as code")
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUT_NAMES))
+def test_each_of_them_is_known_and_a_package_or_a_file_of_that_name_is_none(name: str) -> None:
+    assert list(Preview.of({f"{name}/a/b": 1}, {}, LIMIT).outputs) == [name]
+    assert Preview.of({f"{name}/__init__.py": 1, f"{name}/model.py": 1, name + ".py": 1}, {}, LIMIT).concerns() == []
+    assert Preview.of({f"src/{name}": 1}, {}, LIMIT).concerns() == []
+
+
+@pytest.mark.parametrize("path", ["train.py", "a/b/Config.YAML", "notebook.ipynb", "README.md"])
+def test_what_people_write_is_known_by_its_name(path: str) -> None:
+    assert is_source(path)
+
+
+@pytest.mark.parametrize("path", ["model.txt", "weights.bin", "py", ".py", "train.py/model", "model.keras"])
+def test_what_runs_may_have_written_is_no_source(path: str) -> None:
+    assert not is_source(path)
 
 
 def test_where_no_file_alone_is_too_large_the_largest_are_named() -> None:
@@ -150,6 +180,14 @@ class TestInit:
         assert warning.filename == __file__
         experiment.checkout("out")
         assert Path("out/.env").read_text() == "KEY=1"
+
+    def test_it_names_the_directories_of_trackers_in_one_warning(self, project: Path) -> None:
+        for name in ("mlruns", "wandb"):
+            (project / name).mkdir()
+            (project / name / "file").touch()
+        with pytest.warns(UserWarning, match=r"mlruns/ \(0 B\), wandb/ \(0 B\) hold what runs have made") as caught:
+            replicate.init({})
+        assert len(caught) == 1
 
     def test_it_says_nothing_of_what_is_left_out(self, project: Path) -> None:
         (project / ".env").write_text("KEY=1")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -18,7 +20,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import replicate_core as replicate
+from replicate_core import recording
 from replicate_core.fsspec_store import FsspecStore
+from replicate_core.protocol import ReplicateFileSystem
 from replicate_core.records import Deleted, Ended
 from replicate_core.staging import SMALL_BYTES
 from replicate_core.store import LocalStore
@@ -283,7 +287,7 @@ class TestWhatIsSaved:
         assert os.access(tmp_path / "out/train.py", os.X_OK)
         assert not os.access(tmp_path / "out/src/a.py", os.X_OK)
 
-    @pytest.mark.parametrize(("path", "saved"), [("src", {"src/a.py"}), ("train.py", {"train.py"}), (None, set())])
+    @pytest.mark.parametrize(("path", "saved"), [("src", {"src/a.py"}), ("train.py", {"train.py"})])
     def test_or_only_a_part_of_it(self, project: Path, tmp_path: Path, path: str | None, saved: set[str]) -> None:
         (project / "src").mkdir()
         write(project, **{"src/a.py": "1", "train.py": "2"})
@@ -291,6 +295,14 @@ class TestWhatIsSaved:
         only().checkout(tmp_path / "out")
         assert set(found(tmp_path / "out")) == saved
         assert only().path == path
+
+    def test_or_nothing_which_can_not_be_checked_out(self, project: Path, tmp_path: Path) -> None:
+        write(project, **{"train.py": "2"})
+        replicate.init({}, path=None)
+        with pytest.raises(replicate.NotFound, match="no code was saved of the experiment"):
+            only().checkout(tmp_path / "out")
+        assert only().path is None
+        assert not (tmp_path / "out").exists()
 
     def test_the_storage_in_the_project_never_is(self, project: Path, tmp_path: Path) -> None:
         write(project, **{"replicate.yaml": "storage: my/storage\n", "train.py": "1"})
@@ -512,7 +524,10 @@ class TestConfig:
         assert repr(given) == f"<Project {str(project)!r} storage={str(project / 'given')!r}>"
         assert given.repository.store.url == str(project / "given")
 
-    def test_a_file_may_name_the_storage_and_its_options(self, project: Path, tmp_path: Path) -> None:
+    def test_a_file_may_name_the_storage_and_its_options(
+        self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("REPLICATE_TRUST", str(tmp_path / "other"))
         (tmp_path / "other").mkdir()
         write(
             tmp_path / "other", **{"archive.yaml": "storage: there\n", "cloud.yml": CLOUD, "storge.yaml": "storge: x"}
@@ -540,6 +555,52 @@ class TestConfig:
     def test_a_directory_may_have_the_name_of_such_a_file(self, project: Path) -> None:
         (project / "runs.yaml").mkdir()
         assert replicate.Project(storage="runs.yaml").storage == str(project / "runs.yaml")
+
+
+class TestBelowAProject:
+    """The specification: the working directory is the project where no parent has a replicate.yaml."""
+
+    def test_the_code_of_the_working_directory_is_saved_with_the_experiments_above(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[str] = []
+        monkeypatch.setattr(recording, "tell", told.append)
+        (project / "sub").mkdir()
+        write(project, **{"train.py": "above", "sub/train.py": "below", "sub/model.txt": "weights"})
+        first = replicate.init({})
+        assert told == []
+        monkeypatch.chdir(project / "sub")
+        second = replicate.init({})
+        checkpoint = second.checkpoint("model.txt", {"loss": 1.0})
+        assert [f"with the experiments of the project above, {project}. " in text for text in told] == [True]
+        assert [one.id for one in replicate.experiments.list()] == [first.id, second.id]
+        assert checkpoint.path == "model.txt"
+        assert os.listdir(project / "sub") == ["model.txt", "train.py"]
+        second.checkout(project / "out")
+        assert (project / "out/train.py").read_text() == "below"
+        assert replicate.Project().directory == project / "sub"
+        monkeypatch.chdir(project)
+        assert [one.id for one in replicate.experiments.list()] == [first.id, second.id]
+
+    def test_a_directory_that_has_experiments_of_its_own_keeps_them(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project / "sub").mkdir()
+        monkeypatch.chdir(project / "sub")
+        own = replicate.init({}, path=None)
+        monkeypatch.chdir(project)
+        replicate.init({}, path=None)
+        monkeypatch.chdir(project / "sub")
+        assert [one.id for one in replicate.experiments.list()] == [own.id]
+
+    def test_another_process_reads_the_same_through_the_protocol(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project / "sub").mkdir()
+        experiment = replicate.init({}, path=None)
+        monkeypatch.chdir(project / "sub")
+        opened = pickle.loads(pickle.dumps(ReplicateFileSystem()))
+        assert opened.ls("", detail=False) == [experiment.id]
 
 
 class TestFinding:
@@ -585,6 +646,16 @@ class TestFinding:
         replicate.init({}, path=None)
         with pytest.raises(replicate.NotFound, match="`replicate ls` shows those that are there"):
             replicate.experiments.get(prefix)
+
+    def test_a_name_is_no_id_and_the_ids_of_that_name_are_said(self, project: Path) -> None:
+        with replicate.init(name="sweep") as first:
+            pass
+        with pytest.raises(replicate.NotFound, match=f"{first.short_id} has that name"):
+            replicate.experiments.get("sweep")
+        with replicate.init(name="sweep") as second:
+            pass
+        with pytest.raises(replicate.NotFound, match=f"{first.short_id}, {second.short_id} have that name"):
+            replicate.experiments.get("sweep")
 
     def test_a_beginning_of_several_lists_them(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = iter(f"abc{number:029x}" for number in range(20))
@@ -649,8 +720,9 @@ class TestFilesOfACheckpoint:
         checkpoint = replicate.init({}, path=None).checkpoint(None, {})
         with pytest.raises(replicate.NotFound, match="has no files: none were given"):
             checkpoint.open()
-        checkpoint.checkout("out")
-        assert found(project / "out") == {}
+        with pytest.raises(replicate.NotFound, match=r"No checkpoint of the experiment .* has files\. .*--code-only"):
+            checkpoint.checkout("out")
+        assert not (project / "out").exists()
 
     def test_code_that_was_not_saved_is_not_laid_out(self, project: Path) -> None:
         write(project, **{"train.py": "1", "model": "2"})
@@ -815,9 +887,10 @@ class TestHowAScriptEnds:
 
     def test_a_storage_that_fails_at_the_end_is_a_warning(self, project: Path) -> None:
         script = (
-            "import replicate_core as r, shutil\n"
+            "import os, replicate_core as r, shutil\n"
             "experiment = r.init({}, path=None)\n"
-            "shutil.rmtree('.replicate/storage')\nopen('.replicate/storage', 'w').close()\n"
+            "while os.path.isdir('.replicate/storage'):\n    shutil.rmtree('.replicate/storage', ignore_errors=True)\n"
+            "open('.replicate/storage', 'w').close()\n"
             "experiment.stop()\nprint('went on')"
         )
         done = run(script, project)
@@ -942,3 +1015,45 @@ def test_what_an_exception_says_is_recorded_without_credentials_and_not_without_
     assert experiment.error.startswith("ValueError: no s3://[redacted]@bucket")
     assert "s3cret" not in experiment.error
     assert len(experiment.error) < 2100
+
+
+class TestTheWordsOfKeepsake:
+    def test_are_taken(self, project: Path, tmp_path: Path) -> None:
+        write(project, **{"train.py": "code", "model": "weights"})
+        with replicate.init({"lr": 0.1}, disable_heartbeat=True) as experiment:
+            experiment.checkpoint("model", {"loss": 0.5}, ("loss", "MINIMIZE"))
+        (read,) = replicate.Project(repository=".replicate/storage").experiments.list()
+        assert read.id == experiment.id
+        assert read.python_packages == read.packages
+        read.latest().checkout(output_directory=tmp_path / "one", quiet=True)
+        read.checkout(output_directory=str(tmp_path / "two"), quiet=False)
+        assert found(tmp_path / "one") == found(tmp_path / "two") == {"train.py": "code", "model": "weights"}
+
+    def test_are_not_taken_beside_those_of_today(self, project: Path) -> None:
+        with pytest.raises(replicate.InvalidInput, match="storage and repository are two names of one argument"):
+            replicate.Project(storage="a", repository="b")
+        write(project, model="weights")
+        with replicate.init({}) as experiment:
+            checkpoint = experiment.checkpoint("model", {"loss": 0.5})
+        for one in (experiment, checkpoint):
+            with pytest.raises(replicate.InvalidInput, match="directory and output_directory are two names"):
+                one.checkout("a", output_directory="b")
+            with pytest.raises(replicate.InvalidInput, match="needs a directory to write to"):
+                one.checkout()
+
+    def test_to_json_is_plain_data_with_all_that_keepsake_had(self, project: Path) -> None:
+        write(project, model="weights")
+        with replicate.init({"lr": 0.1, "deep": {"layers": [1, 2]}}, tags=["a"]) as experiment:
+            checkpoint = experiment.checkpoint("model", {"loss": 0.5}, ("loss", "minimize"), seed=3)
+        whole = json.loads(json.dumps(only().to_json()))
+        assert {
+            "id", "created", "params", "user", "host", "config", "command", "path", "python_version", "python_packages",
+            "checkpoints",
+        } < whole.keys()  # fmt: skip
+        assert (whole["id"], whole["params"]) == (experiment.id, {"lr": 0.1, "deep": {"layers": [1, 2]}})
+        assert whole["python_packages"]["numpy"]
+        (made,) = whole["checkpoints"]
+        assert made == json.loads(json.dumps(only().latest().to_json()))
+        assert {"id", "created", "path", "metrics", "primary_metric", "step"} < made.keys()
+        assert (made["id"], made["metrics"], made["extra"]) == (checkpoint.id, {"loss": 0.5}, {"seed": 3})
+        assert made["primary_metric"] == {"name": "loss", "goal": "minimize"}

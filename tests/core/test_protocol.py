@@ -216,6 +216,45 @@ class TestListing:
         assert (tmp_path / "got/table.csv").read_bytes() == TABLE
 
 
+class TestTheProject:
+    """The files of the project open through a checkpoint; its own files come first."""
+
+    @pytest.fixture
+    def made(self, project: Path) -> list[replicate.Checkpoint]:
+        (project / "src").mkdir()
+        (project / "out").mkdir()
+        for path in ("train.py", "src/layers.py", "model.txt", "out/table.csv", "out/other.csv"):
+            (project / path).write_text(f"code {path}")
+        (project / "main.py").symlink_to("train.py")
+        experiment = replicate.init({})
+        (project / "model.txt").write_text("weights")
+        (project / "out/table.csv").write_text("measured")
+        made = [experiment.checkpoint(path, {}) for path in ("model.txt", None, "out/table.csv")]
+        experiment.stop()
+        return made
+
+    def test_opens_by_its_names(self, made: list[replicate.Checkpoint]) -> None:
+        for top in (made[0].experiment_id, *(item.id for item in made)):
+            assert read(f"replicate://{top}/train.py") == b"code train.py"
+            assert read(f"replicate://{top}/main.py") == b"code train.py"
+            assert read(f"replicate://{top}/src/layers.py") == b"code src/layers.py"
+
+    def test_is_not_listed_beside_what_the_checkpoint_saved(self, made: list[replicate.Checkpoint]) -> None:
+        fs, top = fsspec.filesystem("replicate"), made[0].id
+        assert fs.find(top) == fs.ls(top, detail=False) == [f"{top}/model.txt"]
+        assert fs.glob(f"{top}/*.py") == []
+        assert fs.isfile(f"{top}/train.py")
+        assert fs.ls(f"{top}/src", detail=False) == [f"{top}/src/layers.py"], "a directory that is named is listed"
+        assert fs.ls(f"{made[2].id}/out", detail=False) == [f"{made[2].id}/out/table.csv"]
+
+    def test_never_stands_for_what_a_checkpoint_saved(self, made: list[replicate.Checkpoint]) -> None:
+        assert read(f"replicate://{made[0].id}/model.txt") == b"weights"
+        for url in (f"{made[1].id}/model.txt", f"{made[2].id}/model.txt", f"{made[0].id}/out/table.csv"):
+            with pytest.raises(FileNotFoundError):
+                read(f"replicate://{url}")
+        assert fsspec.filesystem("replicate").ls(f"{made[0].id}/out", detail=False) == [f"{made[0].id}/out/other.csv"]
+
+
 class TestLinks:
     @pytest.fixture
     def top(self, project: Path) -> str:
@@ -326,20 +365,24 @@ class TestWhatIsNotThere:
         with pytest.raises(FileNotFoundError, match="has no checkpoint"):
             read(f"replicate://{experiment.id}/model.bin")
 
-    def test_a_checkpoint_of_metrics_names_the_latest_one_with_files(self, experiment: replicate.Experiment) -> None:
+    def test_a_checkpoint_of_metrics_names_the_nearest_ones_with_files(self, experiment: replicate.Experiment) -> None:
         other = replicate.init({}, path=None)
-        with_files = save(other, 0.5, model_bin=b"weights")
-        other.checkpoint(None, {"loss": 0.1}, ("loss", "minimize"))
-        with pytest.raises(FileNotFoundError, match="has metrics, and no files") as caught:
-            read(f"replicate://{other.id}/out/model.bin")
-        assert f"latest one with files is {with_files.short_id} (step 0)" in str(caught.value)
+        before = save(other, 0.5, model_bin=b"weights")
+        between = other.checkpoint(None, {"loss": 0.1}, ("loss", "minimize"))
+        after = save(other, 0.4, model_bin=b"better")
+        with pytest.raises(FileNotFoundError, match="has no files: none were given when it was made") as caught:
+            read(f"replicate://{between.id}/out/model.bin")
+        nearest = f"nearest with files: {before.short_id} (step 0) and {after.short_id} (step 2)"
+        assert nearest in str(caught.value)
+        for which in ("", "@best", "@latest"):
+            assert read(f"replicate://{other.id}{which}/out/model.bin") == b"better"
 
     def test_files_that_were_let_go(self, project: Path) -> None:
         experiment = replicate.init({}, path=None)
         experiment.keep(best=1, last=1)
         made = [save(experiment, loss, model_bin=os.urandom(9)) for loss in (0.5, 0.1, 0.2)]
         experiment.stop()
-        with pytest.raises(FileNotFoundError, match="has no files any more"):
+        with pytest.raises(FileNotFoundError, match=r"were let go.*The nearest with files"):
             read(f"replicate://{made[0].id}/out/model.bin")
 
 

@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core.documents import seal
-from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed, TooNew
+from replicate_core import catalogue
+from replicate_core.compacting import compact
+from replicate_core.documents import seal, seal_under
+from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.keys import DATA, MANIFESTS, RECORDS, TOMBSTONES
 from replicate_core.known import GRACE, Known
 from replicate_core.manifest import encode
 from replicate_core.pruning import LIVE_SHARE, Report, prune
 from replicate_core.reading import read_all
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
-from replicate_core.repository import DATA, MANIFESTS, RECORDS, TOMBSTONES, Repository
+from replicate_core.repository import Repository
 from replicate_core.staging import Staged, StagedFile
 from replicate_core.store import Entry
 from replicate_core.verifying import snapshots_of, verify
-from replicate_core.writing import publish
+from replicate_core.writing import Snapshot, publish
 
 SECOND = timedelta(seconds=1)
 CONTENTS = {f"{number}.bin": random.Random(number).randbytes(2000) for number in range(10)}
@@ -117,6 +120,10 @@ def staged_of(directory: Path, contents: dict[str, bytes]) -> Staged:
     return Staged(directory, tuple(files))
 
 
+def with_files(facts: CheckpointFacts, done: Snapshot) -> CheckpointFacts:
+    return replace(facts, manifest=done.manifest, size_bytes=done.size_bytes)
+
+
 class Site:
     """A repository, and what is done with it."""
 
@@ -150,7 +157,7 @@ class Site:
             known,
             staged,
             "none",
-            lambda done: Checkpointed(experiment, (replace(facts, manifest=done.manifest),), session),
+            lambda done: Checkpointed(experiment, (with_files(facts, done),), session),
         )
         return facts.id
 
@@ -185,8 +192,9 @@ class Site:
             manifest = repository.manifest(snapshot.manifest)
             contents = {path: bytearray(file.size) for path, file in manifest.files.items()}
             paths = list(contents)
-            for wanted, data in read_all(repository, list(manifest.files.values())):
-                contents[paths[wanted.file]][wanted.position : wanted.position + len(data)] = data
+            for pieces in read_all(repository, list(manifest.files.values()), list):
+                for wanted, data in pieces:
+                    contents[paths[wanted.file]][wanted.position : wanted.position + len(data)] = data
             found[snapshot.checkpoint or snapshot.experiment] = {path: bytes(data) for path, data in contents.items()}
         return found
 
@@ -548,25 +556,80 @@ class TestWhatCanNotBeRead:
         shelf.get_many = lambda keys: {key: data for key, data in fetch(keys).items() if "-created" not in key}
         self.refuses(due, (Corrupted, StorageFailed), "records/")
 
-    def test_a_damaged_announcement_stops_it(self, due: Site, shelf: Shelf) -> None:
-        (tombstone,) = shelf.keys(TOMBSTONES)
-        for content in (b"damaged", seal({"keys": "data/"}), seal({}), seal(["data/"]), seal({"keys": [1]})):
-            shelf.objects[tombstone] = (content, shelf.objects[tombstone][1])
-            self.refuses(due, Corrupted, ".")
+    def obeys_only(self, due: Site, content: bytes) -> Report:
+        """Put a bad announcement beside the good one, as old: only the good one is obeyed, now and ever after."""
+        (good,) = due.shelf.keys(TOMBSTONES)
+        bad = f"{TOMBSTONES}{'0' * 26}.json"
+        due.shelf.objects[bad] = (content, due.shelf.objects[good][1])
+        there = due.shelf.keys()
+        report = due.prune()
+        assert len(report.deleted) == 2
+        assert report.deleted.keys() == there - due.shelf.keys() - {good}
+        (problem,) = report.passed_over
+        assert problem.startswith(f"the tombstone {bad} ")
+        assert problem.endswith("It is not obeyed; delete it")
+        due.later()
+        assert len(due.prune().deleted) == 2, "what was announced beside it"
+        assert bad in due.shelf.objects
+        assert due.read() == {due.kept: contents(0)}
+        return report
 
-    @pytest.mark.parametrize("key", ["replicate.json", "record", "../outside", "/outside", "", "data/../x"])
-    def test_an_announcement_of_anything_but_objects_and_manifests_deletes_nothing(
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"damaged",
+            b"",
+            seal({"keys": "data/"}),
+            seal({}),
+            seal(["data/"]),
+            seal({"keys": [1]}),
+            seal_under(f"{TOMBSTONES}{'1' * 26}.json", {"keys": []}),
+        ],
+        ids=lambda content: content[-20:].decode(),
+    )
+    def test_a_damaged_announcement_is_named_and_does_not_stop_it(self, due: Site, content: bytes) -> None:
+        self.obeys_only(due, content)
+
+    @pytest.mark.parametrize("key", ["replicate.json", "record", "../outside", "/outside", "", "data/../x", "data/a"])
+    def test_an_announcement_of_anything_but_objects_and_manifests_is_not_obeyed_at_all(
         self, due: Site, shelf: Shelf, key: str
     ) -> None:
         doomed = min(shelf.keys("records/")) if key == "record" else key
         shelf.objects[doomed] = shelf.objects.get(doomed, (b'{"format": 1, "digest": "sha256"}', shelf.at))
-        (tombstone,) = shelf.keys(TOMBSTONES)
-        shelf.objects[tombstone] = (seal({"keys": [doomed]}), shelf.objects[tombstone][1])
-        try:
-            due.prune()
-        except (Corrupted, InvalidInput):
-            assert shelf.stored() >= due.needed()
+        garbage = min(shelf.stored() - due.needed())
+        self.obeys_only(due, seal({"keys": [garbage, doomed]}))
         assert doomed in shelf.objects
+
+    def test_an_announcement_that_is_not_obeyed_keeps_no_writer_from_anything(self, due: Site, shelf: Shelf) -> None:
+        needed = sorted(key for key in due.needed() if key.startswith(DATA))
+        shelf.objects[f"{TOMBSTONES}{'0' * 26}.json"] = (seal({"keys": [*needed, "replicate.json"]}), shelf.at)
+        again = due.save(0)
+        assert due.objects(again) == set(needed)
+
+    def test_a_snapshot_that_is_never_laid_out_is_named_and_does_not_stop_it(self, due: Site, shelf: Shelf) -> None:
+        experiment = due.save(5, 6)
+        (manifest,) = [
+            item.manifest for item in snapshots_of(due.repository().states()) if item.experiment == experiment
+        ]
+        document = {"key": manifest, **encode(due.repository().manifest(manifest))}
+        document["files"] = {f".Git/{path}": file for path, file in document["files"].items()}
+        shelf.objects[manifest] = (seal(document), shelf.objects[manifest][1])
+        report = due.prune()
+        assert (len(report.deleted), len(report.doomed)) == (2, 2)
+        (problem,) = report.passed_over
+        assert re.fullmatch(f"the manifest {manifest} can't be used: .*'.Git' in it. What it names is kept", problem)
+        for _ in range(3):
+            due.later()
+            assert due.prune().passed_over == (problem,)
+        assert {manifest, *(key for key, _ in objects_in(document))} <= shelf.stored()
+
+    def test_an_old_manifest_in_the_place_of_another_stops_it(self, due: Site, shelf: Shelf) -> None:
+        other = due.save(0, 5)
+        states = due.repository().states()
+        mine, theirs = (states[experiment].created.manifest for experiment in (due.kept, other))
+        content = seal(encode(due.repository().manifest(theirs)))
+        shelf.objects[mine] = (content, shelf.objects[mine][1])
+        self.refuses(due, Corrupted, f"nothing was pruned.*{mine} lists 4000 bytes of files, and 2000 were recorded")
 
     def test_a_storage_that_does_not_tell_times_is_left_alone(self, due: Site, shelf: Shelf) -> None:
         shelf.tells_times = False
@@ -575,6 +638,62 @@ class TestWhatCanNotBeRead:
     def test_a_storage_that_fails_is_left_alone(self, due: Site, shelf: Shelf) -> None:
         shelf.fails_at = shelf.requests
         self.refuses(due, StorageFailed, "the network is gone")
+
+
+def objects_in(document: dict) -> list[tuple[str, int]]:
+    return [(key, size) for key, size, *_ in document["objects"]]
+
+
+class TestWhatIsNotOurs:
+    """What does not match the grammar of keys belongs to another program, or to another repository."""
+
+    FOREIGN = (
+        "data/train.csv",
+        "data/ab/train.csv",
+        "manifests/deploy.yaml",
+        "prune/my_model.pt",
+        "prune/my_model.json",
+    )
+
+    def test_is_never_announced_nor_deleted(self, site: Site, shelf: Shelf) -> None:
+        kept = site.save(0)
+        site.delete(site.save(1))
+        for key in self.FOREIGN:
+            shelf.put(key, b"theirs")
+        for _ in range(4):
+            site.later()
+            report = site.prune()
+            assert report.passed_over == ()
+        assert all(shelf.objects[key][0] == b"theirs" for key in self.FOREIGN)
+        assert shelf.stored() == site.needed() | {key for key in self.FOREIGN if not key.startswith(TOMBSTONES)}
+        assert site.read() == {kept: contents(0)}
+
+    @pytest.mark.parametrize(
+        "place", ["data", "data/ab", "manifests", "prune", "records", "records/20261123", "segments"]
+    )
+    def test_a_repository_inside_another_is_left_alone_and_mixes_nothing(
+        self, site: Site, shelf: Shelf, tmp_path: Path, place: str
+    ) -> None:
+        (tmp_path / "inner").mkdir()
+        inner = Site(Shelf(at=shelf.at), tmp_path / "inner")
+        inner_kept, inner_gone = inner.save(2), inner.save(3)
+        compact(inner.repository())
+        inner.delete(inner_gone)
+        inner.later()
+        inner.prune()
+        kept = site.save(0)
+        site.delete(site.save(1))
+        theirs = {f"{place}/{key}": (data, shelf.at) for key, (data, _) in inner.shelf.objects.items()}
+        shelf.objects |= theirs
+        for _ in range(4):
+            site.later()
+            assert site.prune().passed_over == ()
+        compact(site.repository())
+        assert {key: shelf.objects[key] for key in theirs} == theirs
+        assert list(site.repository().states(pytest.fail)) == [kept]
+        assert list(catalogue.read(site.repository(), pytest.fail).experiments) == [kept]
+        assert list(inner.repository().states(pytest.fail)) == [inner_kept]
+        assert verify(site.repository()).damages == ()
 
 
 def mostly_dead(site: Site, *, needed: tuple[int, ...] = (3, 7)) -> tuple[str, str]:
@@ -643,7 +762,7 @@ class TestRepacking:
             Known(repository),
             staged,
             "auto",
-            lambda done: Created(made, repository.now(), manifest=done.manifest),
+            lambda done: Created(made, repository.now(), manifest=done.manifest, size_bytes=done.size_bytes),
         )
         there = shelf.keys()
         for _ in range(3):

@@ -216,7 +216,9 @@ def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
             known,
             Staged(scratch, files, {}, ()),
             "none",
-            lambda snapshot: Checkpointed(experiment, (records.replace(facts, manifest=snapshot.manifest),)),
+            lambda snapshot: Checkpointed(
+                experiment, (records.replace(facts, manifest=snapshot.manifest, size_bytes=snapshot.size_bytes),)
+            ),
         )
 
     return work

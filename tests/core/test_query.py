@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -137,7 +138,7 @@ HOLDS = [
     "lr > -inf", "lr != null", "lr != text", "layers = 3", "layers = 3.0", "layers < 3.5", "rate = 0.5", "rate < 5",
     "rate = '0.50'", "rate = 0.50", "optimizer = adam", "optimizer = 'adam'", 'optimizer = "adam"', "optimizer < b",
     "optimizer != 5", "amp = true", "amp = True", "amp != false", "amp > false", "nothing = null", "nothing = None",
-    "nothing != 1", "none = null", "sizes = [1, 2]", "sizes != 3", "broken = nan", "with = a=b", "empty = ",
+    "nothing != 1", "none = null", "sizes = [1, 2]", "sizes != 3", "broken = nan", "with = a=b",
     "empty = ''", "word = null", "quote = '", "two words = 7", "huge > 1.5", "huge < inf",
 ]  # fmt: skip
 FAILS = [
@@ -225,14 +226,44 @@ def test_a_moment_is_equal_to_itself() -> None:
     assert accepts("created >= 2 days ago", one(created=NOW - timedelta(days=2)))
 
 
-@pytest.mark.parametrize("text", ["", "loss", "< 3", "loss 3", "= 3", " = 3", "loss < > 3"])
+@pytest.mark.parametrize("text", ["", "loss", "< 3", "loss 3", "= 3", " = 3", "=", "loss in (1, 2)"])
 def test_what_has_not_the_form_of_a_filter_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InvalidInput, match="NAME OP VALUE"):
         parse_filter(text, now=NOW)
 
 
+@pytest.mark.parametrize("op", ["=", "==", "!=", "<", ">=", "  ="])
+@pytest.mark.parametrize("name", ["loss", "status", "created", "name"])
+def test_a_filter_without_a_value_is_refused_with_how_to_ask_for_nothing(name: str, op: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"no value behind its .*'{name} {op.strip()} null' with nothing at all"):
+        parse_filter(f"{name} {op} ", now=NOW)
+
+
 @pytest.mark.parametrize(
-    "text", ["soon", "", "2026-13", "2026-02-30", "0000", "9999", "999999999 years ago", "3 fortnights ago", "null"]
+    ("text", "meant"),
+    [
+        ("loss => 3", "loss >= 3"),
+        ("loss =< 3", "loss <= 3"),
+        ("loss <> 3", "loss != 3"),
+        ("loss < > 3", "loss != 3"),
+        ("loss < = 3", "loss <= 3"),
+        ("name === x", "name = x"),
+    ],
+)
+def test_an_operator_of_another_language_is_refused_with_ours(text: str, meant: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"did you mean '{meant}'\?"):
+        parse_filter(text, now=NOW)
+
+
+def test_an_operator_that_there_is_not_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        InvalidInput, match="has the operator '~', which there is not: the operators are = != < <= > >="
+    ):
+        parse_filter("name ~ sweep", now=NOW)
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "2026-13", "2026-02-30", "0000", "9999", "999999999 years ago", "3 fortnights ago", "null"]
 )
 def test_what_is_no_time_is_refused_with_some_that_are(text: str) -> None:
     with pytest.raises(InvalidInput, match="2 days ago"):
@@ -248,6 +279,13 @@ def test_two_conditions_are_no_value(text: str) -> None:
 @pytest.mark.parametrize("text", ["name = salt and pepper", 'name = "a and b = c"', "command = train.py --a and --b=2"])
 def test_a_text_may_hold_such_words(text: str) -> None:
     assert parse_filter(text, now=NOW).op == "="
+
+
+def test_stopped_is_every_status_but_running() -> None:
+    for status in get_args(Status):
+        item = One(ExperimentState(Created("e", NOW)), status)
+        assert parse_filter("status = stopped", now=NOW).accepts(item) == (status != "running")
+        assert parse_filter("status != 'stopped'", now=NOW).accepts(item) == (status == "running")
 
 
 def test_a_status_that_there_is_not_is_told_of() -> None:
@@ -267,7 +305,7 @@ values = st.recursive(
 @given(found=values, typed=st.text() | values.map(str))
 def test_no_value_fails_whatever_it_is_compared_with(found: Value, typed: str) -> None:
     item = one(params={"x": found})
-    value = f"'{typed}'" if any(operator in typed for operator in "<=>!") else typed
+    value = f"'{typed}'" if not typed.strip() or any(operator in typed for operator in "<=>!") else typed
     told = {op: parse_filter(f"x {op} {value}", now=NOW).accepts(item) for op in ("=", "!=", "<", "<=", ">", ">=")}
     assert told["="] != told["!="]
     assert not (told["<"] and told[">"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core.ranks import LAUNCHERS, Rank, this_rank
+from replicate_core import ids, ranks
+from replicate_core.ranks import LAUNCHERS, Rank, is_first_worker, know_id, tell_id, this_rank, told_id
 
 VARIABLES = ("REPLICATE_RANK", "RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
@@ -231,3 +236,137 @@ class TestARun:
         done = ranked(RUN, **{name: "1", "REPLICATE_RANK": "0"})
         assert (done.returncode, done.stderr) == (0, "")
         assert ranked("import replicate_core as r\nprint(len(r.experiments.list()))").stdout == "1\n"
+
+
+class TestAScriptThatAWorkerImports:
+    """Workers of multiprocessing import the script of their parent, as `__mp_main__`."""
+
+    @staticmethod
+    def module(script: str) -> dict[str, object]:
+        names: dict[str, object] = {"__name__": "__mp_main__", "this_rank": this_rank}
+        exec(compile(script, "train.py", "exec"), names)  # as runpy does
+        return names
+
+    def test_does_not_record(self) -> None:
+        assert self.module("rank = this_rank({})")["rank"] == Rank(1, "multiprocessing")
+        assert self.module("def main():\n    return this_rank({'RANK': '0'})\nrank = main()")["rank"] == Rank(
+            1, "multiprocessing"
+        )
+
+    def test_records_in_what_the_worker_is_told_to_do(self) -> None:
+        work = self.module("def work():\n    return this_rank({})")["work"]
+        assert callable(work)
+        assert work() == Rank(0, "nothing")
+
+    def test_records_where_the_user_says_so(self) -> None:
+        rank = self.module("rank = this_rank({'REPLICATE_RANK': '0'})")["rank"]
+        assert rank == Rank(0, "REPLICATE_RANK")
+
+    def test_the_first_worker_speaks_for_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        said = {}
+        for name in ("MainProcess", "SpawnProcess-1", "SpawnProcess-2", "SpawnProcess-11", "of the user"):
+            monkeypatch.setattr(multiprocessing.current_process(), "name", name)
+            said[name] = is_first_worker()
+        assert [name for name, is_first in said.items() if not is_first] == ["SpawnProcess-2", "SpawnProcess-11"]
+
+
+class Store:
+    """What torch's store answers, which all processes of a run share."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def set(self, key: str, text: str) -> None:
+        self.texts[key] = text
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.texts for key in keys)
+
+    def get(self, key: str) -> bytes:
+        return self.texts[key].encode()
+
+
+class Client:
+    """What the client of jax.distributed answers."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def key_value_set(self, key: str, text: str) -> None:
+        self.texts[key] = text
+
+    def blocking_key_value_get(self, key: str, milliseconds: int) -> str:
+        if key not in self.texts:
+            raise RuntimeError(f"DEADLINE_EXCEEDED: {key} was not there in {milliseconds} ms")
+        return self.texts[key]
+
+
+def torch_with(store: object) -> SimpleNamespace:
+    return SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        distributed_c10d=SimpleNamespace(_get_default_store=lambda: store),
+    )
+
+
+def jax_with(client: object) -> SimpleNamespace:
+    return SimpleNamespace(global_state=SimpleNamespace(client=client, process_id=0))
+
+
+ONE, TWO, THREE = (ids.random_id(bytes([number]) * 16) for number in range(3))
+
+
+class TestTelling:
+    """The first process and another one, which do not share what this module remembers."""
+
+    @pytest.fixture(params=["torch", "jax"])
+    def group(self, request, monkeypatch: pytest.MonkeyPatch) -> None:
+        if request.param == "torch":
+            monkeypatch.setitem(sys.modules, "torch.distributed", torch_with(Store()))
+        else:
+            monkeypatch.setitem(sys.modules, "jax._src.distributed", jax_with(Client()))
+        monkeypatch.setattr(ranks, "TOLD_SECONDS", 0.05)
+        self.become_another(monkeypatch)
+
+    def become_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ranks, "_told", itertools.count())
+        monkeypatch.setattr(ranks, "_joined", set())
+
+    def test_others_are_told_of_each_experiment_in_turn(self, group, monkeypatch) -> None:
+        for experiment in (ONE, TWO, THREE):
+            tell_id(experiment)
+        self.become_another(monkeypatch)
+        know_id(TWO)  # a framework has told it already
+        assert [told_id(), told_id(), told_id()] == [ONE, THREE, None]
+
+    def test_it_is_waited_for(self, group, monkeypatch) -> None:
+        monkeypatch.setattr(ranks, "TOLD_SECONDS", 60)
+        plain, waits = ranks._read, threading.Event()
+
+        def read(*arguments: object) -> str | None:
+            waits.set()
+            return plain(*arguments)
+
+        monkeypatch.setattr(ranks, "_read", read)
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(told_id)
+            assert waits.wait(60)
+            monkeypatch.setattr(ranks, "_told", itertools.count())
+            tell_id(ONE)
+            assert told.result(60) == ONE
+
+    def test_what_is_no_id_is_none(self, group, monkeypatch) -> None:
+        tell_id("../../etc")
+        self.become_another(monkeypatch)
+        assert told_id() is None
+
+    @pytest.mark.parametrize("module", ["torch.distributed", "jax._src.distributed"])
+    def test_a_framework_that_has_changed_is_done_without(self, module: str, monkeypatch) -> None:
+        for broken in (SimpleNamespace(), torch_with(object()), jax_with(object())):
+            monkeypatch.setitem(sys.modules, module, broken)
+            tell_id(ONE)
+            assert told_id() is None
+
+    def test_without_a_group_nobody_waits(self) -> None:
+        tell_id(ONE)
+        assert told_id() is None

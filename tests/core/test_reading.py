@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import random
 import threading
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -96,11 +97,16 @@ def scattered(contents: Sequence[bytes]) -> tuple[Repository, File]:
     return Repository(Objects(objects)), File(sum(map(len, contents)), 0o644, parts)
 
 
+def pieces_of(repository: Repository, files: Sequence[File]) -> Iterator[tuple[Wanted, bytes]]:
+    """What `read_all` hands over."""
+    return itertools.chain.from_iterable(read_all(repository, files, list))
+
+
 def joined(repository: Repository, files: Sequence[File]) -> list[bytes]:
-    """What `read_all` gives, put together; every byte must come once."""
+    """What `read_all` hands over, put together; every byte must come once."""
     found = [bytearray(file.size) for file in files]
     seen = [bytearray(file.size) for file in files]
-    for wanted, data in read_all(repository, files):
+    for wanted, data in pieces_of(repository, files):
         end = wanted.position + len(data)
         assert not any(seen[wanted.file][wanted.position : end]), "bytes were given twice"
         found[wanted.file][wanted.position : end] = data
@@ -224,8 +230,8 @@ class TestAll:
 
     def test_no_files_and_empty_files_take_no_request(self) -> None:
         repository, file = file_of(b"")
-        assert list(read_all(repository, [])) == []
-        assert list(read_all(repository, [file, file])) == []
+        assert list(read_all(repository, [], list)) == []
+        assert list(read_all(repository, [file, file], list)) == []
         assert repository.store.read == []
 
     def test_a_part_that_several_files_share_is_fetched_once(self) -> None:
@@ -259,7 +265,7 @@ class TestAll:
 
     def test_no_more_is_fetched_ahead_than_a_few_requests(self) -> None:
         repository, file = scattered([bytes([number]) * 100 for number in range(30)])
-        pieces = read_all(repository, [file])
+        pieces = read_all(repository, [file], list)
         next(pieces)
         time.sleep(0.1)
         assert len(repository.store.read) <= FETCHES_AT_ONCE + 1
@@ -273,7 +279,7 @@ class TestAll:
         repository, file = on_a_grid(data)
         tracemalloc.start()
         try:
-            assert sum(len(piece) for _, piece in read_all(repository, [file])) == len(data)
+            assert sum(len(piece) for _, piece in pieces_of(repository, [file])) == len(data)
             assert tracemalloc.get_traced_memory()[1] < 3 * (FETCHES_AT_ONCE + 1) * FETCH_BYTES
         finally:
             tracemalloc.stop()
@@ -285,14 +291,14 @@ class TestAll:
         repository.store.objects[key_of(7)] = b"\x07" * 99 + b"\x06"
         given: list[int] = []
         with pytest.raises(Corrupted, match=f"{key_of(7)} in counting://here is damaged"):
-            given.extend(wanted.position // 100 for wanted, _ in read_all(repository, [file]))
+            given.extend(wanted.position // 100 for wanted, _ in pieces_of(repository, [file]))
         assert given == list(range(7))
 
     def test_an_object_that_is_gone_is_corrupted(self) -> None:
         repository, file = scattered([b"one", b"two"])
         del repository.store.objects[key_of(1)]
         with pytest.raises(Corrupted, match=f"the object {key_of(1)} is missing"):
-            list(read_all(repository, [file]))
+            list(pieces_of(repository, [file]))
 
     def test_a_part_that_claims_more_for_the_same_digest_is_refused(self) -> None:
         data = os.urandom(200)
@@ -306,7 +312,7 @@ class TestAll:
         ):
             file = File(100 + part.length, 0o644, (honest, part))
             with pytest.raises(Corrupted, match="is damaged"):
-                list(read_all(repository, [file]))
+                list(pieces_of(repository, [file]))
             with pytest.raises(Corrupted, match="is damaged"):
                 read(repository, next(plan(wanted_of(File(100 + part.length, 0o644, (part, honest))))))
 
@@ -316,7 +322,7 @@ class TestAll:
         honest = Part(KEY, 0, 100, digest(data))
         with pytest.raises(Corrupted, match="is damaged"):
             list(
-                read_all(
+                pieces_of(
                     repository,
                     [File(200, 0o644, (honest, Part(KEY, 0, 100, honest.digest, Encoding("gzip", 100))))],
                 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from datetime import datetime, timedelta, timezone
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core.documents import seal, unseal
+from replicate_core.documents import seal, seal_under, unseal
 from replicate_core.errors import Corrupted, InvalidInput
-from replicate_core.record_format import KINDS, decode, encode, kind, parse_time, time_text
+from replicate_core.keys import RecordName, record_key
+from replicate_core.record_format import KINDS, decode, encode, kind, parse_time, read, time_text
 from replicate_core.records import (
     Checkpointed,
     CheckpointFacts,
@@ -27,10 +29,17 @@ from replicate_core.records import (
     Record,
     Released,
     Repacked,
+    Restored,
     Resumed,
     best,
+    best_or_latest,
+    code_problem,
     fold,
+    latest,
+    metrics_of,
+    nearest_with_files,
     primary_metric_of,
+    superseded,
 )
 
 KEY = "records/20261123/01J-e-created.json"
@@ -65,6 +74,7 @@ CHECKPOINTS = st.builds(
     size_bytes=COUNTS,
     stored_bytes=COUNTS,
     keep=st.none() | st.builds(Keep, COUNTS, COUNTS),
+    lacks=st.none() | TEXTS,
 )
 RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
     Created: st.builds(
@@ -90,6 +100,7 @@ RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
         manifest=st.none() | MANIFESTS,
         size_bytes=COUNTS,
         stored_bytes=COUNTS,
+        lacks=st.none() | TEXTS,
     ),
     Checkpointed: st.builds(Checkpointed, IDS, st.lists(CHECKPOINTS, max_size=3).map(tuple), st.none() | IDS),
     Edited: st.builds(Edited, IDS, st.none() | TEXTS, st.none() | TUPLES, st.none() | TEXTS),
@@ -117,6 +128,7 @@ RECORDS: dict[type[Record], st.SearchStrategy[Record]] = {
     Deleted: st.builds(Deleted, IDS, st.none() | TUPLES),
     Released: st.builds(Released, IDS, TUPLES),
     Repacked: st.builds(Repacked, IDS, st.dictionaries(MANIFESTS, MANIFESTS, max_size=3)),
+    Restored: st.builds(Restored, IDS, st.none() | IDS, MANIFESTS, COUNTS, COUNTS),
 }
 SAMPLES: dict[str, Record] = {
     "created": Created(E, MOMENT, git=GitState("abc", "main", dirty=True), packages={"numpy": "2.0"}),
@@ -129,6 +141,7 @@ SAMPLES: dict[str, Record] = {
     "deleted": Deleted(E, ("c",)),
     "released": Released(E, ("c",)),
     "repacked": Repacked(E, {f"manifests/{'1' * 26}.json": f"manifests/{'2' * 26}.json"}),
+    "restored": Restored(E, "c" * 32, f"manifests/{'1' * 26}.json", 7, 5),
 }
 
 
@@ -169,6 +182,41 @@ def test_a_record_comes_back_as_it_was(type_, data):
 def test_there_is_a_word_for_every_kind_of_record():
     assert set(KINDS.values()) == set(get_args(Record)) == set(RECORDS)
     assert {word: kind(record) for word, record in SAMPLES.items()} == {word: word for word in KINDS}
+
+
+def under(experiment: str, word: str) -> str:
+    return record_key(RecordName("20261123", "0" * 26, experiment, word))
+
+
+@pytest.mark.parametrize("seals", [seal_under, lambda _key, document: seal(document)], ids=["new", "without its key"])
+@pytest.mark.parametrize("record", SAMPLES.values(), ids=SAMPLES)
+def test_a_record_is_only_read_under_a_key_of_its_experiment_and_kind(record, seals):
+    key = under(record.experiment, kind(record))
+    data = seals(key, encode(record))
+    assert read(key, data) == record
+    others = [under("0" * 32, kind(record)), "records/x.json"]
+    others += [under(record.experiment, word) for word in [*KINDS, "starred"] if word != kind(record)]
+    for other in others:
+        with pytest.raises(Corrupted, match=f"{other}.*copied or moved"):
+            read(other, data)
+
+
+def test_a_record_of_a_later_kind_is_passed_over_under_its_own_key_only():
+    document = {"kind": "starred", "experiment": E}
+    assert read(under(E, "starred"), seal_under(under(E, "starred"), document)) is None
+    with pytest.raises(Corrupted, match="copied or moved"):
+        read(under(E, "created"), seal(document))
+
+
+@pytest.mark.parametrize("field", ["params", "config", "system", "metrics", "extra"])
+def test_values_nested_by_the_hundreds_are_corrupted(field):
+    value = 1
+    for _ in range(600):
+        value = {"a": value}
+    document = encode(SAMPLES["created"] if field in ("params", "config", "system") else SAMPLES["checkpoints"])
+    (document if field in document else document["checkpoints"][0])[field] = {"deep": value}
+    with pytest.raises(Corrupted, match="nested deeper than"):
+        decode(document, key=KEY)
 
 
 def test_nan_in_metrics_comes_back():
@@ -470,6 +518,37 @@ def test_what_has_no_files_has_none_afterwards():
     assert named(folded["e"]) == (None, None)
 
 
+# Folding: files that came after an import.
+
+
+def test_files_that_were_missing_are_there_once_they_were_restored():
+    before = dataclasses.replace(checkpoint("a"), path="a", lacks="damaged")
+    code = Created("e", MOMENT, path=".", lacks="damaged")
+    folded = fold([code, Checkpointed("e", (before,)), Restored("e", None, "m", 3, 2), Restored("e", "a", "ma", 7, 5)])
+    assert folded["e"].created == dataclasses.replace(code, manifest="m", size_bytes=3, stored_bytes=2, lacks=None)
+    (after,) = folded["e"].checkpoints
+    assert after == dataclasses.replace(before, manifest="ma", size_bytes=7, stored_bytes=5, lacks=None)
+    assert code_problem(folded["e"].created) is None
+    assert code_problem(code) == "the files of the code of the experiment e are missing: damaged"
+    assert "are missing: they could not be saved" in str(code_problem(dataclasses.replace(code, lacks=None)))
+
+
+def test_only_what_was_missing_is_restored():
+    assert manifests(Restored("e", None, "x"), Restored("e", "a", "x"), Restored("e", "c", "x")) == ("m", "ma", "mb")
+
+
+def test_what_was_let_go_stays_so_though_it_was_restored():
+    history = [Created("e", MOMENT), made("a"), Restored("e", "a", "ma"), Released("e", ("a",))]
+    for records in (history, [*history[:2], history[3], history[2]]):
+        (item,) = fold(records)["e"].checkpoints
+        assert (item.manifest, item.is_released) == (None, True)
+
+
+def test_what_was_restored_may_be_replaced():
+    folded = fold([Created("e", MOMENT), made("a"), Restored("e", "a", "ma"), Repacked("e", {"ma": "new"})])
+    assert named(folded["e"]) == (None, "new")
+
+
 def test_replacing_says_nothing_else_of_an_experiment():
     ended = Ended("e", MOMENT, "finished")
     history = [Created("e", MOMENT, name="n", manifest="m"), made("a", "b"), Deleted("e", ("b",)), ended]
@@ -588,6 +667,20 @@ def test_of_two_sessions_after_the_same_one_that_counts_which_made_checkpoints()
     follower, rival = (resumed("a", session=name, previous="s") for name in "uv")
     assert codes(made("a"), one, made("b", session="s"), follower, rival, made("c", session="u"))[0] == "one"
     assert shown(made("a"), one, follower, rival, made("c", session="u")) == "ac"
+
+
+def test_the_time_that_training_was_held_up_is_the_sum_over_the_sessions_that_count():
+    def ended(session: str | None, seconds: float) -> Ended:
+        return Ended("e", MOMENT, "killed", blocked_seconds=seconds, session=session)
+
+    first = [Created("e", MOMENT), made("a"), ended(None, 1.0)]
+    second = [resumed("a", session="s"), made("b", session="s"), ended("s", 2.0)]
+    rival = [resumed("a", session="t"), ended("t", 16.0)]
+    third = [resumed("b", session="u", previous="s"), ended("u", 4.0)]
+    added = [dataclasses.replace(resumed("b", session="v", previous="u"), adds=True), ended("v", 8.0)]
+    assert fold(first)["e"].blocked_seconds == 1.0
+    assert fold([*first, *second, *rival])["e"].blocked_seconds == 3.0
+    assert fold([*first, *second, *rival, *third, *added])["e"].blocked_seconds == 7.0
 
 
 def test_a_session_that_was_gone_on_after_counts_whatever_its_rivals_made():
@@ -745,9 +838,80 @@ def test_of_equals_the_first_is_the_best():
 
 
 def test_of_equals_one_with_files_is_the_best():
-    with_files = [dataclasses.replace(rated(name, 1), path="model.pt") for name in ("b", "c")]
-    assert best([rated("a", 1), *with_files]).id == "b"
-    assert best([rated("a", 0), *with_files]).id == "a"
+    with_files = [dataclasses.replace(rated(name, 1), path="model.pt", manifest=f"m{name}") for name in ("b", "c")]
+    assert best([rated("a", 1), *with_files]).id == best([rated("a", 1), *with_files], with_files=False).id == "b"
+
+
+class TestWithFiles:
+    """Where any checkpoint has files, best and latest are among those that have."""
+
+    ITEMS = (
+        rated("a", 5),
+        dataclasses.replace(rated("b", 4), manifest="m"),
+        rated("c", 1),
+        dataclasses.replace(rated("d", 3), is_waiting=True),
+        rated("e", 2),
+    )
+
+    def test_the_best_is_among_those_that_have_them(self):
+        assert best(self.ITEMS).id == best_or_latest(self.ITEMS).id == "d"
+        assert best(self.ITEMS, with_files=False).id == "c"
+
+    def test_so_is_the_latest(self):
+        assert latest(self.ITEMS).id == "d"
+        assert latest(self.ITEMS, with_files=False).id == "e"
+
+    def test_where_none_has_any_all_count(self):
+        items = [dataclasses.replace(item, manifest=None, is_waiting=False) for item in self.ITEMS]
+        assert (best(items).id, latest(items).id, best_or_latest(items).id) == ("c", "e", "c")
+
+    def test_what_was_let_go_does_not_count(self):
+        gone = dataclasses.replace(rated("z", 0), path="m", is_released=True)
+        assert best([*self.ITEMS, gone]).id == latest([*self.ITEMS, gone]).id == "d"
+
+    def test_where_none_of_them_can_be_compared_the_latest_of_them_is_meant(self):
+        items = [rated("a", 1), dataclasses.replace(checkpoint("b", accuracy=1), manifest="m"), rated("c", 2)]
+        assert best(items) is None
+        assert best_or_latest(items).id == "b"
+        assert best(items, with_files=False).id == "a"
+
+    def test_they_are_compared_by_what_they_name_themselves(self):
+        accuracy = PrimaryMetric("accuracy", "maximize")
+        files = [dataclasses.replace(rated(name, loss), manifest=name) for name, loss in (("a", 1), ("b", 2))]
+        items = [*files, dataclasses.replace(checkpoint("c", accuracy=1), primary_metric=accuracy)]
+        assert best(items).id == "a"
+        assert best(items[2:]).id == "c"
+
+    def test_a_metric_that_they_lack_is_that_of_the_others(self):
+        items = [*self.ITEMS, checkpoint("f", test_loss=7)]
+        assert [dict(metrics) for metrics in metrics_of(items)] == [{"loss": 3}, {"loss": 1}]
+        unrated = [dataclasses.replace(checkpoint("a", loss=1), manifest="m"), checkpoint("b", test_loss=7)]
+        assert [dict(metrics) for metrics in metrics_of(unrated)] == [{"loss": 1}, {"test_loss": 7}]
+        assert list(metrics_of([])) == []
+
+    def test_the_nearest_are_the_last_one_before_and_the_first_one_after(self):
+        assert [item.id for item in nearest_with_files(self.ITEMS, "c")] == ["b", "d"]
+        assert [item.id for item in nearest_with_files(self.ITEMS, "a")] == ["b"]
+        assert [item.id for item in nearest_with_files(self.ITEMS, "e")] == ["d"]
+        assert [item.id for item in nearest_with_files(self.ITEMS, "gone")] == ["d"]
+        assert nearest_with_files(self.ITEMS[:1], "a") == []
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 9) | st.none(), st.booleans()), max_size=9),
+        st.integers(1, 3),
+        st.integers(1, 3),
+    )
+    def test_what_keep_keeps_and_what_best_and_latest_say_agree(self, made, keep_best, keep_last):
+        items = [
+            dataclasses.replace(rated(str(number), loss), manifest="m" if files else None)
+            for number, (loss, files) in enumerate(made)
+        ]
+        gone = superseded(items, Keep(keep_best, keep_last))
+        left = [dataclasses.replace(item, manifest=None, is_released=True) if item in gone else item for item in items]
+        for which in (best, latest, best_or_latest):
+            before, after = which(items), which(left)
+            assert (before and before.id) == (after and after.id)
+            assert before not in gone
 
 
 @pytest.mark.parametrize("goal", GOALS)
@@ -803,7 +967,8 @@ def test_no_checkpoint_is_better_than_the_best(losses, goal):
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("pair", [tuple, list])
 def test_a_primary_metric_is_a_name_and_a_goal(pair, goal):
-    assert PrimaryMetric.parse(pair(["loss", goal])) == PrimaryMetric("loss", goal)
+    for said in (goal, goal.upper(), goal.capitalize()):
+        assert PrimaryMetric.parse(pair(["loss", said])) == PrimaryMetric("loss", goal)
 
 
 def test_there_need_not_be_a_primary_metric():
@@ -865,3 +1030,13 @@ def test_a_manifest_key_that_is_none_is_corrupted(value):
             decode(changed(word, place, value), key=KEY)
     with pytest.raises(Corrupted, match=r"is no (key of a manifest|text)"):
         decode(changed("repacked", "manifests", {f"manifests/{'1' * 26}.json": value}), key=KEY)
+
+
+def test_any_sequence_of_two_is_a_primary_metric():
+    assert PrimaryMetric.parse(collections.UserList(["loss", "Minimize"])) == PrimaryMetric("loss", "minimize")
+
+
+@pytest.mark.parametrize("pair", ["ab", b"ab", ["loss"], {"loss": "minimize"}, {"loss", "minimize"}])
+def test_what_is_no_sequence_of_two_is_no_primary_metric(pair):
+    with pytest.raises(InvalidInput, match="primary_metric must be a pair"):
+        PrimaryMetric.parse(pair)

@@ -36,6 +36,13 @@ class TestCommandLine:
             (["t.py", "--header", "Authorization: Bearer s3cret"], "t.py --header Authorization:[redacted]"),
             (["t.py", "Bearer s3cret"], "t.py Bearer [redacted]"),
             (["t.py", '{"password": "s3cret", "lr": "1"}'], 't.py {"password": "[redacted]", "lr": "1"}'),
+            (["t.py", "--pw", "s3cret"], "t.py --pw [redacted]"),
+            (["t.py", "--pw=s3cret"], "t.py --pw=[redacted]"),
+            (["t.py", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"], "t.py [redacted]"),
+            (["t.py", "-p", "SECRET"], "t.py -p [redacted]"),
+            (["t.py", "-p", "hunter2"], "t.py -p [redacted]"),
+            (["t.py", "-pHunter2"], "t.py -p[redacted]"),
+            (["curl", "-u", "me:s3cret"], "curl -u me:[redacted]"),
             (["t.py", "s3://me:s3cret@bucket/x"], "t.py s3://[redacted]@bucket/x"),
         ],
     )
@@ -43,7 +50,30 @@ class TestCommandLine:
         assert redact_command(words) == shown
 
     @pytest.mark.parametrize(
-        "words", ["--max_tokens 512", "--tokenizer bert", "--author Ann", "token", "--lr=0.1", "--key 3"]
+        "words",
+        [
+            "--max_tokens 512",
+            "--tokenizer bert",
+            "--author Ann",
+            "token",
+            "--lr=0.1",
+            "--key 3",
+            "-p 8080",
+            "--pw 3",
+            "--pw=0.5",
+            "-p8080",
+            "-p 8080:80",
+            "-p 1e-3",
+            "-p train",
+            "-pretrained",
+            "-p a/b2.yaml",
+            "-p model.h5",
+            "-p LR 0.1",
+            "-p lr=Cos1ne",
+            "-p -v",
+            "-u 1000:1000",
+            "-u me",
+        ],
     )
     def test_what_only_sounds_like_a_secret_is_kept(self, words: str) -> None:
         assert redact_command(words.split()) == words

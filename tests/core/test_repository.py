@@ -14,9 +14,10 @@ import pytest
 
 from replicate_core.documents import digest, seal
 from replicate_core.errors import Corrupted, StorageFailed, TooNew
+from replicate_core.keys import FORMAT_KEY
 from replicate_core.manifest import File, Manifest
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended
-from replicate_core.repository import FORMAT_KEY, Repository, utc_now
+from replicate_core.repository import Repository, utc_now
 from replicate_core.store import LocalStore, Store
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
@@ -159,12 +160,14 @@ class TestRecords:
         assert len(caught) == 1
 
     def test_a_record_that_says_nonsense_is_left_out_with_a_warning(self, repository: Repository, store: Store) -> None:
-        store.put("records/20261123/x.json", seal({"kind": "created"}))
-        with pytest.warns(UserWarning, match=r"the record records/20261123/x\.json can't be understood"):
+        key = f"records/20261123/{'0' * 26}-{'a' * 32}-created.json"
+        store.put(key, seal({"kind": "created", "experiment": "a" * 32}))
+        with pytest.warns(UserWarning, match=f"the record {key} can't be understood"):
             assert repository.read_records() == []
 
     def test_what_later_versions_add_is_passed_over(self, repository: Repository, store: Store) -> None:
-        store.put("records/20261123/x.json", seal({"kind": "starred", "experiment": "a" * 32}))
+        key = f"records/20261123/{'0' * 26}-{'a' * 32}-starred.json"
+        store.put(key, seal({"kind": "starred", "experiment": "a" * 32}))
         store.put("records/20261123/notes.txt", b"mine")
         store.put("other/x.json", b"theirs")
         assert repository.read_records() == []

@@ -84,6 +84,18 @@ def test_where_nobody_knows_which_are_the_best_nothing_is_let_go() -> None:
     assert left([made(number, primary=mistyped) for number in range(4)], 1, 1) == "0123"
 
 
+def test_where_only_metrics_say_which_are_the_best_no_files_are_let_go() -> None:
+    """Nobody knows which ones of those with files are the best."""
+    measured = [made(number, number, files=False) for number in range(4)]
+    saved = [replace(made(number, primary=None), metrics={}) for number in range(4, 8)]
+    assert left([*measured, *saved], 1, 1) == "4567"
+
+
+def test_where_the_primary_metric_is_no_single_number_no_files_are_let_go() -> None:
+    items = [replace(made(number), metrics={"loss": [0.5, 0.25]}) for number in range(4)]
+    assert left(items, 1, 1) == left(items, 2, 1) == "0123"
+
+
 def test_what_has_no_files_takes_nobodys_place() -> None:
     items = [made(0, 2), made(1, 1, files=False), made(2, 5), made(3, 0, files=False)]
     assert left(items, 1, 1) == "02"
@@ -158,7 +170,8 @@ def with_files(experiment: replicate.Experiment) -> list[int]:
     experiment.refresh()
     found = [item for item in experiment.checkpoints if not item.lacks_files]
     for item in found:
-        assert item.open().read() == content(item.step)
+        with item.open() as stream:
+            assert stream.read() == content(item.step)
     return [item.step for item in found]
 
 
@@ -239,8 +252,12 @@ def test_a_released_one_says_so(project: Path) -> None:
     assert gone.files == {}
     with pytest.raises(replicate.NotFound, match=r"step 0\) were let go, as experiment.keep was told"):
         gone.open()
-    with pytest.warns(UserWarning, match="were let go.*only the code is there"):
+    kept = [experiment.checkpoints[-1].short_id]
+    with pytest.raises(
+        replicate.NotFound, match=rf"were let go.* nearest with files: {kept[0]} \(step 2\)\. .*--code-only"
+    ):
         gone.checkout("../back")
+    assert not Path("../back").exists()
     with pytest.raises(replicate.Corrupted, match="has no files to go on from"):
         start(resume=gone.id)
 

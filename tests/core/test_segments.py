@@ -14,7 +14,7 @@ from replicate_core import record_format, segments
 from replicate_core.documents import seal, unseal
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState, fold
-from replicate_core.segments import Group, Summary, decode, encode, is_whole, record_name, summarise
+from replicate_core.segments import Group, Summary, decode, encode, is_whole, summarise
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 KEY = "segments/s.jsonl.gz"
@@ -52,23 +52,23 @@ def read_all(data: bytes) -> dict[str, bytes]:
 class TestSegment:
     def test_holds_what_it_was_given(self) -> None:
         one, other = group(), group(OTHER, 10)
-        data = encode([one, other], settled=["20261101"], others=["records/20261101/x.json"], beside=["segments/a"])
+        data = encode(KEY, [one, other], settled=["20261101"], others=[key(9, OTHER, "starred")], beside=["segments/a"])
         segment = decode(data, key=KEY)
         assert read_all(data) == {**one.lines, **other.lines}
         assert list(segment.keys) == [*one.lines, *other.lines]
         assert segment.pieces[ONE].summary == Summary(NOW, NOW, "failed", None)
         assert (segment.settled, segment.others, segment.beside) == (
             {"20261101"},
-            ["records/20261101/x.json"],
+            [key(9, OTHER, "starred")],
             ["segments/a"],
         )
-        assert is_whole(data)
+        assert is_whole(KEY, data)
 
     def test_may_be_empty(self) -> None:
-        assert decode(encode([]), key=KEY).pieces == {}
+        assert decode(encode(KEY, []), key=KEY).pieces == {}
 
     def test_is_plain_gzip_of_a_head_and_the_records_as_they_are_stored(self) -> None:
-        data = encode([group(), group(OTHER, 10)])
+        data = encode(KEY, [group(), group(OTHER, 10)])
         first, *lines = gzip.decompress(data).splitlines(keepends=True)
         assert first == seal(head(data))
         assert lines == [*group().lines.values(), *group(OTHER, 10).lines.values()]
@@ -77,7 +77,7 @@ class TestSegment:
         monkeypatch.setattr(segments, "BLOCK_BYTES", 1000)
         monkeypatch.setattr(segments, "BLOCKS_KEPT", 2)
         groups = [group(f"{number:032x}", 10 * number) for number in range(1, 30)]
-        segment = decode(encode(groups), key=KEY)
+        segment = decode(encode(KEY, groups), key=KEY)
         assert len(segment.ends) == 30
         for item in random.Random(1).choices(groups, k=100):
             assert segment.lines(segment.pieces[item.experiment]) == item.lines
@@ -85,7 +85,7 @@ class TestSegment:
         assert list(segment.blocks_with([b'"experiment":"%032x"' % 7, b'"kind"'])) == [6]
 
     def test_keys_of_some_days_are_those_of_the_experiments_that_recorded_then(self) -> None:
-        segment = decode(encode([group()]), key=KEY)
+        segment = decode(encode(KEY, [group()]), key=KEY)
         assert list(segment.keys_of({"20261123"})) == list(group().lines)
         assert list(segment.keys_of({"20261122"})) == []
 
@@ -96,11 +96,11 @@ class TestSummary:
         state = ExperimentState(Created(ONE, NOW), (CheckpointFacts("c", later, 0, {}),), session=OTHER)
         summary = Summary(NOW, later, None, OTHER)
         assert summarise(state) == summary
-        data = encode([Group(ONE, summary, group().lines)])
+        data = encode(KEY, [Group(ONE, summary, group().lines)])
         assert decode(data, key=KEY).pieces[ONE].summary == summary
 
     def test_of_what_is_not_listed_is_none(self) -> None:
-        data = encode([Group(ONE, None, group().lines)])
+        data = encode(KEY, [Group(ONE, None, group().lines)])
         assert decode(data, key=KEY).pieces[ONE].summary is None
 
 
@@ -108,7 +108,7 @@ class TestDamage:
     @settings(max_examples=300)
     @given(st.data())
     def test_anywhere_is_noticed_or_changes_nothing(self, data: st.DataObject) -> None:
-        good = encode([group(), group(OTHER, 10)], settled=["20261101"])
+        good = encode(KEY, [group(), group(OTHER, 10)], settled=["20261101"])
         wanted = read_all(good)
         place = data.draw(st.integers(0, len(good) - 1))
         bad = data.draw(
@@ -127,7 +127,7 @@ class TestDamage:
     @settings(max_examples=300)
     @given(data=st.data())
     def test_of_a_head_by_a_stranger_is_refused_or_harmless(self, data: st.DataObject, damaged) -> None:
-        good = encode([group(), group(OTHER, 10)], settled=["20261101"])
+        good = encode(KEY, [group(), group(OTHER, 10)], settled=["20261101"])
         bad = with_head(good, data.draw(damaged(head(good))))
         try:
             read_all(bad)
@@ -137,8 +137,6 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("others", ["replicate.json"]),
-            ("others", ["records/../../secret.json"]),
             ("blocks", [1]),
             ("blocks", [-1]),
             ("experiments", [["x", 0, None, []]]),
@@ -154,12 +152,12 @@ class TestDamage:
         ids=str,
     )
     def test_of_one_field_is_refused(self, field: str, value: object) -> None:
-        good = encode([group()])
+        good = encode(KEY, [group()])
         with pytest.raises(Corrupted, match=r"segments/s\.jsonl\.gz"):
             decode(with_head(good, {**head(good), field: value}), key=KEY)
 
     def test_more_records_than_there_are_is_refused(self) -> None:
-        good = encode([group()])
+        good = encode(KEY, [group()])
         changed = head(good)
         changed["experiments"][0][3] *= 2
         segment = decode(with_head(good, changed), key=KEY)
@@ -168,7 +166,7 @@ class TestDamage:
 
     def test_blocks_at_other_places_are_refused(self, monkeypatch) -> None:
         monkeypatch.setattr(segments, "BLOCK_BYTES", 1)
-        good = encode([group(), group(OTHER, 10)])
+        good = encode(KEY, [group(), group(OTHER, 10)])
         changed = head(good)
         changed["blocks"] = [sum(changed["blocks"]), 0]
         segment = decode(with_head(good, changed), key=KEY)
@@ -176,33 +174,26 @@ class TestDamage:
             segment.lines(segment.pieces[ONE])
 
     def test_what_unpacks_to_very_much_is_refused(self, monkeypatch) -> None:
-        good = encode([group()])
+        good = encode(KEY, [group()])
         monkeypatch.setattr(segments, "BLOCK_BYTES_MAX", 100)
         segment = decode(good, key=KEY)
         with pytest.raises(Corrupted, match="larger than is read"):
             segment.lines(segment.pieces[ONE])
         monkeypatch.setattr(segments, "HEAD_BYTES_MAX", 10)
-        assert not is_whole(good)
+        assert not is_whole(KEY, good)
+
+    def test_other_records_that_are_none_are_passed_over(self) -> None:
+        good = encode(KEY, [group()])
+        others = ["replicate.json", "records/../../secret.json", "records/20261101/x.json", key(7, ONE, "starred")]
+        assert decode(with_head(good, {**head(good), "others": others}), key=KEY).others == [key(7, ONE, "starred")]
+
+    def test_that_makes_one_of_another_is_refused(self) -> None:
+        good = encode("segments/other.jsonl.gz", [group()])
+        assert not is_whole(KEY, good)
+        with pytest.raises(Corrupted, match=r"segments/s\.jsonl\.gz holds what belongs under another key"):
+            decode(good, key=KEY)
 
     def test_another_format_is_left_to_those_who_know_it(self) -> None:
-        good = encode([group()])
+        good = encode(KEY, [group()])
         with pytest.raises(TooNew, match="format 2"):
             decode(with_head(good, {**head(good), "format": 2}), key=KEY)
-
-
-class TestRecordName:
-    def test_says_what_the_key_says(self) -> None:
-        assert record_name(key(1, ONE, "ended")) == ("20261123", f"{1:026}", ONE, "ended")
-
-    @pytest.mark.parametrize(
-        "strange",
-        [
-            key(1, ONE, "invented"),
-            key(1, "short", "ended"),
-            key(1, ONE, "ended") + "x",
-            key(1, ONE, "ended").replace("20261123", "today"),
-            "manifests/x.json",
-        ],
-    )
-    def test_of_anything_else_is_none(self, strange: str) -> None:
-        assert record_name(strange) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core.errors import Corrupted, InvalidInput
+from replicate_core import staging
+from replicate_core.errors import Corrupted
 from replicate_core.files import Tree
 from replicate_core.staging import SMALL_BYTES, Staged, StagedFile, decode, encode, stage
 from replicate_core.values import dumps, loads
@@ -97,80 +99,80 @@ class TestFilesThatDoNotStandStill:
         (project / "large").unlink()
         assert contents(stage(found, copies)) == {"kept": b"y"}
 
-    def test_one_that_vanishes_between_two_looks_is_left_out_with_nothing_in_the_shared_copy(
-        self, project: Path, copies: Path
+    def test_one_that_grew_beyond_small_meanwhile_has_a_copy_of_its_own(
+        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Vanishing(type(project)):  # type: ignore[misc]
-            def stat(self, **options: bool) -> os.stat_result:
-                found = super().stat(**options)
-                self.unlink()
-                return found
+        """What was read decides where it goes, and not what was there before: the copy that is shared holds more."""
+        found = tree(project, a=b"a" * 1000, log=b"l" * 1000, next=b"n")
+        plain = staging.read_steadily
 
-        found = tree(project, a=b"a", gone=b"gone", large=bytes(LARGE), z=b"z")
-        found.files["gone"] = Vanishing(project / "gone")
-        found.files["large"] = Vanishing(project / "large")
+        def read_after_growing(source: Path, *, size_max: int) -> object:
+            if source.name == "log":
+                source.write_bytes(b"l" * 400_000)
+            return plain(source, size_max=size_max)
+
+        monkeypatch.setattr(staging, "read_steadily", read_after_growing)
         staged = stage(found, copies)
-        assert contents(staged) == {"a": b"a", "z": b"z"}
-        assert (copies / "small").read_bytes() == b"az"
-
-    def test_one_that_grew_beyond_small_meanwhile_is_whole_all_the_same(self, project: Path, copies: Path) -> None:
-        class Growing(type(project)):  # type: ignore[misc]
-            def stat(self, **options: bool) -> os.stat_result:
-                found = super().stat(**options)
-                (project / "log").write_bytes(b"l" * 2 * SMALL_BYTES)
-                return found
-
-        found = tree(project, log=b"l", next=b"n")
-        found.files["log"] = Growing(project / "log")
-        assert contents(stage(found, copies)) == {"log": b"l" * 2 * SMALL_BYTES, "next": b"n"}
+        assert contents(staged) == {"a": b"a" * 1000, "log": b"l" * 400_000, "next": b"n"}
+        assert [file.copy.name for file in staged.files] == ["small", "1", "small"]
+        assert (copies / "1").read_bytes() == b"l" * 400_000
 
     @pytest.mark.parametrize("size", [1, LARGE])
-    def test_one_that_shrinks_while_it_is_copied_is_copied_again(
-        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
-    ) -> None:
-        found = tree(project, model=b"old" * size)
-        stat, looks = os.stat, []
-
-        def shrinking(path: Path, **options: bool) -> os.stat_result:
-            if Path(path) == project / "model":
-                looks.append(path)
-                if len(looks) == 2:
-                    (project / "model").write_bytes(b"new")
-            return stat(path, **options)
-
-        monkeypatch.setattr(os, "stat", shrinking)
-        assert contents(stage(found, copies)) == {"model": b"new"}
-
-    @pytest.mark.parametrize("size", [1, LARGE])
-    def test_one_that_never_does_is_named(
+    def test_one_that_keeps_growing_is_there_as_far_as_it_reached(
         self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
     ) -> None:
         found = tree(project, first=bytes(LARGE), log=bytes(size))
-        stat = os.stat
+        disturb(monkeypatch, project / "log", "ab", 0)
+        staged = stage(found, copies)
+        assert staged.growing == ("log",)
+        assert staged.left_out == {}
+        assert list(contents(staged)) == ["first", "log"]
+        assert (project / "log").read_bytes().startswith(contents(staged)["log"])
 
-        def growing(path: Path, **options: bool) -> os.stat_result:
-            if Path(path) == project / "log":
-                with open(project / "log", "ab") as log:
-                    log.write(b"x")
-            return stat(path, **options)
+    @pytest.mark.parametrize("size", [100, LARGE])
+    def test_one_that_never_stands_still_is_left_out_and_named(
+        self, project: Path, copies: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        found = tree(project, first=bytes(LARGE), table=bytes(size))
+        disturb(monkeypatch, project / "table", "r+b", 10)
+        staged = stage(found, copies)
+        assert staged.left_out == {"table": "is being written all the time"}
+        assert contents(staged) == {"first": bytes(LARGE)}
+        assert os.listdir(copies) == ["0"], "half a copy takes no room"
 
-        monkeypatch.setattr(os, "stat", growing)
-        with pytest.raises(InvalidInput, match="log is being written all the time"):
-            stage(found, copies)
-
-    def test_one_that_may_not_be_read_is_named_with_what_to_do(self, open_directory: Path, as_nobody) -> None:
-        found = tree(open_directory, secret=b"x")
+    def test_one_that_may_not_be_read_is_left_out_and_named(self, open_directory: Path, as_nobody) -> None:
+        found = tree(open_directory, secret=b"x", train=b"y")
         (open_directory / "secret").chmod(0)
-        (open_directory / "copies").mkdir(mode=0o777)
-        with as_nobody(), pytest.raises(InvalidInput, match=r"secret can't be read .* leave it out"):
-            stage(found, open_directory / "copies")
+        (open_directory / "copies").mkdir()
+        (open_directory / "copies").chmod(0o777)
+        with as_nobody():
+            staged = stage(found, open_directory / "copies")
+        assert staged.left_out == {"secret": "can't be read (Permission denied)"}
+        assert contents(staged) == {"train": b"y"}
 
-    def test_one_that_became_a_directory_is_named(self, project: Path, copies: Path) -> None:
+    def test_one_that_became_a_directory_is_left_out_and_named(self, project: Path, copies: Path) -> None:
         found = tree(project, model=b"x")
         (project / "model").unlink()
         (project / "model").mkdir()
-        with pytest.raises(InvalidInput, match=r"model can't be read \(Is a directory\)"):
-            stage(found, copies)
+        assert stage(found, copies).left_out == {"model": "can't be read (Is a directory)"}
+
+    def test_a_directory_that_could_not_be_read_is_named_too(self, project: Path, copies: Path) -> None:
+        found = replace(tree(project, model=b"x"), unreadable={"secrets": "can't be read (Permission denied)"})
+        assert stage(found, copies).left_out == {"secrets": "can't be read (Permission denied)"}
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, path: Path, mode: str, offset: int) -> None:
+    """Write to a file before each look at it."""
+    plain, number = os.fstat, path.stat().st_ino
+
+    def look(descriptor: int) -> os.stat_result:
+        if plain(descriptor).st_ino == number:
+            with open(path, mode) as file:
+                file.seek(offset)
+                file.write(os.urandom(8))
+        return plain(descriptor)
+
+    monkeypatch.setattr(os, "fstat", look)
 
 
 class TestWhereTheCopiesGo:
@@ -194,9 +196,10 @@ class TestWhereTheCopiesGo:
             pytest.skip("there is no /dev/full")
         (copies / ("small" if size == 1 else "0")).symlink_to(full)
         plain_open = open
-        monkeypatch.setattr("replicate_core.files.set_aside", lambda *_: None)
+        monkeypatch.setattr("replicate_core.steady.set_aside", lambda *_: None)
         monkeypatch.setattr(
-            "builtins.open", lambda path, mode, **more: plain_open(path, mode.replace("x", "w"), **more)
+            "builtins.open",
+            lambda path, mode, **more: plain_open(path, mode.replace("x", "w").replace("r+", "w"), **more),
         )
         with pytest.raises(OSError, match="No space left") as raised:
             stage(found, copies)
@@ -221,6 +224,12 @@ class TestSpares:
             raise AssertionError("no spare is needed")
 
         assert contents(stage(tree(project, small=b"x"), copies, spare=never)) == {"small": b"x"}
+
+    def test_one_that_was_removed_meanwhile_is_not_needed(self, project: Path, copies: Path, tmp_path: Path) -> None:
+        """The recorder removes it where it needs room."""
+        data = os.urandom(LARGE)
+        staged = stage(tree(project, large=data), copies, spare=lambda: tmp_path / "gone")
+        assert contents(staged) == {"large": data}
 
     def test_where_there_are_fewer_than_large_files_the_rest_is_new(
         self, project: Path, copies: Path, tmp_path: Path
@@ -271,8 +280,8 @@ class TestAsPlainData:
     @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../b"])
     def test_it_names_no_copy_elsewhere(self, copies: Path, name: str) -> None:
         value = {"files": [["a", 0o644, name, 0, 1]], "links": {}, "directories": []}
-        (file,) = decode(value, copies).files
-        assert file.copy.parent == copies
+        with pytest.raises(Corrupted, match="is no name of a staged copy"):
+            decode(value, copies)
 
 
 PATHS = st.text(min_size=1, max_size=6)

@@ -6,12 +6,16 @@ import asyncio
 import errno
 import os
 import shutil
+import socket
+import stat
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,26 @@ from replicate_core.redaction import without_credentials
 from replicate_core.store import Entry, LocalStore, Store
 
 HERE = Path("/nowhere")
+PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
+
+
+@contextmanager
+def place(path: Path, kind: str) -> Iterator[None]:
+    """Put something at a path that is no regular file."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            bound.bind(os.path.relpath(path))  # the whole path may be too long for one
+        elif kind == "device":
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # that of zeros without end
+            except PermissionError:
+                pytest.skip("only root makes devices")
+        else:
+            targets = {"link": "kept", "link to nothing": "gone", "link to a device": "/dev/zero"}
+            path.symlink_to(targets[kind])
+        yield
 
 
 class TestLocalStore(StoreSuite):
@@ -46,6 +70,43 @@ class TestLocalStore(StoreSuite):
         store.put("key", b"data")
         (store.root / f".replicate-{'0' * 16}.tmp").write_bytes(b"half writ")
         assert store.list("") == [Entry("key", 4)]
+
+    @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link", "link to nothing", "link to a device"])
+    def test_what_is_no_regular_file_is_no_key_and_nobody_waits_for_it(self, tmp_path: Path, kind: str) -> None:
+        store = LocalStore(tmp_path / "storage")
+        store.put("data/kept", b"data")
+        strange = store.root / "data/strange"
+        with place(strange, kind):
+            assert store.list("") == store.list("data/") == [Entry("data/kept", 4)]
+            assert store.names("data/") == ["kept"]
+            assert store.sizes(["data/strange", "data/kept"]) == {"data/kept": 4}
+            assert store.get_many(["data/strange", "data/kept"]) == {"data/kept": b"data"}
+            for bounds in ((), (0, 1)):
+                with pytest.raises(NotFound, match=r"data/strange is not in "):
+                    store.get("data/strange", *bounds)
+            store.put("data/strange", b"more")  # it is replaced
+            assert store.get("data/strange") == b"more"
+            assert store.list("") == [Entry("data/kept", 4), Entry("data/strange", 4)]
+
+    def test_a_root_that_is_a_link_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "disk/storage").mkdir(parents=True)
+        (tmp_path / "storage").symlink_to("disk/storage")
+        store = LocalStore(tmp_path / "storage")
+        store.put("data/key", b"data")
+        assert store.get("data/key") == b"data"
+        assert store.list("") == [Entry("data/key", 4)]
+        assert store.names("") == ["data/"]
+        assert store.sizes(["data/key"]) == {"data/key": 4}
+        assert (tmp_path / "disk/storage/data/key").read_bytes() == b"data"
+
+    def test_thousands_of_directories_inside_one_another_are_listed(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "s")
+        key = "d/" * ((PATH_MAX - len(str(tmp_path)) - 60) // 2) + "key"
+        assert key.count("/") > sys.getrecursionlimit()
+        store.put(key, b"deep")
+        assert store.list("") == [Entry(key, 4)]
+        assert store.get(key) == b"deep"
+        subprocess.run(["rm", "-r", store.root], check=True)  # `shutil.rmtree` of older Pythons is too deep for it
 
     def test_a_file_on_the_same_disk_becomes_the_object(self, store: LocalStore, tmp_path: Path) -> None:
         (tmp_path / "staged").write_bytes(b"data")
@@ -168,6 +229,23 @@ class Alone(MemoryFileSystem):
         super().__init__()
         self.store: dict[str, Any] = {}
         self.pseudo_dirs = [""]
+
+
+class GoneInBetween(Alone):
+    """Finds a key, and is answered that it is not there when it reads it: what WebDAV's driver does beside a writer."""
+
+    def cat_file(self, path: str, *_: object, **__: object) -> bytes:
+        answer = type("Response", (), {"status_code": 404})()
+        error = type("HTTPStatusError", (Exception,), {"response": answer})
+        raise error(f"Client error '404 Not Found' for {path}")
+
+
+def test_a_key_that_goes_between_looking_it_up_and_reading_it_is_not_there() -> None:
+    store = FsspecStore(GoneInBetween(), "", "memory://")
+    store.put("key", b"data")
+    with pytest.raises(NotFound, match="key is not in"):
+        store.get("key")
+    assert store.get_many(["key"]) == {}
 
 
 class Asynchronous(AsyncFileSystem):
@@ -602,7 +680,8 @@ class TestOpening:
             ("s33://bucket/x", "did you mean s3://bucket/x"),
             ("S3://bucket/x", "did you mean s3://bucket/x"),
             ("gcss://bucket", "did you mean gcs://bucket"),
-            ("qqqqqqqq://bucket", "s3, gs, az and sftp are known"),
+            ("s4://bucket/x", "did you mean s3://bucket/x"),
+            ("qqqqqqqq://bucket", "s3, gs, az, sftp, webdav and a local directory are known"),
         ],
     )
     def test_an_unknown_scheme_has_a_nearest_one(self, location: str, hint: str) -> None:
@@ -712,3 +791,16 @@ def no_leftovers_in_memory() -> Iterator[None]:
     yield
     for key in set(MemoryFileSystem.store) - before:
         del MemoryFileSystem.store[key]
+
+
+def test_memory_that_was_given_back_costs_no_byte(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "storage")
+    (tmp_path / "model").write_bytes(bytes(range(256)) * 8192)
+    store.put_file("data/model", tmp_path / "model")
+    store.release_memory(["data/model", "data/missing"])
+    assert store.get("data/model") == (tmp_path / "model").read_bytes()
+
+
+def test_memory_is_kept_where_the_system_can_not_give_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    LocalStore(tmp_path).release_memory(["missing"])

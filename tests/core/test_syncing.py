@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from misbehaving import until
@@ -90,25 +91,34 @@ def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pyte
 
 class TestSomebodyElseWhoIsAtIt:
     def test_is_waited_for(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(syncing, "LOOK_SECONDS", 0.01)
+        """As long as it takes, where jobs get stored: altogether four times as long as one that stands still."""
         monkeypatch.setattr("replicate_core.draining.JOBS_AT_ONCE", 1)
-        monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.5)
+        clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _: time.sleep(0.001))
+        monkeypatch.setattr(syncing, "time", clock)
         queue = lab.killed(ONE, 5)
         assert queue.take()
         plain = Drain._store
+        shown: list[int] = []
+
+        def looked_at() -> None:
+            """Wait for a look that began after this."""
+            seen = len(shown)
+            until(lambda: len(shown) > seen + 1)
 
         def slow(self: Drain, group: list) -> None:
-            time.sleep(0.2)  # 1.2 seconds altogether, and never half a second without a job
+            looked_at()
+            clock.now += syncing.STALLED_SECONDS * 0.7
+            looked_at()
             plain(self, group)
 
         monkeypatch.setattr(Drain, "_store", slow)
         thread = threading.Thread(target=open_queue(queue).empty)
         thread.start()
-        shown: list[int] = []
         assert sync(lab.spool, progress=lambda done, _: shown.append(done)) == [Synced(ONE, "stored", 6)]
         thread.join()
+        assert clock.now > 4 * syncing.STALLED_SECONDS
         assert shown == sorted(shown)
-        assert {0, 3, 6} <= set(shown)
+        assert set(shown) == set(range(7))
 
     def test_in_trouble_is_not(self, lab: Lab) -> None:
         queue = lab.killed(ONE)
@@ -123,8 +133,19 @@ class TestSomebodyElseWhoIsAtIt:
         (synced,) = sync(lab.spool)
         assert (synced.outcome, synced.jobs) == ("failed", 1)
         assert synced.error is not None
-        assert synced.error.startswith("another process is storing it, and has not got on for")
+        assert synced.error.startswith("another process is storing it, and has stored nothing for")
         assert len(queue.waiting()) == 1
+
+    def test_who_is_stopped_is_named_once_while_it_is_waited_for(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.5)
+        monkeypatch.setattr(syncing, "PATIENCE_SECONDS", 0.1)
+        assert lab.killed(ONE).take()
+        told: list[str] = []
+        sync(lab.spool, tell=told.append)
+        (text,) = told
+        assert text.startswith(f"waiting for another process, which is storing the experiment {ONE[:7]}")
 
     def test_who_is_killed_is_followed(self, lab: Lab) -> None:
         queue = lab.killed(ONE)

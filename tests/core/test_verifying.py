@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import replicate_core as replicate
-from replicate_core import environment
-from replicate_core.documents import digest
-from replicate_core.errors import NotFound, StorageFailed
+from replicate_core import environment, heartbeats, segments
+from replicate_core.compacting import compact
+from replicate_core.documents import digest, seal, unseal
+from replicate_core.errors import Corrupted, NotFound, StorageFailed
+from replicate_core.heartbeats import Heartbeat
 from replicate_core.manifest import Part
+from replicate_core.record_format import time_text
 from replicate_core.records import Deleted
 from replicate_core.repository import Repository
+from replicate_core.segments import Group
 from replicate_core.store import LocalStore
 from replicate_core.verifying import Damage, Report, verify
 
@@ -71,13 +77,15 @@ class Resumed:
 
     def __init__(self, project: Path, storage: Path) -> None:
         self.storage = storage
+        resume = None
         for number, name in enumerate(["first.py", "second.py", "third.py"]):
             for old in project.glob("*.py"):
                 old.unlink()
             (project / name).write_text(f"print({number})\n" * 20)
             (project / "model.bin").write_bytes(os.urandom(100))
-            with replicate.init({}, path=name, name="resumed", resume="auto") as experiment:
+            with replicate.init({}, path=name, name="resumed", resume=resume) as experiment:
                 experiment.checkpoint("model.bin", {})
+            resume = experiment.id
         self.experiment = replicate.experiments.get(experiment.id)
         state = self.experiment._now().state
         self.codes = [state.created.manifest, state.checkpoints[1].code, state.code]
@@ -381,3 +389,186 @@ class TestChosen:
 
     def test_without_any_all_are_checked(self, broken: Pair) -> None:
         assert len(replicate.Project().verify().damages) == 4
+
+
+def keyless(path: Path) -> None:
+    """Make a document what an earlier version wrote: one that does not say under which key it stands."""
+    document = unseal(path.read_bytes(), key=path.name)
+    assert isinstance(document, dict)
+    del document["key"]
+    path.write_bytes(seal(document))
+
+
+class TestSwapped:
+    """A whole document in the place of another one is found by whoever reads it."""
+
+    @pytest.fixture
+    def alike(self, project: Path, storage: Path) -> list[replicate.Checkpoint]:
+        """Two checkpoints of equal size."""
+        experiment = replicate.init({}, path=None)
+        for number in range(2):
+            (project / "model.bin").write_bytes(b"weights %d" % number * 10)
+            experiment.checkpoint("model.bin", {})
+        experiment.stop()
+        return list(experiment.checkpoints)
+
+    @pytest.mark.parametrize("deep", [False, True], ids=["sizes", "deep"])
+    def test_a_manifest_in_the_place_of_another_is_damage(self, storage: Path, alike, deep: bool) -> None:
+        first, second = alike
+        shutil.copy(storage / first._facts.manifest, storage / second._facts.manifest)
+        (damage,) = check(storage, deep=deep).damages
+        assert (damage.experiment, damage.checkpoint) == (second.experiment_id, second.id)
+        assert f"{second._facts.manifest} holds what belongs under another key" in damage.problem
+
+    def test_a_manifest_in_the_place_of_another_is_never_read(self, project: Path, storage: Path, alike) -> None:
+        first, second = alike
+        shutil.copy(storage / first._facts.manifest, storage / second._facts.manifest)
+        later = replicate.experiments.get(second.experiment_id).checkpoints[1]
+        with pytest.raises(Corrupted, match="belongs under another key"):
+            later.open("model.bin")
+        with pytest.raises(Corrupted, match="belongs under another key"):
+            later.checkout(project / "out")
+        assert replicate.experiments.get(second.experiment_id).checkpoints[0].open().read() == b"weights 0" * 10
+
+    def test_a_record_in_the_place_of_another_is_damage(self, storage: Path, alike) -> None:
+        first, second = sorted(storage.glob("records/*/*-checkpoints.json"))[:2]
+        shutil.copy(first, second)
+        for deep in (False, True):
+            (damage,) = check(storage, deep=deep).damages
+            assert f"{second.name} holds what belongs under another key" in damage.problem
+        with pytest.warns(UserWarning, match="left out of the listing: .* belongs under another key"):
+            (experiment,) = replicate.experiments.list()
+        assert [checkpoint.id for checkpoint in experiment.checkpoints] == [alike[0].id]
+
+    def test_of_an_earlier_version_a_record_must_be_of_the_experiment_and_kind_of_its_key(self, pair: Pair) -> None:
+        for path in pair.storage.glob("records/*/*.json"):
+            keyless(path)
+        (created,) = pair.storage.glob(f"records/*/*-{pair.first.id}-created.json")
+        (other,) = pair.storage.glob(f"records/*/*-{pair.second.id}-created.json")
+        (ended,) = pair.storage.glob(f"records/*/*-{pair.second.id}-ended.json")
+        shutil.copy(created, other)
+        shutil.copy(ended, created)
+        problems = [damage.problem for damage in check(pair.storage).damages]
+        assert sum("it was copied or moved there" in problem for problem in problems) == 2
+        with pytest.warns(UserWarning, match="copied or moved there"):
+            assert len(replicate.experiments.list()) == 0
+
+    def test_of_an_earlier_version_a_manifest_must_list_as_much_as_was_recorded(
+        self, project: Path, pair: Pair
+    ) -> None:
+        for path in pair.storage.glob("manifests/*.json"):
+            keyless(path)
+        model, notes = pair.first.checkpoints
+        shutil.copy(pair.manifest_of(model), pair.manifest_of(notes))
+        (damage,) = check(pair.storage).damages
+        assert (damage.checkpoint, "another snapshot" in damage.problem) == (notes.id, True)
+        later = replicate.experiments.get(pair.first.id).checkpoints[1]
+        for read in (later.open, lambda: later.checkout(project / "out")):
+            with pytest.raises(Corrupted, match="90 bytes of files, and 7 were recorded"):
+                read()
+
+    def test_what_of_an_earlier_version_cannot_be_told_is_counted(self, storage: Path, alike) -> None:
+        assert check(storage).keyless == 0
+        documents = [*storage.glob("manifests/*.json"), *storage.glob("records/*/*.json")]
+        for path in documents:
+            keyless(path)
+        assert check(storage) == replace(check(storage), damages=(), keyless=len(documents))
+
+    def test_an_emptied_repository_is_not_one_of_another_kind(self, storage: Path, alike) -> None:
+        (record, *_) = storage.glob("records/*/*.json")
+        shutil.copy(record, storage / "replicate.json")
+        with pytest.raises(Corrupted, match=r"replicate\.json in .* can't be understood"):
+            replicate.experiments.list()
+
+
+class TestWhatIsDerived:
+    """Segments, tombstones and heartbeats: damage to them loses nothing, and is named."""
+
+    def problem(self, storage: Path) -> str:
+        (damage,) = check(storage).damages
+        assert (damage.experiment, damage.checkpoint, damage.path) == (None, None, None)
+        return damage.problem
+
+    @pytest.fixture
+    def segment(self, pair: Pair) -> Path:
+        compact(Repository(LocalStore(pair.storage)))
+        (segment,) = pair.storage.glob("segments/*")
+        assert check(pair.storage).damages == ()
+        return segment
+
+    def test_every_damaged_byte_of_a_segment_that_matters_is_named(self, pair: Pair, segment: Path) -> None:
+        whole = segment.read_bytes()
+        for at in range(0, len(whole), 101):
+            segment.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            damages = check(pair.storage).damages
+            assert all(segment.name in damage.problem for damage in damages)
+            assert damages or replicate.experiments.list(), "a byte that gzip does not look at"
+        segment.write_bytes(whole[: len(whole) // 2])
+        assert "replicate compact" in self.problem(pair.storage)
+
+    def test_a_segment_that_says_what_the_records_do_not_say_is_named(self, pair: Pair, segment: Path) -> None:
+        store = LocalStore(pair.storage)
+        key = f"segments/{segment.name}"
+        good = segments.decode(store.get(key), key=key)
+        for summary in (None, next(iter(good.pieces.values())).summary):
+            groups = [Group(piece.experiment, summary, good.lines(piece)) for piece in good.pieces.values()]
+            store.put(key, segments.encode(key, groups))
+            assert "its summary of the experiment" in self.problem(pair.storage)
+        compact(Repository(store), rebuild=True)
+        assert check(pair.storage).damages == ()
+
+    def test_a_segment_that_holds_a_record_which_is_not_there_is_named(self, pair: Pair, segment: Path) -> None:
+        next(pair.storage.glob("records/*/*-ended.json")).unlink()
+        assert "says something else, or is not there" in self.problem(pair.storage)
+
+    def test_a_segment_that_holds_all_that_is_left_of_a_damaged_record_is_not_blamed(self, pair, segment) -> None:
+        record = next(pair.storage.glob("records/*/*-ended.json"))
+        record.write_bytes(b"")
+        assert record.name in self.problem(pair.storage)
+
+    def test_a_segment_of_another_format_is_left_to_those_who_know_it(self, pair: Pair, segment: Path) -> None:
+        head = unseal(segments._unpack(segment.read_bytes(), 1 << 20, "")[0], key="")
+        segment.write_bytes(gzip.compress(seal({**head, "format": 2})))
+        assert check(pair.storage).damages == ()
+
+    def test_nan_among_the_metrics_is_no_difference(self, project: Path, storage: Path) -> None:
+        experiment = replicate.init({"nan": float("nan")}, path=None)
+        experiment.checkpoint(None, {"loss": float("nan")})
+        experiment.stop()
+        compact(Repository(LocalStore(storage)))
+        assert check(storage).damages == ()
+
+    def test_a_tombstone_that_is_none_is_named(self, pair: Pair) -> None:
+        repository = Repository(LocalStore(pair.storage))
+        key = repository.put_tombstone([f"manifests/{'0' * 26}.json"])
+        assert check(pair.storage).damages == ()
+        shutil.copy(pair.storage / key, pair.storage / f"prune/{'0' * 26}.json")
+        assert f"the tombstone prune/{'0' * 26}.json can't be used" in self.problem(pair.storage)
+        assert "delete it" in self.problem(pair.storage)
+
+    def test_a_heartbeat_in_the_place_of_another_is_named_and_not_believed(self, pair: Pair) -> None:
+        repository = Repository(LocalStore(pair.storage))
+        sign = Heartbeat(pair.first.id, None, repository.now(), "host", 1, 0)
+        heartbeats.beat(repository, sign)
+        assert check(pair.storage).damages == ()
+        key = f"heartbeats/{pair.second.id}.json"
+        for forged in (
+            repository.store.get(f"heartbeats/{pair.first.id}.json"),
+            seal({"experiment": pair.first.id, "time": time_text(sign.time), "host": "h", "process": 1, "waiting": 0}),
+            seal({"experiment": pair.second.id}),
+        ):
+            repository.store.put(key, forged)
+            assert key in self.problem(pair.storage)
+            assert heartbeats.last(repository, {pair.second.id: None}) == {}
+
+    def test_what_is_not_ours_is_not_looked_at(self, pair: Pair) -> None:
+        for key in (
+            "prune/x.json",
+            "segments/mine.jsonl.gz",
+            "heartbeats/x.json",
+            "records/x.json",
+            "records/d/x.json",
+        ):
+            LocalStore(pair.storage).put(key, b"theirs")
+        assert check(pair.storage).damages == ()
+        assert len(replicate.experiments.list()) == 2

@@ -61,9 +61,7 @@ class TestAFile:
         second = begin("second")
         second.checkpoint("out/b.bin", {}, step=7)
         assert whence("out/a.bin") == [
-            ("first", None, "out/a.bin"),
-            ("first", None, "out/b.bin"),
-            ("first", 0, "out/a.bin"),
+            ("first", 0, "out/a.bin"),  # and not its code: what lay there before is not what checkpoints saved
             ("first", 0, "out/b.bin"),
             ("second", 7, "out/b.bin"),
         ]
@@ -115,15 +113,19 @@ class TestAFile:
 
     def test_that_is_code_of_several_sessions_is_found_once(self, project: Path) -> None:
         (project / "train.py").write_text("print(1)")
+        resume = None
         for _ in range(2):
-            with replicate.init({}, name="again", resume="auto") as experiment:
+            with replicate.init({}, name="again", resume=resume) as experiment:
                 experiment.checkpoint(None, {"loss": 1})
+            resume = experiment.id
         assert whence("train.py") == [("again", None, "train.py")]
 
     def test_of_code_that_was_changed_before_it_was_resumed_is_found(self, project: Path) -> None:
+        resume = None
         for content in ("print(1)\n", "print(2)\n"):
             Path("train.py").write_text(content)
-            experiment = replicate.init({}, name="first", resume="auto")
+            experiment = replicate.init({}, name="first", resume=resume)
+            resume = experiment.id
             Path("model.bin").write_bytes(b"weights")
             experiment.checkpoint("model.bin", {})
             experiment.stop()

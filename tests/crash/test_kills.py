@@ -98,7 +98,7 @@ BEGINNING: dict[str, Step] = {
 
 RECORDING: dict[str, Step] = {
     "the copies have a directory": before("replicate_core.staging:stage", "/files/"),
-    "room for a large copy": after("replicate_core.files:set_aside"),
+    "room for a large copy": after("replicate_core.steady:set_aside"),
     "a large file copied": after("replicate_core.staging:copy_steadily"),
     "a small file read": after("replicate_core.staging:read_steadily"),
     "all copied": after("replicate_core.spool:Queue.stage"),
@@ -333,7 +333,9 @@ def check(case: Case) -> None:
         assert all(checkpoint.is_stored for checkpoint in experiment.checkpoints)
         target = case.directory / "checked-out" / run
         for checkpoint in [*experiment.checkpoints[-1:], *experiment.checkpoints[2:3]]:
-            checkpoint.checkout(target)
+            checkpoint.checkout(target, what="code")
+            if checkpoint.has_files:
+                checkpoint.checkout(target, what="files")
         for path, data in CODE.items() if len(experiment.checkpoints) else ():
             assert (target / path).read_bytes() == data
     keys = [entry.key for entry in project.repository.store.list("")]

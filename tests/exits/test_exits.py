@@ -42,7 +42,7 @@ def save_all(experiment, count=3):
 
 """
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 
 
 def until(condition: Callable[[], object], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
@@ -150,6 +150,13 @@ class Training:
         }
         self._runs: list[Run] = []
         self._gate = project.parent / "gate"
+
+    def start_without_streams(self, script: str) -> Run:
+        """As a daemon does: descriptors 0, 1 and 2 are closed."""
+        close = (
+            "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, [sys.executable, 'train.py'])"
+        )
+        return self.start(script, arguments=("-c", close))
 
     def start(self, script: str, *, arguments: tuple[str, ...] = ("train.py",), terminal: bool = False) -> Run:
         (self.project / "train.py").write_text(PRELUDE + script, "utf-8")
@@ -399,12 +406,24 @@ class TestByAnException:
 
 
 class TestBySysExit:
-    @pytest.mark.parametrize("code", [0, 3])
-    def test_outside_of_a_block(self, training: Training, code: int) -> None:
-        """Python tells nobody about it: no hook sees the code."""
-        run = training.run(INIT + f"save_all(experiment)\nsys.exit({code})\n")
-        assert (run.code, own(run.err)) == (code, "")
+    def test_outside_of_a_block(self, training: Training) -> None:
+        run = training.run(INIT + "save_all(experiment)\nsys.exit(0)\n")
+        assert (run.code, own(run.err)) == (0, "")
         assert_ended(training.only(run), "finished")
+
+    def test_outside_of_a_block_with_a_code(self, training: Training) -> None:
+        run = training.run(INIT + "save_all(experiment)\nsys.exit(3)\n")
+        assert (run.code, own(run.err)) == (3, "")
+        assert_ended(training.only(run), "failed", "SystemExit: 3")
+
+    def test_by_who_shows_the_exception_of_a_function(self, training: Training) -> None:
+        """As Hydra does."""
+        run = training.run(
+            "def main():\n    save_all(replicate.init({'lr': 0.1}))\n    raise ValueError('loss is nan')\n"
+            "try:\n    main()\nexcept Exception as error:\n    print(error)\n    sys.exit(1)\n"
+        )
+        assert (run.code, own(run.err)) == (1, "")
+        assert_ended(training.only(run), "failed", "ValueError: loss is nan")
 
     def test_inside_of_a_block(self, training: Training) -> None:
         run = training.run(WITH + "    save_all(experiment)\n    sys.exit(0)\n")
@@ -560,7 +579,7 @@ class TestBySigterm:
         )  # fmt: skip
         run.wait_for("ready").send(signal.SIGTERM).finish()
         assert (run.code, own(run.err), run.said("handled")) == (7, "", [""])
-        assert_ended(training.only(run), "finished")
+        assert_ended(training.only(run), "failed", "SystemExit: 7")
 
     def test_where_the_training_handles_it_later(self, training: Training) -> None:
         run = training.start(
@@ -616,6 +635,51 @@ class TestBySigterm:
         training.wait_until_settled()
         statuses = {experiment.name: experiment.status for experiment in training.experiments()}
         assert statuses == {None: "finished"} | ({"other": "interrupted"} if others else {})
+
+
+class TestWorkersOfMultiprocessing:
+    """Spawn and forkserver import the script anew in each worker."""
+
+    SCRIPT = (
+        "import multiprocessing\n"
+        "def work(number, answers):\n    answers.put(number)\n"
+        "def record(number, answers):\n    save_all(replicate.init({'number': number}, path=None), 1)\n"
+        "experiment = replicate.init({'lr': 0.1})\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('METHOD')\n    answers = context.Queue()\n"
+        "    workers = [context.Process(target=TARGET, args=(n, answers)) for n in range(2)]\n"
+        "    for worker in workers:\n        worker.start()\n"
+        "    for worker in workers:\n        worker.join()\n        assert worker.exitcode == 0\n"
+        "    save_all(experiment)\n"
+    )
+
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_a_script_without_a_guard_is_recorded_once(self, training: Training, method: str) -> None:
+        run = training.run(self.SCRIPT.replace("METHOD", method).replace("TARGET", "work"))
+        assert run.code == 0, run.err
+        assert_ended(training.only(run), "finished")
+        assert run.err.count("nothing is recorded there") == 1
+        assert "train.py:" in run.err, "the warning names the line of the script"
+        assert 'if __name__ == "__main__":' in run.err
+
+    def test_a_worker_that_only_imports_the_script_does_not_reach_the_storage(self, training: Training) -> None:
+        resuming = self.SCRIPT.replace("{'lr': 0.1}", "{'lr': 0.1}, resume='auto'")
+        gone = "if __name__ != '__main__':\n    os.chdir(os.path.dirname(os.path.abspath(__file__)) + '/elsewhere')\n"
+        (training.project / "elsewhere").mkdir()
+        (training.project / "elsewhere" / "replicate.yaml").write_text("storage: /dev/null/nowhere\n")
+        run = training.run(gone + resuming.replace("METHOD", "spawn").replace("TARGET", "work"))
+        assert run.code == 0, run.err
+        assert_ended(training.only(run), "finished")
+
+    @pytest.mark.parametrize("method", ["spawn", "forkserver"])
+    def test_what_a_worker_is_told_to_record_is_recorded(self, training: Training, method: str) -> None:
+        """With the command that started it all, not with Python's own for a worker."""
+        run = training.run(self.SCRIPT.replace("METHOD", method).replace("TARGET", "record"))
+        assert run.code == 0, run.err
+        training.wait_until_settled()
+        experiments = training.experiments()
+        assert sorted(len(experiment.checkpoints) for experiment in experiments) == [1, 1, 3]
+        assert {experiment.command for experiment in experiments} == {f"{training.python} train.py"}
 
 
 class TestForks:
@@ -810,8 +874,10 @@ class TestAround:
         """It opens and closes the locked files of the spool; the locks are there all the same."""
         run = training.start(
             f"import shutil\n{INIT}save(experiment, 0)\n"
-            "for step in range(3):\n    shutil.copytree('.', f'../backup{step}')\n    save(experiment, step + 1)\n"
-            f"print('ready', flush=True)\ntime.sleep(1.5)\n{end}"
+            "for step in range(3):\n    try:\n        shutil.copytree('.', f'../backup{step}')\n"
+            "    except shutil.Error:\n        pass  # what is stored meanwhile vanishes from the spool\n"
+            "    save(experiment, step + 1)\n"
+            f"print('ready', flush=True)\nwhile not os.path.exists('../looked'):\n    time.sleep(0.01)\n{end}"
         ).wait_for("ready")
         (experiment,) = training.experiments()
         assert experiment.status == "running"
@@ -819,6 +885,7 @@ class TestAround:
         assert synced.outcome == "recording"
         (experiment,) = training.experiments()
         assert experiment.status == "running", "nobody ended it"
+        (training.project.parent / "looked").touch()
         run.finish()
         assert own(run.err) == ""
         assert_ended(training.only(run), "killed" if end else "finished")
@@ -845,7 +912,9 @@ class TestAround:
     def test_the_loss_of_the_spool(self, training: Training) -> None:
         """Somebody tidies up: training goes on, and is told."""
         run = training.run(
-            f"import shutil\n{INIT}save(experiment, 0)\nshutil.rmtree('.replicate')\nos.remove('model.bin')\n"
+            f"import shutil\n{INIT}save(experiment, 0)\n"
+            "while os.path.exists('.replicate'):\n    shutil.rmtree('.replicate', ignore_errors=True)\n"
+            "os.remove('model.bin')\n"
             "for step in range(3):\n    with open('model.bin', 'wb') as file:\n        file.write(b'x')\n"
             "    experiment.checkpoint('model.bin', {'loss': step})\nprint('last line', flush=True)\n"
         )
@@ -1026,3 +1095,43 @@ class TestNotebooks:
         assert run.said("is") == ["running"]
         assert run.said("error")[0].startswith("ZeroDivisionError")
         assert training.only(run).status in statuses
+
+
+@pytest.mark.parametrize("recorder", ["", "none"], ids=["with a recorder", "without one"])
+def test_without_standard_streams_nothing_that_is_printed_lands_in_what_is_saved(
+    training: Training, recorder: str
+) -> None:
+    """A C library prints to descriptors 1 and 2 whatever they are."""
+    if recorder:
+        training.environment["REPLICATE_RECORDER"] = recorder
+    run = training.start_without_streams(
+        """
+import threading
+for step in range(6):
+    with open(f"model{step}", "wb") as file:
+        file.write(b"step %d " % step * 1000 * (1 + step % 2 * 100))
+over = threading.Event()
+def chatter():
+    while not over.wait(0.0005):
+        for number in range(3):
+            try:
+                os.write(number, b"progress 10%\\r")
+            except OSError:
+                pass
+threading.Thread(target=chatter, daemon=True).start()
+experiment = replicate.init(path=None)
+for step in range(6):
+    experiment.checkpoint(f"model{step}", {"loss": 1.0}, step=step)
+for step in range(6, 50):
+    experiment.checkpoint(None, {"loss": 1.0}, step=step)
+experiment.stop()
+over.set()
+"""
+    ).finish()
+    assert run.code == 0
+    training.wait_until_settled()
+    (experiment,) = training.experiments()
+    assert experiment.status == "finished"
+    assert [checkpoint.step for checkpoint in experiment.checkpoints] == list(range(50))
+    for step, checkpoint in enumerate(experiment.checkpoints[:6]):
+        assert checkpoint.open().read() == b"step %d " % step * 1000 * (1 + step % 2 * 100)

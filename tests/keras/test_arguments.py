@@ -1,7 +1,9 @@
 """What the callback takes, and what it refuses at construction, before anything is trained."""
 
+import inspect
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -24,6 +26,10 @@ from replicate.keras_callback import ReplicateCallback
         {"primary_metric": ["f1", "maximize"]},
         {"initial_value_threshold": 0.5},
         {"save_best_only": True},
+        {"verbose": 1},
+        {"verbose": True},
+        {"period": 3},
+        {"options": None},
         {"save_best_only": True, "monitor": "val_accuracy"},
         {"save_best_only": True, "monitor": "something", "mode": "min"},
         {"monitor": "something"},
@@ -49,12 +55,25 @@ def test_these_are_taken_and_nothing_begins(project: Path, arguments: dict) -> N
         ({"filepath": "m-{epoch:q}.keras"}, "can't be filled in"),
         ({"filepath": "m-{}.keras"}, "holds no name"),
         ({"filepath": "m-{.keras"}, "can't be filled in"),
+        ({"primary_metric": ("epoch", "maximize")}, "names 'epoch', by which no checkpoint is better"),
+        ({"primary_metric": ("step", "maximize")}, "names 'step', by which no checkpoint is better"),
+        ({"filepath": "/outside/model.keras"}, "outside of the project"),
         ({"save_freq": 0}, 'must be "epoch", "auto", or a number of batches from 1, got 0'),
         ({"save_freq": -1}, "save_freq"),
         ({"save_freq": True}, "save_freq"),
         ({"save_freq": 2.0}, "save_freq"),
         ({"save_freq": "batch"}, "save_freq"),
         ({"save_freq": None}, "save_freq"),
+        ({"save_freq": "3 epochs"}, "After every 3 epochs: period=3"),
+        ({"period": 0}, "period must be a number of epochs from 1, got 0"),
+        ({"period": 2, "save_freq": 10}, 'period counts epochs, for save_freq="epoch", got save_freq=10'),
+        ({"period": 2, "filepath": None}, "filepath=None saves no files"),
+        ({"verbose": "yes"}, "verbose must be 0 or 1, got 'yes'"),
+        ({"verbose": -1}, "verbose must be 0 or 1"),
+        ({"options": "experimental_io_device"}, "leave options out"),
+        ({"params": 3}, "params must be a dictionary, got int"),
+        ({"filepath": "/elsewhere/model.keras"}, "outside of the project .*: save into the project, or put"),
+        ({"filepath": "../model.keras"}, "outside of the project"),
         ({"max_overhead": 0.1}, "with save_freq=\"auto\", got save_freq='epoch'"),
         ({"save_freq": "auto", "max_overhead": 1}, "between 0 and 1, got 1"),
         ({"save_freq": "auto", "max_overhead": 0}, "between 0 and 1"),
@@ -85,6 +104,21 @@ def test_these_are_refused_with_what_is_wanted(project: Path, arguments: dict, m
     with pytest.raises(replicate.InvalidInput, match=message):
         ReplicateCallback(**arguments)
     assert list(project.iterdir()) == []
+
+
+def test_what_stands_where_model_checkpoint_has_the_monitor_is_told_its_name(project: Path) -> None:
+    with pytest.raises(replicate.InvalidInput, match=r"got 'val_loss'.* is given by name here: monitor='val_loss'"):
+        ReplicateCallback("model.keras", "val_loss")
+
+
+def test_the_documentation_names_every_argument_of_model_checkpoint() -> None:
+    text = (Path(__file__).parents[2] / "docs/keras.md").read_text()
+    table = text.partition("| `ModelCheckpoint` | here |")[2].partition("\n\n")[0]
+    arguments = inspect.signature(keras.callbacks.ModelCheckpoint.__init__).parameters
+    names = {*arguments, "period", "options"} - {"self"}
+    assert {name for name in names if f"| `{name}" not in table} == set()
+    ours = inspect.signature(ReplicateCallback.__init__).parameters
+    assert names <= set(ours)
 
 
 def test_resume_belongs_where_the_experiment_was_begun(project: Path) -> None:

@@ -172,7 +172,127 @@ def test_a_monitor_that_never_comes_is_warned_of_once(project: Path) -> None:
     with pytest.warns(UserWarning, match="save_best_only looks at 'val_loss', which is not among") as warned:
         fit(callback, epochs=2)
     assert len(ours(warned)) == 1
-    assert [checkpoint.path for checkpoint in callback.experiment.checkpoints] == [None, None]
+    saved = [checkpoint.path for checkpoint in callback.experiment.checkpoints]
+    assert saved == ["model.keras", "model.keras"], "as ModelCheckpoint: better all of them than none"
+
+
+def test_once_the_monitor_was_compared_an_epoch_without_it_does_not_replace_the_best(project: Path) -> None:
+    """As with `fit(validation_freq=2)`."""
+    rows = iter([{"made_up": 3.0}, {}, {"made_up": 4.0}, {}, {"made_up": 1.0}])
+    callback = ReplicateCallback("model.keras", save_best_only=True, monitor="made_up", mode="min")
+    fit_with(callback, lambda: next(rows), epochs=5)
+    saved = [checkpoint.path is not None for checkpoint in callback.experiment.checkpoints]
+    assert saved == [True, False, False, False, True]
+
+
+class Looking(keras.callbacks.ModelCheckpoint):
+    """Keras' own, which notes after how many batches it saves, or would."""
+
+    def __init__(self, save_freq: int) -> None:
+        super().__init__("theirs.weights.h5", save_weights_only=True, save_freq=save_freq)
+        self.looked: list[int] = []
+        self.batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        before = self._last_batch_seen or 0
+        self.batches += batch + 1 if self._last_batch_seen is None or batch <= before else batch - before
+        super().on_train_batch_end(batch, logs)
+
+    def _save_model(self, epoch, batch, logs):
+        self.looked.append(self.batches)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"filepath": None}, {"save_best_only": True, "monitor": "loss", "initial_value_threshold": -1.0}],
+    ids=str,
+)
+def test_a_due_moment_at_which_nothing_is_saved_makes_no_other_one_due(project: Path, options: dict) -> None:
+    callback, theirs = ReplicateCallback(save_freq=5, **options), Looking(5)
+    model, x, y = model_and_data()
+    model.fit(x, y, batch_size=5, epochs=3, verbose=0, callbacks=[callback, theirs])  # 8 batches each
+    assert [checkpoint.step for checkpoint in callback.experiment.checkpoints] == theirs.looked == [5, 10, 15, 20]
+
+
+def test_the_best_value_and_what_is_monitored_can_be_asked_for_as_of_model_checkpoint(project: Path) -> None:
+    options = {"save_best_only": True, "monitor": "val_mean_absolute_error", "mode": "min"}
+    ours, theirs = ReplicateCallback("m.keras", **options), keras.callbacks.ModelCheckpoint("t.keras", **options)
+    assert (ours.best, ours.monitor) == (None, "val_mean_absolute_error")
+    model, x, y = model_and_data()
+    model.fit(x, y, epochs=2, validation_split=0.5, verbose=0, callbacks=[ours, theirs])
+    assert ours.best == pytest.approx(theirs.best)
+    assert ReplicateCallback("m.keras", **options, initial_value_threshold=0.5).best == 0.5
+
+
+@pytest.mark.parametrize("save_freq", [3, "auto"])
+def test_a_full_disk_is_tried_at_the_due_moments_only(
+    project: Path, monkeypatch: pytest.MonkeyPatch, save_freq: int | str
+) -> None:
+    clock, attempts = Clock(monkeypatch), []
+
+    def failing(*_: object, **__: object) -> None:
+        attempts.append(int(clock.now))
+        raise OSError(28, "No space left on device")
+
+    class Batches(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            clock.now += 101.0
+
+    monkeypatch.setattr(callback_module, "save", failing)
+    model, x, y = model_and_data()
+    with pytest.warns(UserWarning, match="could not be saved"):
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[Batches(), ReplicateCallback(save_freq=save_freq)])
+    assert attempts[:3] == [303, 606, 909]
+
+
+def test_as_often_as_is_allowed_and_the_best_only_are_both_heeded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    callback = ReplicateCallback(save_freq="auto", max_overhead=0.1, save_best_only=True, monitor="made_up", mode="min")
+    save = callback_module.save
+
+    def slowly(*arguments: object, **options: object) -> None:
+        save(*arguments, **options)
+        clock.now += 5.0
+
+    monkeypatch.setattr(callback_module, "save", slowly)
+    losses = iter([9.0, 8.0, 7.0, 8.5])
+    fit_with(callback, lambda: {"made_up": next(losses)}, epochs=4)
+    saved = [checkpoint.metrics["made_up"] for checkpoint in callback.experiment.checkpoints if checkpoint.path]
+    assert saved == [9.0, 8.5], "the others cost too much; the last is better than what is there"
+
+
+def test_a_file_every_few_epochs_and_metrics_of_each(project: Path) -> None:
+    callback = ReplicateCallback("m-{epoch}.keras", primary_metric=("val_loss", "minimize"), period=2)
+    experiment = fit(callback, epochs=5, validation_split=0.5)
+    saved = [(checkpoint.step, checkpoint.path) for checkpoint in experiment.checkpoints]
+    assert saved == [(0, None), (1, "m-2.keras"), (2, None), (3, "m-4.keras"), (4, None)]
+    assert all("val_loss" in checkpoint.metrics for checkpoint in experiment.checkpoints)
+
+
+def test_it_says_what_it_does_where_verbose_asks_for_it(
+    project: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    losses = iter([2.0, 3.0])
+    callback = ReplicateCallback("m-{epoch}.keras", save_best_only=True, monitor="made_up", mode="min", verbose=1)
+    fit_with(callback, lambda: {"made_up": next(losses)}, epochs=2)
+    assert capfd.readouterr().out.split("\n\n") == [
+        "\nEpoch 1: made_up improved from None to 2.00000",
+        "Epoch 1: saving model to m-1.keras",
+        "Epoch 1: finished saving model to m-1.keras",
+        "Epoch 2: made_up did not improve from 2.00000\n",
+    ]
+    fit(ReplicateCallback())
+    assert capfd.readouterr().out == "", "nothing where it does not"
+    keras.config.disable_interactive_logging()
+    try:
+        with caplog.at_level("INFO", logger="absl"):
+            fit(ReplicateCallback(verbose=1))
+    finally:
+        keras.config.enable_interactive_logging()
+    assert capfd.readouterr().out == ""
+    assert "finished saving model to model.hdf5" in caplog.text
 
 
 def test_files_of_the_best_and_the_last_are_kept(project: Path) -> None:
@@ -207,6 +327,39 @@ def test_saving_takes_no_more_of_the_time_than_it_may(project: Path, monkeypatch
     saved = [checkpoint.extra["epoch"] for checkpoint in found if checkpoint.path is not None]
     assert len({checkpoint.extra["epoch"] for checkpoint in found}) == 20, "metrics of every epoch"
     assert saved == [0, 9, 13, 18, 19], "10 of 105 seconds, 15 of 155, 20 of 210; the first and the last in any case"
+
+
+def test_the_best_is_one_whose_model_was_saved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs have metrics more often than models: the best loss of all is of an epoch without one."""
+    clock = Clock(monkeypatch)
+    callback = ReplicateCallback("model.keras", primary_metric=("made_up", "minimize"), save_freq="auto")
+    save = callback_module.save
+
+    def slowly(*arguments: object, **options: object) -> None:
+        save(*arguments, **options)
+        clock.now += 100.0
+
+    monkeypatch.setattr(callback_module, "save", slowly)
+    losses = iter([3.0, 1.0, 2.0, 4.0])
+    fit_with(callback, lambda: {"made_up": next(losses)}, epochs=4)
+
+    (experiment,) = replicate.experiments.list()
+    assert [item.has_files for item in experiment.checkpoints if "made_up" in item.metrics][:4] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert experiment.best(with_files=False).metrics["made_up"] == 1.0
+    assert experiment.best().metrics["made_up"] == 3.0
+    assert load_model(experiment.id).count_params() == load_model(experiment.best()).count_params() == 5
+    experiment.checkout(project / "back")
+    keras.models.load_model(project / "back/model.keras")
+    unsaved = experiment.best(with_files=False)
+    with pytest.raises(replicate.NotFound, match="The nearest with files"):
+        unsaved.checkout(project / "again")
+    with pytest.raises(replicate.InvalidInput, match="holds no model of Keras"):
+        load_model(unsaved)
 
 
 def test_inside_of_a_long_epoch_it_saves_now_and_then(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,22 @@ import ast
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from keras_forms import Subclassed
 
 import replicate
-from replicate.keras_callback import ReplicateCallback
+from replicate.keras_callback import ReplicateCallback, load_model
 from replicate_keras import state
 
 EPOCHS = 6
@@ -30,7 +34,7 @@ TRAINING = """
 import hashlib, os, signal, sys
 import keras
 from sklearn.datasets import load_digits
-from replicate.keras_callback import ReplicateCallback
+from replicate.keras_callback import ReplicateCallback, load_model
 
 
 class Measuring(keras.callbacks.Callback):
@@ -156,6 +160,22 @@ def data(no_recorder: None) -> tuple[np.ndarray, np.ndarray]:
     return x, x.sum(axis=1, keepdims=True)
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said that is neither trouble nor a result."""
+    lines: list[str] = []
+    monkeypatch.setattr("replicate_core.recording.tell", lines.append)
+    return lines
+
+
+class Breaking(keras.callbacks.Callback):
+    """Ends a training in its third epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise RuntimeError("broken")
+
+
 def new_model(*, is_built: bool = True, **options: object) -> keras.Model:
     keras.utils.set_random_seed(0)
     layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.1), keras.layers.Dense(1)]
@@ -171,14 +191,24 @@ def fit(
     model: keras.Model | None = None,
     **options: object,
 ) -> replicate.Experiment:
-    """Train; returns the experiment, with the epochs that were trained now, and the weights that it ended with."""
-    options = {"filepath": "model.keras", "name": "sums", "resume": "auto"} | options
+    """Train; returns the experiment, with the epochs that were trained now, and the weights that it ended with.
+
+    What has the same name already is extended: a finished run is resumed by its id only.
+    """
+    options = {"filepath": "model.keras", "name": "sums"} | options
+    options.setdefault("resume", latest(options["name"]))
     callback = ReplicateCallback(save_weights_only=options["filepath"].endswith(".weights.h5"), **options)
     model = new_model() if model is None else model
     history = model.fit(*data, batch_size=10, epochs=epochs, verbose=0, callbacks=[callback, *more])
     callback.experiment.epochs = history.epoch
     callback.experiment.weights = model.get_weights()
     return callback.experiment
+
+
+def latest(name: str) -> str:
+    """The id of the latest experiment of a name, to extend it; "auto" where there is none."""
+    found = [experiment.id for experiment in replicate.experiments.list() if experiment.name == name]
+    return found[-1] if found else "auto"
 
 
 def steps(experiment: replicate.Experiment) -> list[int]:
@@ -210,7 +240,7 @@ def stopping(**options: object) -> keras.callbacks.EarlyStopping:
 
 @pytest.mark.parametrize("path", ["model.keras", "model.h5", "model.hdf5", "model.weights.h5", "m-{epoch}.keras"])
 @pytest.mark.parametrize("is_built", [True, False])
-def test_a_finished_run_goes_on_for_more_epochs(project: Path, data, path: str, is_built: bool) -> None:
+def test_a_finished_run_is_extended_by_its_id(project: Path, data, path: str, is_built: bool) -> None:
     first = fit(data, 3, model=new_model(is_built=is_built), filepath=path)
     second = fit(data, 5, model=new_model(is_built=is_built), filepath=path)
     assert second.id == first.id
@@ -219,7 +249,57 @@ def test_a_finished_run_goes_on_for_more_epochs(project: Path, data, path: str, 
     assert_equal(second, fit(data, 5, model=new_model(is_built=is_built), filepath=path, name="whole"))
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(project: Path, data) -> None:
+def test_a_finished_run_is_not_resumed_by_itself(project: Path, data, said: list[str]) -> None:
+    first = fit(data, 3)
+    second = fit(data, 3, resume="auto")
+    assert (second.id != first.id, second.epochs, steps(second)) == (True, [0, 1, 2], [0, 1, 2])
+    assert (steps(first), first.status) == ([0, 1, 2], "finished")
+    assert said == [
+        (
+            f"a new experiment begins, because {first.short_id}, the latest named 'sums', has finished; "
+            f'resume="{first.short_id}" would extend that one'
+        )
+    ]
+
+
+def test_each_fold_of_a_cross_validation_is_trained(project: Path, data) -> None:
+    folds = [fit(data, 3, resume="auto") for _ in range(3)]
+    assert [fold.epochs for fold in folds] == [[0, 1, 2]] * 3
+    assert len({fold.id for fold in folds}) == 3
+    for fold in folds[1:]:
+        assert_equal(fold, folds[0])
+
+
+def test_with_other_params_a_new_experiment_begins(project: Path, data, said: list[str]) -> None:
+    with pytest.raises(RuntimeError):
+        fit(data, 3, Breaking(), params={"rate": np.float32(0.1)}, resume="auto")
+    first = replicate.experiments.list()[0]
+    second = fit(data, 3, params={"rate": 0.2}, resume="auto")
+    assert (second.id != first.id, second.epochs) == (True, [0, 1, 2])
+    assert "because the params differ from those of" in said[0]
+    assert "rate 0.10000000149011612 → 0.2" in said[0]
+
+
+def test_with_the_same_params_it_is_resumed(project: Path, data) -> None:
+    params = {"rate": np.float32(0.1), "sizes": (1, 2), "clip": float("nan")}
+    with pytest.raises(RuntimeError):
+        fit(data, 3, Breaking(), params=params, resume="auto")
+    second = fit(data, 3, params=params, resume="auto")
+    assert second.epochs == [2]
+    assert (steps(second), second.status) == ([0, 1, 2], "finished")
+
+
+def test_what_was_left_open_in_this_process_is_ended_and_resumed(project: Path, data) -> None:
+    """A cell of a notebook that was interrupted, and is run again with a callback of its own."""
+    with pytest.raises(RuntimeError):
+        fit(data, 3, Breaking(), resume="auto")
+    (first,) = replicate.experiments.list()
+    assert first.is_running(), "Keras tells nobody"
+    second = fit(data, 3, resume="auto")
+    assert (second.id, second.epochs, second.status) == (first.id, [2], "finished")
+
+
+def test_a_finished_run_that_is_extended_may_have_nothing_left_to_do(project: Path, data) -> None:
     first = fit(data, 3)
     second = fit(data, 3)
     assert (second.epochs, steps(second), second.status) == ([], [0, 1, 2], "finished")
@@ -236,17 +316,6 @@ def test_in_mixed_precision(project: Path, data, path: str) -> None:
         assert_equal(second, fit(data, 4, filepath=path, name="whole"))
     finally:
         keras.config.set_dtype_policy("float32")
-
-
-class Subclassed(keras.Model):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = keras.layers.Dense(3)
-        self.dropout = keras.layers.Dropout(0.2)
-        self.last = keras.layers.Dense(1)
-
-    def call(self, inputs, training=None):
-        return self.last(self.dropout(self.hidden(inputs), training=training))
 
 
 def subclassed(*, is_called: bool) -> keras.Model:
@@ -271,12 +340,171 @@ def test_such_a_model_that_was_never_called(project: Path, data) -> None:
         return fit(data, epochs, model=subclassed(is_called=False), filepath="model.weights.h5")
 
     train(2)
-    if keras.backend.backend() == "tensorflow":  # the others build it before a callback sees it
-        with pytest.raises(replicate.InvalidInput, match="build") as refused:
-            train(4)
-        assert "changed" not in str(refused.value)
-    else:
-        assert train(4).epochs == [2, 3]
+    assert train(4).epochs == [2, 3]
+
+
+class Parts(keras.Model):
+    """Is never called itself, and can't be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = keras.layers.Dense(1)
+
+
+def test_one_that_can_not_be_built_is_refused_with_what_to_do(project: Path, data) -> None:
+    """In a loop of the user's own, of whose data nothing is known."""
+
+    def begin(model: keras.Model, resume: str) -> tuple[ReplicateCallback, keras.callbacks.CallbackList]:
+        callback = ReplicateCallback("model.weights.h5", name="parts", resume=resume, save_weights_only=True)
+        callbacks = keras.callbacks.CallbackList([callback], model=model)
+        callbacks.on_train_begin()
+        return callback, callbacks
+
+    model = Parts()
+    model.part(data[0])
+    callback, callbacks = begin(model, "auto")
+    callbacks.on_epoch_begin(0)
+    callbacks.on_train_batch_end(0, {"loss": 1.0})
+    callbacks.on_epoch_end(0, {"loss": 1.0})
+    callbacks.on_train_end()
+    with pytest.raises(replicate.InvalidInput, match="or each of its parts if it has no call"):
+        begin(Parts(), callback.experiment.id)
+    again = Parts()
+    again.part(data[0])
+    begin(again, callback.experiment.id)[1].on_train_end()
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+# Optimizers, and what Keras does not save.
+
+
+class Held(keras.Sequential):
+    """Holds an optimizer beside that which it is compiled with."""
+
+    other: keras.optimizers.Optimizer | None = None
+
+
+def held(other: keras.optimizers.Optimizer | None, *, trains: str | None = "weights") -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = Held([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    model.other = other
+    if trains == "weights":
+        other.build(model.trainable_variables)
+        other.variables[-1].assign(other.variables[-1] + 5)
+    elif trains == "others":
+        other.build([keras.Variable([1.0])])
+    return model
+
+
+@pytest.mark.parametrize("path", ["model.weights.h5", "model.h5"])
+def test_an_optimizer_that_the_model_holds_is_restored(project: Path, data, path: str) -> None:
+    first = held(keras.optimizers.Adam())
+    fit(data, 1, model=first, filepath=path)
+    second = held(keras.optimizers.Adam(), trains=None)
+    fit(data, 2, model=second, filepath=path)
+    found, wanted = ([np.array(variable) for variable in model.other.variables] for model in (second, first))
+    assert len(found) == 6
+    for left, right in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("trained", "now", "text"),
+    [
+        ("weights", None, "had an optimizer 'other', and this one has none there"),
+        ("weights", "SGD", r"'other' \(SGD\) has 2 variables, and the one that was saved has 6"),
+        ("others", "Adam", "trains variables that are no weights of the model: build it before fit"),
+    ],
+)
+def test_an_optimizer_that_can_not_be_restored_is_refused(
+    project: Path, data, trained: str, now: str | None, text: str
+) -> None:
+    fit(data, 1, model=held(keras.optimizers.Adam(), trains=trained), filepath="model.weights.h5")
+    other = None if now is None else getattr(keras.optimizers, now)()
+    with pytest.raises(replicate.InvalidInput, match=text):
+        fit(data, 2, model=held(other, trains=None), filepath="model.weights.h5")
+
+
+def test_another_kind_of_optimizer_is_refused(project: Path, data) -> None:
+    fit(data, 1)
+    with pytest.raises(replicate.InvalidInput, match=r"the optimizer 'optimizer' \(SGD\) has 2 variables.*compile"):
+        fit(data, 2, model=new_model(optimizer="sgd"))
+
+
+def write_as_older_versions_did(path: Path, moment: state.State) -> None:
+    known = ("epoch", "batches", "is_whole", "best", "backend", "build", "random", "callbacks")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("replicate_state.json", json.dumps({name: getattr(moment, name) for name in known}))
+
+
+def test_states_of_older_versions_are_gone_on_with(project: Path, data, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("replicate_keras.saving.write", write_as_older_versions_did)
+        fit(data, 2)
+    assert_equal(fit(data, 4), fit(data, 4, name="whole"))
+
+
+def adapted() -> keras.Model:
+    model = new_model()
+    model.layers[-1].enable_lora(1)
+    model.compile("adam", "mse")
+    return model
+
+
+def test_a_loaded_model_has_the_weights_of_lora(project: Path, data) -> None:
+    model = adapted()
+    loaded = load_model(fit(data, 2, model=model).latest())
+    for left, right in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_without_lora_such_a_checkpoint_is_refused(project: Path, data) -> None:
+    fit(data, 2, model=adapted())
+    with pytest.raises(
+        replicate.InvalidInput, match=r"(?s)does not fit into this model.*LoRA enabled on the same layers"
+    ):
+        fit(data, 4)
+
+
+def swapping() -> keras.callbacks.Callback:
+    return keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+
+
+def averaged() -> keras.Model:
+    return new_model(optimizer=keras.optimizers.Adam(use_ema=True))
+
+
+def test_averaged_weights_without_what_swaps_them_are_warned_of(project: Path, data) -> None:
+    with pytest.raises(RuntimeError):
+        fit(data, 4, swapping(), Breaking(), model=averaged())
+    with pytest.warns(UserWarning, match="SwapEMAWeights had put into the model were saved, and it is not among the"):
+        fit(data, 4, model=averaged(), resume="auto")
+
+
+def test_averaged_weights_that_took_the_place_of_the_others_are_warned_of(project: Path, data) -> None:
+    fit(data, 2, swapping(), model=averaged())
+    with pytest.warns(UserWarning, match="kept the averaged weights alone when that training came to its end"):
+        fit(data, 4, swapping(), model=averaged())
+
+
+# Where it is in the data.
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")  # as Keras says of every generator
+def test_data_that_takes_too_long_to_be_drawn_again_is_warned_of(
+    project: Path, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(epochs: int, resume: str) -> replicate.Experiment:
+        callback = ReplicateCallback("model.keras", name="sums", resume=resume)
+        batches = ((data[0][:10], data[1][:10]) for _ in range(99))
+        new_model().fit(batches, epochs=epochs, steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[callback])
+        return callback.experiment
+
+    first = train(2, "auto")
+    monkeypatch.setattr("replicate_keras.data.MAX_SECONDS", -1.0)
+    with pytest.warns(UserWarning, match="the data of 2 epochs could not be drawn again"):
+        train(3, first.id)
 
 
 # What other callbacks remember.
@@ -287,7 +515,7 @@ def test_callbacks_go_on_wherever_they_stand_in_the_list(project: Path, data, is
     def run(epochs: int, name: str) -> tuple:
         measuring, early = Measuring(), stopping(patience=9)
         plateau = keras.callbacks.ReduceLROnPlateau("measured", mode="min", patience=2, cooldown=1, factor=0.5)
-        ours = ReplicateCallback("model.keras", name=name, resume="auto")
+        ours = ReplicateCallback("model.keras", name=name, resume=latest(name))
         others = [plateau, early]
         model = new_model()
         callbacks = [measuring, ours, *others] if is_ours_first else [measuring, *others, ours]
@@ -407,15 +635,15 @@ def test_past_a_damaged_checkpoint(project: Path, data) -> None:
         stored = project / ".replicate/storage" / key
         stored.chmod(0o644)
         stored.write_bytes(bytes(stored.stat().st_size))
-    with pytest.warns(UserWarning, match=f"checkpoint {newest.short_id} .step 2. can't be gone on from"):
+    with pytest.warns(UserWarning, match=f"checkpoint {newest.short_id} .step 2. can't be resumed from"):
         second = fit(data, 3)
     assert second.epochs == [2]
     assert steps(second) == [0, 1, 2]
 
 
 def test_a_later_fit_in_the_same_process_is_not_disturbed(project: Path, data) -> None:
-    fit(data, 2)
-    callback = ReplicateCallback("model.keras", name="sums", resume="auto")
+    first = fit(data, 2)
+    callback = ReplicateCallback("model.keras", name="sums", resume=first.id)
     model = new_model()
     assert model.fit(*data, epochs=4, verbose=0, callbacks=[callback]).epoch == [2, 3]
     assert model.fit(*data, epochs=2, verbose=0).epoch == [0, 1]
@@ -431,7 +659,11 @@ def test_what_was_best_stays_the_best(project: Path, data) -> None:
 
     def best_only(epochs: int) -> replicate.Experiment:
         callback = ReplicateCallback(
-            "model.keras", name="best", resume="auto", save_best_only=True, primary_metric=("made_up", "minimize")
+            "model.keras",
+            name="best",
+            resume=latest("best"),
+            save_best_only=True,
+            primary_metric=("made_up", "minimize"),
         )
         new_model().fit(*data, epochs=epochs, verbose=0, callbacks=[Losses(), callback])
         return callback.experiment
@@ -456,7 +688,7 @@ def test_inside_of_an_epoch_it_begins_that_again(project: Path, data) -> None:
         new_model().fit(*data, batch_size=10, epochs=3, verbose=0, callbacks=[callback, Breaking()])
     first = callback.experiment
     assert (first.status, steps(first)) == ("failed", [3, 6])
-    second = fit(data, 2, save_freq=3)
+    second = fit(data, 2, save_freq=3, resume="auto")
     assert second.id == first.id
     assert second.epochs == [1], "the second epoch, which it was in"
     assert steps(second) == [3, 6, 9]
@@ -480,7 +712,7 @@ def test_saved_as_time_allows_it_goes_on_exactly(project: Path, data) -> None:
 
 def test_an_experiment_that_the_script_resumed_resumes_the_training(project: Path, data) -> None:
     first = fit(data, 2)
-    with replicate.init(name="sums", resume="auto") as experiment:
+    with replicate.init(name="sums", resume=first.id) as experiment:
         callback = ReplicateCallback("model.keras", experiment=experiment)
         assert new_model().fit(*data, epochs=4, verbose=0, callbacks=[callback]).epoch == [2, 3]
         assert experiment.is_running(), "the script ends it"
@@ -507,12 +739,16 @@ def test_what_is_no_model_is_refused(project: Path, data) -> None:
 
 
 def test_another_model_is_refused_with_what_to_do(project: Path, data) -> None:
-    fit(data, 1)
+    first = fit(data, 3)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    callback = ReplicateCallback("model.keras", name="sums", resume="auto")
+    callback = ReplicateCallback("model.keras", name="sums", resume=first.checkpoints[0].id)
     with pytest.raises(replicate.InvalidInput, match=r"(?s)does not fit into this model.*another name, or no resume"):
         model.fit(*data, verbose=0, callbacks=[callback])
+    assert callback.experiment is None
+    first.refresh()
+    assert (steps(first), first.status) == ([0, 1, 2], "finished"), "a resume that fails leaves things as they were"
+    assert not list(Path(".replicate/spool").glob("*-*"))
 
 
 def test_weights_of_early_stopping_that_are_gone_are_told_of(project: Path, data) -> None:
@@ -524,9 +760,94 @@ def test_weights_of_early_stopping_that_are_gone_are_told_of(project: Path, data
             logs["made_up"] = 1.0 + epoch
 
     def run(epochs: int) -> None:
-        callback = ReplicateCallback("model.keras", name="sums", resume="auto", keep_last=1)
+        callback = ReplicateCallback("model.keras", name="sums", resume=latest("sums"), keep_last=1)
         new_model().fit(*data, epochs=epochs, verbose=0, callbacks=[Losses(), callback, early()])
 
     run(3)
     with pytest.warns(UserWarning, match="EarlyStopping can't restore the weights of epoch 0"):
         run(4)
+
+
+def rated(rate: object) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    return model
+
+
+class Lowering(keras.callbacks.Callback):
+    """Halves the learning rate at the end of each epoch, as `ReduceLROnPlateau` may."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 2
+
+
+def train_rated(model: keras.Model, epochs: int, *more: keras.callbacks.Callback, resume: str | None = None) -> str:
+    callback = ReplicateCallback("model.keras", resume=resume)
+    x = np.ones((8, 2), "float32")
+    model.fit(x, x[:, 0], epochs=epochs, verbose=0, callbacks=[callback, *more])
+    return callback.experiment.id
+
+
+def test_a_learning_rate_that_the_script_changed_gives_way_and_that_is_said(project: Path) -> None:
+    first = train_rated(rated(0.01), 1, Lowering())
+    for epochs in (2, 3):  # each time, and not only the first
+        model = rated(0.02)
+        wanted = (
+            f"compiled with the learning rate 0.02, and with 0.01 when this run began: training goes on with that of "
+            f"the checkpoint, {0.01 / 2 ** (epochs - 1):g}. Should it be the new one, let keras.callbacks.LearningRate"
+        )
+        with pytest.warns(UserWarning, match=re.escape(wanted)):
+            train_rated(model, epochs, Lowering(), resume=first)
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (0.01, 0.01),
+        (keras.optimizers.schedules.CosineDecay(0.1, 10), keras.optimizers.schedules.CosineDecay(0.2, 10)),
+    ],
+    ids=["lowered", "schedule"],
+)
+def test_one_that_only_training_has_changed_is_no_news(project: Path, then: object, now: object) -> None:
+    more = [Lowering()] if isinstance(then, float) else []
+    first = train_rated(rated(then), 1, *more)
+    train_rated(rated(now), 2, *more, resume=first)
+
+
+def test_nor_is_one_of_a_scheduler_or_of_a_model_that_is_still_there(project: Path) -> None:
+    scheduler = keras.callbacks.LearningRateScheduler(lambda _: 0.5)
+    model = rated(0.01)
+    first = train_rated(model, 1, scheduler)
+    train_rated(rated(0.02), 2, scheduler, resume=first)
+    train_rated(model, 3, resume=first)
+
+
+@pytest.mark.parametrize("options", [{}, {"filepath": "m-{batch}.keras"}], ids=["one file", "template"])
+def test_after_a_resume_saving_is_due_at_the_same_moments(project: Path, options: dict) -> None:
+    """With validation deciding at the end of an epoch, between two moments that are due."""
+    x = np.ones((40, 2), "float32")
+
+    class Until(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == self.last:
+                raise KeyboardInterrupt
+
+        def __init__(self, last: int) -> None:
+            super().__init__()
+            self.last = last
+
+    def train(name: str, last: int) -> list[tuple[int, bool]]:
+        callback = ReplicateCallback(
+            save_freq=3, primary_metric=("val_loss", "minimize"), name=name, resume="auto", **options
+        )
+        with suppress(KeyboardInterrupt), callback:
+            rated(0.01).fit(
+                x, x[:, 0], epochs=4, batch_size=5, validation_split=0.5, verbose=0, callbacks=[callback, Until(last)]
+            )
+        return [(one.step, "val_loss" in one.metrics) for one in callback.experiment.checkpoints]
+
+    with pytest.warns(UserWarning, match="'val_loss' is not known after a batch"):
+        whole, _, killed = train("whole", 9), train("killed", 2), train("killed", 9)
+    assert killed == whole
+    assert [step for step, is_validated in whole if not is_validated] == [3, 6, 9, 12, 15]

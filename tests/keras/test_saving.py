@@ -182,6 +182,33 @@ def test_a_metric_of_each_class_does_not_stop_training(project: Path) -> None:
     assert len(callback.experiment.best().metrics["f1_score"]) == 3
 
 
+@pytest.mark.parametrize("value", [np.array([0.5, 0.25]), "text", None, True], ids=repr)
+def test_what_is_no_single_number_can_not_be_compared_so_all_are_saved(project: Path, value: object) -> None:
+    """As Keras does with a vector."""
+    with pytest.warns(UserWarning, match=r"save_best_only compares .* 'added' is .*, no single number") as warned:
+        new_model().fit(
+            X,
+            Y,
+            epochs=2,
+            verbose=0,
+            callbacks=[
+                Logging(value),
+                callback := ReplicateCallback("model.keras", save_best_only=True, monitor="added", mode="max"),
+            ],
+        )
+    assert len([item for item in warned if "'added'" in str(item.message)]) == 1, "once"
+    assert [checkpoint.path for checkpoint in callback.experiment.checkpoints] == ["model.keras", "model.keras"]
+
+
+def test_a_primary_metric_that_is_no_single_number_is_warned_of_once_and_the_rest_recorded(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", primary_metric=("added", "maximize"))
+    with pytest.warns(UserWarning, match="the primary metric 'added' is no single number") as warned:
+        new_model().fit(X, Y, epochs=2, verbose=0, callbacks=[Logging(np.array([0.5, 0.25])), callback])
+    assert len([item for item in warned if "'added'" in str(item.message)]) == 1, "once"
+    assert callback.experiment.best() is None
+    assert callback.experiment.latest().metrics["added"] == [0.5, 0.25]
+
+
 @pytest.mark.parametrize("value", ["text", None, np.array([0.5, 0.25]), float("nan")], ids=repr)
 def test_nor_does_a_template_that_can_not_be_filled_with_it(project: Path, value: object) -> None:
     path = fit("m-{epoch}-{added:.2f}.keras", Logging(value)).latest().path
@@ -195,10 +222,9 @@ def test_numbers_of_libraries_become_pythons_own() -> None:
 # What is best.
 
 
-def test_nothing_that_is_no_number_is_best(project: Path) -> None:
-    for value in (float("nan"), "text", None, True):
-        experiment = fit("model.keras", Logging(value), save_best_only=True, monitor="added", mode="max")
-        assert experiment.latest().path is None, value
+def test_nan_is_never_best(project: Path) -> None:
+    experiment = fit("model.keras", Logging(float("nan")), save_best_only=True, monitor="added", mode="max")
+    assert experiment.latest().path is None
 
 
 def test_the_best_batches_are_saved(project: Path) -> None:
@@ -217,6 +243,14 @@ def test_validation_decides_at_the_end_of_an_epoch_which_is_best(project: Path) 
         new_model().fit(X, Y, epochs=2, batch_size=10, validation_split=0.5, verbose=0, callbacks=[callback])
     found = [(checkpoint.step, checkpoint.path is not None) for checkpoint in callback.experiment.checkpoints]
     assert found == [(1, False), (2, False), (2, True), (3, False), (4, False), (4, True)]
+
+
+def test_so_it_does_for_a_monitor_that_is_no_primary_metric(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", save_freq=3, save_best_only=True, monitor="val_loss")
+    with pytest.warns(UserWarning, match="'val_loss', which is not known after a batch: what is saved is decided at"):
+        new_model().fit(X, Y, epochs=2, batch_size=10, validation_split=0.5, verbose=0, callbacks=[callback])
+    found = [(checkpoint.step, checkpoint.path is not None) for checkpoint in callback.experiment.checkpoints]
+    assert found == [(3, False), (4, True)], "no moment was due in the first of two epochs, of 2 batches each"
 
 
 # What is trained.

@@ -1,6 +1,7 @@
 """The callback in every way that Keras trains."""
 
 import copy
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import replicate
+import replicate_keras.callback as callback_module
 from replicate.keras_callback import ReplicateCallback, load_model
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
@@ -56,9 +58,9 @@ def test_a_loop_of_its_own_with_train_on_batch(project: Path) -> None:
 
 
 def test_a_loop_of_its_own_around_a_model_that_is_not_compiled_goes_on(project: Path) -> None:
-    def train(factor: float) -> float:
+    def train(factor: float, resume: str) -> tuple[float, str]:
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
-        callback = ReplicateCallback("model.keras", name="own", resume="auto")
+        callback = ReplicateCallback("model.keras", name="own", resume=resume)
         callbacks = keras.callbacks.CallbackList([callback], model=model)
         callbacks.on_train_begin()
         found = float(model.get_weights()[0].sum())
@@ -67,10 +69,10 @@ def test_a_loop_of_its_own_around_a_model_that_is_not_compiled_goes_on(project: 
         callbacks.on_train_batch_end(0, {"loss": 1.0})
         callbacks.on_epoch_end(0, {"loss": 1.0})
         callbacks.on_train_end()
-        return found
+        return found, callback.experiment.id
 
-    train(0.5)
-    assert train(0.25) == 2.0, "what it begins with"
+    _, first = train(0.5, "auto")
+    assert train(0.25, first) == (2.0, first), "what it begins with"
 
 
 def test_copies_record_experiments_of_their_own(project: Path) -> None:
@@ -89,6 +91,23 @@ def test_a_callback_that_was_trained_with_can_be_copied_too(project: Path) -> No
     assert [len(experiment.checkpoints) for experiment in replicate.experiments.list()] == [1, 1]
 
 
+def test_copies_record_into_the_experiment_that_was_given(project: Path) -> None:
+    with replicate.init(path=None) as experiment:
+        callback = ReplicateCallback("model.keras", experiment=experiment)
+        for _ in range(2):
+            copied = copy.deepcopy(callback)
+            new_model().fit(X, Y, verbose=0, callbacks=[copied])
+            assert copied.experiment is experiment
+    assert steps(experiment) == [0, 0]
+
+
+def test_a_pickle_of_one_that_was_given_an_experiment_says_what_to_do(project: Path) -> None:
+    with replicate.init(path=None) as experiment:
+        again = pickle.loads(pickle.dumps(ReplicateCallback("model.keras", experiment=experiment)))
+        with pytest.raises(replicate.InvalidInput, match="begun in another process than the one that trains"):
+            new_model().fit(X, Y, verbose=0, callbacks=[again])
+
+
 class Interrupting(keras.callbacks.Callback):
     """Raises at the end of a batch."""
 
@@ -100,6 +119,128 @@ class Interrupting(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch == self.batch:
             raise self.error
+
+
+class RaisingAtEpochEnd(keras.callbacks.Callback):
+    """Raises at the end of the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            raise ValueError("no")
+
+
+@pytest.mark.parametrize("options", [{}, {"save_freq": "auto"}], ids=str)
+def test_an_epoch_at_whose_end_another_callback_raises_is_recorded_with_its_model(project: Path, options: dict) -> None:
+    """As ModelCheckpoint has it, which is called before that one."""
+    callback, model = ReplicateCallback("model.keras", **options), new_model()
+    with pytest.raises(ValueError, match="no"), callback:
+        model.fit(X, Y, epochs=3, batch_size=10, verbose=0, callbacks=[callback, RaisingAtEpochEnd()])
+    assert [checkpoint.extra["epoch"] for checkpoint in callback.experiment.checkpoints] == [0, 1]
+    assert (callback.experiment.status, callback.experiment.error) == ("failed", "ValueError: no")
+    latest = callback.experiment.latest()
+    if latest.extra["epoch"] == 1:
+        np.testing.assert_array_equal(load_model(latest).get_weights()[0], model.get_weights()[0])
+
+
+def test_such_an_epoch_is_not_trained_again(project: Path) -> None:
+    def train(*more: keras.callbacks.Callback) -> list[int]:
+        callback = ReplicateCallback("model.keras", name="raising", resume="auto")
+        return new_model().fit(X, Y, epochs=4, verbose=0, callbacks=[callback, *more]).epoch
+
+    with pytest.raises(ValueError, match="no"):
+        train(RaisingAtEpochEnd())
+    assert train() == [2, 3]
+    (experiment,) = replicate.experiments.list()
+    assert (steps(experiment), experiment.status) == ([0, 1, 2, 3], "finished")
+
+
+def test_a_due_batch_at_whose_end_another_callback_raises_is_saved(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", save_freq=3)
+    with pytest.raises(ValueError, match="no"), callback:
+        new_model().fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(ValueError("no"))])
+    assert steps(callback.experiment) == [3]
+
+
+def test_the_exception_of_the_other_callback_counts_where_that_fails_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("can't be saved")
+
+    monkeypatch.setattr(callback_module, "save", broken)
+    callback = ReplicateCallback("model.keras", period=2)
+    with (
+        pytest.warns(UserWarning, match="a callback raised, and so this moment could not be recorded: RuntimeError"),
+        pytest.raises(ValueError, match="no"),
+        callback,
+    ):
+        new_model().fit(X, Y, epochs=3, verbose=0, callbacks=[callback, RaisingAtEpochEnd()])
+
+
+class FailingAtOnce(keras.callbacks.Callback):
+    """Raises before the first batch."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def on_train_batch_begin(self, batch, logs=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
+def test_a_fit_that_fails_at_once_leaves_no_experiment(project: Path, error: BaseException) -> None:
+    callback = ReplicateCallback("model.keras", name="at once", resume="auto")
+    with pytest.raises(type(error)), callback:
+        new_model().fit(X, Y, verbose=0, callbacks=[callback, FailingAtOnce(error)])
+    assert (len(replicate.experiments.list()), callback.experiment) == (0, None)
+    new_model().fit(X, Y, verbose=0, callbacks=[callback])
+    (experiment,) = replicate.experiments.list()
+    assert (steps(experiment), experiment.status) == ([0], "finished")
+
+
+def test_nor_does_one_whose_data_do_not_fit_the_model_before_the_next_cell(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+    with pytest.raises(ValueError, match=r"(?i)incompatible|shape"):
+        new_model().fit(X[:, :3], Y, verbose=0, callbacks=[callback])
+    new_model().fit(X, Y, verbose=0, callbacks=[callback])
+    assert len(replicate.experiments.list()) == 1
+
+
+def test_what_was_recorded_before_it_failed_is_kept(project: Path) -> None:
+    callback = ReplicateCallback("model.keras")
+
+    class Recording(FailingAtOnce):
+        def on_epoch_begin(self, epoch, logs=None):
+            callback.experiment.checkpoint(None, {"size": 3})
+
+    with pytest.raises(ValueError, match="no"), callback:
+        new_model().fit(X, Y, verbose=0, callbacks=[callback, Recording(ValueError("no"))])
+    (experiment,) = replicate.experiments.list()
+    assert (experiment.status, experiment.latest().metrics) == ("failed", {"size": 3})
+
+
+def test_so_is_what_a_resumed_training_had(project: Path) -> None:
+    new_model().fit(X, Y, verbose=0, callbacks=[callback := ReplicateCallback("model.keras")])
+    again = ReplicateCallback("model.keras", resume=callback.experiment.id)
+    with pytest.raises(ValueError, match="no"), again:
+        new_model().fit(X, Y, epochs=2, verbose=0, callbacks=[again, FailingAtOnce(ValueError("no"))])
+    (experiment,) = replicate.experiments.list()
+    assert (experiment.status, steps(experiment)) == ("failed", [0])
+
+
+def test_a_process_that_fails_at_once_leaves_no_experiment(project: Path) -> None:
+    program = """
+import keras, numpy as np
+from replicate_keras import ReplicateCallback
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("adam", "mse")
+model.fit(np.ones((20, 3)), np.ones(20), verbose=0, callbacks=[ReplicateCallback("model.keras")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "ValueError" in done.stderr
+    assert len(replicate.experiments.list()) == 0, done.stderr
 
 
 def test_interrupted_and_trained_again_as_in_a_notebook(project: Path) -> None:
@@ -128,6 +269,21 @@ def test_interrupted_it_goes_on_in_the_same_process_if_it_shall(project: Path) -
     assert (steps(experiment), experiment.status) == ([0, 1, 2], "finished")
 
 
+def test_so_does_a_new_callback_of_a_cell_that_is_run_again(project: Path) -> None:
+    """Whose first run is still recorded by this process: its callback is another one, and was told nothing."""
+
+    def cell(*more: keras.callbacks.Callback) -> list[int]:
+        callback = ReplicateCallback("model.keras", name="cell", resume="auto", save_freq=4)
+        return new_model().fit(X, Y, epochs=3, batch_size=10, verbose=0, callbacks=[callback, *more]).epoch
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            cell(Interrupting(KeyboardInterrupt(), 3))
+    assert cell() == [2]
+    (experiment,) = replicate.experiments.list()
+    assert (steps(experiment), experiment.status) == ([4, 8, 12], "finished")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [(ValueError("no"), "failed", "ValueError: no"), (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt")],
@@ -152,7 +308,7 @@ def test_it_is_saved_once_more_when_an_exception_ends_it(project: Path) -> None:
     model = new_model()
     with pytest.raises(ValueError, match="no"), callback:
         model.fit(X, Y, batch_size=10, verbose=0, callbacks=[callback, Interrupting(ValueError("no"))])
-    assert steps(callback.experiment) == [2], "as many as it has seen: it is called after the others"
+    assert steps(callback.experiment) == [3], "it has seen the batch at whose end another callback raised"
     loaded = load_model(callback.experiment.latest())
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
@@ -273,7 +429,7 @@ class OwnStep(keras.Model):
 
 
 def test_a_training_step_of_the_users_own(project: Path) -> None:
-    def train(epochs: int, name: str) -> tuple[list[int], list[np.ndarray], replicate.Experiment]:
+    def train(epochs: int, name: str, resume: str) -> tuple[list[int], list[np.ndarray], replicate.Experiment]:
         keras.utils.set_random_seed(0)
         model = OwnStep()
         model(X[:1])
@@ -283,16 +439,16 @@ def test_a_training_step_of_the_users_own(project: Path) -> None:
             primary_metric=("own", "minimize"),
             save_weights_only=True,
             name=name,
-            resume="auto",
+            resume=resume,
         )
         epochs_seen = model.fit(X, Y, epochs=epochs, verbose=0, callbacks=[callback]).epoch
         return epochs_seen, model.get_weights(), callback.experiment
 
-    train(2, "killed")
-    epochs, weights, experiment = train(4, "killed")
+    first = train(2, "short", "auto")[2]
+    epochs, weights, experiment = train(4, "short", first.id)
     assert epochs == [2, 3]
     assert set(experiment.best().metrics) == {"own"}
-    for left, right in zip(weights, train(4, "whole")[1], strict=True):
+    for left, right in zip(weights, train(4, "whole", "auto")[1], strict=True):
         np.testing.assert_array_equal(left, right)
 
 
@@ -335,14 +491,16 @@ def test_nothing_of_ours_is_a_warning(project: Path) -> None:
 import keras, numpy as np
 from replicate.keras_callback import ReplicateCallback, load_model
 for path in ("model.keras", "model.hdf5", "model.weights.h5"):
+    resume = "auto"
     for epochs in (1, 2):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.1), keras.layers.Dense(1)])
         model.compile("adam", "mse")
         callback = ReplicateCallback(
-            path, {"a": 1}, ("loss", "minimize"), name=path, resume="auto", keep_last=1, save_on_exception=True,
+            path, {"a": 1}, ("loss", "minimize"), name=path, resume=resume, keep_last=1, save_on_exception=True,
             save_weights_only=path.endswith(".weights.h5"),
         )
         model.fit(np.ones((20, 4)), np.ones(20), epochs=epochs, verbose=0, callbacks=[callback])
+        resume = callback.experiment.id
     if not path.endswith(".weights.h5"):
         load_model(callback.experiment.latest())
 """

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from replicate.lightning_callback import ReplicateLogger
+
 NAMESPACES = ["pytorch_lightning", "lightning.pytorch"]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """The last experiment of the test before, whose project is gone."""
+    ReplicateLogger._last = None
 
 
 @pytest.fixture(params=NAMESPACES)

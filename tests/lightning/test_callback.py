@@ -108,6 +108,38 @@ def test_a_metric_of_another_epoch_is_not_taken_for_one_of_this(one_pl, project:
     assert experiment.best() is not None
 
 
+def test_a_primary_metric_that_is_not_due_yet_is_not_warned_of(one_pl, project: Path, fit) -> None:
+    """Without the sanity check, no validation was ever loaded when the first epoch ends."""
+    callback = ReplicateCallback(primary_metric=("val_loss", "minimize"))
+    experiment = fit(one_pl, callback, epochs=4, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    assert [checkpoint.primary_metric is not None for checkpoint in experiment.checkpoints] == [False, True] * 2
+    assert steps(experiment) == [0, 1, 2, 3]
+
+
+def test_a_primary_metric_is_warned_of_when_it_is_due(one_pl, project: Path, fit) -> None:
+    callback = ReplicateCallback(None, primary_metric=("val_los", "minimize"))
+    with pytest.warns(UserWarning, match=r"'val_los' is not among the metrics .*did you mean 'val_loss'"):
+        fit(one_pl, callback, epochs=2, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+
+
+def test_a_primary_metric_of_several_numbers_is_warned_of_and_stops_nothing(
+    one_pl, project: Path, fit, make_module
+) -> None:
+    """A score of each class, as torchmetrics computes it with `average="none"`."""
+
+    def score(module) -> None:
+        module.trainer.callback_metrics["f1"] = torch.ones(3)
+
+    module = make_module(one_pl, on_train_epoch_end=score)
+    callback = ReplicateCallback("m-{epoch}-{f1:.2f}.ckpt", primary_metric=("f1", "maximize"))
+    with pytest.warns(UserWarning, match="the primary metric 'f1' is no single number") as warned:
+        experiment = fit(one_pl, callback, module=module, epochs=2)
+    assert len({str(item.message) for item in warned if "f1" in str(item.message)}) == 1
+    assert [item.path for item in experiment.checkpoints] == ["m-0-nan.ckpt", "m-1-nan.ckpt"]
+    assert experiment.latest().metrics["f1"] == [1, 1, 1]
+    assert (experiment.status, experiment.best()) == ("finished", None)
+
+
 def test_validation_inside_of_epochs_is_a_checkpoint_of_its_own(one_pl, project: Path, fit) -> None:
     callback = ReplicateCallback(primary_metric=("val_loss", "minimize"))
     experiment = fit(one_pl, callback, val_check_interval=3)
@@ -236,16 +268,29 @@ def test_hyperparameters_of_module_and_data_module_are_params(pl, project: Path,
     callback = ReplicateCallback(params={"lr": "mine", "seed": 3})
     trainer = make_trainer(pl, callback, epochs=1)
     trainer.fit(Module(0.1, 8, Path("x"), [1, 2], torch.ones(2)), datamodule=Data(2))
-    assert callback.experiment.params == {"lr": "mine", "seed": 3, "width": 8, "sizes": [1, 2], "batch_size": 2}
+    assert callback.experiment.params == {
+        "lr": "mine",
+        "seed": 3,
+        "width": 8,
+        "path": "x",
+        "sizes": [1, 2],
+        "weights": [1.0, 1.0],
+        "batch_size": 2,
+    }
 
 
-@pytest.mark.parametrize("value", [{None: 1}, {"weights": [{True: 2}]}, "\ud800"], ids=["none", "bool", "half a pair"])
-def test_a_hyperparameter_that_can_not_be_recorded_stops_nothing(
-    one_pl, project: Path, fit, make_module, value: object
+def test_hyperparameters_that_can_not_be_recorded_are_named_in_one_warning(
+    one_pl, project: Path, fit, make_module
 ) -> None:
+    odd = {"none": {None: 1}, "half": "\ud800", "net": torch.nn.ReLU(), "large": torch.zeros(1001), "fine": 2}
     module = make_module(one_pl)
-    module.save_hyperparameters({"odd": value, "lr": 0.1, "names": {1: "one"}})
-    assert fit(one_pl, ReplicateCallback(), module=module, epochs=1).params == {"lr": 0.1, "names": {"1": "one"}}
+    module.save_hyperparameters({"odd": odd, "lr": 0.1, "names": {1: "one"}, "list": [1, object()]})
+    with pytest.warns(UserWarning, match="are not recorded") as warned:
+        experiment = fit(one_pl, ReplicateCallback(save_weights_only=True), module=module, epochs=1)
+    (said,) = (str(item.message) for item in warned if "are not recorded" in str(item.message))
+    left_out = ["odd.none.None (int)", "odd.half (str)", "odd.net (ReLU)", "odd.large (Tensor)", "list (list)"]
+    assert f"not recorded: {', '.join(left_out)}. Give" in said
+    assert experiment.params == {"odd": {"none": {}, "fine": 2}, "lr": 0.1, "names": {"1": "one"}}
 
 
 def test_what_is_trained_is_recorded_once(pl, project: Path, fit) -> None:
@@ -297,6 +342,51 @@ def test_the_best_model_of_lightning_stays_its_own(pl, project: Path, fit, make_
     assert module.trainer.checkpoint_callback.best_model_path.endswith("epoch=0-step=4.ckpt")
     tested = module.trainer.test(ckpt_path="best", dataloaders=torch.ones(2, 1, 4), verbose=False)
     assert "test_loss" in tested[0]
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_the_best_model_is_found_where_lightning_saves_none(
+    pl, project: Path, fit, make_module, validation, *, verb: str
+) -> None:
+    losses = {0: 3.0, 1: 1.0, 2: 2.0}
+    module = make_module(
+        pl,
+        on_train_epoch_end=lambda module: module.log("made_up", losses[module.current_epoch]),
+        on_load_checkpoint=lambda module, checkpoint: loaded.append(checkpoint["epoch"]),
+        predict_step=lambda module, batch, batch_idx: module.layer(batch),
+    )
+    loaded: list[int] = []
+    callback = ReplicateCallback(primary_metric=("made_up", "minimize"))
+    experiment = fit(pl, callback, module=module, epochs=3, enable_checkpointing=False)
+    run = getattr(module.trainer, verb)
+    run(ckpt_path="best", dataloaders=validation)
+    run(ckpt_path=callback.last_model_path, dataloaders=validation)
+    assert loaded == [1, 2]
+    assert callback.best_model_path == f"replicate://{experiment.best().id}/model.ckpt"
+    with pytest.warns(UserWarning, match="The best model of the previous `fit` call will be used"):
+        run(dataloaders=validation)
+    assert loaded == [1, 2, 1]
+
+
+def test_there_is_no_best_model_where_none_was_saved(one_pl, project: Path, fit, make_module, validation) -> None:
+    callback = ReplicateCallback(None)
+    assert (callback.best_model_path, callback.last_model_path) == ("", "")
+    module = make_module(one_pl)
+    fit(one_pl, callback, module=module, epochs=1, enable_checkpointing=False)
+    assert (callback.best_model_path, callback.last_model_path) == ("", "")
+    with pytest.raises(ValueError, match="not configured to save the best model"):
+        module.trainer.test(ckpt_path="best", dataloaders=validation)
+
+
+def test_training_again_after_a_test_records_each_training_once(
+    one_pl, project: Path, make_module, make_trainer, loader
+) -> None:
+    trainer = make_trainer(one_pl, ReplicateCallback(), epochs=1, enable_checkpointing=False)
+    for epochs in (1, 2):
+        trainer.fit_loop.max_epochs = epochs
+        trainer.fit(make_module(one_pl), loader(), torch.ones(2, 1, 4))
+        trainer.test(ckpt_path="best", dataloaders=torch.ones(2, 1, 4), verbose=False)
+    assert [steps(experiment) for experiment in replicate.experiments.list()] == [[0], [1]]
 
 
 def test_validating_and_testing_record_nothing(one_pl, project: Path, make_module, make_trainer, validation) -> None:

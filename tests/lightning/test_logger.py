@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -13,12 +14,6 @@ import replicate
 from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
 
 pytestmark = pytest.mark.usefixtures("no_recorder")
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> None:
-    """The last experiment of the test before, whose project is gone."""
-    ReplicateLogger._last = None
 
 
 @pytest.fixture
@@ -55,7 +50,7 @@ def test_every_step_is_recorded(pl, project: Path, run) -> None:
 def test_hyperparameters_are_params(pl, project: Path, run, make_module) -> None:
     logger = ReplicateLogger({"seed": 3, "lr": "mine"})
     experiment = run(pl, logger, module=with_hyperparameters(pl, make_module), enable_checkpointing=False)
-    assert experiment.params == {"seed": 3, "lr": "mine", "sizes": [1, 2]}
+    assert experiment.params == {"seed": 3, "lr": "mine", "path": "x", "sizes": [1, 2]}
 
 
 def test_files_of_every_model_checkpoint_are_recorded(pl, project: Path, run) -> None:
@@ -106,11 +101,35 @@ def test_a_callback_records_into_the_same_experiment(pl, project: Path, run, mak
     experiment = run(pl, logger, callback, module=with_hyperparameters(pl, make_module))
     assert callback.experiment is experiment
     assert (experiment.name, experiment.tags) == ("digits", ("a",))
-    assert experiment.params == {"lr": 0.1, "sizes": [1, 2], "seed": 1}
+    assert experiment.params == {"lr": 0.1, "path": "x", "sizes": [1, 2], "seed": 1}
     assert len(replicate.experiments.list()) == 1
     files = [checkpoint for checkpoint in experiment.checkpoints if checkpoint.path is not None]
     assert [(checkpoint.path, checkpoint.step) for checkpoint in files] == [("model.ckpt", 4), ("model.ckpt", 8)]
     assert experiment.best().path == "model.ckpt"
+
+
+def test_the_best_is_one_whose_files_were_saved(pl, project: Path, run, make_module, tmp_path: Path) -> None:
+    """The logger has metrics of every step, and the callback saves every third epoch, which are not the best ones."""
+    losses = {0: 5.0, 1: 1.0, 2: 3.0, 3: 2.0, 4: 0.5, 5: 4.0}
+
+    def validation_step(self, batch, batch_idx) -> None:
+        self.log("val_loss", losses[self.current_epoch])
+
+    module = make_module(pl, validation_step=validation_step)
+    callback = ReplicateCallback(primary_metric=("val_loss", "minimize"), period=3)
+    options = {"module": module, "epochs": 6, "num_sanity_val_steps": 0}
+    run(pl, ReplicateLogger(), callback, **options).stop()
+
+    (experiment,) = replicate.experiments.list()
+    saved = [item.step for item in experiment.checkpoints if item.has_files]
+    assert saved == [12, 24], "of 24 steps"
+    assert (experiment.best().step, experiment.best().metrics["val_loss"]) == (12, 3.0)
+    assert (experiment.latest().step, experiment.latest(with_files=False).metrics["val_loss"]) == (24, 4.0)
+    assert experiment.best(with_files=False).metrics["val_loss"] == 0.5
+    experiment.checkout(tmp_path / "out")
+    assert torch.load(tmp_path / "out/model.ckpt", weights_only=True)["epoch"] == 2
+    with fsspec.open(f"replicate://{experiment.id}@best/model.ckpt") as file:
+        assert torch.load(file, weights_only=True)["epoch"] == 2
 
 
 def test_beside_a_callback_that_saves_no_files_those_of_lightning_are_recorded(one_pl, project: Path, run) -> None:
@@ -119,12 +138,13 @@ def test_beside_a_callback_that_saves_no_files_those_of_lightning_are_recorded(o
 
 
 def test_both_go_on_together(one_pl, project: Path, run) -> None:
-    def train(epochs: int, name: str = "sums") -> replicate.Experiment:
-        return run(one_pl, ReplicateLogger(), ReplicateCallback(name=name, resume="auto"), epochs=epochs)
+    def train(epochs: int, resume: str) -> replicate.Experiment:
+        return run(one_pl, ReplicateLogger(), ReplicateCallback(name="sums", resume=resume), epochs=epochs)
 
-    first = train(2)
+    Path(".replicateignore").write_text("replicate_logs/\n")
+    first = train(2, "auto")
     first.stop()
-    second = train(3)
+    second = train(3, first.id)
     assert second.id == first.id
     assert [item.step for item in second.checkpoints if item.path is not None] == [4, 8, 12]
     assert [item.step for item in second.checkpoints if "train_loss" in item.metrics and item.path is None] == list(

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import replicate
-from replicate.lightning_callback import ReplicateCallback
+from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
 
 EPOCHS = 6
 BATCHES = 23
@@ -119,6 +119,13 @@ def train(
     return done
 
 
+def seed_of_kills() -> str:
+    """It is shown where a test fails: with it in the environment, the kills are the same again."""
+    seed = os.environ.get("REPLICATE_KILLS_SEED", str(time.time_ns()))
+    print(f"REPLICATE_KILLS_SEED={seed}")
+    return seed
+
+
 @pytest.mark.parametrize(
     ("namespace", "workers", "saved", "kills"),
     [("pytorch_lightning", 0, "epoch", 2), ("lightning.pytorch", 2, "auto", 1), ("pytorch_lightning", 0, "23", 1)],
@@ -126,9 +133,7 @@ def train(
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     tmp_path: Path, namespace: str, workers: int, saved: str, kills: int
 ) -> None:
-    seed = os.environ.get("REPLICATE_KILLS_SEED", str(time.time_ns()))
-    print(f"REPLICATE_KILLS_SEED={seed}")
-    chance = random.Random(seed)
+    chance = random.Random(seed_of_kills())
     whole = train(tmp_path / "whole", namespace, workers, saved)
     for _ in range(kills):
         train(tmp_path / "killed", namespace, workers, saved, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
@@ -146,21 +151,71 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     assert experiment.status == "finished"
 
 
+FORMS = {
+    "pytorch_lightning": [
+        "gan", "raw steps", "transformer", "accumulation", "ema", "swa", "swa, linear", "swa with BatchNorm",
+        "swa, killed when the average is there and not saved",
+    ],
+    "lightning.pytorch": [
+        "backbone", "finetuning", "frozen", "search", "bf16", "bf16, true", "schedulers", "lbfgs", "stopping",
+        "stateful loader",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("namespace", FORMS)
+def test_every_form_of_model_ends_bit_for_bit_as_if_it_had_not_been_killed(tmp_path: Path, namespace: str) -> None:
+    """Epochs, steps, weights, states of optimizers, learning rates, and the steps of what was saved."""
+    script = Path(__file__).with_name("model_forms.py")
+    done = subprocess.run(
+        [sys.executable, script, namespace, seed_of_kills(), *FORMS[namespace]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    print(*lines, done.stderr[-5000:], sep="\n")
+    assert [form for form, *_ in lines] == FORMS[namespace]
+    wrong = [form for form, *rest in lines if len(rest) != 4 or rest[1] != "killed" or rest[2] != rest[3]]
+    assert not wrong
+
+
 # In this process.
 
 
 @pytest.fixture
 def run(no_recorder: None, fit, make_module):
-    """Trains from the same beginning; returns the experiment, with the module that it ended with."""
+    """Trains from the same beginning; returns the experiment, with the module that it ended with.
+
+    What has the same name already is extended: a finished run is resumed by its id only.
+    """
 
     def train(pl, epochs: int, *more, options: dict | None = None, module=None, **arguments) -> replicate.Experiment:
         module = make_module(pl) if module is None else module
-        arguments = {"name": "sums", "resume": "auto"} | arguments
+        arguments = {"name": "sums"} | arguments
+        arguments.setdefault("resume", latest(arguments["name"]))
         experiment = fit(pl, ReplicateCallback(**arguments), *more, module=module, epochs=epochs, **(options or {}))
         experiment.module = module
         return experiment
 
     return train
+
+
+def latest(name: str) -> str:
+    """The id of the latest experiment of a name, to extend it; "auto" where there is none."""
+    found = [experiment.id for experiment in replicate.experiments.list() if experiment.name == name]
+    return found[-1] if found else "auto"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said that is neither trouble nor a result."""
+    lines: list[str] = []
+    monkeypatch.setattr("replicate_core.recording.tell", lines.append)
+    return lines
 
 
 def steps(experiment: replicate.Experiment) -> list[int]:
@@ -180,7 +235,7 @@ def assert_equal(one: replicate.Experiment, other: replicate.Experiment) -> None
     [{}, {"filepath": "deep/m-{epoch}.ckpt"}, {"save_freq": 4}, {"save_freq": "auto"}, {"period": 2}],
     ids=["epoch", "template", "steps", "auto", "period"],
 )
-def test_a_finished_run_goes_on_for_more_epochs(pl, project: Path, run, arguments: dict) -> None:
+def test_a_finished_run_is_extended_by_its_id(pl, project: Path, run, arguments: dict) -> None:
     first = run(pl, 2, **arguments)
     second = run(pl, 4, **arguments)
     whole = run(pl, 4, name="whole", **arguments)
@@ -220,7 +275,56 @@ def test_every_generator_of_random_numbers_goes_on(one_pl, project: Path, run, m
     assert [item.metrics for item in second.checkpoints] == [item.metrics for item in whole.checkpoints]
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(one_pl, project: Path, run) -> None:
+def test_a_finished_run_is_not_resumed_by_itself(one_pl, project: Path, run, said: list[str]) -> None:
+    first = run(one_pl, 2)
+    second = run(one_pl, 2, resume="auto")
+    assert (second.id != first.id, steps(second), steps(first)) == (True, [0, 1], [0, 1])
+    assert_equal(second, first)
+    assert said == [
+        (
+            f"a new experiment begins, because {first.short_id}, the latest named 'sums', has finished; "
+            f'resume="{first.short_id}" would extend that one'
+        )
+    ]
+
+
+def fail(module, batch, batch_idx) -> None:
+    """Ends a training in its second epoch."""
+    if module.global_step == 6:
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("logs", [False, True])
+def test_each_fold_of_a_cross_validation_is_trained(one_pl, project: Path, run, logs: bool) -> None:
+    (project / ".replicateignore").write_text("replicate_logs/\n")
+    folds = []
+    for _ in range(3):
+        options = {"logger": ReplicateLogger()} if logs else {}
+        folds.append(run(one_pl, 2, resume="auto", options=options))
+        assert folds[-1].module.trainer.global_step == 8
+    assert len({fold.id for fold in folds}) == 3
+    ReplicateLogger.end_the_last()
+
+
+def test_with_other_params_a_new_experiment_begins(one_pl, project: Path, run, make_module, said: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="broken"):
+        run(one_pl, 3, module=make_module(one_pl, on_train_batch_start=fail), params={"lr": 0.1}, resume="auto")
+    (first,) = replicate.experiments.list()
+    second = run(one_pl, 2, params={"lr": 0.2}, resume="auto")
+    assert (second.id != first.id, steps(second)) == (True, [0, 1])
+    assert "lr 0.1 → 0.2" in said[0]
+
+
+def test_with_the_same_params_what_failed_is_resumed(one_pl, project: Path, run, make_module) -> None:
+    params = {"lr": np.float32(0.1), "sizes": (1, 2), "clip": float("nan")}
+    with pytest.raises(RuntimeError, match="broken"):
+        run(one_pl, 3, module=make_module(one_pl, on_train_batch_start=fail), params=params, resume="auto")
+    second = run(one_pl, 3, params=params, resume="auto")
+    assert (steps(second), second.status) == ([0, 1, 2], "finished")
+    assert_equal(second, run(one_pl, 3, name="whole"))
+
+
+def test_a_finished_run_that_is_extended_may_have_nothing_left_to_do(one_pl, project: Path, run) -> None:
     first = run(one_pl, 2)
     second = run(one_pl, 2)
     assert (steps(second), second.status) == ([0, 1], "finished")
@@ -260,10 +364,6 @@ def test_learning_rates_go_on(pl, project: Path, run, make_module) -> None:
 
 
 def test_from_the_midst_of_an_epoch_the_steps_are_as_many(one_pl, project: Path, run, make_module) -> None:
-    def fail(module, batch, batch_idx) -> None:
-        if module.global_step == 6:
-            raise RuntimeError("broken")
-
     with pytest.raises(RuntimeError, match="broken"):
         run(one_pl, 2, module=make_module(one_pl, on_train_batch_start=fail), save_on_exception=True)
     with pytest.warns(UserWarning, match="ended before the epoch ended"):
@@ -281,8 +381,8 @@ def test_from_a_checkpoint_that_is_named(one_pl, project: Path, run) -> None:
 
 
 def test_into_an_experiment_that_the_script_resumes(one_pl, project: Path, run) -> None:
-    run(one_pl, 2)
-    with replicate.init(name="sums", resume="auto", path=None) as experiment:
+    first = run(one_pl, 2)
+    with replicate.init(name="sums", resume=first.id, path=None) as experiment:
         second = run(one_pl, 4, name=None, resume=None, experiment=experiment)
     assert steps(second) == [0, 1, 2, 3]
     assert_equal(second, run(one_pl, 4, name="whole"))
@@ -303,7 +403,7 @@ def test_a_damaged_checkpoint_is_passed_over(one_pl, project: Path, run) -> None
         stored = project / ".replicate/storage" / key
         stored.chmod(0o644)
         stored.write_bytes(bytes(stored.stat().st_size))
-    with pytest.warns(UserWarning, match=f"checkpoint {newest.short_id} .step 1. can't be gone on from"):
+    with pytest.warns(UserWarning, match=f"checkpoint {newest.short_id} .step 1. can't be resumed from"):
         second = run(one_pl, 3)
     assert (second.resumed_from.step, steps(second)) == (0, [0, 1, 2])
     assert_equal(second, run(one_pl, 3, name="whole"))
@@ -349,16 +449,20 @@ def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> N
         replicate.InvalidInput, match=r"holds more than plain data .*timedelta.*, which is not unpickled"
     ):
         run(one_pl, 4)
-    assert replicate.experiments.list()[0].status == "failed"
+    (first,) = replicate.experiments.list()
+    assert (first.status, steps(first)) == ("finished", [0, 1]), "a resume that fails leaves things as they were"
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1]], ids=["weights", "a list"])
 def test_what_holds_no_training_is_refused(one_pl, project: Path, run, content: object) -> None:
     with replicate.init(name="sums", path=None) as experiment:
         torch.save(content, "model.ckpt")
-        experiment.checkpoint("model.ckpt", {})
+        wanted = experiment.checkpoint("model.ckpt", {})
+        experiment.checkpoint(None, {})
     with pytest.raises(replicate.InvalidInput, match="holds weights alone, and no training to go on with"):
-        run(one_pl, 2)
+        run(one_pl, 2, resume=wanted.id)
+    experiment.refresh()
+    assert (steps(experiment), experiment.status) == ([0, 1], "finished"), "nothing is set aside"
 
 
 def test_what_torch_can_not_read_is_refused(one_pl, project: Path, run) -> None:
@@ -370,11 +474,14 @@ def test_what_torch_can_not_read_is_refused(one_pl, project: Path, run) -> None:
 
 
 def test_another_model_is_told_of(one_pl, project: Path, run, make_module) -> None:
-    run(one_pl, 2)
+    first = run(one_pl, 2)
     other = make_module(one_pl)
     other.layer = torch.nn.Linear(4, 2)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        run(one_pl, 4, module=other)
+        run(one_pl, 4, module=other, resume=first.checkpoints[0].id)
+    first.refresh()
+    assert (steps(first), first.status) == ([0, 1], "finished"), "a resume that fails leaves things as they were"
+    assert run(one_pl, 2, resume=first.checkpoints[0].id).status == "finished"
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about its own search
@@ -398,6 +505,17 @@ def test_a_search_for_the_learning_rate_is_not_where_it_comes_from(one_pl, proje
     options = {"told": "model.ckpt", "before": finder}
     second = run(one_pl, 4, module=module, filepath="other.ckpt", name=None, resume=None, options=options)
     assert second.checkpoints[0].extra["parent"] == {"experiment": first.id, "global_step": 8}
+
+
+def test_a_strategy_that_can_not_is_told_before_anything_begins(one_pl, project: Path, run, said: list[str]) -> None:
+    class Sharded(one_pl.strategies.SingleDeviceStrategy):
+        restore_checkpoint_after_setup = True
+
+    with pytest.raises(replicate.InvalidInput, match="resume='auto' does not work with Sharded"):
+        run(one_pl, 2, resume="auto", options={"strategy": Sharded("cpu")})
+    assert not list(replicate.experiments.list())
+    assert said == []
+    assert run(one_pl, 2, resume=None, options={"strategy": Sharded("cpu")}).status == "finished"
 
 
 def test_where_it_goes_on_is_said(one_pl, project: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
+
+import replicate
 
 TRAINING = """\
 import replicate
@@ -70,3 +75,33 @@ def test_plots_are_pictures(outputs: list[dict[str, str]], cell: int) -> None:
 def test_a_cell_adds_to_an_experiment_that_is_over(outputs: list[dict[str, str]]) -> None:
     assert outputs[8]["text/plain"].endswith("finished checkpoints=4>")
     assert "test_loss" in outputs[8]["text/html"]
+
+
+class TestANotebookThatAProgramRuns:
+    """nbclient, and papermill with it, end a kernel after the first cell that fails."""
+
+    @staticmethod
+    def run(directory: Path, *cells: str) -> replicate.Experiment:
+        """The latest experiment once a new kernel has run these cells, as far as they go."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        resources = {"metadata": {"path": directory}}
+        patient = Config(KernelManager={"shutdown_wait_time": 120})
+        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources, config=patient)
+        with suppress(CellExecutionError):
+            client.execute()
+        return replicate.Project(directory=directory).experiments.list()[-1]
+
+    def test_has_failed_if_a_cell_did(self, tmp_path: Path) -> None:
+        begin = "import replicate\nexperiment = replicate.init({'lr': 0.1}, path=None)"
+        experiment = self.run(tmp_path, begin, "raise ValueError('loss is nan')")
+        assert (experiment.status, experiment.error) == ("failed", "ValueError: loss is nan")
+        assert self.run(tmp_path, begin, "1 + 1").status == "finished"
+
+    def test_is_resumed_in_another_kernel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "train.ipynb"))
+        begin = "import replicate\nexperiment = replicate.init({'lr': 0.1}, path=None, resume='auto')"
+        save = "open('model.txt', 'w').write('weights')\nexperiment.checkpoint('model.txt', {'loss': 0.5})"
+        first = self.run(tmp_path, begin, save, "1 / 0")
+        second = self.run(tmp_path, begin, "assert experiment.resumed_from.step == 0")
+        assert (first.status, first.command, first.id) == ("failed", "train.ipynb", second.id)
+        assert second.status == "finished"

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation
 
 import replicate
 from replicate import InvalidInput, NotFound
+from replicate_core.plotting import FIGURES_MAX
 
 HOSTILE = r"$\frac{1$ <b> \$ $$"
 
@@ -148,6 +149,49 @@ class TestLines:
         assert len(legend(lines)) == 5
         assert max(map(len, legend(lines))) < 40
         assert "\x1b" not in "".join(legend(lines))
+
+
+class TestFigures:
+    def test_thirty_plots_do_not_leave_thirty_figures_and_each_can_still_be_saved(self, project: Path) -> None:
+        experiment = run("one")
+        plots = [experiment.plot() for _ in range(30)]  # more than 20 are warned of, which is an error here
+        assert len(plt.get_fignums()) == FIGURES_MAX
+        assert len({axes.figure for axes in plots}) == 30
+        assert plt.gca() is plots[-1]
+        assert all(len(axes.get_lines()) == 1 for axes in plots)
+        assert drawn(plots[0]).startswith(b"\x89PNG")
+
+    def test_figures_of_others_stay_open(self, project: Path) -> None:
+        experiment = run("one")
+        mine = plt.figure()
+        mine.gca().plot([1, 2])
+        for _ in range(FIGURES_MAX + 5):
+            experiment.plot()
+        assert mine.number in plt.get_fignums()
+        assert len(plt.get_fignums()) == FIGURES_MAX + 1
+
+    def test_an_empty_current_figure_is_drawn_into(self, project: Path) -> None:
+        experiment = run("one", lr=1)
+        figure = plt.figure(figsize=(10, 2))
+        assert experiment.plot().figure is figure
+        assert experiment.plot().figure is not figure, "what is drawn there stays as it is"
+        _, (left, right) = plt.subplots(1, 2)
+        plt.sca(left)
+        assert replicate.experiments.list().scatter("lr") is left
+        assert not right.has_data()
+
+    def test_in_a_notebook_they_are_shown_before_they_are_closed(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown: list[list[int]] = []
+        monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
+        monkeypatch.setattr(plt, "show", lambda: shown.append(plt.get_fignums()))
+        experiment = run("one")
+        for _ in range(FIGURES_MAX):
+            experiment.plot()
+        assert shown == []
+        experiment.plot()
+        assert [len(numbers) for numbers in shown] == [FIGURES_MAX]
 
 
 class TestPoints:

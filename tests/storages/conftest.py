@@ -47,6 +47,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"replicate_core.fsspec_store.{name}", 120.0)
 
 
+@pytest.fixture(autouse=True)
+def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests write as the configuration of their project refers to the environment, and is their own."""
+    monkeypatch.setenv("REPLICATE_TRUST", os.pathsep.join([str(tmp_path), str(tmp_path / "project")]))
+
+
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Starts a server: a context manager that gives its directory and port."""

@@ -75,10 +75,10 @@ def running(arguments: list[str], port: int, log: Path, **environment: str) -> I
     finally:
         with_children(process, signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             with_children(process, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
 
 def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -74,6 +74,7 @@ def training(
     found = TrainingOnS3(project, sys.executable)
     found.server = s3
     found.environment["REPLICATE_CACHE"] = str(tmp_path / "cache")
+    found.environment["REPLICATE_TRUST"] = str(project)
     yield found
     found.clean_up()
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from s3_faults import Fault, FaultS3
 from storage_servers import Place, free_port, running, sshd
@@ -386,3 +387,28 @@ class TestWebdav:
 
     def test_https_where_http_is_spoken_says_so(self, on_webdav: Place) -> None:
         refused(lambda: hasty(on_webdav, scheme="https"), "can't open the storage", permanent=False)
+
+
+def test_a_bucket_with_an_object_lock_takes_what_has_a_checksum() -> None:
+    with FaultS3() as s3:
+        key, secret = next(iter(s3.keys.items()))
+        client = botocore.session.get_session().create_client(
+            "s3", "us-east-1", endpoint_url=s3.url, aws_access_key_id=key, aws_secret_access_key=secret
+        )
+        client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+        rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+        client.put_object_lock_configuration(
+            Bucket="locked", ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+        client.close()
+        place = Place("s3://locked/storage", **s3.options)
+        store = hasty(place)
+        refused(
+            lambda: store.put("data/key", b"x"),
+            r"object lock, .*a checksum: write config_kwargs: \{request_checksum_calculation: when_supported\}",
+            permanent=True,
+        )
+        store = hasty(place, config_kwargs={"request_checksum_calculation": "when_supported"})
+        store.put("data/key", b"x")
+        store.put("data/key", b"y")
+        assert store.get("data/key") == b"y"

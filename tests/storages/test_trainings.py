@@ -182,7 +182,11 @@ def test_a_secret_given_in_code_waits_for_its_owner_alone(
 
 @pytest.mark.parametrize("where", ["s3", "local"])
 def test_thirty_two_processes_lose_nothing_and_see_one_another(
-    where: str, request: pytest.FixtureRequest, tmp_path: Path, environment: dict[str, str]
+    where: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     projects = [tmp_path / f"machine{number}" for number in range(32)]
     for project in projects:
@@ -192,6 +196,8 @@ def test_thirty_two_processes_lose_nothing_and_see_one_another(
             configure(project, request.getfixturevalue("on_s3"))
         else:
             (project / "replicate.yaml").write_text("storage: ../storage\n")
+    monkeypatch.setenv("REPLICATE_TRUST", os.pathsep.join(map(str, projects)))
+    environment["REPLICATE_TRUST"] = os.environ["REPLICATE_TRUST"]
     environment["REPLICATE_RECORDER"] = "none"  # half as many processes, and the same requests
     running = [
         subprocess.Popen(
