@@ -1,5 +1,6 @@
 """The Keras callback: when it saves, what it records, and what it refuses before training begins."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -462,15 +463,31 @@ def test_a_model_that_can_never_be_saved_is_told_of_at_once(project: Path) -> No
     assert callback.experiment.status == "failed"
 
 
+def break_storage(storage: Path) -> None:
+    """Put a file where a storage is, which its recorder may be making anew at this very moment."""
+    for attempt in range(100):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            storage.rename(storage.with_name(f"gone-{attempt}"))
+            storage.write_text("a file where the storage was")
+            return
+    raise AssertionError(f"{storage} is made anew again and again")
+
+
 def test_a_storage_that_fails_does_not_stop_training(project: Path) -> None:
     class Breaking(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                (project / ".replicate/storage").rename(project / "gone")
-                (project / ".replicate/storage").write_text("a file where the storage was")
+                break_storage(project / ".replicate/storage")
 
     model, x, y = model_and_data()
+    callback = ReplicateCallback("model.keras")
+
+    def train():
+        history = model.fit(x, y, epochs=3, verbose=0, callbacks=[Breaking(), callback])
+        callback.experiment.stop()  # the recorder may meet the failure only after training has ended
+        return history
+
     with pytest.warns(UserWarning, match="be stored"):
-        history = model.fit(x, y, epochs=3, verbose=0, callbacks=[Breaking(), ReplicateCallback("model.keras")])
+        history = train()
 
     assert len(history.history["loss"]) == 3
