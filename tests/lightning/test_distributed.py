@@ -92,6 +92,8 @@ if __name__ == "__main__":
     if how == "test":
         url = f"replicate://{{callback.experiment.short_id}}/model.ckpt"
         say("TESTED", trainer.global_rank, trainer.test(Model(), loader, ckpt_path=url, verbose=False))
+    if torch.distributed.is_initialized():  # torch aborts now and then in a process that ends without this
+        torch.distributed.destroy_process_group()
 """
 
 
@@ -254,6 +256,7 @@ for fold in range(2):
     experiment.stop()
 dist.barrier()
 print(*ids)
+dist.destroy_process_group()
 """
 
 
