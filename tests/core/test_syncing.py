@@ -33,10 +33,12 @@ class Lab:
         self.project = project
         self.spool = Spool(project)
         self.begun: list[Queue] = []
+        self.last = ids.ulid(0, bytes(ids.ULID_BYTES))
 
     def killed(self, experiment: str, checkpoints: int = 0) -> Queue:
         origin = Origin(experiment, "../storage", str(self.project), "auto", os.getpid(), socket.gethostname())
-        queue = self.spool.begin(origin, ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES)))
+        self.last = ids.ulid_after(self.last, int(time.time() * 1000), os.urandom(ids.ULID_BYTES))
+        queue = self.spool.begin(origin, self.last)
         queue.append(Created(experiment, utc_now()))
         for step in range(checkpoints):
             facts = CheckpointFacts(ids.random_id(os.urandom(ids.ID_BYTES)), utc_now(), step, {})
