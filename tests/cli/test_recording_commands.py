@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import replicate
-from replicate_core import ids, launching, spool
+from replicate_core import ids, launching, spool, syncing
 from replicate_core.draining import open_queue
 from replicate_core.files import Tree
 from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended
@@ -147,21 +148,29 @@ class TestSync:
         assert cli("sync") == (0, "Nothing is waiting: all that was saved here is stored.\n", "")
         assert kept.is_dir(), "it is for its owner to say what becomes of it"
 
-    def test_waits_for_who_is_storing_already(self, cli: Cli, project: Path) -> None:
+    def test_waits_for_who_is_storing_already(self, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         killed = Killed(project).leave()
         code = (
             "import pathlib, sys, time\nfrom replicate_core.draining import open_queue\n"
             "from replicate_core.spool import Queue\nqueue = Queue(pathlib.Path(sys.argv[1]))\n"
-            "print(queue.take(), flush=True)\ntime.sleep(0.5)\nopen_queue(queue).empty()\n"
+            "print(queue.take(), flush=True)\nsys.stdin.readline()\nopen_queue(queue).empty()\n"
         )
         with subprocess.Popen(
             [sys.executable, "-c", code, str(killed.queue.directory)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path(replicate.__file__).parents[1])},
         ) as other:
             assert other.stdout is not None
             assert other.stdout.readline() == "True\n"
+
+            def sleep(seconds: float) -> None:
+                if not other.stdin.closed:  # it was seen at work: now it may go on
+                    other.stdin.close()
+                time.sleep(seconds)
+
+            monkeypatch.setattr(syncing, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
             assert cli("sync") == (0, "1111111  stored (1 job)\n", "")
         assert replicate.experiments.get(ONE).status == "killed"
 

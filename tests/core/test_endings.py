@@ -427,7 +427,7 @@ class TestAForkedChild:
             "import multiprocessing\nendings.register(one)\ncontext = multiprocessing.get_context('fork')\n"
             "for _ in range(10):\n"
             "    child = context.Process(target=time.sleep, args=(60,))\n    child.start()\n    child.terminate()\n"
-            "    child.join(2)\n    lost = child.exitcode is None\n    child.kill()\n    child.join()\n"
+            "    child.join(30)\n    lost = child.exitcode is None\n    child.kill()\n    child.join()\n"
             "    if lost:\n        sys.exit('it was lost')"
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "one: finished, None\n", "")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving import Died, Storage, fails, remove, until
+from misbehaving import PATIENCE_SECONDS, Died, Storage, fails, remove, until
 
 import replicate_core as replicate
 from replicate_core import launching, recording, spool
@@ -105,7 +105,7 @@ class TestAStorageThatRefuses:
 
     def test_one_that_does_not_answer(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(launching, "READY_SECONDS", 0.3)
-        monkeypatch.setattr(launching, "_PROGRAM", "import time; time.sleep(1.5)")
+        monkeypatch.setattr(launching, "_PROGRAM", "import sys; sys.stdin.read()")  # lives until it is forgotten
         self.refused(project, "../storage", replicate.StorageFailed, "did not answer within")
 
     def test_the_same_without_a_recorder(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ class TestARecorderThatDies:
         for _ in range(launching.STARTS_MAX + 3):
             (project / "model").write_bytes(b"x")
             ids.append(experiment.checkpoint("model", {"loss": 1}).id)
-            storage.recorders[-1].thread.join(5)
+            storage.recorders[-1].thread.join(PATIENCE_SECONDS)  # else the next checkpoint finds it alive
         assert len(storage.recorders) == launching.STARTS_MAX
         before_the_end = len(told)
         experiment.stop()
@@ -587,7 +587,7 @@ def test_a_recorder_leads_a_session_of_its_own(project: Path, with_recorder: Non
     process = recorder_of(experiment)._process
     assert os.getsid(process.pid) == process.pid
     experiment.stop()
-    assert process.poll() == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.usefixtures("with_recorder")
@@ -674,6 +674,7 @@ class TestSeveralExperimentsOfOneProcess:
         (project / "replicate.yaml").write_text("storage: ../other\n")
         others = self.begin(2)
         assert len(self.processes([failing, *others])) == 1
+        until(lambda: not any(queue.waiting() for queue in replicate.Project().spool.queues()))  # nobody writes there
         shutil.rmtree(project.parent / "failing")
         (project.parent / "failing").touch()
         self.save([failing])

@@ -50,7 +50,8 @@ class Objects:
         self.read: list[tuple[int, int | None]] = []
         self.keys: list[str] = []
         self.at_once = self.most_at_once = 0
-        self.pause_seconds = 0.0
+        self.together = 1
+        """How many requests have to be there before the first of them is answered."""
         self._lock = threading.Lock()
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -59,7 +60,10 @@ class Objects:
             self.keys.append(key)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-        time.sleep(self.pause_seconds)
+        deadline = time.monotonic() + 60
+        while self.most_at_once < self.together:
+            assert time.monotonic() < deadline, "the others do not come"
+            time.sleep(0.001)
         with self._lock:
             self.at_once -= 1
         if key not in self.objects:
@@ -258,7 +262,7 @@ class TestAll:
     def test_several_requests_run_at_once_but_not_too_many(self) -> None:
         contents = [bytes([number]) * 100 for number in range(30)]
         repository, file = scattered(contents)
-        repository.store.pause_seconds = 0.01
+        repository.store.together = FETCHES_AT_ONCE
         assert joined(repository, [file]) == [b"".join(contents)]
         assert repository.store.most_at_once == FETCHES_AT_ONCE
         assert len(repository.store.read) == 30

@@ -337,7 +337,7 @@ class TestTheEnd:
         training.point()
         until(lambda: training.queue.state().done == 2)
         (training.queue.directory / "owner").unlink()
-        one.thread.join(5)
+        one.thread.join(PATIENCE_SECONDS)
         assert training.state().ended is None
         assert one.returncode == recorder.LEFT
 
@@ -347,13 +347,15 @@ class TestGathering:
         monkeypatch.setattr(recorder, "GATHER_SECONDS", (0.3, 0.3))
         start(training, storage)
         until(lambda: training.queue.state().done == 1)
+        began = time.monotonic()
         for _ in range(100):
             training.point()
             time.sleep(0.005)
+        took = time.monotonic() - began
         training.end()
         until(lambda: not training.queue.directory.exists())
         assert len(training.stored()) == 100
-        assert 1 <= len(storage.records("checkpoints")) <= 20
+        assert 1 <= len(storage.records("checkpoints")) <= took / 0.3 + 3
 
     def test_points_that_come_while_others_are_stored_wait_for_their_turn(
         self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
@@ -363,13 +365,15 @@ class TestGathering:
         start(training, storage)
         until(lambda: training.queue.state().done == 1)
         storage.before = takes(0.03, of="-checkpoints")
+        began = time.monotonic()
         for _ in range(150):
             training.point()
             time.sleep(0.01)
+        took = time.monotonic() - began
         training.end()
         until(lambda: not training.queue.directory.exists())
         assert len(training.stored()) == 150
-        assert len(storage.records("checkpoints")) <= 10
+        assert len(storage.records("checkpoints")) <= took / 0.5 + 3
 
     def test_files_do_not_wait(self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recorder, "GATHER_SECONDS", (600.0, 600.0))

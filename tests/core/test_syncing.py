@@ -141,8 +141,10 @@ class TestSomebodyElseWhoIsAtIt:
     def test_who_is_stopped_is_named_once_while_it_is_waited_for(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.5)
-        monkeypatch.setattr(syncing, "PATIENCE_SECONDS", 0.1)
+        clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+        clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+        monkeypatch.setattr(syncing, "time", clock)
+        monkeypatch.setattr(syncing, "STALLED_SECONDS", 2 * syncing.PATIENCE_SECONDS)
         assert lab.killed(ONE).take()
         told: list[str] = []
         sync(lab.spool, tell=told.append)

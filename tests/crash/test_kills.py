@@ -484,8 +484,10 @@ def test_the_recorder_is_killed_while_somebody_else_stores(case: Case) -> None:
     training = case.start_training(steps=10, pause_seconds=0.3)
     until(lambda: case.told(case.runs[-1], "saved"))
     (queue,) = Spool(case.project).queues()
+    training.send_signal(signal.SIGSTOP)  # else the next recorder may come first
     kill_recorder(case)
     until(queue.take)
+    training.send_signal(signal.SIGCONT)
     try:
         until(lambda: len(case.processes("recorder")) > 1)
         time.sleep(1.0)  # the second one sees that the queue is taken

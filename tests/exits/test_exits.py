@@ -198,6 +198,15 @@ class Training:
     def experiments(self) -> list[replicate.Experiment]:
         return list(replicate.Project(directory=self.project).experiments.list())
 
+    def recording(self) -> int:
+        """How many experiments have not said their last word."""
+        return sum(queue.is_owned() for queue in replicate.Project(directory=self.project).spool.queues())
+
+    def wait_until_over(self, others: int = 0) -> None:
+        """Wait until the training has said its last word, and only waits for what is left to store."""
+        until(lambda: self.recording() <= others, "the training comes to its end")
+        time.sleep(0.7)  # it goes on waiting
+
     def wait_until_settled(self) -> None:
         """Wait until nothing waits any more and nobody is at work."""
         until(lambda: not self.queues(), "nothing is left in the spool")
@@ -258,6 +267,11 @@ def training(project: Path, python: str) -> Iterator[Training]:
 
 WITH = "with replicate.init({'lr': 0.1}) as experiment:\n"
 INIT = "experiment = replicate.init({'lr': 0.1})\n"
+GATED = (
+    "print('ready', flush=True)\nwhile not os.path.exists(os.environ['REPLICATE_TEST_GATE']):\n    time.sleep(0.01)\n"
+    "save_all(experiment)\n"
+)
+"""What is saved once the gate is shut, however long that takes."""
 
 
 def own(text: str) -> str:
@@ -451,8 +465,7 @@ class TestAtOnce:
 
     def test_by_os_exit_with_everything_still_to_be_stored(self, training: Training) -> None:
         training.with_gate()
-        run = training.start(INIT + "print('ready', flush=True)\ntime.sleep(0.5)\n"
-                             "save_all(experiment)\nos._exit(5)\n").wait_for("ready")  # fmt: skip
+        run = training.start(INIT + GATED + "os._exit(5)\n").wait_for("ready")
         training.shut()
         assert run.finish().code == 5
         (experiment,) = training.experiments()
@@ -493,7 +506,7 @@ class TestAtOnce:
 
 class TestByCtrlC:
     LONG = "save_all(experiment)\nprint('ready', flush=True)\ntime.sleep(60)\n"
-    WAITING = "print('ready', flush=True)\ntime.sleep(0.5)\nsave_all(experiment)\nprint('done', flush=True)\n"
+    WAITING = GATED + "print('done', flush=True)\n"
 
     def test_once(self, training: Training) -> None:
         run = training.start(INIT + self.LONG).wait_for("ready").send(signal.SIGINT).finish()
@@ -520,7 +533,7 @@ class TestByCtrlC:
         training.shut()
         run.wait_for("done").send(signal.SIGINT)
         until(lambda: "Traceback" in run.err, "the first Ctrl-C ends the training")
-        time.sleep(0.7)
+        training.wait_until_over()
         assert run.process.poll() is None  # it waits
         run.send(signal.SIGINT).finish(seconds=10)
         assert "`replicate sync`" in run.err
@@ -535,7 +548,7 @@ class TestByCtrlC:
         run = training.start(INIT + self.WAITING).wait_for("ready")
         training.shut()
         run.wait_for("done")
-        time.sleep(0.7)
+        training.wait_until_over()
         assert run.process.poll() is None
         run.send(signal.SIGINT).finish(seconds=10)
         assert "`replicate sync`" in run.err
@@ -549,7 +562,7 @@ class TestByCtrlC:
         run = training.start(INIT + self.WAITING + "experiment.stop()\nprint('still', flush=True)\n").wait_for("ready")
         training.shut()
         run.wait_for("done")
-        time.sleep(0.7)
+        training.wait_until_over()
         run.send(signal.SIGINT).finish(seconds=10)
         assert (run.code, run.said("still")) == (-signal.SIGINT, [])
         assert "`replicate sync`" in run.err
@@ -608,7 +621,7 @@ class TestBySigterm:
         run = training.start(INIT + TestByCtrlC.WAITING).wait_for("ready")
         training.shut()
         run.wait_for("done")
-        time.sleep(0.7)
+        training.wait_until_over()
         assert run.process.poll() is None
         run.send(signal.SIGTERM).finish(seconds=10)
         assert run.code in (143, -signal.SIGTERM)
@@ -625,11 +638,13 @@ class TestBySigterm:
         ).wait_for("ready")
         training.shut()
         run.wait_for("done")
-        time.sleep(0.7)
+        training.wait_until_over(others)
         run.send(signal.SIGTERM)
-        time.sleep(1)
-        training.open()
+        if others:
+            until(lambda: not training.recording(), "the signal ends the other one, too")
+            training.open()
         run.finish(seconds=20)
+        training.open()
         assert run.said("still") == []
         assert run.code in (143, -signal.SIGTERM)
         training.wait_until_settled()
@@ -894,8 +909,7 @@ class TestAround:
         """What waited when it was made belongs to nobody there, and is stored there."""
         training.with_gate()
         run = training.start(
-            f"import shutil\n{INIT}print('ready', flush=True)\ntime.sleep(0.5)\nsave_all(experiment)\n"
-            "shutil.copytree('.', '../backup')\nprint('copied', flush=True)\n"
+            f"import shutil\n{INIT}{GATED}shutil.copytree('.', '../backup')\nprint('copied', flush=True)\n"
         ).wait_for("ready")
         training.shut()
         run.wait_for("copied")
@@ -934,11 +948,11 @@ class TestInATerminal:
     def test_the_end_of_a_run_shows_what_it_waits_for(self, training: Training) -> None:
         """Where Python refuses new threads already: 3.12 does at exit."""
         training.with_gate()
-        script = INIT + "print('ready', flush=True)\ntime.sleep(0.5)\nsave_all(experiment)\nprint('done', flush=True)\n"
+        script = INIT + TestByCtrlC.WAITING
         run = training.start(script, terminal=True).wait_for("ready")
         training.shut()
         run.wait_for("done")
-        time.sleep(1.5)
+        until(lambda: "storing what is left" in run.err, "it shows what it waits for")
         assert run.process.poll() is None
         training.open()
         run.finish(seconds=20)
@@ -974,8 +988,7 @@ class TestWithoutARecorder:
     def test_ctrl_c_while_it_stores(self, training: Training) -> None:
         """What is left is stored by the end, or said to be left."""
         training.with_gate()
-        run = training.start(INIT + "print('ready', flush=True)\ntime.sleep(0.5)\nsave_all(experiment)\n")
-        run.wait_for("ready")
+        run = training.start(INIT + GATED).wait_for("ready")
         training.shut()
         time.sleep(1)
         run.send(signal.SIGINT)
