@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from replicate_core.adapting import copy_for_training as copy_for_training
     from replicate_core.adapting import discard as discard
     from replicate_core.adapting import expand_template as expand_template
+    from replicate_core.adapting import has_random_state as has_random_state
     from replicate_core.adapting import warn_of_machine as warn_of_machine
     from replicate_core.adapting import whole_from_1 as whole_from_1
     from replicate_core.checkpoint import Checkpoint, CheckpointList
@@ -127,6 +128,7 @@ _PLACES = {
     "discard": ("adapting", "discard"),
     "expand_template": ("adapting", "expand_template"),
     "experiments": ("project", "experiments"),
+    "has_random_state": ("adapting", "has_random_state"),
     "init": ("project", "init"),
     "is_number": ("values", "is_number"),
     "join": ("project", "join"),

@@ -26,6 +26,9 @@ AUTO = "auto"
 
 DEFAULT_OVERHEAD = 0.05
 
+_GENERATORS = frozenset({"Generator", "RandomState", "Random", "SeedGenerator"})
+"""Classes of numpy, torch, Python and Keras."""
+
 warn_of_machine = telling.warn
 """Warns of the trouble of a machine while a training runs: no filter makes it end that."""
 
@@ -139,6 +142,15 @@ def check_experiment(experiment: object) -> None:
     """Check what is to be recorded into, if anything. Raises `InvalidInput`."""
     if experiment is not None and not isinstance(experiment, Experiment):
         raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+
+
+def has_random_state(thing: object) -> bool:
+    """Tell whether an object holds a random generator of its own, such as `numpy.random.default_rng()`.
+
+    What it draws depends on all that was drawn before, and no global seed says what that is.
+    """
+    attributes = getattr(thing, "__dict__", {})
+    return any(type(value).__name__ in _GENERATORS for value in attributes.values())
 
 
 def discard(experiment: Experiment) -> bool:

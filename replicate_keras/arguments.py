@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from numbers import Real
+from typing import Any
 
 import replicate_core
-from replicate_core import AUTO, EPOCH, InvalidInput, PrimaryMetric, is_number, whole_from_1
+from replicate_core import AUTO, EPOCH, InvalidInput, PrimaryMetric, whole_from_1
 
 _MORE_IS_BETTER = re.compile(r"acc|auc|f1|f_?beta|fscore|precision|recall|iou|dice|r2|similarity")
 _LESS_IS_BETTER = re.compile(r"loss|err|mse|mae|mape|msle|rmse|crossentropy|divergence|perplexity|hinge|poisson")
@@ -49,6 +51,11 @@ def check_save_freq(save_freq: object) -> str | int:
     raise InvalidInput(f'save_freq must be "epoch", "auto", or a number of batches from 1, got {save_freq!r}{hint}')
 
 
+def _is_real(value: object) -> bool:
+    """Tell whether a value is a number of any library, such as `np.float32`."""
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
 class Best:
     """What is monitored, and the best value of it so far.
 
@@ -62,20 +69,18 @@ class Best:
         InvalidInput: the mode is none, or can't be told from the name.
     """
 
-    def __init__(
-        self, monitor: str | None, mode: str, primary_metric: PrimaryMetric | None, threshold: float | None
-    ) -> None:
+    def __init__(self, monitor: str | None, mode: str, primary_metric: PrimaryMetric | None, threshold: Any) -> None:
         if mode not in ("auto", "min", "max"):
             raise InvalidInput(f'mode must be "auto", "min" or "max", got {mode!r}')
         if monitor is not None and not isinstance(monitor, str):
             raise InvalidInput(f"monitor must be the name of a metric, got {monitor!r}")
-        if threshold is not None and not is_number(threshold):
+        if threshold is not None and not _is_real(threshold):
             raise InvalidInput(f"initial_value_threshold must be a number, got {threshold!r}")
         self.monitor = monitor or (primary_metric.name if primary_metric else "val_loss")
         if mode == "auto" and primary_metric is not None and primary_metric.name == self.monitor:
             mode = "min" if primary_metric.goal == "minimize" else "max"
         self._mode = mode
-        self.value = threshold
+        self.value: float | None = None if threshold is None else float(threshold)
 
     def improves(self, value: float) -> bool:
         """Tell whether a number is better than all before, and remember it then. NaN is not."""

@@ -119,8 +119,10 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         resume: str | None = None,
         experiment: replicate_core.Experiment | None = None,
     ) -> None:
+        check_params(params)  # first: what ModelCheckpoint takes second stands there
         self._primary_metric = check_primary_metric(primary_metric)
         self._best = Best(monitor, mode, self._primary_metric, initial_value_threshold)
+        self._threshold = self._best.value
         # Its file is never written: ours is.
         super().__init__("unused.weights.h5", monitor=self._best.monitor, save_weights_only=True)
         self.save_weights_only = save_weights_only
@@ -129,14 +131,12 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         self.period = check_period(period, self.save_freq)
         self.verbose = check_verbose(verbose)
         check_options(options)
-        check_params(params)
         places = ("epoch",) if self.save_freq == EPOCH else ("epoch", "batch")
         self.filepath = check_filepath(filepath, save_weights_only=save_weights_only, places=places)
         self.experiment = experiment
         self._is_given = experiment is not None
         self._begin = {"params": params, "name": name, "tags": tags, "notes": notes}
         self._resume = resume
-        self._threshold = initial_value_threshold
         self._max_overhead = check_overhead(max_overhead, self.save_freq)
         self._saves_on_exception = save_on_exception
         self._keep = check_keep(keep_best, keep_last, self._primary_metric)
@@ -432,6 +432,12 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
     def _is_wanted(self, metrics: Mapping[str, Any], batch: int | None) -> bool:
         """Tell whether `save_best_only` lets this moment be saved."""
         monitor, value, best = self._best.monitor, metrics.get(self._best.monitor), self._best.value
+        if is_number(value) and value != value and not self._has_compared:  # noqa: PLR0124  # NaN
+            self._warn_once(
+                f"{monitor} is NaN",
+                f"save_best_only compares numbers, and {monitor!r} is NaN: every model is saved until it is a number",
+            )
+            return True
         if is_number(value):
             self._has_compared = True
             is_better = self._best.improves(value)
@@ -465,8 +471,11 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
     def _primary_in(self, metrics: Mapping[str, Any], batch: int | None) -> PrimaryMetric | None:
         """The primary metric, if it is known by now: batches know nothing of validation."""
         primary = self._primary_metric
-        if primary is None or batch is None or primary.name in metrics:
+        if primary is None or primary.name in metrics:
             return primary
+        if batch is None:
+            fit = current_fit(self.model) if primary.name.startswith("val_") else None
+            return primary if fit is None or fit.validates(self._epoch) else None  # not due yet: nothing to warn of
         self._lacks_primary = True
         self._warn_once(
             f"{primary.name} after batches",
@@ -521,6 +530,12 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._has_compared = restored.best != self._threshold
             self._best.value = restored.best
         self._keep_rate(restored)
+        if states.loses_layer_states(self.model):
+            self._warn_once(
+                "states of layers",
+                "the states of layers with stateful=True are not saved by Keras: they begin at zero, and training ends "
+                "with other weights than it would have without the restart",
+            )
         states.swap(self._siblings, restored)
         epochs = (self.params or {}).get("epochs")
         is_over = states.was_stopped(self._siblings, restored.callbacks) and epochs

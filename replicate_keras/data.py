@@ -16,6 +16,8 @@ from typing import Any
 
 import keras
 
+from replicate_core import has_random_state
+
 MAX_SECONDS = 600.0
 """How long to draw again what was drawn before a restart."""
 
@@ -29,12 +31,19 @@ class Fit:
         epochs: the object that it draws batches from, epoch by epoch.
         initial_epoch: the one that it was told to begin with.
         has_steps: whether it was told how many steps an epoch has.
+        validation_freq: after every how many epochs, or after which, it validates.
     """
 
     data: Any
     epochs: Any
     initial_epoch: int
     has_steps: bool
+    validation_freq: Any
+
+    def validates(self, epoch: int) -> bool:
+        """Whether it validates after this epoch, if it validates at all."""
+        frequency = self.validation_freq
+        return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
     def draw_again(self, until: int) -> bool:
         """Draw what was drawn in the epochs before `until`; returns whether there was time enough for it."""
@@ -57,12 +66,16 @@ class Fit:
     def remembers(self) -> bool:
         """Whether the data depends on what was drawn before, by more than the global random states."""
         data = self.data
+        if self.has_steps:  # epochs do not begin where the data begins
+            return True
         if isinstance(data, keras.utils.PyDataset):
+            if has_random_state(data) or any(isinstance(value, keras.Layer) for value in vars(data).values()):
+                return True
             hooks = ("on_epoch_begin", "on_epoch_end")
             return any(getattr(type(data), hook) is not getattr(keras.utils.PyDataset, hook) for hook in hooks)
         kinds = [f"{base.__module__}.{base.__name__}" for base in type(data).__mro__]
         if any(kind.startswith("grain.") for kind in kinds):
-            return self.has_steps  # else each epoch begins it anew
+            return False  # each epoch begins it anew
         if any(kind.startswith("torch.utils.data.") and kind.endswith(".DataLoader") for kind in kinds):
             return _loader_remembers(data)
         is_pipeline = any(kind.startswith("tensorflow.python.") and "Dataset" in kind for kind in kinds)
@@ -86,7 +99,11 @@ def _loader_remembers(loader: Any) -> bool:
     kinds = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
     has_state = loader.generator is not None or getattr(loader.sampler, "generator", None) is not None
     return (
-        has_state or type(loader.sampler) not in kinds or type(loader.batch_sampler).__module__ != kinds[0].__module__
+        has_state
+        or loader.persistent_workers  # their random states go on from epoch to epoch
+        or has_random_state(loader.dataset)
+        or type(loader.sampler) not in kinds
+        or type(loader.batch_sampler).__module__ != kinds[0].__module__
     )
 
 
@@ -97,7 +114,11 @@ def current_fit(model: Any) -> Fit | None:
         found = frame.f_locals
         if frame.f_code.co_name == "fit" and found.get("self") is model and "epoch_iterator" in found:
             return Fit(
-                found["x"], found["epoch_iterator"], found["initial_epoch"], found["steps_per_epoch"] is not None
+                found["x"],
+                found["epoch_iterator"],
+                found["initial_epoch"],
+                found["steps_per_epoch"] is not None,
+                found.get("validation_freq", 1),
             )
         frame = frame.f_back
     return None

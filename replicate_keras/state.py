@@ -199,6 +199,8 @@ def restore_random_states(model: Any, states: dict[str, Any]) -> None:
     if "numpy" in states:
         name, keys, *rest = states["numpy"]
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
+    if len(_seed_generators(model)) < len(states["seed_generators"]):
+        keras.random.uniform(())  # makes the seed generator that all of Keras shares
     for variable, value in zip(_seed_generators(model), states["seed_generators"], strict=False):
         variable.assign(value)
     if "torch" in states and (torch := sys.modules.get("torch")) is not None:
@@ -215,7 +217,27 @@ def _text_of(tensor: Any) -> str:
 
 
 def _seed_generators(model: Any) -> list[Any]:
-    return [item for item in model.non_trainable_variables if item.path.endswith("seed_generator_state")]
+    found = [item for item in model.non_trainable_variables if item.path.endswith("seed_generator_state")]
+    shared = _shared_seed_generator()
+    return found if shared is None else [*found, shared.state]
+
+
+def _shared_seed_generator() -> Any:
+    """The one that `keras.random` draws from where it is given no seed; None if nothing was drawn yet."""
+    with suppress(ImportError, AttributeError):  # there is no public way to it
+        from keras.src.backend.common import global_state  # noqa: PLC0415
+
+        return global_state.get_global_attribute("global_seed_generator")
+    return None
+
+
+def loses_layer_states(model: Any) -> bool:
+    """Tell whether a recurrent layer of the model goes on with a state from batch to batch that no file of Keras holds.
+
+    With JAX the states are variables of the training, and come back.
+    """
+    is_lost = keras.config.backend() != "jax"
+    return is_lost and any(getattr(layer, "stateful", False) for layer in getattr(model, "layers", ()))
 
 
 def come_last(callback: Any) -> list[Any]:

@@ -199,6 +199,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._goes_on = self._unsaved = self._has_saved = self._has_warned = self._is_described = False
         self._random: list[dict[str, Any]] | None = None
         self._plateaus: dict[str, float] = {}
+        self._described: list[dict[str, Any]] = []
+        self._optimizers: list[dict[str, Any]] | None = None
+        self._paths: tuple[str, str] | None = None
         self._switched: dict[str, dict[str, bool]] = {}
         self._switches: dict[str, dict[str, bool]] | None = None
         self._has_started = self._is_over = self._has_average = False
@@ -226,11 +229,15 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
         Give it to Lightning wherever it takes a path. Empty if there is no checkpoint, as in `ModelCheckpoint`.
         """
+        if self._paths is not None:
+            return self._paths[0]
         return _url(None if self.experiment is None else self.experiment.best_or_latest())
 
     @property
     def last_model_path(self) -> str:
         """Where the last checkpoint of this training is; see `best_model_path`."""
+        if self._paths is not None:
+            return self._paths[1]
         return _url(None if self.experiment is None else self.experiment.latest())
 
     # Hooks of Lightning.
@@ -254,12 +261,14 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self._random, self._plateaus = saved.get("random"), saved.get("plateaus", {})
             self._switched, self._has_average = saved.get("switched", {}), "averaged" in saved
             self._parent = {"experiment": saved.get("experiment"), "global_step": checkpoint["global_step"]}
+            self._optimizers = saved.get("optimizers")
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         random = states.of_all_ranks(trainer)  # every rank calls this
         identity = self.experiment.id if self.experiment is not None else None
         plateaus = states.plateaus(trainer) if self._is_at_epoch_end else {}
         saved: dict[str, Any] = {"random": random, "plateaus": plateaus, "experiment": identity}
+        saved["optimizers"] = self._described
         if self._switches is not None:
             saved["switched"] = states.switched(pl_module, self._switches)
         if (by := averaging.averaged_by(trainer, is_over=self._is_over)) is not None:
@@ -271,6 +280,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return
         if self._begins_late:
             self._prepare(trainer, pl_module)
+        self._described = states.described(trainer.optimizers)
+        if self._goes_on:
+            states.check_optimizers(self._described, self._optimizers)
         self._begin()  # not before: if the model could not be restored, nothing is recorded
         if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
             self._goes_on = False
@@ -291,6 +303,13 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._plateaus = {}
         if self._goes_on and was_stopped(trainer):
             trainer.should_stop = True
+        if self._goes_on and states.draws_by_itself(trainer.train_dataloader):
+            warn(
+                "the data loader, or its dataset, holds a random generator of its own, of which nothing is saved: it "
+                "draws from the beginning again, and training ends with other weights than it would have without the "
+                "restart. Draw from torch's or NumPy's global generator instead",
+                stacklevel=2,
+            )
         self._epoch = trainer.current_epoch
         self._saved_step = self._due_step = self._steps.done(trainer)
         self._began = self._due_at = time.monotonic()
@@ -373,8 +392,12 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def after_training(self, trainer: Any) -> None:
         """Save what `fit` returns, where that is not what was saved last: all callbacks were told that it is over."""
-        if not self._is_training or self.filepath is None:
-            return
+        if self._is_training and self.filepath is not None:
+            self._save_what_fit_returns(trainer)
+        if self._is_training and trainer.world_size > 1:  # the others see what is stored, and that may be older
+            self._paths = trainer.strategy.broadcast((self.best_model_path, self.last_model_path))
+
+    def _save_what_fit_returns(self, trainer: Any) -> None:
         self._is_over = True
         by = averaging.averaged_by(trainer, is_over=True)
         is_new = by is not None and not self._has_average and not averaging.is_in_every_checkpoint(trainer)

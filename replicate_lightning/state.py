@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from replicate_core import InvalidInput, has_random_state, warn
+
 NAME = "replicate"
 """Of the entry in a checkpoint of Lightning."""
 
@@ -55,6 +57,14 @@ def restore_random_states(states: dict[str, Any]) -> None:
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
 
 
+def draws_by_itself(loader: Any) -> bool:
+    """Whether a data loader of torch draws from a random generator of its own, or its dataset does."""
+    if not isinstance(loader, torch.utils.data.DataLoader) or hasattr(loader, "state_dict"):
+        return False  # a loader that can say where it is goes on from there
+    own = getattr(loader.sampler, "generator", None) is not None or loader.generator is not None
+    return own or has_random_state(loader.dataset)
+
+
 def switches(module: Any) -> dict[str, dict[str, bool]]:
     """What of a module is trained: which of its parameters, and of which BatchNorm layers the statistics."""
     tracking = {name: getattr(part, "track_running_stats", None) for name, part in module.named_modules()}
@@ -81,6 +91,60 @@ def switch(module: Any, changed: dict[str, dict[str, bool]]) -> None:
     for name, value in changed.get("track_running_stats", {}).items():
         if name in parts:
             parts[name].track_running_stats = value
+
+
+def described(optimizers: list[Any]) -> list[dict[str, Any]]:
+    """What tells optimizers apart that are just made: their class, the sizes of their groups, and learning rates."""
+    return [
+        {
+            "class": type(optimizer).__name__,
+            "groups": [len(group["params"]) for group in optimizer.param_groups],
+            "rates": [float(group["lr"]) for group in optimizer.param_groups if "lr" in group],
+        }
+        for optimizer in optimizers
+    ]
+
+
+def check_optimizers(now: list[dict[str, Any]], before: list[dict[str, Any]] | None) -> None:
+    """Make sure that what was saved fits the optimizers of this start, and say so if their learning rates differ.
+
+    Args:
+        now: as `described`.
+        before: those of the start that was saved; None if an earlier version has saved it.
+
+    Raises:
+        InvalidInput: it does not fit.
+    """
+    if before is None:
+        return
+    if len(now) != len(before) or not all(map(_fits, now, before)):
+        raise InvalidInput(
+            f"the optimizers were {_shape(before)} when this run began, and are {_shape(now)} now: what was saved does "
+            "not fit. Was configure_optimizers changed since? Then begin anew: another name, or no resume"
+        )
+    rates = ((old["rates"], new["rates"]) for old, new in zip(before, now, strict=True))
+    if (changed := next(((old, new) for old, new in rates if old != new[: len(old)]), None)) is not None:
+        old, new = changed
+        warn(
+            f"the learning rate is {_shown(new)} in configure_optimizers, and was {_shown(old)} when this run began: "
+            "training goes on with that of the checkpoint. Should it be the new one, set it in on_train_start",
+            stacklevel=4,
+        )
+
+
+def _fits(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether an optimizer is of the same kind; groups that `BaseFinetuning` has added may come behind the others."""
+    groups = now["groups"][: len(before["groups"])]
+    return bool(now["class"] == before["class"] and groups == before["groups"])
+
+
+def _shape(optimizers: list[dict[str, Any]]) -> str:
+    shown = (f"{one['class']} of {'+'.join(map(str, one['groups']))} parameters" for one in optimizers)
+    return ", ".join(shown) or "none"
+
+
+def _shown(rates: list[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def plateaus(trainer: Any) -> dict[str, float]:

@@ -24,6 +24,8 @@ class Steps:
         def note(*_: object) -> None:
             self._are_made = True
 
+        if not _changes_weights(trainer):  # the module holds optimizers of its own, which are not seen here
+            self._are_made = True
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, "register_step_post_hook"):  # what wraps one (DeepSpeed's) has no such hook
                 optimizer.register_step_post_hook(note)
@@ -32,6 +34,13 @@ class Steps:
         """So many are done."""
         counted = int(trainer.global_step)
         return counted if counted or not self._are_made else _batches(trainer)
+
+
+def _changes_weights(trainer: Any) -> bool:
+    """Whether an optimizer that Lightning knows has weights of the module; for none it makes one that has not."""
+    held = {id(parameter) for parameter in trainer.lightning_module.parameters()}
+    groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+    return any(id(parameter) in held for group in groups for parameter in group["params"])
 
 
 def _batches(trainer: Any) -> int:

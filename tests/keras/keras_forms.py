@@ -189,6 +189,32 @@ def sequence_with_a_state() -> Form:
     return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (Shuffled(),))
 
 
+class Augmented(keras.utils.PyDataset):
+    """Adds noise that depends on all that was drawn before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = np.random.default_rng(5)
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, index: int) -> Any:
+        rows = slice(10 * index, 10 * index + 10)
+        return X[rows] + self.random.normal(size=X[rows].shape).astype("float32"), Y[rows]
+
+
+@form()
+def sequence_with_a_generator() -> Form:
+    return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (Augmented(),))
+
+
+@form()
+def arrays_of_which_an_epoch_is_a_part() -> Form:
+    options = {"batch_size": 2, "steps_per_epoch": STEPS}
+    return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (X, Y), options)
+
+
 @form()
 def generator_with_a_state() -> Form:
     def batches() -> Any:
@@ -373,6 +399,27 @@ def loader_with_a_state() -> Form:
     pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
     random = torch.Generator().manual_seed(3)
     data = torch.utils.data.DataLoader(pairs, batch_size=10, shuffle=True, generator=random)
+    return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (data,), {"shuffle": False})
+
+
+class Noisy:
+    """A dataset of torch with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(5)
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index] + self.random.normal(size=4).astype("float32"), Y[index]
+
+
+@form(needs="torch")
+def loader_of_a_dataset_with_a_generator() -> Form:
+    import torch
+
+    data = torch.utils.data.DataLoader(Noisy(), batch_size=10, shuffle=True)
     return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (data,), {"shuffle": False})
 
 

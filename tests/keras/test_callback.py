@@ -92,6 +92,55 @@ def test_a_metric_that_batches_do_not_have_is_no_primary_metric_of_theirs(projec
     assert experiment.best() is not None
 
 
+@pytest.mark.parametrize("frequency", [2, [2, 4]], ids=str)
+def test_an_epoch_that_is_not_validated_lacks_its_metric_without_a_word(project: Path, frequency: object) -> None:
+    callback = ReplicateCallback("model.keras", primary_metric=("val_loss", "minimize"))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        experiment = fit(callback, epochs=4, validation_split=0.5, validation_freq=frequency)
+    assert ours(warned) == []
+    known = [checkpoint.primary_metric is not None for checkpoint in experiment.checkpoints]
+    assert known == [False, True, False, True]
+
+
+def test_one_that_is_validated_and_lacks_it_is_warned_of(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", primary_metric=("val_los", "minimize"))
+    with pytest.warns(UserWarning, match="'val_los' is not among the metrics"):
+        fit(callback, epochs=2, validation_split=0.5, validation_freq=2)
+
+
+def test_a_monitor_that_is_never_a_number_saves_every_model_with_one_warning(project: Path) -> None:
+    callback = ReplicateCallback("model.keras", monitor="q", mode="max", save_best_only=True)
+    with pytest.warns(UserWarning, match="'q' is NaN: every model is saved until it is a number") as warned:
+        fit_with(callback, lambda: {"q": float("nan")}, epochs=3)
+    assert len([item for item in warned if "'q' is NaN" in str(item.message)]) == 1
+    (experiment,) = replicate.experiments.list()
+    assert [checkpoint.path for checkpoint in experiment.checkpoints] == ["model.keras"] * 3
+
+
+def test_once_it_is_a_number_the_best_is_saved_only(project: Path) -> None:
+    values = iter([float("nan"), 1.0, float("nan"), 0.5, 2.0])
+    callback = ReplicateCallback("model.keras", monitor="q", mode="max", save_best_only=True)
+    with pytest.warns(UserWarning, match="'q' is NaN"):
+        fit_with(callback, lambda: {"q": next(values)}, epochs=5)
+    (experiment,) = replicate.experiments.list()
+    assert [checkpoint.path is not None for checkpoint in experiment.checkpoints] == [True, True, False, False, True]
+
+
+def test_a_threshold_may_be_a_scalar_of_numpy(project: Path) -> None:
+    callback = ReplicateCallback(
+        "model.keras", monitor="loss", save_best_only=True, initial_value_threshold=np.float32(1e-9)
+    )
+    experiment = fit(callback, epochs=2)
+    assert [checkpoint.path for checkpoint in experiment.checkpoints] == [None, None]
+    assert callback.best == pytest.approx(1e-9)
+
+
+def test_what_stood_where_model_checkpoint_did_is_told_what_came_second() -> None:
+    with pytest.raises(replicate.InvalidInput, match=r"params must be a dictionary.*monitor='val_loss'"):
+        ReplicateCallback("model.keras", "val_loss", 1)
+
+
 @pytest.mark.parametrize("filepath", ["model.hdf5", "model.h5", "model.keras", "deep/er/model.keras"])
 def test_the_saved_model_comes_back_and_predicts_the_same(filepath: str, project: Path) -> None:
     model, x, y = model_and_data()

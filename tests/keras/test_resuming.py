@@ -851,3 +851,18 @@ def test_after_a_resume_saving_is_due_at_the_same_moments(project: Path, options
         whole, _, killed = train("whole", 9), train("killed", 2), train("killed", 9)
     assert killed == whole
     assert [step for step, is_validated in whole if not is_validated] == [3, 6, 9, 12, 15]
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="JAX keeps them, and on torch Keras fails by itself")
+def test_states_of_layers_that_keras_does_not_save_are_warned_of(project: Path) -> None:
+    def train(epochs: int, resume: str) -> None:
+        layers = [keras.Input(batch_shape=(5, 3, 2)), keras.layers.LSTM(3, stateful=True), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile("adam", "mse")
+        callback = ReplicateCallback("model.keras", name="stateful", resume=resume)
+        model.fit(np.ones((10, 3, 2)), np.ones(10), 5, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback])
+
+    train(1, "auto")
+    (first,) = replicate.experiments.list()
+    with pytest.warns(UserWarning, match="states of layers with stateful=True are not saved by Keras"):
+        train(2, first.id)

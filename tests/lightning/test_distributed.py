@@ -89,6 +89,7 @@ if __name__ == "__main__":
     )
     loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
     trainer.fit(Model(), loader, torch.utils.data.DataLoader(data, batch_size=8))
+    say("PATH", trainer.global_rank, callback.best_model_path, callback.last_model_path)
     if how == "test":
         url = f"replicate://{{callback.experiment.short_id}}/model.ckpt"
         say("TESTED", trainer.global_rank, trainer.test(Model(), loader, ckpt_path=url, verbose=False))
@@ -194,7 +195,9 @@ def test_every_rank_can_read_the_checkpoint_that_it_names(project: Path) -> None
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     output = train(project, "ddp", "pytorch_lightning", "test", launcher=torchrun)
     assert sorted(line[:8] for line in output.splitlines() if line.startswith("TESTED")) == ["TESTED 0", "TESTED 1"]
-    assert len(replicate.experiments.list()) == 1
+    (experiment,) = replicate.experiments.list()
+    (paths,) = {line.split(" ", 2)[2] for line in output.splitlines() if line.startswith("PATH")}
+    assert paths.split() == [f"replicate://{one.id}/model.ckpt" for one in (experiment.best(), experiment.latest())]
 
 
 def test_all_agree_when_to_save_by_the_clock(project: Path) -> None:

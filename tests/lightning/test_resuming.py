@@ -438,6 +438,66 @@ def test_the_checkpoints_of_lightning_hold_random_states_too(one_pl, project: Pa
 # What can't be gone on with.
 
 
+def adam(module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(module.parameters(), 0.01)
+
+
+def in_groups(module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": [module.layer.weight]}, {"params": [module.layer.bias]}], 0.01)
+
+
+@pytest.mark.parametrize("made", [adam, in_groups])
+def test_other_optimizers_are_refused_and_a_finished_run_stays_finished(
+    one_pl, project: Path, run, make_module, made
+) -> None:
+    first = run(one_pl, 2)
+    with pytest.raises(replicate.InvalidInput, match="optimizers were SGD of 2 parameters when this run began, and"):
+        run(one_pl, 4, resume=first.id, module=make_module(one_pl, configure_optimizers=made))
+    first.refresh()
+    assert (first.status, steps(first)) == ("finished", [0, 1])
+    assert len(replicate.experiments.list()) == 1
+
+
+def test_another_learning_rate_gives_way_to_that_of_the_checkpoint_with_a_warning(
+    one_pl, project: Path, run, make_module
+) -> None:
+    def faster(module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(module.parameters(), 0.5)
+
+    first = run(one_pl, 2)
+    with pytest.warns(UserWarning, match="learning rate is 0.5 in configure_optimizers, and was 0.01 when this run"):
+        second = run(one_pl, 4, resume=first.id, module=make_module(one_pl, configure_optimizers=faster))
+    assert_equal(second, run(one_pl, 4, name="whole"))
+
+
+class Noisy(torch.utils.data.TensorDataset):
+    """Has a random generator of its own."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        super().__init__(*tensors)
+        self.random = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize("own", ["loader", "dataset"])
+def test_a_random_generator_of_the_data_is_warned_of(
+    one_pl, project: Path, make_module, make_trainer, *, validation, own: str
+) -> None:
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+    def train(epochs: int, resume: str) -> None:
+        random = torch.Generator().manual_seed(3) if own == "loader" else None
+        data = Noisy(rows) if own == "dataset" else torch.utils.data.TensorDataset(rows)
+        together = {"collate_fn": lambda items: torch.stack([row for (row,) in items])}
+        loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True, generator=random, **together)
+        callback = ReplicateCallback(name="own", resume=resume)
+        make_trainer(one_pl, callback, epochs=epochs).fit(make_module(one_pl), loader, validation)
+
+    train(2, "auto")
+    (first,) = replicate.experiments.list()
+    with pytest.warns(UserWarning, match="holds a random generator of its own, of which nothing is saved"):
+        train(3, first.id)
+
+
 def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> None:
     def add(module, checkpoint) -> None:
         checkpoint["added"] = timedelta(1)

@@ -49,6 +49,23 @@ def test_a_number_of_steps_counts_across_epochs(pl, project: Path, fit) -> None:
     assert [checkpoint.extra["epoch"] for checkpoint in experiment.checkpoints] == [0, 1]
 
 
+def test_an_optimizer_that_the_module_keeps_to_itself_is_counted_by_batches(
+    one_pl, project: Path, fit, make_module
+) -> None:
+    def training_step(module, batch, batch_idx) -> None:
+        optimizer = module.__dict__.setdefault("own", torch.optim.SGD(module.parameters(), 0.01))
+        optimizer.zero_grad()
+        module.layer(batch).pow(2).mean().backward()
+        optimizer.step()
+
+    module = make_module(one_pl, training_step=training_step, configure_optimizers=lambda _: None)
+    module.automatic_optimization = False
+    callback = ReplicateCallback(save_freq=3)
+    with pytest.warns(UserWarning, match="configure_optimizers"):
+        fit(one_pl, callback, module=module)
+    assert steps(callback.experiment) == [3, 6]
+
+
 def test_a_due_step_at_which_nothing_is_saved_makes_no_other_one_due(one_pl, project: Path, fit) -> None:
     assert steps(fit(one_pl, ReplicateCallback(None, save_freq=3))) == [3, 6]
 
