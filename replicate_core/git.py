@@ -28,9 +28,9 @@ def common_directory(own: Path) -> Path:
 
 
 def read(path: Path) -> str:
-    """A small file of git; empty where it is not there or can't be read."""
+    """A small file of git; empty where it is not there, is a pipe or a device, or can't be read."""
     try:
-        return path.read_text("utf-8", "replace")
+        return path.read_text("utf-8", "replace") if path.is_file() else ""
     except OSError:
         return ""
 

@@ -231,6 +231,8 @@ def _owns(path: Path, shown: str, *, below: str) -> list[_Level]:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would make us wait, or never end
+            raise OSError("it is no regular file, but a directory, a pipe or a device, or a link to one")
         return path.read_bytes()
     except OSError as error:
         raise ConfigInvalid(f"{path} can't be used: {error}. {_SYNTAX}") from error

@@ -507,8 +507,9 @@ def metrics_of(checkpoints: Sequence[CheckpointFacts]) -> Iterator[Mapping[str, 
 
 
 def saved_paths(checkpoints: Iterable[CheckpointFacts]) -> frozenset[str]:
-    """The files and directories that checkpoints saved."""
-    return frozenset(item.path for item in checkpoints if item.path is not None)
+    """The files and directories that checkpoints saved; not those that one could not save."""
+    saved = (item for item in checkpoints if item.has_files or item.is_released or item.lacks is not None)
+    return frozenset(item.path for item in saved if item.path is not None)
 
 
 def nearest_with_files(checkpoints: Sequence[CheckpointFacts], checkpoint: str) -> list[CheckpointFacts]:

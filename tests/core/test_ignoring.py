@@ -157,6 +157,18 @@ class TestReplicateIgnore:
         with pytest.raises(ConfigInvalid, match=rf"project/{place}\.replicateignore can't be used: .*\.gitignore"):
             saved(project)
 
+    @pytest.mark.parametrize("name", [IGNORE_FILE, KEEPSAKE_IGNORE_FILE])
+    def test_a_pipe_in_its_place_is_named_and_not_waited_for(self, project: Path, name: str) -> None:
+        os.mkfifo(project / name)
+        with pytest.raises(ConfigInvalid, match=f"{name} can't be used: it is no regular file"):
+            saved(project)
+
+    @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no device to link to")
+    def test_nor_is_a_device_read(self, project: Path) -> None:
+        (project / IGNORE_FILE).symlink_to("/dev/zero")
+        with pytest.raises(ConfigInvalid, match="it is no regular file"):
+            saved(project)
+
     def test_one_that_is_a_directory_is_named(self, project: Path) -> None:
         (project / IGNORE_FILE).mkdir()
         with pytest.raises(ConfigInvalid, match=r"\.replicateignore can't be used"):
@@ -258,3 +270,14 @@ def test_patterns_tell_what_matches_itself_from_what_lies_in_what_matches() -> N
     assert Patterns(["src/"]).match("src/a.py", "a.py") is None
     assert Patterns(["*", "!src/"]).match("src/a.py", "a.py") is True
     assert not Patterns(["", "# nothing"])
+
+
+@pytest.mark.parametrize("place", [".git", ".git/HEAD", ".git/commondir", ".git/packed-refs"])
+def test_pipes_in_place_of_gits_own_files_are_not_waited_for(project: Path, place: str) -> None:
+    if place != ".git":
+        run_git(project, "init", "-q")
+        (project / place).unlink(missing_ok=True)
+    os.mkfifo(project / place)
+    assert git.read(project / place) == ""
+    write(project, **{"train.py": ""})
+    assert "train.py" in saved(project)
