@@ -209,6 +209,36 @@ def sequence_with_a_generator() -> Form:
     return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (Augmented(),))
 
 
+class Blurred(Augmented):
+    """Is augmented by a layer, which draws from a seed generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = None
+        self.noise = keras.layers.GaussianNoise(0.5, seed=3)
+
+    def __getitem__(self, index: int) -> Any:
+        rows = slice(10 * index, 10 * index + 10)
+        return keras.ops.convert_to_numpy(self.noise(X[rows], training=True)), Y[rows]
+
+
+@form()
+def sequence_with_a_layer() -> Form:
+    return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (Blurred(),))
+
+
+class Unseeded(keras.layers.Layer):
+    """Draws from the seed generator that all of Keras shares."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + 0.1 * keras.random.normal(keras.ops.shape(inputs))
+
+
+@form(on=("torch", "tensorflow"))
+def layer_that_draws_without_a_seed() -> Form:
+    return Form(layered(Unseeded(), keras.layers.Dense(3), keras.layers.Dense(1)))
+
+
 @form()
 def arrays_of_which_an_epoch_is_a_part() -> Form:
     options = {"batch_size": 2, "steps_per_epoch": STEPS}
@@ -413,6 +443,28 @@ class Noisy:
 
     def __getitem__(self, index: int) -> Any:
         return X[index] + self.random.normal(size=4).astype("float32"), Y[index]
+
+
+class InWorkers:
+    """Draws from the random state of a worker, which goes on from epoch to epoch."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch
+
+        return X[index] + torch.randn(4).numpy(), Y[index]
+
+
+@form(needs="torch")
+def loader_whose_workers_persist() -> Form:
+    import torch
+
+    torch.manual_seed(7)
+    options = {"batch_size": 10, "shuffle": True, "num_workers": 1, "persistent_workers": True}
+    data = torch.utils.data.DataLoader(InWorkers(), **options)
+    return Form(layered(keras.layers.Dense(3), keras.layers.Dense(1)), (data,), {"shuffle": False})
 
 
 @form(needs="torch")
