@@ -5,11 +5,11 @@ Reads files and builds YAML nodes; what they mean is in `config`.
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import yaml
+
+from replicate_core.descriptors import read_regular
 
 FILE_BYTES_MAX = 1 << 20
 """Maximum size of a file."""
@@ -100,16 +100,7 @@ def read_text(file: Path) -> str:
         OSError: it can't be read, is no regular file, or is larger.
         UnicodeDecodeError: it is not UTF-8.
     """
-    _check_is_regular(os.stat(file))  # opening a device may do something
-    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as opened:
-        _check_is_regular(os.fstat(descriptor))
-        data = opened.read(FILE_BYTES_MAX + 1)
+    data = read_regular(file, FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
         raise OSError(f"it has more than {FILE_BYTES_MAX} bytes, which is no configuration")
     return data.decode("utf-8")
-
-
-def _check_is_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no regular file, but a directory, a pipe or a device, or a link to one")

@@ -7,6 +7,7 @@ opens. What a C library prints then lands in that file.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +35,28 @@ def open_above(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> i
 def opener(path: str, flags: int) -> int:
     """`open_above` for `open(..., opener=opener)`."""
     return open_above(path, flags)
+
+
+def read_regular(path: Path, bytes_max: int | None = None) -> bytes:
+    """Read a regular file, which a link may lead to; a pipe or a device is never waited for.
+
+    Args:
+        path: the file.
+        bytes_max: no more than this is read; by default all of it.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+    """
+    _check_is_regular(os.stat(path))  # opening a device may do something
+    descriptor = open_above(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as opened:
+        _check_is_regular(os.fstat(descriptor))
+        return opened.read(-1 if bytes_max is None else bytes_max)
+
+
+def _check_is_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file, but a directory, a pipe or a device, or a link to one")
 
 
 def occupy_standard() -> None:

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from replicate_core.descriptors import read_regular
+
 COMMAND_SECONDS = 5
 """Maximum number of seconds that git may take."""
 
@@ -30,7 +32,7 @@ def common_directory(own: Path) -> Path:
 def read(path: Path) -> str:
     """A small file of git; empty where it is not there, is a pipe or a device, or can't be read."""
     try:
-        return path.read_text("utf-8", "replace") if path.is_file() else ""
+        return read_regular(path).decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError:
         return ""
 

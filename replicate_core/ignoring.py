@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from replicate_core import git
+from replicate_core.descriptors import read_regular
 from replicate_core.errors import ConfigInvalid
 from replicate_core.names import local_name, portable
 
@@ -231,8 +232,6 @@ def _owns(path: Path, shown: str, *, below: str) -> list[_Level]:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would make us wait, or never end
-            raise OSError("it is no regular file, but a directory, a pipe or a device, or a link to one")
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise ConfigInvalid(f"{path} can't be used: {error}. {_SYNTAX}") from error

@@ -432,13 +432,14 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
     def _is_wanted(self, metrics: Mapping[str, Any], batch: int | None) -> bool:
         """Tell whether `save_best_only` lets this moment be saved."""
         monitor, value, best = self._best.monitor, metrics.get(self._best.monitor), self._best.value
-        if is_number(value) and value != value and not self._has_compared:  # noqa: PLR0124  # NaN
-            self._warn_once(
-                f"{monitor} is NaN",
-                f"save_best_only compares numbers, and {monitor!r} is NaN: every model is saved until it is a number",
-            )
-            return True
         if is_number(value):
+            if value != value and not self._has_compared:  # noqa: PLR0124  # NaN
+                self._warn_once(
+                    f"{monitor} is NaN",
+                    f"save_best_only compares numbers, and {monitor!r} is NaN: every model is saved until it is a "
+                    "number",
+                )
+                return True
             self._has_compared = True
             is_better = self._best.improves(value)
             than = f"from {'None' if best is None else format(best, '.5f')}"

@@ -97,11 +97,9 @@ def _loader_remembers(loader: Any) -> bool:
     """Whether a loader of torch draws from anything but torch's global random state."""
     torch = sys.modules["torch"]
     kinds = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
-    has_state = loader.generator is not None or getattr(loader.sampler, "generator", None) is not None
     return (
-        has_state
+        any(map(has_random_state, (loader, loader.sampler, loader.dataset)))
         or loader.persistent_workers  # their random states go on from epoch to epoch
-        or has_random_state(loader.dataset)
         or type(loader.sampler) not in kinds
         or type(loader.batch_sampler).__module__ != kinds[0].__module__
     )

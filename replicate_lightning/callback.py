@@ -395,7 +395,8 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if self._is_training and self.filepath is not None:
             self._save_what_fit_returns(trainer)
         if self._is_training and trainer.world_size > 1:  # the others see what is stored, and that may be older
-            self._paths = trainer.strategy.broadcast((self.best_model_path, self.last_model_path))
+            own = (self.best_model_path, self.last_model_path) if trainer.is_global_zero else None
+            self._paths = trainer.strategy.broadcast(own)
 
     def _save_what_fit_returns(self, trainer: Any) -> None:
         self._is_over = True

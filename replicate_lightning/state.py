@@ -61,8 +61,7 @@ def draws_by_itself(loader: Any) -> bool:
     """Whether a data loader of torch draws from a random generator of its own, or its dataset does."""
     if not isinstance(loader, torch.utils.data.DataLoader) or hasattr(loader, "state_dict"):
         return False  # a loader that can say where it is goes on from there
-    own = getattr(loader.sampler, "generator", None) is not None or loader.generator is not None
-    return own or has_random_state(loader.dataset)
+    return any(map(has_random_state, (loader, loader.sampler, loader.dataset)))
 
 
 def switches(module: Any) -> dict[str, dict[str, bool]]:

@@ -19,9 +19,12 @@ def test_code_is_not_hidden_by_a_checkpoint_that_could_not_save_a_file_of_its_pa
 ) -> None:
     (project / "table.bin").write_bytes(b"as it was at first")
     experiment = replicate.init({})
-    refuse = replicate.StorageFailed("the file is being written all the time", permanent=True)
+
+    def refuse(*_: object) -> None:
+        raise replicate.StorageFailed("the file is being written all the time", permanent=True)
+
     with monkeypatch.context() as patched:
-        patched.setattr("replicate_core.recording.Recording._stage_with_room", Raises(refuse))
+        patched.setattr("replicate_core.recording.Recording._stage_with_room", refuse)
         with pytest.warns(UserWarning, match="are not saved, only its metrics"):
             checkpoint = experiment.checkpoint("table.bin", {"loss": 1}, step=9)
     experiment.stop()
@@ -29,16 +32,6 @@ def test_code_is_not_hidden_by_a_checkpoint_that_could_not_save_a_file_of_its_pa
         assert file.read() == b"as it was at first"
     experiment.checkout("../back", what="code")
     assert (project / "../back/table.bin").read_bytes() == b"as it was at first"
-
-
-class Raises:
-    """Raises an error, however it is called."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def __call__(self, *_: object) -> None:
-        raise self.error
 
 
 def save(experiment: replicate.Experiment, text: str, loss: float, path: str = "model.txt") -> replicate.Checkpoint:
