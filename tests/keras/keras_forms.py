@@ -457,7 +457,7 @@ class InWorkers:
         return X[index] + torch.randn(4).numpy(), Y[index]
 
 
-@form(needs="torch")
+@form(on=("torch",))  # JAX warns of processes that fork
 def loader_whose_workers_persist() -> Form:
     import torch
 
