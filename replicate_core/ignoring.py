@@ -223,8 +223,9 @@ def _is_pattern(line: str) -> bool:
 
 def _owns(path: Path, shown: str, *, below: str) -> list[_Level]:
     """A `.replicateignore`."""
+    data = _read(path)  # what it raises is said well already, and is a ValueError, too
     try:
-        patterns = Patterns(_read(path).decode("utf-8").splitlines())
+        patterns = Patterns(data.decode("utf-8").splitlines())
     except ValueError as error:
         raise ConfigInvalid(f"{path} can't be used: {error}. {_SYNTAX}") from error
     return [_Level(patterns, shown, below)] if patterns else []
