@@ -43,17 +43,20 @@ class TestAround(test_exits.TestAround):
 
 
 class TrainingOnS3(Training):
-    """A project that stores on S3. The gate is at the server."""
+    """A project that stores on S3. The gate is at the server; the file only tells the training that it is shut."""
 
     server: FaultS3
 
     def with_gate(self) -> Training:
+        self.environment["REPLICATE_TEST_GATE"] = str(self._gate)
         return self
 
     def shut(self) -> None:
         self.server.gate.clear()
+        super().shut()
 
     def open(self) -> None:
+        super().open()
         self.server.gate.set()
 
     def wait_until_settled(self) -> None:
