@@ -7,9 +7,9 @@ and what lies in a directory that is ignored can't be taken back. All of `.repli
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -32,6 +32,14 @@ _BELOW = re.compile(r"(?<=/)\*\*(?=/?\s*$)")
 """`a/**` is what lies below `a`; pathspec takes `a` itself for that, too."""
 
 _SYNTAX = "Its syntax is that of .gitignore"
+
+_ANY_NAMES = "(?:/.+)?"
+"""How an expression says `/**`: any number of names."""
+
+_STAR = "[^/]*"
+
+_TOKEN = re.compile(r"\(\?:/\.\+\)\?|\(\?:\.\+/\)\?|(?:\[\^/\]\*)+|\[\^?\]?(?:\\.|[^\]])*\]|\\.|.", re.DOTALL)
+"""What an expression is made of: `/**`, `**/`, `*` (several in a row are as one), a set of characters, a character."""
 
 _DIRECTORY_MARK = re.compile(r"\(\?P<\w+>/\)(\.\*)?")
 """The slash behind which a pattern that matches a directory also matches what is in it."""
@@ -94,7 +102,57 @@ def _compiled(texts: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(f"(?:{text})" for text in texts), re.DOTALL) if texts else None
+    numbers = count()
+    found = "|".join(f"(?:{_without_retries(text, numbers)})" for text in texts)
+    return re.compile(found, re.DOTALL) if texts else None
+
+
+def _without_retries(text: str, numbers: Iterator[int]) -> str:
+    """The same expression, matched in linear time: hostile patterns such as `*a*a*a*a*b` would take hours.
+
+    What stands between two `*` is of one length, so that its first place is as good as any later one. The same holds
+    for the names between two `**`. Neither is looked for again (an atomic group, which Python 3.10 does not know:
+    https://docs.python.org/3/library/re.html, as `fnmatch.translate` does it).
+
+    Args:
+        text: an expression of pathspec's.
+        numbers: makes the names of groups unique in the expression that this becomes part of.
+    """
+    parts: list[list[str]] = [[]]  # each but the first begins with a `**`
+    for token in _TOKEN.findall(text):
+        if token in (_ANY_NAMES, _ANYWHERE[1:]):
+            parts.append([])
+        if token.startswith(_STAR):
+            parts[-1].append(_STAR)
+        else:
+            parts[-1].append(f"(?!/){token}" if token.startswith("[") else token)  # as in git, no set holds the slash
+    made = [_names_without_retries(part, numbers) for part in parts]
+    for index, part in enumerate(made[1:-1], start=1):
+        lazy = part.replace(".+", ".+?", 1).replace(")?", ")??", 1)
+        made[index] = _first(f"{lazy}(?=/)", numbers)
+    return "".join(made)
+
+
+def _names_without_retries(tokens: Sequence[str], numbers: Iterator[int]) -> str:
+    """As `_without_retries`, for the `*` in names."""
+    made: list[str] = []
+    star: int | None = None
+    """Where, in what was made, the last `*` of this name is."""
+    for token in tokens:
+        if token == _STAR:
+            if star is not None:
+                made[star:] = [_first(f"{_STAR}?{''.join(made[star + 1 :])}", numbers)]
+            star = len(made)
+        elif token == "/":
+            star = None
+        made.append(token)
+    return "".join(made)
+
+
+def _first(text: str, numbers: Iterator[int]) -> str:
+    """An expression that takes the first match of `text`, and never another one."""
+    name = f"first{next(numbers)}"
+    return f"(?=(?P<{name}>{text}))(?P={name})"
 
 
 @dataclass(frozen=True, slots=True)

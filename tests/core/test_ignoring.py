@@ -225,7 +225,7 @@ class TestWhatGitTracks:
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.b", "a b", ".a", "b!"])
-WORDS = st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", "*.b", "[ab]", "a.b", "a b", "\\!", ".a", "a\\*"])
+WORDS = st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", "*.b", "[ab]", "a.b", "a b", "\\!", ".a", "a\\*", "[!a]", "*a*b*", "?*b"])
 LINES = st.tuples(
     st.sampled_from(["", "", "!"]),
     st.sampled_from(["", "", "/"]),
@@ -271,6 +271,29 @@ def test_patterns_tell_what_matches_itself_from_what_lies_in_what_matches() -> N
     assert Patterns(["src/"]).match("src/a.py", "a.py") is None
     assert Patterns(["*", "!src/"]).match("src/a.py", "a.py") is True
     assert not Patterns(["", "# nothing"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 10 + "b", "a" * 200),
+        ("*" * 3000 + "a", "b" * 250),
+        ("[ab]*" * 40 + "c", "ab" * 120),
+        ("a/**/" * 20 + "b", "/".join("a" * 1500)),
+        ("**/*a*" * 20 + "b/**/b", "/".join(["a" * 20] * 100)),
+    ],
+)
+def test_hostile_patterns_take_no_longer_than_others(pattern: str, path: str) -> None:
+    """Each would take longer than the universe has lasted, were every way to match it tried."""
+    assert Patterns([pattern]).match(path, path[path.rfind("/") + 1 :]) is None
+
+
+def test_wildcards_take_what_git_takes() -> None:
+    patterns = Patterns(["a*b*c", "/x/**/y*z/w/**/c"])
+    assert patterns.match("abbc", "abbc") is patterns.match("q/a-b-b-c-c", "a-b-b-c-c") is True
+    assert patterns.match("acb", "acb") is None
+    assert patterns.match("x/yz/w/1/yz/2/c", "c") is patterns.match("x/1/yz/w/c", "c") is True
+    assert patterns.match("x/yz/2/c", "c") is None
 
 
 @pytest.mark.parametrize("place", [".git", ".git/HEAD", ".git/commondir", ".git/packed-refs"])
