@@ -112,9 +112,13 @@ def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only:
 
 def _makes_room(path: str, new: AbstractSet[str], in_order: Sequence[str]) -> bool:
     """Tell whether a file or link makes room for new paths: it is one of them, or above one, or below one."""
-    after = bisect.bisect_left(in_order, f"{path}/")
-    is_above = after < len(in_order) and in_order[after].startswith(f"{path}/")
-    return path in new or is_above or not new.isdisjoint(_parents(path))
+    return path in new or _is_above(path, in_order) or not new.isdisjoint(_parents(path))
+
+
+def _is_above(directory: str, in_order: Sequence[str]) -> bool:
+    """Tell whether one of these paths, which are in order, lies in a directory."""
+    after = bisect.bisect_left(in_order, f"{directory}/")
+    return after < len(in_order) and in_order[after].startswith(f"{directory}/")
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -227,15 +231,23 @@ def _mode(saved: int) -> int:
 
 
 def _move_into_place(layout: Layout, staging: Path, root: Path) -> None:
+    private = sorted(path for path, file in layout.files.items() if not file.mode & 0o077)
+    shared = sorted(path for path, file in layout.files.items() if file.mode & 0o077)
+
+    def mode(directory: Path) -> int:
+        """A directory with files of this user alone was closed to others, maybe."""
+        path = portable(directory.relative_to(root).as_posix())
+        return 0o700 if _is_above(path, private) and not _is_above(path, shared) else 0o777
+
     for number, path in enumerate(layout.files):
         target = root / local_name(path)
-        make_directories(target.parent)
+        make_directories(target.parent, mode)
         os.replace(staging / str(number), target)
     for path in layout.directories:
         make_directories(root / local_name(path))
     for path, link_target in layout.links.items():
         target = root / local_name(path)
-        make_directories(target.parent)
+        make_directories(target.parent, mode)
         fresh = temporary_beside(target)
         os.symlink(local_name(link_target), fresh)
         os.replace(fresh, target)

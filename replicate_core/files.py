@@ -429,11 +429,16 @@ def _regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def make_directories(directory: Path) -> None:
-    """Make a directory, and those above it. Unlike `mkdir` of `pathlib`, it takes any number of them."""
+def make_directories(directory: Path, mode: Callable[[Path], int] = lambda _: 0o777) -> None:
+    """Make a directory, and those above it. Unlike `mkdir` of `pathlib`, it takes any number of them.
+
+    Args:
+        directory: the directory.
+        mode: gives the mode of each that is made, less what the user's umask says.
+    """
     missing: list[Path] = []
     while not directory.is_dir() and directory != directory.parent:
         missing.append(directory)
         directory = directory.parent
     for one in reversed(missing):
-        one.mkdir(exist_ok=True)
+        one.mkdir(mode(one), exist_ok=True)

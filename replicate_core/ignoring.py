@@ -138,14 +138,14 @@ def _names_without_retries(tokens: Sequence[str], numbers: Iterator[int]) -> str
     made: list[str] = []
     star: int | None = None
     """Where, in what was made, the last `*` of this name is."""
-    for token in tokens:
-        if token == _STAR:
+    for part in tokens:
+        if part == _STAR:
             if star is not None:
                 made[star:] = [_first(f"{_STAR}?{''.join(made[star + 1 :])}", numbers)]
             star = len(made)
-        elif token == "/":
+        elif part == "/":
             star = None
-        made.append(token)
+        made.append(part)
     return "".join(made)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,9 @@ class Journal:
         Args:
             start: the place.
             count_max: no more than so many.
+
+        Raises:
+            Corrupted: something else stands in place of a file of it.
         """
         lines: list[Line] = []
         damaged = b""
@@ -144,8 +148,11 @@ class Journal:
 
     def _scan(self, segment: int, offset: int) -> Iterator[tuple[tuple[Value] | None, bytes, Mark]]:
         """The lines of a file from a byte on: the document, if it can be read; what of the line can't; its end."""
+        path = self._path(segment)
         try:
-            file = open(self._path(segment), "rb", opener=_follow_nothing)
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise Corrupted(f"{path} is no file of a journal, but a link, a pipe or the like")
+            file = open(path, "rb", opener=_follow_nothing)
         except FileNotFoundError:  # it was forgotten meanwhile
             return
         with file:
@@ -161,6 +168,10 @@ class Journal:
                     yield None, line, Mark(segment, offset)
                 else:
                     yield (document,), line[:begins], Mark(segment, offset)
+
+    def segments(self) -> list[Path]:
+        """Its files, in order."""
+        return [self._path(segment) for segment in self._segments()]
 
     def _segments(self) -> list[int]:
         try:

@@ -308,6 +308,8 @@ def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled
             waiting += [_waiting_record(queue, job) for job in queue.waiting()]
         except Corrupted as error:
             (unusable or warn)(error)
+        except OSError as error:
+            (unusable or warn)(Corrupted(f"{queue.directory} can't be read: {error}"))
     return _Spooled(alive, waiting)
 
 

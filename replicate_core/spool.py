@@ -86,6 +86,7 @@ _SYNCED = "synced"
 _WHOLE = "whole"
 _ORIGIN = "origin.json"
 _PROOF = "proof"
+_STATE = "state.json"
 _TORN = "torn-"
 _DAMAGED = "damaged-"
 
@@ -175,6 +176,8 @@ class Stranger:
         """What to do about it."""
         if not self.is_own:
             return "Only that user can store what is in it"
+        if self.queue.strange_part() is not None:
+            return "Put back what belongs there, or delete it; `replicate sync` then stores what else is in it"
         return (
             f"If you have saved it, `replicate sync --accept {self.queue.directory.name}` shows what is in it, asks, "
             "and stores it. If not, delete it"
@@ -211,7 +214,7 @@ class Spool:
                 with suppress(OSError):  # it is gone by now
                     status = queue.directory.lstat()
                     is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == ownership.user()
-                    if why is not None and not (is_own and (queue.is_owned() or queue.is_taken())):
+                    if why is not None and not (is_own and queue.is_in_use()):
                         found.append(Stranger(queue, why, is_own))
         return found
 
@@ -224,8 +227,8 @@ class Spool:
         """
         if not stranger.is_own:
             raise InvalidInput(f"{stranger.why}. {stranger.todo}")
-        if strange := ownership.strange_below(stranger.queue.directory):
-            raise InvalidInput(f"{strange} is neither a file nor a directory of this user, so it is no part of a queue")
+        if strange := stranger.queue.strange_part() or ownership.strange_below(stranger.queue.directory):
+            raise InvalidInput(f"{strange} is no part of a queue: those are files and directories of this user")
         queue = Queue(self.directory / stranger.queue.directory.name)
         with self._translating():
             self._make()
@@ -402,10 +405,25 @@ class Queue:
             if proof is None:
                 return "an earlier version of replicate has left it, or somebody else has put it there"
             if ownership.is_proven(self.directory / _ORIGIN, self.directory.name, proof):
-                return None
+                strange = self.strange_part()
+                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue has"
         except OSError as error:
             return f"it can't be looked at: {error}"
         return "it was made by another user or with another home directory, and copied there, or it was changed"
+
+    def strange_part(self) -> Path | None:
+        """What stands in place of a file or directory of a queue, and is none; None if there is no such thing."""
+        directories = {self._journal.directory, self.directory / "files", self.directory / "spares"}
+        for path in (self._owner, self._recorder, self.directory / _STATE, *directories, *self._journal.segments()):
+            with suppress(FileNotFoundError):
+                is_kind = stat.S_ISDIR if path in directories else stat.S_ISREG
+                if not is_kind(path.lstat().st_mode):
+                    return path
+        return None
+
+    def is_in_use(self) -> bool:
+        """Tell whether a living process appends or stores, whatever stands in place of its locks."""
+        return self.strange_part() is None and (self.is_owned() or self.is_taken())
 
     def origin(self) -> Origin:
         """What is known of the queue.
@@ -681,8 +699,9 @@ class Queue:
     def state(self) -> State:
         """How far storing has come."""
         try:
-            return _decode_state(expect_mapping(loads((self.directory / "state.json").read_bytes())))
-        except (OSError, Corrupted, KeyError):  # nothing is stored yet; or all is, and the queue is gone
+            data = ownership.read_own(self.directory / _STATE)
+            return State() if data is None else _decode_state(expect_mapping(loads(data)))
+        except (Corrupted, KeyError):  # as where there is none: nothing is stored yet; or all is, and the queue is gone
             return State()
 
     def set_state(self, state: State) -> None:
@@ -698,7 +717,7 @@ class Queue:
                 self._keep_room(_NEWS)
 
     def _write_state(self, state: State) -> None:
-        path = self.directory / "state.json"
+        path = self.directory / _STATE
         temporary = temporary_beside(path)
         try:
             write_privately(temporary, dumps(_encode_state(state)).encode())

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from replicate_core.descriptors import open_above, opener
 from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text
 from replicate_core.errors import Corrupted
 from replicate_core.files import Tree
+from replicate_core.names import local_name
 from replicate_core.steady import Copied, Unreadable, copy_steadily, read_steadily
 from replicate_core.values import Value
 
@@ -79,6 +80,7 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
     """
     files: list[StagedFile] = []
     left_out, growing = dict(tree.unreadable), []
+    reach = _Reach()
     with ExitStack() as stack:
         shared = _SharedCopy(directory / _SMALL, stack)
         for number, (path, source) in enumerate(tree.files.items()):
@@ -93,10 +95,42 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
                 own.unlink(missing_ok=True)
                 left_out[path] = error.why
                 continue
-            files.append(file)
+            files.append(replace(file, mode=file.mode & reach.of(path, source)))
             if copied.is_growing:
                 growing.append(path)
     return Staged(directory, tuple(files), tree.links, tree.directories, left_out, tuple(growing))
+
+
+class _Reach:
+    """Who may reach files through the directories of a tree: a file that others may read in one that they may not."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, int] = {}
+
+    def of(self, path: str, source: Path) -> int:
+        """The bits of its mode that count.
+
+        Args:
+            path: the path of a file in the tree.
+            source: the file. A directory above it counts if the tree has it, too: it has the name that `path` says.
+        """
+        mask = 0o777
+        for name, directory in zip(path.split("/")[-2::-1], source.parents, strict=False):
+            if directory.name != local_name(name):
+                break
+            if directory not in self._known:
+                self._known[directory] = self._mask(directory)
+            mask &= self._known[directory]
+        return mask
+
+    @staticmethod
+    def _mask(directory: Path) -> int:
+        try:
+            mode = directory.stat().st_mode
+        except OSError:  # it is gone by now
+            return 0o777
+        group, others = (0o070 if mode & 0o010 else 0), (0o007 if mode & 0o001 else 0)
+        return 0o700 | group | others
 
 
 class _SharedCopy:

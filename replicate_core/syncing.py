@@ -148,7 +148,7 @@ def _count(queue: Queue) -> int:
     """How many jobs wait; 0 where that can't be read, which emptying it will say."""
     try:
         return len(queue.waiting())
-    except Corrupted:
+    except (Corrupted, OSError):
         return 0
 
 

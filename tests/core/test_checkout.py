@@ -216,6 +216,17 @@ class TestCheckingOut:
             os.umask(before)
         assert stat.S_IMODE((output / "file").stat().st_mode) == found
 
+    def test_directories_with_private_files_alone_are_private(self, repository: Repository, output: Path) -> None:
+        files = {"keys/deep/key": 0o600, "keys/note": 0o600, "mixed/key": 0o600, "mixed/readme": 0o644}
+        plan = Layout({path: stored(repository, path, mode=mode) for path, mode in files.items()}, {"l/k": "x"}, ("e",))
+        before = os.umask(0o022)
+        try:
+            check_out(repository, plan, output)
+        finally:
+            os.umask(before)
+        found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in output.rglob("*") if path.is_dir()}
+        assert found == {"keys": 0o700, "deep": 0o700, "mixed": 0o755, "l": 0o755, "e": 0o755}
+
     def test_what_was_private_is_readable_for_nobody_else_while_it_is_fetched(
         self, repository: Repository, output: Path
     ) -> None:

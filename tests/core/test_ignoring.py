@@ -225,7 +225,9 @@ class TestWhatGitTracks:
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.b", "a b", ".a", "b!"])
-WORDS = st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", "*.b", "[ab]", "a.b", "a b", "\\!", ".a", "a\\*", "[!a]", "*a*b*", "?*b"])
+WORDS = st.sampled_from(
+    ["a", "b", "*", "?", "**", "a*", "*b", "*.b", "[ab]", "a.b", "a b", "\\!", ".a", "a\\*", "[!a]", "*a*b*", "?*b"]
+)
 LINES = st.tuples(
     st.sampled_from(["", "", "!"]),
     st.sampled_from(["", "", "/"]),

@@ -77,6 +77,27 @@ class TestCopies:
         assert staged.links == {"link": "script"}
         assert staged.directories == ("logs",)
 
+    def test_what_lies_in_a_private_directory_is_private(self, project: Path, copies: Path) -> None:
+        """Others could not reach it, whatever its own mode says; and they can't once it is somewhere else."""
+        modes = {"keys": 0o700, "keys/deep": 0o755, "team": 0o750, "open": 0o755}
+        for name in modes:
+            (project / name).mkdir()
+            (project / name / "file").write_bytes(b"x")
+            (project / name / "file").chmod(0o775)
+        for name, mode in modes.items():
+            (project / name).chmod(mode)
+        project.chmod(0o700)  # where the project is says nothing of what is in it
+        files = {f"{name}/file": project / name / "file" for name in modes}
+        files["elsewhere/file"] = project / "keys" / "file"  # what is called otherwise in the tree is no part of it
+        staged = stage(Tree(files), copies)
+        assert {file.path.removesuffix("/file"): file.mode for file in staged.files} == {
+            "keys": 0o700,
+            "keys/deep": 0o700,
+            "team": 0o770,
+            "open": 0o775,
+            "elsewhere": 0o775,
+        }
+
     def test_nothing_makes_no_copies(self, copies: Path) -> None:
         assert stage(Tree(), copies) == Staged(copies)
         assert os.listdir(copies) == []

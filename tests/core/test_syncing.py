@@ -8,18 +8,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from misbehaving import until
 
-from replicate_core import ids, syncing
+from replicate_core import ids, spool, syncing
 from replicate_core.draining import Drain, open_queue
+from replicate_core.errors import Corrupted, InvalidInput
+from replicate_core.listing import Source
 from replicate_core.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Origin, Queue, Spool, Trouble
+from replicate_core.spool import Origin, Queue, Spool, State, Trouble
 from replicate_core.store import LocalStore
 from replicate_core.syncing import Synced, sync
 
@@ -89,6 +91,60 @@ def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pyte
     assert lab.stored() == [ONE, OTHER]
     assert lab.spool.queues() == []
     assert sync(lab.spool) == []
+
+
+class TestSomethingStrangeInAQueue:
+    """This user has made the queue, and what stands in it now is no part of it: the others are not hindered."""
+
+    PARTS = ("state.json", "owner", "recorder", "journal/00000001.jsonl")
+
+    @pytest.mark.parametrize(
+        ("part", "kind"),
+        [("journal", "link"), ("journal", "pipe"), *product(PARTS, ["link", "pipe", "directory"])],
+    )
+    def test_is_named_and_left_alone(
+        self, lab: Lab, part: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue, _ = lab.killed(ONE, 1), lab.killed(OTHER, 1)
+        monkeypatch.setattr(spool, "_begun", set())  # another process
+        path = queue.directory / part
+        kept = tmp_path / "kept"
+        if path.exists():
+            path.rename(kept)
+        strange = {"link": lambda: path.symlink_to(kept), "pipe": lambda: os.mkfifo(path), "directory": path.mkdir}
+        strange[kind]()
+
+        source = Source(lambda: Repository(LocalStore(lab.project.parent / "storage")), lab.spool)
+        assert list(source.all()) == [OTHER]
+        assert [one.experiment for one in syncing.queued(lab.spool)] == [OTHER]
+        stored, refused = sync(lab.spool)
+        assert stored == Synced(OTHER, "stored", 2)
+        assert (refused.experiment, refused.outcome) == (ONE, "refused")
+        assert f"{path} is a link, a pipe or the like, which no queue has. Put back" in refused.error
+        with pytest.raises(InvalidInput, match="is no part of a queue: those are files and directories of this user"):
+            lab.spool.accept(lab.spool.strangers()[0])
+
+        path.rmdir() if kind == "directory" else path.unlink()
+        if kept.exists():
+            kept.rename(path)
+        assert sync(lab.spool) == [Synced(ONE, "stored", 2)]
+
+    @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+    def test_to_the_process_that_made_it_it_says_nothing(self, lab: Lab, kind: str, tmp_path: Path) -> None:
+        """A part that was replaced while it is at it: how far storing has come is not known, and nothing hangs."""
+        queue = lab.killed(ONE, 1)
+        for part in ("state.json", "journal/00000001.jsonl"):
+            path = queue.directory / part
+            path.unlink(missing_ok=True)
+            if kind == "link":
+                path.symlink_to(tmp_path)
+            elif kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.mkdir()
+        assert queue.state() == State()
+        with pytest.raises(Corrupted, match=r"00000001\.jsonl is no file of a journal, but a link, a pipe or the like"):
+            queue.waiting()
 
 
 class TestSomebodyElseWhoIsAtIt:
