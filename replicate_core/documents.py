@@ -142,3 +142,8 @@ def expect_mapping(value: Value) -> dict[str, Value]:
     if not isinstance(value, dict):
         raise Corrupted(f"{value!r} is no mapping")
     return value
+
+
+def what_is_wrong(error: Exception) -> str:
+    """What an error says of the document that it was raised for."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -429,6 +429,28 @@ def _regular(path: str, flags: int) -> int:
     return descriptor
 
 
+def working_directory(path: object = "") -> Path:
+    """The working directory, where a relative path starts from; should it be gone, a path that needs none is fine.
+
+    Args:
+        path: as a user gave it, or a URL; empty: the working directory itself is meant.
+
+    Raises:
+        InvalidInput: it is gone.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        if not path:
+            raise InvalidInput(
+                "the working directory is gone: change to another one, or name the project: "
+                "`replicate -D DIRECTORY ...`, Project(directory=...)"
+            ) from error
+        if isinstance(path, (str, os.PathLike)) and (Path(path).is_absolute() or "://" in os.fspath(path)):
+            return Path("/")
+        raise InvalidInput(f"path {path!r} starts from the working directory, which is gone: give it whole") from error
+
+
 def make_directories(directory: Path, mode: Callable[[Path], int] = lambda _: 0o777) -> None:
     """Make a directory, and those above it. Unlike `mkdir` of `pathlib`, it takes any number of them.
 

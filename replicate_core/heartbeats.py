@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from replicate_core.documents import expect_count, expect_text, seal_under, unseal_under
+from replicate_core.documents import expect_count, expect_text, seal_under, unseal_under, what_is_wrong
 from replicate_core.errors import Corrupted, StorageFailed
 from replicate_core.keys import HEARTBEATS, heartbeat_key
 from replicate_core.record_format import parse_time, time_text
@@ -92,7 +92,7 @@ def decode(key: str, data: bytes) -> Heartbeat:
             expect_count(fields["waiting"]),
         )
     except (KeyError, ValueError) as error:
-        raise Corrupted(f"the heartbeat {key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"the heartbeat {key} can't be understood: {what_is_wrong(error)}") from error
     if _key(heartbeat.experiment, heartbeat.session) != key:
         raise Corrupted(f"the heartbeat {key} is that of another session: it was copied or moved there")
     return heartbeat

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.documents import FORMAT, expect_count, expect_list, expect_mapping, expect_text, what_is_wrong
 from replicate_core.encodings import CODECS
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
 from replicate_core.keys import is_object_key
@@ -135,7 +135,7 @@ def decode(document: Value, *, key: str) -> Manifest:
     except (Corrupted, TooNew) as error:
         raise type(error)(f"the manifest {key} can't be used: {error}") from None
     except (LookupError, TypeError, ValueError) as error:
-        raise Corrupted(f"the manifest {key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"the manifest {key} can't be understood: {what_is_wrong(error)}") from error
 
 
 def objects_of(document: Value, *, key: str) -> frozenset[str]:
@@ -151,7 +151,7 @@ def objects_of(document: Value, *, key: str) -> frozenset[str]:
     except (Corrupted, TooNew) as error:
         raise type(error)(f"the manifest {key} can't be used: {error}") from None
     except (LookupError, ValueError) as error:
-        raise Corrupted(f"the manifest {key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"the manifest {key} can't be understood: {what_is_wrong(error)}") from error
 
 
 def size_problem(manifest: Manifest, size_bytes: int | None) -> str | None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from replicate_core.documents import expect_list, expect_mapping, expect_text
+from replicate_core.documents import expect_list, expect_mapping, expect_text, what_is_wrong
 from replicate_core.errors import Corrupted, InvalidInput
 from replicate_core.ids import is_id, short
 from replicate_core.manifest import path_problem
@@ -90,7 +90,7 @@ def heartbeat(document: Mapping[str, Value], *, key: str) -> datetime:
     try:
         return _time(document["last_heartbeat"])
     except (Corrupted, KeyError, ValueError) as error:
-        raise Corrupted(f"{key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"{key} can't be understood: {what_is_wrong(error)}") from error
 
 
 def owner(document: Mapping[str, Value], *, key: str) -> str:
@@ -120,7 +120,7 @@ def experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Va
     try:
         return _experiment(document, separate, url)
     except (Corrupted, InvalidInput, KeyError, ValueError) as error:
-        raise Corrupted(f"{key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"{key} can't be understood: {what_is_wrong(error)}") from error
 
 
 def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], url: str) -> Found:
@@ -161,7 +161,7 @@ def _problem(document: Mapping[str, Value]) -> str | None:
     except (Corrupted, InvalidInput, KeyError, ValueError) as error:
         return (
             f"the document of the checkpoint {document.get('id')!r} can't be understood, so that it is missing here: "
-            f"{type(error).__name__} {error}"
+            f"{what_is_wrong(error)}"
         )
     return None
 

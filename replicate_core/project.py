@@ -18,7 +18,7 @@ from replicate_core.checkpoint import Checkpoint
 from replicate_core.comparing import Comparison, Side
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
-from replicate_core.files import DEFAULT_STORAGE
+from replicate_core.files import DEFAULT_STORAGE, working_directory
 from replicate_core.garbage import collection_paused
 from replicate_core.known import GRACE
 from replicate_core.launching import start_for_abandoned
@@ -114,7 +114,7 @@ class Project:
         from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
 
         storage = renamed("storage", storage, "repository", repository)
-        found = configs.find_directory(Path.cwd()) if directory is None else Path(directory)
+        found = configs.find_directory(working_directory()) if directory is None else Path(directory)
         self.config = configs.load(found)
         beside = self.config
         self._is_named, self._has_options = storage is not None, storage_options is not None
@@ -127,7 +127,7 @@ class Project:
             self.storage = beside.storage
             local_root(self.storage, relative_to=beside.directory)  # raises where it can be none
         else:
-            start = Path.cwd()
+            start = working_directory(storage)
             is_named_by_file = is_config(storage, relative_to=start)
             if is_named_by_file:
                 beside = configs.load_file(Path(storage).expanduser())
@@ -174,7 +174,7 @@ class Project:
         Raises:
             InvalidInput: it lies outside of the project.
         """
-        check_inside(Path.cwd(), self.directory, path)
+        check_inside(working_directory(path), self.directory, path)
 
     def place(self) -> Place:
         """Where its experiments are recorded from, and to."""
@@ -414,7 +414,7 @@ class Project:
         """
         from replicate_core import importing  # noqa: PLC0415
 
-        is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url, relative_to=Path.cwd())
+        is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url, relative_to=working_directory(url))
         options = self.storage_options if is_same_kind else None
         source = Project(storage=url, directory=self.directory, storage_options=options)
         with self.spool.scratch() as scratch:
@@ -441,8 +441,9 @@ class Project:
         from replicate_core import importing  # noqa: PLC0415
 
         places = {name: self.directory / name for name in FORMER_PLACES}
+        is_here = self.directory == working_directory(self.directory)
         stores: dict[str, Store] = {
-            name if self.directory == Path.cwd() else str(place): LocalStore(place) for name, place in places.items()
+            name if is_here else str(place): LocalStore(place) for name, place in places.items()
         }
         if self.storage not in stores and (remote or isinstance(self._store, LocalStore)):
             stores[self.shown_storage] = self._store

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import get_args
 
-from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text, unseal_under
+from replicate_core.documents import expect_count, expect_list, expect_mapping, expect_text, unseal_under, what_is_wrong
 from replicate_core.errors import Corrupted
 from replicate_core.ids import is_id
 from replicate_core.keys import is_manifest_key, record_name
@@ -184,7 +184,7 @@ def decode(document: Value, *, key: str) -> Record | None:
     except Corrupted as error:
         raise Corrupted(f"the record {key} can't be used: {error}") from None
     except (KeyError, ValueError) as error:
-        raise Corrupted(f"the record {key} can't be understood: {type(error).__name__} {error}") from error
+        raise Corrupted(f"the record {key} can't be understood: {what_is_wrong(error)}") from error
 
 
 def _decode_created(plain: dict[str, Value]) -> Created:

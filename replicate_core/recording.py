@@ -27,7 +27,7 @@ from replicate_core import endings, git, ids, leftovers, records, safe_text
 from replicate_core.descriptors import Anchor
 from replicate_core.documents import COUNT_MAX
 from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
-from replicate_core.files import FULL, Tree, disk_advice, scan
+from replicate_core.files import FULL, Tree, disk_advice, scan, working_directory
 from replicate_core.ignoring import IgnoreRules
 from replicate_core.launching import Launched, as_error, launch
 from replicate_core.names import given_name, portable
@@ -602,7 +602,7 @@ class Recording:
     def _existing(self, path: str | os.PathLike[str]) -> Path:
         """The absolute form of a path of the user's in the project, wherever that is now."""
         self._follow()
-        return _existing_inside(_working_directory(path), self._place.directory, path)
+        return _existing_inside(working_directory(path), self._place.directory, path)
 
     def _follow(self) -> None:
         """Find the project and the spool again, should they have been moved."""
@@ -1096,16 +1096,6 @@ def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
             "directory above both"
         )
     return resolved
-
-
-def _working_directory(path: object) -> Path:
-    """Where a relative path starts from; an absolute one needs no working directory, should it be gone."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError as error:
-        if isinstance(path, (str, os.PathLike)) and Path(path).is_absolute():
-            return Path("/")
-        raise InvalidInput(f"path {path!r} starts from the working directory, which is gone: give it whole") from error
 
 
 def _existing_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:

@@ -16,6 +16,8 @@ _SECRET_WORDS = frozenset(
         "auth",
         "authorization",
         "bearer",
+        "cookie",
+        "cookies",
         "credential",
         "credentials",
         "pass",

@@ -25,7 +25,22 @@ from replicate_core.redaction import (
 from replicate_core.values import Value
 
 _SECRET_WORDS = frozenset(
-    {"auth", "authorization", "bearer", "credential", "pass", "passphrase", "password", "passwd", "pw", "pwd", "secret"}
+    {
+        "auth",
+        "authorization",
+        "bearer",
+        "cookie",
+        "credential",
+        "keypass",
+        "pass",
+        "passphrase",
+        "password",
+        "passwd",
+        "pw",
+        "pwd",
+        "secret",
+        "storepass",
+    }
 )
 """Words that end the name of a secret."""
 

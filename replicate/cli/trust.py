@@ -9,6 +9,7 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate_core import config
+from replicate_core.files import working_directory
 from replicate_core.opening import is_config
 from replicate_core.trust import Request, forget, trusted
 from replicate_core.trust import trust as remember
@@ -31,7 +32,7 @@ def trust(context: click.Context, file: Path | None, revoke: bool, list_: bool) 
         for found in trusted():
             click.echo(output.printable(str(found)))
         return
-    said = _read(file or _named(context) or config.find_directory(Path.cwd()))
+    said = _read(file or _named(context) or config.find_directory(working_directory()))
     shown = output.printable(str(said.file.resolve()))
     if revoke:
         forget(said.file)
@@ -56,7 +57,7 @@ def _named(context: click.Context) -> Path | None:
     storage = context.meta.get(options.STORAGE)
     if storage is None:
         return context.meta.get(options.DIRECTORY)
-    if not is_config(storage, relative_to=Path.cwd()):
+    if not is_config(storage, relative_to=working_directory(storage)):
         raise click.UsageError("a URL or path that you name needs no trust: only a file does, such as archive.yaml")
     return Path(storage).expanduser()
 

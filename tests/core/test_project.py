@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -1057,3 +1058,41 @@ class TestTheWordsOfKeepsake:
         assert {"id", "created", "path", "metrics", "primary_metric", "step"} < made.keys()
         assert (made["id"], made["metrics"], made["extra"]) == (checkpoint.id, {"loss": 0.5}, {"seed": 3})
         assert made["primary_metric"] == {"name": "loss", "goal": "minimize"}
+
+
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A working directory that was deleted."""
+    (tmp_path / "gone").mkdir()
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        yield
+
+
+class TestAWorkingDirectoryThatIsGone:
+    @pytest.mark.parametrize(
+        "call",
+        [
+            replicate.init,
+            lambda: replicate.init(path=None),
+            replicate.experiments.list,
+            replicate.Project,
+        ],
+    )
+    @pytest.mark.usefixtures("gone")
+    def test_is_named_where_it_says_which_project_it_is(self, call: Callable[[], object]) -> None:
+        with pytest.raises(replicate.InvalidInput, match=r"the working directory is gone: .*Project\(directory="):
+            call()
+
+    @pytest.mark.usefixtures("gone")
+    def test_a_relative_storage_starts_from_it(self, project: Path) -> None:
+        with pytest.raises(replicate.InvalidInput, match="'archive' starts from the working directory, which is gone"):
+            replicate.Project(storage="archive", directory=project)
+
+    @pytest.mark.usefixtures("gone")
+    def test_a_project_that_is_named_needs_none(self, project: Path, tmp_path: Path) -> None:
+        named = replicate.Project(directory=project, storage=str(tmp_path / "archive"))
+        assert list(replicate.Project(directory=project).experiments.list()) == []
+        assert replicate.Project(directory=project).importable() == {}
+        named.check_path(project / "model.bin")
