@@ -1061,7 +1061,7 @@ class TestTheWordsOfKeepsake:
 
 
 @pytest.fixture
-def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def gone(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # the project first
     """A working directory that was deleted."""
     (tmp_path / "gone").mkdir()
     with monkeypatch.context() as context:
