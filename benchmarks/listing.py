@@ -112,9 +112,9 @@ def main() -> None:
 
 
 def measure(directory: Path, count: int, only: list[str], mlflow: str | None) -> None:
-    from replicate_core.compacting import compact
-    from replicate_core.repository import Repository
-    from replicate_core.store import LocalStore
+    from replicate_core.repository.compacting import compact
+    from replicate_core.repository.repository import Repository
+    from replicate_core.storage.store import LocalStore
 
     storage = directory / "storage"
     runs = make(storage, count)
@@ -183,9 +183,17 @@ def read(storage: str, what: str, **environment: str) -> tuple[int, float, float
 
 def make(storage: Path, count: int) -> list[dict[str, Any]]:
     """Write the records of experiments as a hundred days would have left them; returns what they are, for MLflow."""
-    from replicate_core import ids, record_format
-    from replicate_core.documents import seal
-    from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, GitState, PrimaryMetric, Record
+    from replicate_core.format import ids, record_codec
+    from replicate_core.format.records import (
+        Checkpointed,
+        CheckpointFacts,
+        Created,
+        Ended,
+        GitState,
+        PrimaryMetric,
+        Record,
+    )
+    from replicate_core.format.sealed import seal
 
     chance = random.Random(1)
     packages = {f"package-{number}": f"{number % 7}.{number % 11}.{number % 5}" for number in range(120)}
@@ -233,9 +241,9 @@ def make(storage: Path, count: int) -> list[dict[str, Any]]:
         for minute, record in enumerate(records):
             written = began + timedelta(minutes=minute)
             ulid = ids.ulid(int(written.timestamp() * 1000), chance.randbytes(10))
-            path = storage / f"records/{written:%Y%m%d}/{ulid}-{experiment}-{record_format.kind(record)}.json"
+            path = storage / f"records/{written:%Y%m%d}/{ulid}-{experiment}-{record_codec.kind(record)}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(seal(record_format.encode(record)))
+            path.write_bytes(seal(record_codec.encode(record)))
             os.utime(path, (written.timestamp(),) * 2)
         flat = {"learning_rate": params["learning_rate"], "layers": params["layers"], "optimizer.name": "adam"}
         runs.append({"started": int(began.timestamp() * 1000), "params": flat, "metrics": metrics})

@@ -26,17 +26,17 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "tensorflow")
 
-from replicate_core.checkout import check_out, lay_out
 from replicate_core.config import Config
-from replicate_core.files import scan
-from replicate_core.ignoring import IgnoreRules
-from replicate_core.known import Known
-from replicate_core.records import Checkpointed, CheckpointFacts
-from replicate_core.repository import Repository
-from replicate_core.spool import SPARES_MAX
-from replicate_core.staging import SMALL_BYTES, Staged, stage
-from replicate_core.store import LocalStore
-from replicate_core.writing import publish
+from replicate_core.format.records import Checkpointed, CheckpointFacts
+from replicate_core.machine.files import scan
+from replicate_core.machine.ignoring import IgnoreRules
+from replicate_core.machine.staging import SMALL_BYTES, Staged, stage
+from replicate_core.repository.checkout import check_out, lay_out
+from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.writing import publish
+from replicate_core.spool.spool import SPARES_MAX
+from replicate_core.storage.store import LocalStore
 
 Series = Callable[[Path, int], Iterator[Path]]
 """Writes one checkpoint after the other into a directory; each is a file or a directory."""

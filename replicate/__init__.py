@@ -16,7 +16,7 @@ from types import ModuleType
 from replicate.progress import EndOfRun, complain
 from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 from replicate_core import __all__ as _core_names
-from replicate_core import recording as _recording
+from replicate_core.recording import recording as _recording
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from replicate_core.recording import Waiting
+from replicate_core.recording.recording import Waiting
 from replicate_core.safe_text import printable
 
 if TYPE_CHECKING:

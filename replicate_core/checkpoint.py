@@ -10,20 +10,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import frames, ids, markup, plotting, preview, records, safe_text, series, wording
-from replicate_core.checkout import Layout, What, check_out, is_at, lay_out
+from replicate_core import formatting, safe_text
 from replicate_core.errors import InvalidInput, NotFound
-from replicate_core.listing import Source
-from replicate_core.manifest import Manifest
+from replicate_core.format import ids, records
+from replicate_core.format.manifest import Manifest
+from replicate_core.format.records import CheckpointFacts, Deleted, ExperimentState, PrimaryMetric, code_problem
+from replicate_core.format.values import Value, renamed
 from replicate_core.progress import Progress, silent
-from replicate_core.reading import open_file
-from replicate_core.records import CheckpointFacts, Deleted, ExperimentState, PrimaryMetric, code_problem
-from replicate_core.repository import Repository
-from replicate_core.values import Value, renamed
+from replicate_core.repository.checkout import Layout, What, check_out, is_at, lay_out
+from replicate_core.repository.reading import open_file
+from replicate_core.repository.repository import Repository
+from replicate_core.views import dataframes, metric_columns, notebook_html, plotting, preview
+from replicate_core.views.source import Source
 
 if TYPE_CHECKING:
-    from replicate_core.frames import DataFrame
-    from replicate_core.plotting import Axes
+    from replicate_core.views.dataframes import DataFrame
+    from replicate_core.views.plotting import Axes
 
 CODE_ALONE = 'Its code alone: `replicate checkout --code-only`, in Python what="code"'
 """What to do where there are no files."""
@@ -348,20 +350,21 @@ class Checkpoint:
             "id": self.id,
             "experiment": self.experiment_id,
             "step": str(self.step),
-            "created": markup.moment(self.created),
+            "created": notebook_html.moment(self.created),
             "path": self.path,
-            "size": wording.size(self.size_bytes) if self.size_bytes else None,
+            "size": formatting.size(self.size_bytes) if self.size_bytes else None,
             "note": ", ".join(self.caveats()) or None,
         }
         metrics: dict[str, str | None] = {
-            name: markup.value(value) + (f" ({primary.goal})" if primary is not None and name == primary.name else "")
+            name: notebook_html.value(value)
+            + (f" ({primary.goal})" if primary is not None and name == primary.name else "")
             for name, value in self.metrics.items()
         }
-        metrics |= {name: markup.value(value) for name, value in self.extra.items()}
-        return markup.page(
-            markup.heading(f"Checkpoint {self.short_id}"),
-            markup.facts(facts),
-            markup.facts(metrics, title="Metrics"),
+        metrics |= {name: notebook_html.value(value) for name, value in self.extra.items()}
+        return notebook_html.page(
+            notebook_html.heading(f"Checkpoint {self.short_id}"),
+            notebook_html.facts(facts),
+            notebook_html.facts(metrics, title="Metrics"),
         )
 
 
@@ -438,12 +441,12 @@ class CheckpointList(Sequence[Checkpoint]):
         return CheckpointList(self._items[index]) if isinstance(index, slice) else self._items[index]
 
     @property
-    def metrics(self) -> series.Columns:
+    def metrics(self) -> metric_columns.Columns:
         """Name of a metric to its values, one for each checkpoint: `experiment.checkpoints.metrics["loss"]`.
 
         None stands for a checkpoint that does not have it.
         """
-        return series.Columns([checkpoint._facts for checkpoint in self])  # noqa: SLF001  # it is ours
+        return metric_columns.Columns([checkpoint._facts for checkpoint in self])  # noqa: SLF001  # it is ours
 
     @property
     def step(self) -> list[int]:
@@ -455,8 +458,8 @@ class CheckpointList(Sequence[Checkpoint]):
         histories: dict[str, list[CheckpointFacts]] = {}
         for checkpoint in self:
             histories.setdefault(checkpoint.experiment_id, []).append(checkpoint._facts)  # noqa: SLF001
-        name = series.choose(metric, histories.values())
-        lines = (plotting.Line(ids.short(key), *series.points(name, facts)) for key, facts in histories.items())
+        name = metric_columns.choose(metric, histories.values())
+        lines = (plotting.Line(ids.short(key), *metric_columns.points(name, facts)) for key, facts in histories.items())
         return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
 
     def to_dataframe(self) -> DataFrame:
@@ -466,7 +469,7 @@ class CheckpointList(Sequence[Checkpoint]):
             MissingExtra: pandas is not installed.
         """
         columns = ("id", "experiment", "step", "created", "path", "has_files", "size_bytes")
-        return frames.frame([_row(checkpoint) for checkpoint in self], columns)
+        return dataframes.frame([_row(checkpoint) for checkpoint in self], columns)
 
     def delete(self) -> None:
         """Delete them all; see `Checkpoint.delete`."""
@@ -485,12 +488,12 @@ class CheckpointList(Sequence[Checkpoint]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        shown = self[: markup.ROWS_MAX]
+        shown = self[: notebook_html.ROWS_MAX]
         rest = len(self) - len(shown)
-        return markup.page(
-            markup.heading(f"{len(self)} checkpoints"),
+        return notebook_html.page(
+            notebook_html.heading(f"{len(self)} checkpoints"),
             table_of(shown) if shown else "",
-            markup.line(f"and {rest} more") if rest else "",
+            notebook_html.line(f"and {rest} more") if rest else "",
         )
 
 
@@ -504,8 +507,8 @@ def _row(checkpoint: Checkpoint) -> dict[str, object]:
         "path": checkpoint.path,
         "has_files": checkpoint.has_files,
         "size_bytes": checkpoint.size_bytes,
-        **series.flat(checkpoint.metrics, "metrics."),
-        **series.flat(checkpoint.extra, "extra."),
+        **metric_columns.flat(checkpoint.metrics, "metrics."),
+        **metric_columns.flat(checkpoint.extra, "extra."),
     }
 
 
@@ -521,12 +524,12 @@ def table_of(checkpoints: CheckpointList, *, best: str | None = None) -> str:
         [
             checkpoint.short_id,
             str(checkpoint.step),
-            markup.moment(checkpoint.created),
-            wording.size(checkpoint.size_bytes) if checkpoint.has_files else "",
-            *(markup.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
+            notebook_html.moment(checkpoint.created),
+            formatting.size(checkpoint.size_bytes) if checkpoint.has_files else "",
+            *(notebook_html.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
             ", ".join([*(["best"] if checkpoint.id == best else []), *checkpoint.caveats()]),
         ]
         for checkpoint in checkpoints
     ]
     bold = [number for number, checkpoint in enumerate(checkpoints) if checkpoint.id == best]
-    return markup.table(["checkpoint", "step", "created", "files", *names, ""], rows, bold=bold)
+    return notebook_html.table(["checkpoint", "step", "created", "files", *names, ""], rows, bold=bold)

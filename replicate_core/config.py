@@ -19,14 +19,14 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import yaml
 
 from replicate_core import safe_text
-from replicate_core.bounded_yaml import BoundedLoader, TooLarge, read_text
-from replicate_core.documents import COUNT_MAX
-from replicate_core.encodings import Policy
 from replicate_core.errors import ConfigInvalid, InvalidInput
-from replicate_core.files import DEFAULT_STORAGE, HOME
-from replicate_core.options import CREATE, in_plain
-from replicate_core.records import PrimaryMetric
-from replicate_core.values import Value, plain
+from replicate_core.format.encodings import Policy
+from replicate_core.format.records import PrimaryMetric
+from replicate_core.format.sealed import COUNT_MAX
+from replicate_core.format.values import Value, plain
+from replicate_core.machine.bounded_yaml import BoundedLoader, TooLarge, read_text
+from replicate_core.machine.files import DEFAULT_STORAGE, HOME
+from replicate_core.storage.options import CREATE, in_plain
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 KEEPSAKE_NAMES = ("keepsake.yaml", "keepsake.yml")

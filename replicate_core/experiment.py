@@ -12,17 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import frames, ids, markup, plotting, records, series, wording
-from replicate_core.checkout import Layout, What, check_out
+from replicate_core import formatting
 from replicate_core.checkpoint import Checkpoint, CheckpointList, checkout_directory, code_layout, table_of
-from replicate_core.diff import differing
-from replicate_core.documents import COUNT_MAX
-from replicate_core.endings import ending_of
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
-from replicate_core.listing import Listed, Source
-from replicate_core.progress import Progress, silent
-from replicate_core.recording import Bystander, Recorded, Recording, labels, text, warn_of_secrets
-from replicate_core.records import (
+from replicate_core.format import ids, records
+from replicate_core.format.records import (
     CheckpointFacts,
     Created,
     Deleted,
@@ -33,12 +27,20 @@ from replicate_core.records import (
     PrimaryMetric,
     Status,
 )
-from replicate_core.secret_params import Redactor
-from replicate_core.values import Value
+from replicate_core.format.sealed import COUNT_MAX
+from replicate_core.format.values import Value
+from replicate_core.machine.process_exit import ending_of
+from replicate_core.progress import Progress, silent
+from replicate_core.recording.recording import Bystander, Recorded, Recording, labels, text, warn_of_secrets
+from replicate_core.recording.secret_params import Redactor
+from replicate_core.repository.checkout import Layout, What, check_out
+from replicate_core.views import dataframes, metric_columns, notebook_html, plotting
+from replicate_core.views.diff import differing
+from replicate_core.views.source import Listed, Source
 
 if TYPE_CHECKING:
-    from replicate_core.frames import DataFrame
-    from replicate_core.plotting import Axes
+    from replicate_core.views.dataframes import DataFrame
+    from replicate_core.views.plotting import Axes
 
 CHECKPOINTS_SHOWN = 20
 """A notebook shows so many of the last checkpoints of an experiment, and its best one."""
@@ -567,8 +569,8 @@ class Experiment:
         facts = {
             "id": self.id,
             "status": seen.status + (f" ({seen.error})" if seen.error else ""),
-            "created": markup.moment(self.created),
-            "duration": None if seen.duration is None else wording.elapsed(seen.duration),
+            "created": notebook_html.moment(self.created),
+            "duration": None if seen.duration is None else formatting.elapsed(seen.duration),
             "tags": ", ".join(self.tags) or None,
             "notes": self.notes,
             "host": self.host,
@@ -576,14 +578,18 @@ class Experiment:
             "command": self.command,
             "git": None if self.git is None else f"{self.git.commit[:12]} on {self.git.branch or 'no branch'}",
         }
-        return markup.page(
-            markup.heading(f"Experiment {self.short_id}" + (f" {self.name}" if self.name else "")),
-            markup.facts(facts),
-            markup.facts({name: markup.value(value) for name, value in self.params.items()}, title="Params"),
-            markup.line("Checkpoints") if last else "",
+        return notebook_html.page(
+            notebook_html.heading(f"Experiment {self.short_id}" + (f" {self.name}" if self.name else "")),
+            notebook_html.facts(facts),
+            notebook_html.facts(
+                {name: notebook_html.value(value) for name, value in self.params.items()}, title="Params"
+            ),
+            notebook_html.line("Checkpoints") if last else "",
             table_of(last, best=None if best is None else best.id) if last else "",
-            markup.line(_recorded_line(better)) if (better := seen.better_without_files()) is not None else "",
-            markup.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints") if rest else "",
+            notebook_html.line(_recorded_line(better)) if (better := seen.better_without_files()) is not None else "",
+            notebook_html.line(f"the best and the last checkpoints; {rest} more: experiment.checkpoints")
+            if rest
+            else "",
         )
 
 
@@ -627,9 +633,9 @@ class ExperimentList(Sequence[Experiment]):
             InvalidInput: the metric has no numbers, or it is not clear which one is meant.
             MissingExtra: matplotlib is not installed.
         """
-        name = series.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001  # it is ours
+        name = metric_columns.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001  # it is ours
         lines = (
-            plotting.Line(label, *series.points(name, experiment._facts()))  # noqa: SLF001
+            plotting.Line(label, *metric_columns.points(name, experiment._facts()))  # noqa: SLF001
             for label, experiment in zip(self._labels(), self, strict=True)
         )
         return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
@@ -654,17 +660,20 @@ class ExperimentList(Sequence[Experiment]):
 
         Returns and raises what `plot` does; `NotFound` also where no experiment has the param and the metric.
         """
-        name = series.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001
+        name = metric_columns.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001
         points = []
         for label, experiment in zip(self._labels(), self, strict=True):
-            params = {**series.flat(experiment.params), **experiment.params}
-            found = (series.number(series.value(name, item)) for item in records.metrics_of(experiment._facts()))  # noqa: SLF001
+            params = {**metric_columns.flat(experiment.params), **experiment.params}
+            found = (
+                metric_columns.number(metric_columns.value(name, item))
+                for item in records.metrics_of(experiment._facts())  # noqa: SLF001
+            )
             y = next((value for value in found if value is not None), None)
             if param in params and y is not None:
-                x = series.number(params[param])
-                points.append(plotting.Point(label, markup.value(params[param]) if x is None else x, y))
+                x = metric_columns.number(params[param])
+                points.append(plotting.Point(label, notebook_html.value(params[param]) if x is None else x, y))
         if not points:
-            known = ", ".join(dict.fromkeys(key for item in self for key in series.flat(item.params))) or "none"
+            known = ", ".join(dict.fromkeys(key for item in self for key in metric_columns.flat(item.params))) or "none"
             raise NotFound(
                 f"no experiment here has both the param {param!r} and the metric {name!r}; params are: {known}"
             )
@@ -681,7 +690,7 @@ class ExperimentList(Sequence[Experiment]):
             MissingExtra: pandas is not installed.
         """
         columns = ("id", "name", "created", "status", "duration", "user", "host", "command", "tags", "notes")
-        return frames.frame([_row(experiment) for experiment in self], (*columns, "checkpoints"))
+        return dataframes.frame([_row(experiment) for experiment in self], (*columns, "checkpoints"))
 
     def _labels(self) -> list[str]:
         """What each is called in a plot: its name, if no other one has that, else its short id."""
@@ -709,17 +718,17 @@ class ExperimentList(Sequence[Experiment]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        shown = self[: markup.ROWS_MAX]
-        params = [series.flat(experiment.params) for experiment in shown]
+        shown = self[: notebook_html.ROWS_MAX]
+        params = [metric_columns.flat(experiment.params) for experiment in shown]
         names = differing(params)
         rows = [
             [
                 experiment.short_id,
                 experiment.name or "",
-                markup.moment(experiment.created),
+                notebook_html.moment(experiment.created),
                 experiment._seen().status,  # noqa: SLF001  # it is ours
                 ", ".join(experiment.tags),
-                markup.pairs({name: each[name] for name in names if name in each}),
+                notebook_html.pairs({name: each[name] for name in names if name in each}),
                 _checkpoint_cell(experiment.best(), experiment.better_without_files()),
                 _checkpoint_cell(experiment.latest(), experiment.later_without_files()),
             ]
@@ -727,10 +736,10 @@ class ExperimentList(Sequence[Experiment]):
         ]
         headings = ["experiment", "name", "created", "status", "tags", "params that differ", "best", "latest"]
         rest = len(self) - len(shown)
-        return markup.page(
-            markup.heading(f"{len(self)} experiments"),
-            markup.table(headings, rows) if rows else "",
-            markup.line(f"and {rest} more") if rest else "",
+        return notebook_html.page(
+            notebook_html.heading(f"{len(self)} experiments"),
+            notebook_html.table(headings, rows) if rows else "",
+            notebook_html.line(f"and {rest} more") if rest else "",
         )
 
 
@@ -748,7 +757,7 @@ def _row(experiment: Experiment) -> dict[str, object]:
         "tags": list(experiment.tags),
         "notes": experiment.notes,
         "checkpoints": len(experiment.checkpoints),
-        **series.flat(experiment.params, "params."),
+        **metric_columns.flat(experiment.params, "params."),
     }
     which = {
         "best": experiment.best(),
@@ -759,7 +768,7 @@ def _row(experiment: Experiment) -> dict[str, object]:
     for name, checkpoint in which.items():
         if checkpoint is not None:
             found |= {f"{name}.id": checkpoint.id, f"{name}.step": checkpoint.step}
-            found |= series.flat(checkpoint.metrics, f"{name}.metrics.")
+            found |= metric_columns.flat(checkpoint.metrics, f"{name}.metrics.")
     return found
 
 
@@ -785,5 +794,5 @@ def _recorded_line(better: Checkpoint) -> str:
 def _primary_or_all(checkpoint: Checkpoint) -> str:
     primary, metrics = checkpoint.primary_metric, checkpoint.metrics
     if primary is not None and primary.name in metrics:
-        return markup.pairs({primary.name: metrics[primary.name]})
-    return markup.pairs(metrics)
+        return notebook_html.pairs({primary.name: metrics[primary.name]})
+    return notebook_html.pairs(metrics)

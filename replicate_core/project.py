@@ -12,23 +12,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicate_core import environment, ids, records, resuming, safe_text
-from replicate_core.cache import cached
+from replicate_core import safe_text
 from replicate_core.checkpoint import Checkpoint
-from replicate_core.comparing import Comparison, Side
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
-from replicate_core.files import DEFAULT_STORAGE, working_directory
-from replicate_core.garbage import collection_paused
-from replicate_core.known import GRACE
-from replicate_core.launching import start_for_abandoned
-from replicate_core.listing import Listed, Source
-from replicate_core.names import portable
-from replicate_core.opening import check_scheme, found_at, is_config, local_root, open_store, scheme, within
-from replicate_core.options import CREATE
-from replicate_core.preview import Preview
-from replicate_core.progress import Progress, silent
-from replicate_core.ranks import (
+from replicate_core.format import ids, records
+from replicate_core.format.records import Created, ExperimentState
+from replicate_core.format.values import Value, renamed
+from replicate_core.machine import environment
+from replicate_core.machine.files import DEFAULT_STORAGE, working_directory
+from replicate_core.machine.gc_pause import collection_paused
+from replicate_core.machine.names import portable
+from replicate_core.machine.ranks import (
     IMPORTING,
     LAUNCHERS,
     OVERRIDE,
@@ -39,7 +34,10 @@ from replicate_core.ranks import (
     this_rank,
     told_id,
 )
-from replicate_core.recording import (
+from replicate_core.progress import Progress, silent
+from replicate_core.recording import resuming
+from replicate_core.recording.launching import start_for_abandoned
+from replicate_core.recording.recording import (
     Bystander,
     Place,
     Recorded,
@@ -51,20 +49,27 @@ from replicate_core.recording import (
     text,
     warn_of_secrets,
 )
-from replicate_core.records import Created, ExperimentState
+from replicate_core.recording.secret_params import Redactor
 from replicate_core.redaction import without_credentials
-from replicate_core.repository import Repository, utc_now
-from replicate_core.secret_params import Redactor
-from replicate_core.spool import Spool
-from replicate_core.store import LocalStore, Store
-from replicate_core.trust import Request, check_trusted
-from replicate_core.values import Value, renamed
+from replicate_core.repository.chunk_index import GRACE
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool.spool import Spool
+from replicate_core.storage.cache import cached
+from replicate_core.storage.opening import check_scheme, found_at, is_config, local_root, open_store, scheme, within
+from replicate_core.storage.options import CREATE
+from replicate_core.storage.store import LocalStore, Store
+from replicate_core.storage.trust import Request, check_trusted
+from replicate_core.storage.vetting import doubts
 from replicate_core.version import __version__
-from replicate_core.vetting import doubts
+from replicate_core.views.comparing import Comparison, Side
+from replicate_core.views.preview import Preview
+from replicate_core.views.source import Listed, Source
 
 if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
-    from replicate_core import compacting, copying, importing, pruning, syncing, verifying
-    from replicate_core.whence import Holder
+    from replicate_core.keepsake import importer
+    from replicate_core.provenance import Holder
+    from replicate_core.repository import compacting, copying, pruning, verifying
+    from replicate_core.spool import syncing
 
 Filter = Callable[[Experiment], bool]
 
@@ -270,7 +275,7 @@ class Project:
             NotFound: a prefix fits nothing.
             StorageFailed: the storage can't be reached.
         """
-        from replicate_core import verifying  # noqa: PLC0415
+        from replicate_core.repository import verifying  # noqa: PLC0415
 
         chosen = [self.experiments.find(prefix) for prefix in prefixes]
 
@@ -300,7 +305,7 @@ class Project:
             Corrupted: it can't be told what is still needed; nothing was deleted.
             StorageFailed: the storage can't be reached.
         """
-        from replicate_core import pruning  # noqa: PLC0415
+        from replicate_core.repository import pruning  # noqa: PLC0415
 
         repository = Repository(self._store)
         if not repository.check_format():  # nothing was ever stored
@@ -320,7 +325,7 @@ class Project:
         Raises:
             StorageFailed: the storage can't be reached.
         """
-        from replicate_core import compacting  # noqa: PLC0415
+        from replicate_core.repository import compacting  # noqa: PLC0415
 
         repository = Repository(self._store)
         if not repository.check_format():
@@ -344,7 +349,7 @@ class Project:
             NotFound: a prefix fits no experiment, or there is nothing to copy.
             StorageFailed: one of the storages can't be reached.
         """
-        from replicate_core import copying  # noqa: PLC0415
+        from replicate_core.repository import copying  # noqa: PLC0415
 
         source, other = Repository(self._store_to_read()), Repository(target._store)
         if not source.check_format():
@@ -376,7 +381,7 @@ class Project:
         Returns:
             What became of each experiment that had something waiting; what could not be stored stays where it is.
         """
-        from replicate_core import syncing  # noqa: PLC0415
+        from replicate_core.spool import syncing  # noqa: PLC0415
 
         return syncing.sync(self.spool, anew=anew, progress=progress, tell=tell)
 
@@ -390,11 +395,11 @@ class Project:
             InvalidInput: it can't be read.
             StorageFailed: the storage can't be reached.
         """
-        from replicate_core.whence import whence  # noqa: PLC0415
+        from replicate_core.provenance import whence  # noqa: PLC0415
 
         return whence(self.source, Path(file), partial(_loaded, self))
 
-    def import_from(self, url: str, *, dry_run: bool = False, progress: Progress = silent) -> list[importing.Imported]:
+    def import_from(self, url: str, *, dry_run: bool = False, progress: Progress = silent) -> list[importer.Imported]:
         """Take over the experiments of a repository that Keepsake 0.4, or the first replicate of 2020, has written.
 
         Ids are kept. What is there already is passed over, so that it can be done again; nothing is changed there.
@@ -412,13 +417,13 @@ class Project:
             TooNew: it was written in a format that is not known.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
-        from replicate_core import importing  # noqa: PLC0415
+        from replicate_core.keepsake import importer  # noqa: PLC0415
 
         is_same_kind = scheme(url) == scheme(self.storage) and not is_config(url, relative_to=working_directory(url))
         options = self.storage_options if is_same_kind else None
         source = Project(storage=url, directory=self.directory, storage_options=options)
         with self.spool.scratch() as scratch:
-            return importing.import_all(
+            return importer.import_all(
                 source._store_to_read(),
                 Repository(self._store),
                 scratch=scratch,
@@ -438,7 +443,7 @@ class Project:
         Raises:
             StorageFailed: the storage can't be reached.
         """
-        from replicate_core import importing  # noqa: PLC0415
+        from replicate_core.keepsake import importer  # noqa: PLC0415
 
         places = {name: self.directory / name for name in FORMER_PLACES}
         is_here = self.directory == working_directory(self.directory)
@@ -450,7 +455,7 @@ class Project:
         found: dict[str, int] = {}
         seen: set[str] = set()
         for location, store in stores.items():
-            if store.url not in seen and (count := importing.count_of_new(store, Repository(self._store))):
+            if store.url not in seen and (count := importer.count_of_new(store, Repository(self._store))):
                 found[location] = count
             seen.add(store.url)
         return found
@@ -492,7 +497,7 @@ class Experiments:
         Raises:
             InvalidInput: a condition can't be read.
         """
-        from replicate_core import query  # noqa: PLC0415
+        from replicate_core.views import query  # noqa: PLC0415
 
         project = self._project()
         conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else [*filter]

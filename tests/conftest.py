@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import endings, recording
+from replicate_core.machine import process_exit
+from replicate_core.recording import recording
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup` and `&`: trainings that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,9 +35,9 @@ def key_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., object]]]:
     """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
     pending: list[Callable[..., object]] = []
-    monkeypatch.setattr(endings, "register", pending.append)
+    monkeypatch.setattr(process_exit, "register", pending.append)
     monkeypatch.setattr(recording, "complain", recording._complain)  # whether or not a test imported the face
-    monkeypatch.setattr(endings, "unregister", lambda one: one in pending and pending.remove(one))
+    monkeypatch.setattr(process_exit, "unregister", lambda one: one in pending and pending.remove(one))
     yield pending
     for callback in pending:  # its files stay open otherwise, for as long as pytest runs
         callback.__self__._queue.leave()

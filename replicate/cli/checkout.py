@@ -9,8 +9,8 @@ import click
 
 import replicate
 from replicate.cli import options, output
-from replicate_core.checkout import What, check_out
-from replicate_core.names import portable
+from replicate_core.machine.names import portable
+from replicate_core.repository.checkout import What, check_out
 
 LISTED = 10
 """Maximum number of paths named, of those that would be replaced, before asking."""

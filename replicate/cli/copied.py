@@ -9,7 +9,7 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import wording
+from replicate_core import formatting
 
 
 def copy(source: replicate.Project, target: replicate.Project, ids: Sequence[str] = (), *, as_json: bool) -> int:
@@ -27,7 +27,7 @@ def _say(report: replicate.CopyReport) -> None:
     if report.experiments:
         click.echo(
             f"Copied {output.count(len(report.experiments), 'experiment')}: {output.count(report.records, 'record')}, "
-            f"{output.count(report.objects, 'object')}, {wording.size(report.bytes_copied)}."
+            f"{output.count(report.objects, 'object')}, {formatting.size(report.bytes_copied)}."
         )
     if report.deleted:
         click.echo(f"Copied the deletion of {output.count(len(report.deleted), 'experiment')}.")

@@ -11,10 +11,10 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate.cli.show import INTERESTING
-from replicate_core import wording
-from replicate_core.comparing import Comparison, Side
-from replicate_core.diff import Change, Content, FileChange, Unset
-from replicate_core.manifest import File
+from replicate_core import formatting
+from replicate_core.format.manifest import File
+from replicate_core.views.comparing import Comparison, Side
+from replicate_core.views.diff import Change, Content, FileChange, Unset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -210,7 +210,7 @@ def _sizes(change: FileChange) -> str:
 def _size(content: Content) -> str:
     if content is None:
         return ""
-    return wording.size(content.size) if isinstance(content, File) else f"link to {content}"
+    return formatting.size(content.size) if isinstance(content, File) else f"link to {content}"
 
 
 def _show_rest(console: Console, rest: int, section: str) -> None:

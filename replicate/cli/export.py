@@ -15,7 +15,7 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-from replicate_core.files import temporary_beside
+from replicate_core.machine.files import temporary_beside
 
 if TYPE_CHECKING:
     import pyarrow as pa

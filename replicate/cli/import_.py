@@ -9,7 +9,8 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import ids, wording
+from replicate_core import formatting
+from replicate_core.format import ids
 
 _LEFT_ALONE: Mapping[str, str] = {
     "present": "is here already",
@@ -59,7 +60,7 @@ def _show(result: replicate.Imported, *, dry_run: bool) -> None:
 def _verdict(result: replicate.Imported, *, dry_run: bool) -> str:
     if result.outcome in _LEFT_ALONE:
         return _LEFT_ALONE[result.outcome]
-    came = f"{output.count(result.checkpoints, 'checkpoint')}, {wording.size(result.size_bytes)}"
+    came = f"{output.count(result.checkpoints, 'checkpoint')}, {formatting.size(result.size_bytes)}"
     done = "would be imported" if dry_run else "imported"
     return f"{done}: {came}" + (", the rest was here already" if result.outcome == "completed" else "")
 

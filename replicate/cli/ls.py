@@ -9,8 +9,9 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-from replicate_core import series, wording
-from replicate_core.diff import differing
+from replicate_core import formatting
+from replicate_core.views import metric_columns
+from replicate_core.views.diff import differing
 
 EXAMPLES = """\b
 Example: replicate ls
@@ -51,14 +52,14 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [wording.cut(experiment.name or "", characters) for experiment in experiments],
-        "TAGS": ["\n".join(wording.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
+        "NAME": [formatting.cut(experiment.name or "", characters) for experiment in experiments],
+        "TAGS": ["\n".join(formatting.cut(tag, characters) for tag in experiment.tags) for experiment in experiments],
     }
     state: dict[str, list[str]] = {
         "STATUS": [experiment.status for experiment in experiments],
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
-        "HOST": _if_they_differ([wording.cut(experiment.host or "", characters) for experiment in experiments]),
-        "USER": _if_they_differ([wording.cut(experiment.user or "", characters) for experiment in experiments]),
+        "HOST": _if_they_differ([formatting.cut(experiment.host or "", characters) for experiment in experiments]),
+        "USER": _if_they_differ([formatting.cut(experiment.user or "", characters) for experiment in experiments]),
     }
     params = {"PARAMS": [output.pairs(params) for params in _params(experiments, everything=everything)]}
     if listing.is_narrow():
@@ -97,7 +98,7 @@ def _if_they_differ(cells: list[str]) -> list[str]:
 
 def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) -> Sequence[Mapping[str, object]]:
     """The params of each experiment: all, or those that are not the same everywhere."""
-    all_params = [series.flat(experiment.params) for experiment in experiments]
+    all_params = [metric_columns.flat(experiment.params) for experiment in experiments]
     if everything:
         return all_params
     names = differing(all_params)

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 import replicate
 from replicate.cli import former, output
-from replicate_core import ids
+from replicate_core.format import ids
 
 DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replicate.create"
 """Where the context keeps what was given: before a command and after it, which counts more."""

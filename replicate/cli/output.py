@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 import replicate
-from replicate_core import wording
+from replicate_core import formatting
 from replicate_core.safe_text import printable as printable  # noqa: PLC0414  # for all commands
 
 if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does without
@@ -131,12 +131,12 @@ def _padded(cells: Sequence[str]) -> list[str]:
 
 def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
     """A param or metric as people read it; all of it where `characters` is None."""
-    return wording.value(shown, characters=characters)
+    return formatting.value(shown, characters=characters)
 
 
 def pairs(mapping: Mapping[str, object]) -> str:
     """Names and values, one to a line; nothing is cut where a program may read it."""
-    return wording.pairs(mapping, characters=None if is_plain() else VALUE_CHARACTERS)
+    return formatting.pairs(mapping, characters=None if is_plain() else VALUE_CHARACTERS)
 
 
 def ago(moment: datetime, *, now: datetime) -> str:

@@ -9,7 +9,7 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import wording
+from replicate_core import formatting
 
 GRACE_HOURS = 24.0
 
@@ -66,4 +66,4 @@ def prune(
 
 def _say(what: str, sizes: Mapping[str, int]) -> None:
     if sizes:
-        click.echo(f"{what}: {len(sizes)} objects, {wording.size(sum(sizes.values()))}")
+        click.echo(f"{what}: {len(sizes)} objects, {formatting.size(sum(sizes.values()))}")

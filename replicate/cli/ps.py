@@ -10,7 +10,8 @@ import click
 
 import replicate
 from replicate.cli import listing, output
-from replicate_core import series, wording
+from replicate_core import formatting
+from replicate_core.views import metric_columns
 
 EXAMPLES = """\b
 Example: replicate ps
@@ -39,17 +40,17 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
     characters = listing.name_characters()
     about: dict[str, list[str]] = {
         "EXPERIMENT": [experiment.short_id for experiment in experiments],
-        "NAME": [wording.cut(experiment.name or "", characters) for experiment in experiments],
+        "NAME": [formatting.cut(experiment.name or "", characters) for experiment in experiments],
     }
     place: dict[str, list[str]] = {
-        "HOST": [wording.cut(experiment.host or "", characters) for experiment in experiments],
-        "USER": [wording.cut(experiment.user or "", characters) for experiment in experiments],
+        "HOST": [formatting.cut(experiment.host or "", characters) for experiment in experiments],
+        "USER": [formatting.cut(experiment.user or "", characters) for experiment in experiments],
     }
     times: dict[str, list[str]] = {
         "STARTED": [output.ago(experiment.created, now=now) for experiment in experiments],
         "LAST SIGN OF LIFE": [_sign(experiment, now=now) for experiment in experiments],
     }
-    params = [output.pairs(series.flat(experiment.params)) for experiment in experiments] if everything else []
+    params = [output.pairs(metric_columns.flat(experiment.params)) for experiment in experiments] if everything else []
     latest = [
         output.checkpoint_cell(item.latest(), item.later_without_files(), everything=everything) for item in experiments
     ]

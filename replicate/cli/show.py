@@ -12,7 +12,8 @@ import click
 
 import replicate
 from replicate.cli import options, output, plot
-from replicate_core import series, wording
+from replicate_core import formatting
+from replicate_core.views import metric_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +113,7 @@ def _fields(experiment: replicate.Experiment, checkpoint: replicate.Checkpoint) 
 
 def _show_experiment(console: Console, experiment: replicate.Experiment, *, everything: bool, with_files: bool) -> None:
     _section(console, f"Experiment: {experiment.id}", _facts(experiment))
-    _section(console, "Params", _values(series.flat(experiment.params)))
+    _section(console, "Params", _values(metric_columns.flat(experiment.params)))
     _section(console, "System", {"Python": experiment.python_version, **_system(experiment.system)})
     _section(console, "Packages", _packages(experiment.packages, everything=everything))
     _show_plot(console, experiment)
@@ -138,7 +139,7 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
         "Status": _status(experiment),
         "Last sign of life": None if experiment.heartbeat is None else output.moment(experiment.heartbeat),
         "Waiting": f"{experiment.waiting} not stored yet" if experiment.waiting else None,
-        "Duration": None if experiment.duration is None else wording.elapsed(experiment.duration),
+        "Duration": None if experiment.duration is None else formatting.elapsed(experiment.duration),
         "Blocked": None
         if experiment.blocked is None
         else f"{experiment.blocked.total_seconds():.2f} s in checkpoint(), in total",
@@ -155,8 +156,8 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
 def _size(experiment: replicate.Experiment) -> str:
     """The size of its files, and what of it lies in the storage already, because something else has the same bytes."""
     saved = experiment.size_bytes - experiment.stored_bytes
-    share = f" ({wording.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
-    return f"{wording.size(experiment.size_bytes)}, {wording.size(experiment.stored_bytes)} stored{share}"
+    share = f" ({formatting.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
+    return f"{formatting.size(experiment.size_bytes)}, {formatting.size(experiment.stored_bytes)} stored{share}"
 
 
 def _show_plot(console: Console, experiment: replicate.Experiment) -> None:
@@ -193,7 +194,7 @@ def _system(system: Mapping[str, object]) -> dict[str, str | None]:
     return {
         "Platform": None if platform is None else str(platform),
         "Processors": None if processors is None else output.value(processors),
-        "Memory": wording.size(memory) if isinstance(memory, int) else None,
+        "Memory": formatting.size(memory) if isinstance(memory, int) else None,
         "Accelerators": ", ".join(map(str, accelerators)) if isinstance(accelerators, list) and accelerators else None,
     }
 
@@ -216,7 +217,7 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
 
 def _files(checkpoint: replicate.Checkpoint) -> str:
     """Whether it has files, as a cell: their size, or nothing."""
-    return wording.size(checkpoint.size_bytes) if checkpoint.has_files else ""
+    return formatting.size(checkpoint.size_bytes) if checkpoint.has_files else ""
 
 
 def _checkpoints(experiment: replicate.Experiment, *, everything: bool, with_files: bool) -> tuple[object, list[str]]:
@@ -233,7 +234,7 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool, with_fil
         [
             checkpoint.short_id + _marks(checkpoint, best),
             str(checkpoint.step),
-            wording.elapsed(checkpoint.created - experiment.created),
+            formatting.elapsed(checkpoint.created - experiment.created),
             _files(checkpoint),
             *(output.value(checkpoint.metrics[name]) if name in checkpoint.metrics else "" for name in names),
         ]
@@ -290,7 +291,7 @@ def _show_checkpoint(
         "Step": str(checkpoint.step),
         "Note": ", ".join(checkpoint.caveats()) or None,
         "Path": checkpoint.path,
-        "Size": wording.size(checkpoint.size_bytes),
+        "Size": formatting.size(checkpoint.size_bytes),
         "Experiment": experiment.id,
         "Status": _status(experiment),
         "Host": experiment.host,
@@ -301,8 +302,8 @@ def _show_checkpoint(
     _section(console, f"Checkpoint: {checkpoint.id}", facts)
     _section(console, "Metrics", _metrics(checkpoint))
     _section(console, "Other values", _values(checkpoint.extra))
-    _section(console, "Files", {path: wording.size(size) for path, size in checkpoint.files.items()})
-    _section(console, "Params of the experiment", _values(series.flat(experiment.params)))
+    _section(console, "Files", {path: formatting.size(size) for path, size in checkpoint.files.items()})
+    _section(console, "Params of the experiment", _values(metric_columns.flat(experiment.params)))
     _section(console, "Packages of the experiment", _packages(experiment.packages, everything=everything))
 
 
@@ -319,7 +320,7 @@ def _values(mapping: Mapping[str, object]) -> dict[str, str | None]:
 def _whole_or_cut(text: str) -> str:
     if len(text) <= TEXT_CHARACTERS:
         return text
-    return f"{wording.cut(text, TEXT_CHARACTERS)} ({output.count(len(text), 'character')}: --json shows all)"
+    return f"{formatting.cut(text, TEXT_CHARACTERS)} ({output.count(len(text), 'character')}: --json shows all)"
 
 
 def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> None:

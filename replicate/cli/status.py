@@ -9,7 +9,8 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import syncing, wording
+from replicate_core import formatting
+from replicate_core.spool import syncing
 
 FILES_SHOWN = 20
 """How many of the largest files are shown; `--all` shows the rest."""
@@ -121,10 +122,10 @@ def _show(
     with output.console() as console:
         console.print(f"Project: {output.printable(str(project.directory))}", markup=False)
         console.print(f"Storage: {output.printable(project.shown_storage)} ({reached})", markup=False)
-        console.print(f"init() would save {count} file{'s' * (count != 1)}, {wording.size(preview.total_bytes)}:")
+        console.print(f"init() would save {count} file{'s' * (count != 1)}, {formatting.size(preview.total_bytes)}:")
         if shown:
             console.print()
-            rows = ([wording.size(size), notes.get(path, ""), path] for path, size in shown)
+            rows = ([formatting.size(size), notes.get(path, ""), path] for path, size in shown)
             console.print(output.table(["SIZE", "NOTE", "FILE"] if notes else ["SIZE", "", "FILE"], rows))
         if count > len(shown):
             console.print(f"and {count - len(shown)} smaller ones: --all")

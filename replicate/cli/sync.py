@@ -9,8 +9,9 @@ import click
 import replicate
 from replicate.cli import output
 from replicate.cli.copied import copy
-from replicate_core import syncing, wording
+from replicate_core import formatting
 from replicate_core.redaction import without_credentials
+from replicate_core.spool import syncing
 
 FILES_SHOWN = 20
 """Maximum number of files that are named before something is accepted."""
@@ -87,7 +88,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
     lines = [
         f"{found[0].queue.directory}: {found[0].why}.",
         f"Experiment  {offer.experiment[:7]} of {offer.project}",
-        f"Waiting     {output.count(offer.jobs, 'job')}, {wording.size(offer.total_bytes)} of files",
+        f"Waiting     {output.count(offer.jobs, 'job')}, {formatting.size(offer.total_bytes)} of files",
         f"Files       {files or 'none'}",
         f"Storage     {offer.storage}",
         f"Options     {', '.join(offer.options) or 'none'}",

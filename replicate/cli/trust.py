@@ -9,11 +9,11 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate_core import config
-from replicate_core.files import working_directory
-from replicate_core.opening import is_config
-from replicate_core.trust import Request, forget, trusted
-from replicate_core.trust import trust as remember
-from replicate_core.vetting import doubts
+from replicate_core.machine.files import working_directory
+from replicate_core.storage.opening import is_config
+from replicate_core.storage.trust import Request, forget, trusted
+from replicate_core.storage.trust import trust as remember
+from replicate_core.storage.vetting import doubts
 
 
 @click.command(epilog="Example: replicate trust archive.yaml")

@@ -9,7 +9,7 @@ import click
 
 import replicate
 from replicate.cli import options, output
-from replicate_core import wording
+from replicate_core import formatting
 
 
 @click.command(epilog="Example: replicate verify --deep 3fa2c1b")
@@ -42,7 +42,7 @@ def verify(
                 f"note: {output.count(report.keyless, 'document')} of an earlier version can't be checked for standing "
                 "in the place of another, except by experiment, kind and size"
             )
-        what = f"{wording.size(report.bytes_checked)} read" if deep else "sizes compared"
+        what = f"{formatting.size(report.bytes_checked)} read" if deep else "sizes compared"
         verdict = output.count(len(report.damages), "problem") if report.damages else "no problems"
         checked = f"{output.count(report.experiments, 'experiment')}, {output.count(report.objects, 'object')}"
         click.echo(f"{checked}, {what}: {verdict}.")

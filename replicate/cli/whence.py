@@ -10,7 +10,7 @@ import click
 
 import replicate
 from replicate.cli import output
-from replicate_core import wording
+from replicate_core import formatting
 
 
 @click.command(epilog="Example: replicate whence downloads/model.pt")
@@ -30,7 +30,7 @@ def whence(open_project: Callable[[], replicate.Project], file: Path, as_json: b
         with output.console() as console:
             console.print(_table(holders, now=datetime.now(timezone.utc)))
     else:
-        shown = f"{output.printable(str(file))} ({wording.size(file.stat().st_size)})"
+        shown = f"{output.printable(str(file))} ({formatting.size(file.stat().st_size)})"
         click.echo(f"Nothing in {project.repository.store.url} holds the bytes of {shown}.", err=True)
     return 0 if holders else 1
 

@@ -134,7 +134,7 @@ def test_a_directory_that_can_not_be_written_exits_with_3(cli: Cli, experiment, 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr("replicate_core.checkout._create", refused)
+    monkeypatch.setattr("replicate_core.repository.checkout._create", refused)
     code, _, err = cli("checkout", experiment.id, "-o", "out")
     assert code == 3
     assert "can't write to out" in err

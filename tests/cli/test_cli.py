@@ -420,10 +420,10 @@ def test_a_name_that_the_terminal_can_not_show_is_no_crash(project: Path, comman
 
 def test_show_tells_how_much_dedup_saved_and_interesting_packages_first(cli: Cli, project: Path, monkeypatch) -> None:
     packages = {f"a{number}": "1" for number in range(7)}
-    monkeypatch.setattr("replicate_core.environment.packages", lambda: packages)
+    monkeypatch.setattr("replicate_core.machine.environment.packages", lambda: packages)
     with replicate.init({}, path=None) as plain:
         pass
-    monkeypatch.setattr("replicate_core.environment.packages", lambda: {**packages, "torch": "2"})
+    monkeypatch.setattr("replicate_core.machine.environment.packages", lambda: {**packages, "torch": "2"})
     (project / "model.bin").write_bytes(os.urandom(400_000))
     with replicate.init({}, path=None) as experiment:
         for _ in range(4):

@@ -155,7 +155,7 @@ def test_interesting_packages_come_first(cli: Cli, project: Path, monkeypatch) -
     ids = []
     for version in ("1", "2"):
         packages = {"aaa": version, "numpy": version, "torch": version}
-        monkeypatch.setattr("replicate_core.environment.packages", lambda packages=packages: packages)
+        monkeypatch.setattr("replicate_core.machine.environment.packages", lambda packages=packages: packages)
         with replicate.init({}, path=None) as experiment:
             ids.append(experiment.id)
     names = [line.split()[0] for line in cli("diff", *ids, "--only", "packages")[1].splitlines() if "  1" in line]

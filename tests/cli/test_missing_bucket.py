@@ -11,7 +11,7 @@ import pytest
 
 from replicate_core import project as projects
 from replicate_core.errors import StorageFailed
-from replicate_core.store import LocalStore, Store
+from replicate_core.storage.store import LocalStore, Store
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -17,8 +17,8 @@ import pytest
 import replicate
 from replicate import progress
 from replicate.progress import EndOfRun
-from replicate_core import recording
-from replicate_core.recording import Waiting
+from replicate_core.recording import recording
+from replicate_core.recording.recording import Waiting
 
 LEFT = Waiting(3, 12_000_000, None)
 LINE = "storing what is left, 3 to go (12 MB); Ctrl-C leaves it to the background"

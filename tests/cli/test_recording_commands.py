@@ -19,12 +19,14 @@ from types import SimpleNamespace
 import pytest
 
 import replicate
-from replicate_core import ids, launching, spool, syncing
-from replicate_core.draining import open_queue
-from replicate_core.files import Tree
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended
-from replicate_core.repository import utc_now
-from replicate_core.spool import Origin, Queue, Spool
+from replicate_core.format import ids
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended
+from replicate_core.machine.files import Tree
+from replicate_core.recording import launching
+from replicate_core.repository.repository import utc_now
+from replicate_core.spool import spool, syncing
+from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool.uploading import open_queue
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -151,8 +153,8 @@ class TestSync:
     def test_waits_for_who_is_storing_already(self, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         killed = Killed(project).leave()
         code = (
-            "import pathlib, sys, time\nfrom replicate_core.draining import open_queue\n"
-            "from replicate_core.spool import Queue\nqueue = Queue(pathlib.Path(sys.argv[1]))\n"
+            "import pathlib, sys, time\nfrom replicate_core.spool.uploading import open_queue\n"
+            "from replicate_core.spool.spool import Queue\nqueue = Queue(pathlib.Path(sys.argv[1]))\n"
             "print(queue.take(), flush=True)\nsys.stdin.readline()\nopen_queue(queue).empty()\n"
         )
         with subprocess.Popen(

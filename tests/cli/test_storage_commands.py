@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core.documents import seal
+from replicate_core.format.sealed import seal
 
 Cli = Callable[..., tuple[int, str, str]]
 KINDS = ("records", "manifests", "data")

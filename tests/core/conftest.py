@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from replicate_core.values import Value
+from replicate_core.format.values import Value
 
 pytest.register_assert_rewrite("store_suite")
 

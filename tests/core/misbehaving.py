@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import draining, launching, recorder
-from replicate_core.background import Bell
 from replicate_core.errors import StorageFailed
-from replicate_core.spool import Queue
-from replicate_core.store import Entry, Store
+from replicate_core.machine.background import Bell
+from replicate_core.recording import launching
+from replicate_core.spool import recorder, uploading
+from replicate_core.spool.spool import Queue
+from replicate_core.storage.store import Entry, Store
 
 PATIENCE_SECONDS = 120
 
@@ -107,7 +108,7 @@ class Storage:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on recorders are threads, are quick, and store in a storage of this kind."""
         monkeypatch.delenv("REPLICATE_RECORDER", raising=False)
-        monkeypatch.setattr(draining, "open_store", self.opener(draining.open_store))
+        monkeypatch.setattr(uploading, "open_store", self.opener(uploading.open_store))
         monkeypatch.setattr(launching, "start", self.start)
         monkeypatch.setattr(recorder, "POLL_SECONDS", 0.005)
         monkeypatch.setattr(recorder, "PAUSE_SECONDS", (0.02, 0.2))

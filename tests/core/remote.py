@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from replicate_core import catalogue, compacting, segments
-from replicate_core.compacting import compact
-from replicate_core.documents import seal, unseal
 from replicate_core.errors import NotFound
-from replicate_core.keys import SEGMENTS
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Record
-from replicate_core.repository import Repository
-from replicate_core.store import Entry
+from replicate_core.format import segments
+from replicate_core.format.keys import SEGMENTS
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended, Record
+from replicate_core.format.sealed import seal, unseal
+from replicate_core.repository import catalogue, compacting
+from replicate_core.repository.compacting import compact
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import Entry
 
 BEGAN = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 

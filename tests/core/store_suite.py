@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from replicate_core.errors import NotFound
-from replicate_core.store import Entry, Store
+from replicate_core.storage.store import Entry, Store
 
 LARGE = 3 * (1 << 20) + 7
 

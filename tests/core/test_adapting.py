@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import replicate
-from replicate_core.adapting import (
+from replicate_core.adapters import (
     check_experiment,
     check_keep,
     check_overhead,
@@ -21,7 +21,7 @@ from replicate_core.adapting import (
     whole_from_1,
 )
 from replicate_core.errors import InvalidInput
-from replicate_core.records import PrimaryMetric
+from replicate_core.format.records import PrimaryMetric
 
 LOSS = PrimaryMetric("loss", "minimize")
 

@@ -13,13 +13,15 @@ import pytest
 from misbehaving import until
 
 import replicate_core as replicate
-from replicate_core import environment, heartbeats, resuming
 from replicate_core.errors import InvalidInput, NotFound
-from replicate_core.heartbeats import Heartbeat
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, Record, Resumed
-from replicate_core.repository import Repository, utc_now
-from replicate_core.store import LocalStore
-from replicate_core.syncing import sync
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended, Record, Resumed
+from replicate_core.machine import environment
+from replicate_core.recording import resuming
+from replicate_core.repository import heartbeats
+from replicate_core.repository.heartbeats import Heartbeat
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool.syncing import sync
+from replicate_core.storage.store import LocalStore
 
 ROOT = Path(replicate.__file__).parents[1]
 

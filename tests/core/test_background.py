@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from replicate_core.background import Bell
+from replicate_core.machine.background import Bell
 
 LONG_SECONDS = 60.0
 

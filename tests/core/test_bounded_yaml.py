@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core.bounded_yaml import DEPTH_MAX, FILE_BYTES_MAX
 from replicate_core.config import load, load_file
 from replicate_core.errors import ConfigInvalid
+from replicate_core.machine.bounded_yaml import DEPTH_MAX, FILE_BYTES_MAX
 
 OPTIONS = "storage_options:\n  a: "
 BOMB = f"{OPTIONS}&a [x, x, x, x, x, x, x, x, x]\n" + "".join(

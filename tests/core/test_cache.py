@@ -16,15 +16,15 @@ import fsspec
 import pytest
 
 import replicate_core as replicate
-from replicate_core import cache
-from replicate_core.cache import CachedStore, cache_directory, cached
-from replicate_core.documents import seal, seal_under
 from replicate_core.errors import Corrupted, NotFound
-from replicate_core.fsspec_store import FsspecStore
-from replicate_core.opening import open_store
-from replicate_core.records import Created
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore, Store
+from replicate_core.format.records import Created
+from replicate_core.format.sealed import seal, seal_under
+from replicate_core.repository.repository import Repository
+from replicate_core.storage import cache
+from replicate_core.storage.cache import CachedStore, cache_directory, cached
+from replicate_core.storage.fsspec_store import FsspecStore
+from replicate_core.storage.opening import open_store
+from replicate_core.storage.store import LocalStore, Store
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 RECORD, MANIFEST, OTHER = "records/20261123/a.json", "manifests/b.json", "data/00/c.tar"
@@ -371,8 +371,8 @@ import sys
 sys.path[:0] = {path!r}
 import fsspec
 from pathlib import Path
-from replicate_core.cache import cached
-from replicate_core.fsspec_store import FsspecStore
+from replicate_core.storage.cache import cached
+from replicate_core.storage.fsspec_store import FsspecStore
 store = cached(FsspecStore(fsspec.filesystem("file"), {remote!r}, "test://remote"), directory=Path({directory!r}))
 keys = [f"records/{{number}}.json" for number in range(200)]
 for key in keys[::7]:

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote import ONE, OTHER, Lab, Remote
 
-from replicate_core import catalogue, segments
-from replicate_core.documents import seal, unseal
 from replicate_core.errors import Corrupted
-from replicate_core.keys import RECORDS, SEGMENTS
-from replicate_core.records import (
+from replicate_core.format import segments
+from replicate_core.format.keys import RECORDS, SEGMENTS
+from replicate_core.format.records import (
     Checkpointed,
     Created,
     Deleted,
@@ -25,8 +24,10 @@ from replicate_core.records import (
     Restored,
     Resumed,
 )
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.sealed import seal, unseal
+from replicate_core.repository import catalogue
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import checkout
-from replicate_core.checkout import Layout, check_out, lay_out
-from replicate_core.documents import digest
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
-from replicate_core.manifest import File, Manifest, Part
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.manifest import File, Manifest, Part
+from replicate_core.format.sealed import digest
+from replicate_core.repository import checkout
+from replicate_core.repository.checkout import Layout, check_out, lay_out
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture

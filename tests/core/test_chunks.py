@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replicate_core import chunks
-from replicate_core.chunks import GRID_BYTES, GRID_BYTES_MAX, LARGE_FILE_BYTES, MEMBER_BYTES, cut, grid_bytes
-from replicate_core.manifest import PART_BYTES_MAX
+from replicate_core.format import chunks
+from replicate_core.format.chunks import GRID_BYTES, GRID_BYTES_MAX, LARGE_FILE_BYTES, MEMBER_BYTES, cut, grid_bytes
+from replicate_core.format.manifest import PART_BYTES_MAX
 
 SIZES = st.integers(0, 4 * GRID_BYTES) | st.integers(0, 64 << 30)
 

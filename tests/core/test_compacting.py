@@ -10,15 +10,16 @@ import pytest
 from misbehaving import Storage, until
 from remote import ONE, OTHER, Lab
 
-from replicate_core import catalogue, compacting, record_format, segments
-from replicate_core.cache import cached
-from replicate_core.compacting import SEGMENTS_MAX, Report, compact, compact_if_due
-from replicate_core.documents import seal
 from replicate_core.errors import StorageFailed, TooNew
-from replicate_core.keys import RECORDS, SEGMENTS
-from replicate_core.records import Edited
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format import record_codec, segments
+from replicate_core.format.keys import RECORDS, SEGMENTS
+from replicate_core.format.records import Edited
+from replicate_core.format.sealed import seal
+from replicate_core.repository import catalogue, compacting
+from replicate_core.repository.compacting import SEGMENTS_MAX, Report, compact, compact_if_due
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.cache import cached
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ class TestCompact:
         lab.remote.put(copy, lab.remote.objects[first][0])
         lab.remote.put(created.replace("created", "edited"), b"nonsense\n")
         unbroken = f"{RECORDS}20261101/{'0' * 26}-{ONE}-edited.json"
-        lab.remote.put(unbroken, seal(record_format.encode(Edited(ONE, notes="by hand"))).rstrip(b"\n"))
+        lab.remote.put(unbroken, seal(record_codec.encode(Edited(ONE, notes="by hand"))).rstrip(b"\n"))
         report = lab.compact()
         assert (report.records, report.unusable) == (4, 3)
         assert lab.compact() == Report(unusable=3)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core import comparing
-from replicate_core.comparing import Comparison
-from replicate_core.diff import UNSET, Change, FileChange
 from replicate_core.errors import NotFound
+from replicate_core.views import comparing
+from replicate_core.views.comparing import Comparison
+from replicate_core.views.diff import UNSET, Change, FileChange
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +241,7 @@ def test_a_file_that_can_not_be_read_would_be_lost(project: Path, monkeypatch: p
     def refused(*_: object, **__: object) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr("replicate_core.checkout.open", refused, raising=False)
+    monkeypatch.setattr("replicate_core.repository.checkout.open", refused, raising=False)
     assert layout.replaced(project) == ["train.py"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from replicate_core.config import DEFAULT_STORAGE, Config, SpoolConfig, find_directory, load, project_above
 from replicate_core.errors import ConfigInvalid
-from replicate_core.records import PrimaryMetric
+from replicate_core.format.records import PrimaryMetric
 
 
 def loaded(directory: Path, text: str | bytes, *, name: str = "replicate.yaml") -> Config:

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import chunks, containers
-from replicate_core.chunks import GRID_BYTES, MEMBER_BYTES, cut
-from replicate_core.containers import members
-from replicate_core.documents import digest
+from replicate_core.format import chunks, file_structure
+from replicate_core.format.chunks import GRID_BYTES, MEMBER_BYTES, cut
+from replicate_core.format.file_structure import members
+from replicate_core.format.sealed import digest
 
 LONGEST = 32 << 20
 """The most that may be read at once."""
@@ -168,7 +168,7 @@ def test_a_pickle_that_is_cut_short_keeps_what_was_found_until_then() -> None:
 
 
 def test_of_a_pickle_with_very_many_values_only_the_beginning_is_looked_at(monkeypatch) -> None:
-    monkeypatch.setattr(containers, "_OPCODES_MAX", 1000)
+    monkeypatch.setattr(file_structure, "_OPCODES_MAX", 1000)
     assert found(pickle.dumps([WEIGHTS, [None] * 2000, BIAS], 4)) == [WEIGHTS.tobytes()]
 
 
@@ -256,7 +256,7 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_everything_large(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(chunks, "MEMBER_BYTES", 16)
-    patch.setattr(containers, "_SKIPPED_BYTES", 16)
+    patch.setattr(file_structure, "_SKIPPED_BYTES", 16)
 
 
 TINY = {
@@ -533,7 +533,7 @@ def test_a_long_that_is_large_is_not_computed() -> None:
 
 
 def test_a_pickle_with_endless_opcodes_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr(containers, "_OPCODES_MAX", 5000)
+    monkeypatch.setattr(file_structure, "_OPCODES_MAX", 5000)
     data = b"\x80\4" + b"N" * (8 << 20)
     read = Watched(data)
     assert members(read, len(data), at_least=MEMBER_BYTES) == []

@@ -14,18 +14,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from remote import ONE, OTHER, Remote
 
-from replicate_core import catalogue, copying, records
-from replicate_core.copying import copy
-from replicate_core.documents import seal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed, TooNew
-from replicate_core.keys import DATA, MANIFESTS, RECORDS, SEGMENTS, TOMBSTONES
-from replicate_core.known import GRACE, Known
-from replicate_core.pruning import prune
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record, Released, Resumed
-from replicate_core.repository import Repository
-from replicate_core.staging import Staged, StagedFile
-from replicate_core.verifying import snapshots_of, verify
-from replicate_core.writing import publish
+from replicate_core.format import records
+from replicate_core.format.keys import DATA, MANIFESTS, RECORDS, SEGMENTS, TOMBSTONES
+from replicate_core.format.records import (
+    Checkpointed,
+    CheckpointFacts,
+    Created,
+    Deleted,
+    Ended,
+    Record,
+    Released,
+    Resumed,
+)
+from replicate_core.format.sealed import seal
+from replicate_core.machine.staging import Staged, StagedFile
+from replicate_core.repository import catalogue, copying
+from replicate_core.repository.chunk_index import GRACE, Known
+from replicate_core.repository.copying import copy
+from replicate_core.repository.pruning import prune
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.verifying import snapshots_of, verify
+from replicate_core.repository.writing import publish
 
 CONTENTS = [bytes([number]) * 300 for number in range(8)]
 NAMES, FOREIGN = ["1" * 32, "2" * 32], "3" * 32
@@ -259,7 +269,7 @@ class TestCopy:
         pair.target.train(OTHER)
         pair.target.remote.wait(days=3)
         pair.target.train("3" * 32)
-        from replicate_core.compacting import compact
+        from replicate_core.repository.compacting import compact
 
         compact(pair.target.repository)
         pair.copy()

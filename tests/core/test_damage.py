@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core import environment
-from replicate_core.manifest import Part
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.manifest import Part
+from replicate_core.machine import environment
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 CONTENTS = {"train.py": "print('training')\n" * 3, "empty": "", "model.bin": "the weights, all of them"}
 METRICS = {"loss": 0.25}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import descriptors
-from replicate_core.descriptors import Anchor
+from replicate_core.machine import descriptors
+from replicate_core.machine.descriptors import Anchor
 
 PROGRAM = """
 import os, sys
-from replicate_core.descriptors import STANDARD, open_above, opener
+from replicate_core.machine.descriptors import STANDARD, open_above, opener
 for number in {closed}:
     os.close(number)
 with open(sys.argv[1], "rb", opener=opener) as file:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core import diff
-from replicate_core.diff import UNSET, Change, changes, differing, file_changes, unified
-from replicate_core.manifest import File, Manifest, Part
-from replicate_core.values import Value
+from replicate_core.format.manifest import File, Manifest, Part
+from replicate_core.format.values import Value
+from replicate_core.views import diff
+from replicate_core.views.diff import UNSET, Change, changes, differing, file_changes, unified
 
 
 def test_values_that_are_the_same_are_not_listed() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core.documents import (
+from replicate_core.errors import Corrupted
+from replicate_core.format.sealed import (
     COUNT_MAX,
     digest,
     expect_count,
@@ -21,7 +22,6 @@ from replicate_core.documents import (
     unseal,
     unseal_under,
 )
-from replicate_core.errors import Corrupted
 
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),

@@ -14,17 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from misbehaving import Died, Misbehaving, Storage, fails
 
-from replicate_core import draining, ids, spool
-from replicate_core.draining import Drain, open_queue
 from replicate_core.errors import Corrupted, InvalidInput, StorageFailed
-from replicate_core.files import Tree
-from replicate_core.known import Known
-from replicate_core.reading import open_file
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, ExperimentState
-from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Origin, Queue, Spool
-from replicate_core.staging import SMALL_BYTES
-from replicate_core.store import LocalStore
+from replicate_core.format import ids
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, ExperimentState
+from replicate_core.machine.files import Tree
+from replicate_core.machine.staging import SMALL_BYTES
+from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.reading import open_file
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool import spool, uploading
+from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool.uploading import Drain, open_queue
+from replicate_core.storage.store import LocalStore
 
 EXPERIMENT = "e" * 32
 
@@ -103,7 +104,7 @@ class TestOrder:
     def test_points_are_merged_up_to_a_limit(
         self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(draining, "JOBS_AT_ONCE", 10)
+        monkeypatch.setattr(uploading, "JOBS_AT_ONCE", 10)
         made = append_all(queue, project, "c" + "p" * 95 + "e")
         storage = Storage()
         counts: list[int] = []

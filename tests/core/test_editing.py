@@ -9,9 +9,9 @@ import pytest
 
 import replicate_core as replicate
 from replicate_core.errors import InvalidInput, NotFound
-from replicate_core.records import Edited
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.records import Edited
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture

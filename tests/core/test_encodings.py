@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core.encodings import CODECS, ENCODED_BYTES_MIN, SAMPLE_BYTES, WORTH, decode, encode
 from replicate_core.errors import Corrupted
+from replicate_core.format.encodings import CODECS, ENCODED_BYTES_MIN, SAMPLE_BYTES, WORTH, decode, encode
 
 POLICIES = tuple(WORTH)
 FP32 = (np.random.default_rng(1).standard_normal(1 << 18) * 0.02).astype("<f4").tobytes()

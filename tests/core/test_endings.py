@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core.endings import ERROR_CHARACTERS, Terminated, ending_of
+from replicate_core.machine.process_exit import ERROR_CHARACTERS, Terminated, ending_of
 
 BEGIN = (
     "import atexit, os, signal, sys, threading, time\n"
-    "from replicate_core import endings\n"
+    "from replicate_core.machine import process_exit as endings\n"
     "def say(name):\n"
     "    return lambda status, error: print(f'{name}: {status}, {error}', flush=True)\n"
     "one, other = say('one'), say('other')\n"

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from replicate_core import environment
-from replicate_core.environment import accelerators, command_line, git_state, packages, system, user
-from replicate_core.records import GitState
+from replicate_core.format.records import GitState
+from replicate_core.machine import environment
+from replicate_core.machine.environment import accelerators, command_line, git_state, packages, system, user
 
 
 class TestCommandLine:
@@ -25,7 +25,7 @@ class TestCommandLine:
     @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
     def test_in_a_worker_of_multiprocessing_is_that_of_its_parent(self, tmp_path: Path, method: str) -> None:
         (tmp_path / "train.py").write_text(
-            "import multiprocessing, sys\nfrom replicate_core.environment import command_line\n"
+            "import multiprocessing, sys\nfrom replicate_core.machine.environment import command_line\n"
             "def tell(deeper):\n    print(command_line(), flush=True)\n"
             "    if deeper:\n        start(False)\n"
             "def start(deeper):\n    child = context.Process(target=tell, args=(deeper,))\n"

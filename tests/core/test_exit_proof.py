@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from replicate_core.exit_proof import ExitProofThreads
+from replicate_core.storage.exit_threads import ExitProofThreads
 
 SCRIPT = """
 import asyncio, atexit, threading
-from replicate_core.exit_proof import ExitProofThreads
+from replicate_core.storage.exit_threads import ExitProofThreads
 
 loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from replicate_core.failures import REASON_CHARACTERS, diagnose, is_gone
+from replicate_core.storage.diagnosis import REASON_CHARACTERS, diagnose, is_gone
 
 
 def named(name: str, text: str = "", *, base: type[Exception] = Exception, **fields: object) -> Exception:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicate_core.errors import InvalidInput
-from replicate_core.files import (
+from replicate_core.format.manifest import File, Manifest, decode, encode
+from replicate_core.machine.files import (
     SKIPPED_NAMES,
     Tree,
     is_temporary,
@@ -28,8 +29,7 @@ from replicate_core.files import (
     temporary_beside,
     write_atomically,
 )
-from replicate_core.ignoring import IgnoreRules, Verdict
-from replicate_core.manifest import File, Manifest, decode, encode
+from replicate_core.machine.ignoring import IgnoreRules, Verdict
 
 
 def write(root: Path, *paths: str) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import catalogue, listing
-from replicate_core.compacting import compact
-from replicate_core.garbage import collection_paused
-from replicate_core.listing import Source
-from replicate_core.records import Created, Ended
-from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Spool
-from replicate_core.store import LocalStore
+from replicate_core.format.records import Created, Ended
+from replicate_core.machine.gc_pause import collection_paused
+from replicate_core.repository import catalogue
+from replicate_core.repository.compacting import compact
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool.spool import Spool
+from replicate_core.storage.store import LocalStore
+from replicate_core.views import source
+from replicate_core.views.source import Source
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_next_to_none_is_collected_during_a_listing(tmp_path: Path, monkeypatch:
         return found.count("start")
 
     paused = collections()
-    for module in (catalogue, listing):
+    for module in (catalogue, source):
         monkeypatch.setattr(module, "collection_paused", nullcontext)
     assert collections() >= paused + 5
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicate_core.errors import InvalidInput
-from replicate_core.ids import (
+from replicate_core.format.ids import (
     ID_BYTES,
     SHORT_LENGTH,
     ULID_BYTES,

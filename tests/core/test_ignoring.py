@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import git
 from replicate_core.errors import ConfigInvalid
-from replicate_core.files import scan
-from replicate_core.ignoring import GIT_IGNORE_FILE, IGNORE_FILE, KEEPSAKE_IGNORE_FILE, IgnoreRules, Patterns
+from replicate_core.machine import git
+from replicate_core.machine.files import scan
+from replicate_core.machine.ignoring import GIT_IGNORE_FILE, IGNORE_FILE, KEEPSAKE_IGNORE_FILE, IgnoreRules, Patterns
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

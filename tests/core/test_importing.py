@@ -15,10 +15,11 @@ import fsspec
 import pytest
 
 import replicate_core as replicate
-from replicate_core import compacting, importing
-from replicate_core.records import Released
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.records import Released
+from replicate_core.keepsake import importer
+from replicate_core.repository import compacting
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 DATA = Path(__file__).parents[1] / "data"
 ONE, MADE = "a1" * 32, "b2" * 32
@@ -255,15 +256,15 @@ class TestTheFirstReplicate:
         assert len(replicate.experiments.get("a1").checkpoints) == 2
 
     def test_a_file_that_shrinks_meanwhile_is_damage(self, of_2020: Path, project: Path, monkeypatch) -> None:
-        plain = importing._Old.of
+        plain = importer._Old.of
 
-        def of(store: object) -> importing._Old:
+        def of(store: object) -> importer._Old:
             old = plain(store)
             (of_2020 / f"checkpoints/{'c3' * 32}/weights").write_text("1")
             (of_2020 / f"checkpoints/{'d4' * 32}/data/weights").unlink()
             return old
 
-        monkeypatch.setattr(importing._Old, "of", of)
+        monkeypatch.setattr(importer._Old, "of", of)
         result = take_over(of_2020)[0]
         assert "has 1 bytes, and was listed with 5" in result.damages[0]
         assert "was listed, and is not there" in result.damages[1]

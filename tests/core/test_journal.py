@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import journal as journals
-from replicate_core.documents import seal
-from replicate_core.journal import START, Journal, Mark
-from replicate_core.values import Value
+from replicate_core.format.sealed import seal
+from replicate_core.format.values import Value
+from replicate_core.spool import journal as journals
+from replicate_core.spool.journal import START, Journal, Mark
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ class TestWhatWasTorn:
 
 def test_its_file_is_none_of_the_standard_streams(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from replicate_core.journal import Journal\n"
+        "import os, sys; from pathlib import Path; from replicate_core.spool.journal import Journal\n"
         "for number in range(3): os.close(number)\n"
         "journal = Journal(Path(sys.argv[1])); journal.append(1); sys.exit(0 if journal._descriptor > 2 else 1)"
     )

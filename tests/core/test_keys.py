@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicate_core import keys
-from replicate_core.keys import RecordName
+from replicate_core.format import keys
+from replicate_core.format.keys import RecordName
 
 ULID = "01KATEST00000000000000000Z"
 ID = "3f" * 16

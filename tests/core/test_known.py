@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import catalogue
-from replicate_core import known as known_module
-from replicate_core.documents import digest
 from replicate_core.errors import StorageFailed
-from replicate_core.known import GRACE, LIFETIME, Known, Location, recent_manifests
-from replicate_core.manifest import Encoding, File, Manifest, Part
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, ExperimentState, Repacked
-from replicate_core.repository import Repository
-from replicate_core.store import LocalStore
+from replicate_core.format.manifest import Encoding, File, Manifest, Part
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, ExperimentState, Repacked
+from replicate_core.format.sealed import digest
+from replicate_core.repository import catalogue
+from replicate_core.repository import chunk_index as known_module
+from replicate_core.repository.chunk_index import GRACE, LIFETIME, Known, Location, recent_manifests
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 SECOND = timedelta(seconds=1)
 GZIP = Encoding("gzip", 50)

@@ -17,12 +17,13 @@ import pytest
 from misbehaving import PATIENCE_SECONDS, Died, Storage, fails, remove, until
 
 import replicate_core as replicate
-from replicate_core import launching, recording, spool
-from replicate_core.files import Tree
-from replicate_core.launching import InlineRecorder, as_error
-from replicate_core.recorder import LEFT
-from replicate_core.spool import Queue, Trouble
-from replicate_core.staging import Staged
+from replicate_core.machine.files import Tree
+from replicate_core.machine.staging import Staged
+from replicate_core.recording import launching, recording
+from replicate_core.recording.launching import InlineRecorder, as_error
+from replicate_core.spool import spool
+from replicate_core.spool.recorder import LEFT
+from replicate_core.spool.spool import Queue, Trouble
 
 AtExit = list[Callable[..., object]]
 
@@ -98,7 +99,7 @@ class TestAStorageThatRefuses:
         self.refused(project, "../storage", replicate.Corrupted, "can't be understood")
 
     def put_format(self, project: Path, text: str) -> None:
-        from replicate_core.keys import FORMAT_KEY
+        from replicate_core.format.keys import FORMAT_KEY
 
         (project.parent / "storage").mkdir()
         (project.parent / "storage" / FORMAT_KEY).write_text(text)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core import leftovers, recording
-from replicate_core.leftovers import LARGE_BYTES, NAME, Maker, made, note_digests, note_paths, read, version
+from replicate_core.recording import recording
+from replicate_core.spool import leftovers
+from replicate_core.spool.leftovers import LARGE_BYTES, NAME, Maker, made, note_digests, note_paths, read, version
 
 LIMIT = 100 * 10**6
 

@@ -15,20 +15,31 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicate_core import catalogue, heartbeats, listing, records
 from replicate_core.checkpoint import Checkpoint
-from replicate_core.draining import Drain
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment
-from replicate_core.files import Tree
-from replicate_core.heartbeats import LOST_AFTER, Heartbeat
-from replicate_core.known import Known
-from replicate_core.listing import Source
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Edited, Ended, Record, Resumed
-from replicate_core.repository import Repository
-from replicate_core.spool import Origin, Queue, Spool, State, Trouble
-from replicate_core.staging import SMALL_BYTES
-from replicate_core.store import LocalStore
+from replicate_core.format import records
+from replicate_core.format.records import (
+    Checkpointed,
+    CheckpointFacts,
+    Created,
+    Deleted,
+    Edited,
+    Ended,
+    Record,
+    Resumed,
+)
+from replicate_core.machine.files import Tree
+from replicate_core.machine.staging import SMALL_BYTES
+from replicate_core.repository import catalogue, heartbeats
+from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
+from replicate_core.repository.repository import Repository
+from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
+from replicate_core.spool.uploading import Drain
+from replicate_core.storage.store import LocalStore
+from replicate_core.views import source
+from replicate_core.views.source import Source
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 ONE, OTHER = "1" * 32, "2" * 32
@@ -95,7 +106,7 @@ class Lab:
         for job in queue.waiting(count_max=count):
             drain._store([job])
 
-    def only(self) -> listing.Listed:
+    def only(self) -> source.Listed:
         (listed,) = self.source.all().values()
         return listed
 
@@ -389,14 +400,14 @@ class TestFilesThatWait:
     ) -> None:
         queue = lab.begin()
         found = lab.checkpoint(lab.save(queue, 1, model=b"weights"))
-        plain, jobs = listing._private_copy, queue.jobs()
+        plain, jobs = source._private_copy, queue.jobs()
 
         def claimed_meanwhile(file):
             copy = plain(file)
             queue.claim(jobs[-1])
             return copy
 
-        monkeypatch.setattr(listing, "_private_copy", claimed_meanwhile)
+        monkeypatch.setattr(source, "_private_copy", claimed_meanwhile)
         assert read(found) == b"weights"
 
     def test_are_opened_though_they_are_stored_while_they_are_read(
@@ -404,14 +415,14 @@ class TestFilesThatWait:
     ) -> None:
         queue = lab.begin()
         found = lab.checkpoint(lab.save(queue, 1, model=b"weights"))
-        plain = listing._private_copy
+        plain = source._private_copy
 
         def stored_meanwhile(file):
             copy = plain(file)
             lab.drain(queue)
             return copy
 
-        monkeypatch.setattr(listing, "_private_copy", stored_meanwhile)
+        monkeypatch.setattr(source, "_private_copy", stored_meanwhile)
         assert read(found) == b"weights"
         assert found.is_stored
 

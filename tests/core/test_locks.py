@@ -15,20 +15,24 @@ from pathlib import Path
 import pytest
 from misbehaving import until
 
-from replicate_core import locks
+from replicate_core.machine import locks
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 HOLDING = (
-    "import signal, sys, pathlib; from replicate_core import locks\n"
+    "import signal, sys, pathlib; from replicate_core.machine import locks\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who runs tests in the background ignores it
     "print(locks.acquire(pathlib.Path(sys.argv[1])), flush=True)\n"
     "sys.stdin.readline()\n"
 )
 
-LOOKING = "import sys, pathlib; from replicate_core import locks; print(locks.is_held(pathlib.Path(sys.argv[1])))"
+LOOKING = (
+    "import sys, pathlib; from replicate_core.machine import locks; print(locks.is_held(pathlib.Path(sys.argv[1])))"
+)
 
-TAKING = "import sys, pathlib; from replicate_core import locks; print(locks.acquire(pathlib.Path(sys.argv[1])))"
+TAKING = (
+    "import sys, pathlib; from replicate_core.machine import locks; print(locks.acquire(pathlib.Path(sys.argv[1])))"
+)
 
 
 def another_says(code: str, path: Path) -> bool:

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replicate_core.documents import COUNT_MAX, FORMAT, digest, seal, unseal
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
-from replicate_core.manifest import (
+from replicate_core.format.manifest import (
     LINKS_FOLLOWED_MAX,
     PART_BYTES_MAX,
     Encoding,
@@ -29,7 +28,8 @@ from replicate_core.manifest import (
     size_problem,
     tree_problem,
 )
-from replicate_core.values import Value
+from replicate_core.format.sealed import COUNT_MAX, FORMAT, digest, seal, unseal
+from replicate_core.format.values import Value
 
 DIGEST = digest(b"weights")
 OBJECT = f"data/ab/{'ab' * 32}-7.tar"

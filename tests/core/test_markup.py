@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core import markup
+from replicate_core.views import notebook_html
 
 HOSTILE = "<script>alert('1')</script> & \"<b\" $x^2$ \x1b[2J\u202e\ud800"
 
@@ -35,18 +35,18 @@ class Reader(HTMLParser):
 
 @given(st.text())
 def test_no_text_becomes_markup_and_none_is_lost(content: str) -> None:
-    read = Reader(f"<p>{markup.text(content)}</p>")
+    read = Reader(f"<p>{notebook_html.text(content)}</p>")
     assert read.tags == ["p"] + ["br"] * content.count("\n")
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in content if char != "\n")
     assert "".join(read.texts) == shown
 
 
 def test_every_part_of_a_page_is_escaped() -> None:
-    page = markup.page(
-        markup.heading(HOSTILE),
-        markup.facts({HOSTILE: HOSTILE, "left out": None}),
-        markup.table([HOSTILE, "b"], [[HOSTILE, HOSTILE]], bold=[0]),
-        markup.line(HOSTILE),
+    page = notebook_html.page(
+        notebook_html.heading(HOSTILE),
+        notebook_html.facts({HOSTILE: HOSTILE, "left out": None}),
+        notebook_html.table([HOSTILE, "b"], [[HOSTILE, HOSTILE]], bold=[0]),
+        notebook_html.line(HOSTILE),
     )
     assert set(Reader(page).tags) == {"div", "p", "strong", "table", "tr", "th", "td", "thead", "tbody"}
     assert "<script" not in page
@@ -56,16 +56,18 @@ def test_every_part_of_a_page_is_escaped() -> None:
 
 
 def test_formulas_are_left_alone() -> None:
-    assert markup.page("").startswith('<div class="replicate tex2jax_ignore mathjax_ignore">')
+    assert notebook_html.page("").startswith('<div class="replicate tex2jax_ignore mathjax_ignore">')
 
 
 def test_nothing_is_shown_of_nothing() -> None:
-    assert markup.facts({"a": None}) == ""
-    assert markup.table(["full", "empty"], [["1", ""], ["2", ""]]).count("<th") == 1 + 1, "thead, and one heading"
+    assert notebook_html.facts({"a": None}) == ""
+    assert notebook_html.table(["full", "empty"], [["1", ""], ["2", ""]]).count("<th") == 1 + 1, (
+        "thead, and one heading"
+    )
 
 
 def test_the_row_that_counts_is_stressed() -> None:
-    table = markup.table(["a"], [["first"], ["second"]], bold=[1])
+    table = notebook_html.table(["a"], [["first"], ["second"]], bold=[1])
     assert "<strong>second</strong>" in table
     assert "<strong>first" not in table
 
@@ -73,10 +75,10 @@ def test_the_row_that_counts_is_stressed() -> None:
 def test_values_are_short() -> None:
     values = [0.123456789, math.nan, 3, None, True, "text", [1, 2], {"a": "ü"}, "x" * 100]
     shown = ["0.12346", "nan", "3", "null", "true", "text", "[1, 2]", '{"a": "ü"}', "x" * 59 + "…"]
-    assert [markup.value(value) for value in values] == shown
-    assert markup.pairs({"a": 1, "b": 0.5}) == "a=1\nb=0.5"
+    assert [notebook_html.value(value) for value in values] == shown
+    assert notebook_html.pairs({"a": 1, "b": 0.5}) == "a=1\nb=0.5"
 
 
 def test_times_are_of_one_zone() -> None:
     local = datetime(2026, 11, 23, 12, 0, 5, tzinfo=timezone(timedelta(hours=2)))
-    assert markup.moment(local) == "2026-11-23 10:00:05 UTC"
+    assert notebook_html.moment(local) == "2026-11-23 10:00:05 UTC"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core.names import given_name, local_name, portable
+from replicate_core.machine.names import given_name, local_name, portable
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere names are always Unicode")
 

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core import old_formats
 from replicate_core.errors import Corrupted
-from replicate_core.old_formats import Found
-from replicate_core.records import PrimaryMetric
+from replicate_core.format.records import PrimaryMetric
+from replicate_core.keepsake import documents
+from replicate_core.keepsake.documents import Found
 
 ONE, CHECKPOINT = "a1" * 32, "b2" * 32
 EXPERIMENT = {"id": ONE, "created": "2021-03-04T05:06:07.123456789Z"}
 
 
 def experiment(*separate: dict, **fields: object) -> Found:
-    return old_formats.experiment({**EXPERIMENT, **fields}, separate, key="one.json", url="s3://bucket/old")
+    return documents.experiment({**EXPERIMENT, **fields}, separate, key="one.json", url="s3://bucket/old")
 
 
 def checkpoint(**fields: object) -> dict:
@@ -151,10 +151,10 @@ class TestACheckpoint:
 
 class TestADocument:
     def test_has_floats_that_json_has_no_word_for(self) -> None:
-        go = old_formats.load(b'{"a": ["[NaN]", {"b": "[+Infinity]"}], "c": "[-Infinity]", "d": "[x]"}', key="one.json")
+        go = documents.load(b'{"a": ["[NaN]", {"b": "[+Infinity]"}], "c": "[-Infinity]", "d": "[x]"}', key="one.json")
         assert math.isnan(go["a"][0])
         assert (go["a"][1], go["c"], go["d"]) == ({"b": math.inf}, -math.inf, "[x]")
-        python = old_formats.load(b'{"a": NaN, "b": -Infinity}', key="one.json")
+        python = documents.load(b'{"a": NaN, "b": -Infinity}', key="one.json")
         assert math.isnan(python["a"])
         assert python["b"] == -math.inf
 
@@ -165,18 +165,18 @@ class TestADocument:
     )
     def test_that_is_none_is_corrupted(self, data: bytes) -> None:
         with pytest.raises(Corrupted, match=r"one\.json can't be understood"):
-            old_formats.load(data, key="one.json")
+            documents.load(data, key="one.json")
 
     def test_of_a_heartbeat(self) -> None:
-        found = old_formats.heartbeat({"last_heartbeat": "2021-03-04T05:06:07.5Z"}, key="beat.json")
+        found = documents.heartbeat({"last_heartbeat": "2021-03-04T05:06:07.5Z"}, key="beat.json")
         assert found == datetime(2021, 3, 4, 5, 6, 7, 500_000, timezone.utc)
         with pytest.raises(Corrupted, match=r"beat\.json"):
-            old_formats.heartbeat({}, key="beat.json")
+            documents.heartbeat({}, key="beat.json")
 
     def test_of_a_checkpoint_names_its_experiment(self) -> None:
-        assert old_formats.owner({"experiment_id": ONE}, key="c.json") == ONE
+        assert documents.owner({"experiment_id": ONE}, key="c.json") == ONE
         with pytest.raises(Corrupted, match=r"c\.json names no experiment: its experiment_id is None"):
-            old_formats.owner({}, key="c.json")
+            documents.owner({}, key="c.json")
 
 
 @given(data=st.data())
@@ -188,8 +188,8 @@ def test_whatever_stands_in_a_document_it_is_read_or_corrupted(data: st.DataObje
     }  # fmt: skip
     document = data.draw(damaged(whole))
     try:
-        loaded = old_formats.load(json.dumps(document).encode(), key="one.json")
-        found = old_formats.experiment(loaded, [], key="one.json", url="")
+        loaded = documents.load(json.dumps(document).encode(), key="one.json")
+        found = documents.experiment(loaded, [], key="one.json", url="")
     except Corrupted:
         return
     assert found.created.experiment

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from replicate_core.errors import ConfigInvalid
-from replicate_core.options import hide, in_plain, resolve, secrets
-from replicate_core.values import Value
+from replicate_core.format.values import Value
+from replicate_core.storage.options import hide, in_plain, resolve, secrets
 
 
 class TestReferences:

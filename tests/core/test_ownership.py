@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import ownership
-from replicate_core.ownership import is_proven, problem, prove, read_own, strange_below
+from replicate_core.machine import ownership
+from replicate_core.machine.ownership import is_proven, problem, prove, read_own, strange_below
 
 AsNobody = Callable[[], AbstractContextManager[None]]
 

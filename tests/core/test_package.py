@@ -46,6 +46,6 @@ def test_a_name_that_there_is_none_of_is_an_error() -> None:
 
 
 def test_a_recorder_imports_nothing_that_only_readers_need() -> None:
-    program = "import sys, replicate_core.recorder; print(*sys.modules)"
+    program = "import sys, replicate_core.spool.recorder; print(*sys.modules)"
     found = subprocess.check_output([sys.executable, "-c", program], text=True).split()
-    assert not {"replicate_core.experiment", "replicate_core.project", "replicate_core.pruning"} & set(found)
+    assert not {"replicate_core.experiment", "replicate_core.project", "replicate_core.repository.pruning"} & set(found)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import replicate_core as replicate
 from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, StorageFailed
-from replicate_core.preview import OUTPUT_NAMES, Preview, is_data, is_secret, is_source
-from replicate_core.store import LocalStore
+from replicate_core.machine.file_kinds import is_data, is_secret, is_source
+from replicate_core.storage.store import LocalStore
+from replicate_core.views.preview import OUTPUT_NAMES, Preview
 
 LIMIT = 100 * 10**6
 SECRETS = (

@@ -21,12 +21,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import replicate_core as replicate
-from replicate_core import recording
-from replicate_core.fsspec_store import FsspecStore
-from replicate_core.protocol import ReplicateFileSystem
-from replicate_core.records import Deleted, Ended
-from replicate_core.staging import SMALL_BYTES
-from replicate_core.store import LocalStore
+from replicate_core.filesystem import ReplicateFileSystem
+from replicate_core.format.records import Deleted, Ended
+from replicate_core.machine.staging import SMALL_BYTES
+from replicate_core.recording import recording
+from replicate_core.storage.fsspec_store import FsspecStore
+from replicate_core.storage.store import LocalStore
 
 
 def write(project: Path, **contents: str | bytes) -> None:
@@ -660,7 +660,7 @@ class TestFinding:
 
     def test_a_beginning_of_several_lists_them(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = iter(f"abc{number:029x}" for number in range(20))
-        monkeypatch.setattr("replicate_core.ids.random_id", lambda _: next(names))
+        monkeypatch.setattr("replicate_core.format.ids.random_id", lambda _: next(names))
         experiment = replicate.init({}, path=None)
         for _ in range(11):
             experiment.checkpoint(None, {})

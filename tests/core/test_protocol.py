@@ -14,10 +14,10 @@ import pytest
 from fsspec.config import conf
 
 import replicate_core as replicate
-from replicate_core.files import write_atomically
-from replicate_core.manifest import follow
-from replicate_core.protocol import ReplicateFileSystem
-from replicate_core.store import LocalStore
+from replicate_core.filesystem import ReplicateFileSystem
+from replicate_core.format.manifest import follow
+from replicate_core.machine.files import write_atomically
+from replicate_core.storage.store import LocalStore
 
 TABLE = b"step,loss\n0,0.5\n1,0.25\n"
 
@@ -433,4 +433,4 @@ def test_fsspec_finds_it_where_replicate_is_only_installed() -> None:
         "print(fsspec.get_filesystem_class('replicate'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "replicate_core.protocol.ReplicateFileSystem" in done.stdout
+    assert "replicate_core.filesystem.ReplicateFileSystem" in done.stdout

@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core import catalogue
-from replicate_core.compacting import compact
-from replicate_core.documents import seal, seal_under
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
-from replicate_core.keys import DATA, MANIFESTS, RECORDS, TOMBSTONES
-from replicate_core.known import GRACE, Known
-from replicate_core.manifest import encode
-from replicate_core.pruning import LIVE_SHARE, Report, prune
-from replicate_core.reading import read_all
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
-from replicate_core.repository import Repository
-from replicate_core.staging import Staged, StagedFile
-from replicate_core.store import Entry
-from replicate_core.verifying import snapshots_of, verify
-from replicate_core.writing import Snapshot, publish
+from replicate_core.format.keys import DATA, MANIFESTS, RECORDS, TOMBSTONES
+from replicate_core.format.manifest import encode
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
+from replicate_core.format.sealed import seal, seal_under
+from replicate_core.machine.staging import Staged, StagedFile
+from replicate_core.repository import catalogue
+from replicate_core.repository.chunk_index import GRACE, Known
+from replicate_core.repository.compacting import compact
+from replicate_core.repository.pruning import LIVE_SHARE, Report, prune
+from replicate_core.repository.reading import read_all
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.verifying import snapshots_of, verify
+from replicate_core.repository.writing import Snapshot, publish
+from replicate_core.storage.store import Entry
 
 SECOND = timedelta(seconds=1)
 CONTENTS = {f"{number}.bin": random.Random(number).randbytes(2000) for number in range(10)}

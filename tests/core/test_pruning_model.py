@@ -20,18 +20,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from replicate_core import catalogue, record_format, records
-from replicate_core.compacting import compact
-from replicate_core.documents import unseal
 from replicate_core.errors import Corrupted, NotFound
-from replicate_core.known import Known
-from replicate_core.pruning import prune
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted
-from replicate_core.repository import Repository
-from replicate_core.staging import Staged, StagedFile
-from replicate_core.store import Entry
-from replicate_core.verifying import snapshots_of
-from replicate_core.writing import publish
+from replicate_core.format import record_codec, records
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted
+from replicate_core.format.sealed import unseal
+from replicate_core.machine.staging import Staged, StagedFile
+from replicate_core.repository import catalogue
+from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.compacting import compact
+from replicate_core.repository.pruning import prune
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.verifying import snapshots_of
+from replicate_core.repository.writing import publish
+from replicate_core.storage.store import Entry
 
 GRACE = timedelta(seconds=1200)
 CONTENTS = [bytes([number]) * 300 for number in range(8)]
@@ -76,7 +77,7 @@ class World:
 
     def states(self) -> dict[str, records.ExperimentState]:
         names = sorted(name for name in self.objects if name.startswith("records/"))
-        read = (record_format.decode(unseal(self.objects[name][0], key=name), key=name) for name in names)
+        read = (record_codec.decode(unseal(self.objects[name][0], key=name), key=name) for name in names)
         return records.fold(record for record in read if record is not None)
 
     def seen_through_segments(self) -> dict[str, records.ExperimentState]:

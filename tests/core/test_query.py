@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import replicate_core as replicate
 from replicate_core.errors import InvalidInput
-from replicate_core.query import arrange, look_up, misnamed, parse_filter, parse_order, select
-from replicate_core.records import CheckpointFacts, Created, ExperimentState, GitState, PrimaryMetric, Status
-from replicate_core.values import Value
+from replicate_core.format.records import CheckpointFacts, Created, ExperimentState, GitState, PrimaryMetric, Status
+from replicate_core.format.values import Value
+from replicate_core.views.query import arrange, look_up, misnamed, parse_filter, parse_order, select
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
 MORNING = NOW.replace(hour=10, minute=30, second=15)

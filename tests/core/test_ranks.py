@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core import ids, ranks
-from replicate_core.ranks import LAUNCHERS, Rank, is_first_worker, know_id, tell_id, this_rank, told_id
+from replicate_core.format import ids
+from replicate_core.machine import ranks
+from replicate_core.machine.ranks import LAUNCHERS, Rank, is_first_worker, know_id, tell_id, this_rank, told_id
 
 VARIABLES = ("REPLICATE_RANK", "RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
@@ -171,7 +172,7 @@ class TestFrameworks:
         assert this_rank({}) == Rank(0, "nothing")
 
     def test_nothing_is_imported_to_ask(self) -> None:
-        code = "import sys; from replicate_core.ranks import this_rank; this_rank(); print(*sys.modules)"
+        code = "import sys; from replicate_core.machine.ranks import this_rank; this_rank(); print(*sys.modules)"
         root = Path(__file__).parents[2]
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
         assert not {"torch", "jax", "tensorflow", "numpy"} & set(done.stdout.split())

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicate_core.documents import digest
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
-from replicate_core.manifest import Encoding, File, Part
-from replicate_core.reading import (
+from replicate_core.format.manifest import Encoding, File, Part
+from replicate_core.format.sealed import digest
+from replicate_core.repository.reading import (
     FETCH_BYTES,
     FETCHES_AT_ONCE,
     GAP_BYTES,
@@ -34,7 +34,7 @@ from replicate_core.reading import (
     read_part,
     wanted_of,
 )
-from replicate_core.repository import Repository
+from replicate_core.repository.repository import Repository
 
 KEY = f"data/00/{'0' * 64}-0"
 MIB = 1 << 20

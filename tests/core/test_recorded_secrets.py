@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core import recording
+from replicate_core.recording import recording
 
 SECRET = "hunter2-x"
 

@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 from misbehaving import PATIENCE_SECONDS, Gate, RecorderThread, Storage, fails, nothing, remove, takes, until
 
-from replicate_core import heartbeats, ids, recorder
 from replicate_core.errors import StorageFailed
-from replicate_core.files import Tree
-from replicate_core.recorder import Recorder, record, record_abandoned
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState
-from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Origin, Queue, Spool
-from replicate_core.store import LocalStore
+from replicate_core.format import ids
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState
+from replicate_core.machine.files import Tree
+from replicate_core.repository import heartbeats
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool import recorder
+from replicate_core.spool.recorder import Recorder, record, record_abandoned
+from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture
@@ -492,7 +494,7 @@ class TestPriority:
     ) -> None:
         """Who has no privileges can't raise that of a thread again: another thread stores the next one."""
         hurried = threading.Event()
-        monkeypatch.setattr("replicate_core.background.Background.hurry", lambda _: hurried.set())
+        monkeypatch.setattr("replicate_core.machine.background.Background.hurry", lambda _: hurried.set())
         start(training, storage)
         until(lambda: training.queue.state().done == 1)
         gate, found = Gate("data/"), []
@@ -516,7 +518,7 @@ class TestPriority:
     ) -> None:
         """`ulimit -u`: signs of life are given in between, too."""
         monkeypatch.setattr(recorder, "start_thread", lambda _: False)
-        monkeypatch.setattr("replicate_core.background.start_thread", lambda _: False)
+        monkeypatch.setattr("replicate_core.machine.background.start_thread", lambda _: False)
         monkeypatch.setattr(heartbeats, "INTERVAL", timedelta(seconds=0.01))
         start(training, storage)
         made = [training.checkpoint()]
@@ -563,7 +565,7 @@ class TestSignsOfLife:
 class TestAProcess:
     """As it is started: its exit status says whether all is stored."""
 
-    PROGRAM = "import sys; from replicate_core.recorder import main; main(sys.argv[1:])"
+    PROGRAM = "import sys; from replicate_core.spool.recorder import main; main(sys.argv[1:])"
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", self.PROGRAM, *map(str, arguments)]

@@ -23,8 +23,10 @@ import pytest
 from misbehaving import PATIENCE_SECONDS, Gate, Storage, fails, nothing, remove, takes, until
 
 import replicate_core as replicate
-from replicate_core import heartbeats, launching, leftovers, recorder, recording, spool
-from replicate_core.store import translated
+from replicate_core.recording import launching, recording
+from replicate_core.repository import heartbeats
+from replicate_core.spool import leftovers, recorder, spool
+from replicate_core.storage.store import translated
 
 AtExit = list[Callable[..., object]]
 

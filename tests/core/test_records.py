@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core.documents import seal, seal_under, unseal
 from replicate_core.errors import Corrupted, InvalidInput
-from replicate_core.keys import RecordName, record_key
-from replicate_core.record_format import KINDS, decode, encode, kind, parse_time, read, time_text
-from replicate_core.records import (
+from replicate_core.format.keys import RecordName, record_key
+from replicate_core.format.record_codec import KINDS, decode, encode, kind, parse_time, read, time_text
+from replicate_core.format.records import (
     Checkpointed,
     CheckpointFacts,
     Created,
@@ -41,6 +40,7 @@ from replicate_core.records import (
     primary_metric_of,
     superseded,
 )
+from replicate_core.format.sealed import seal, seal_under, unseal
 
 KEY = "records/20261123/01J-e-created.json"
 MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core.documents import digest, seal
 from replicate_core.errors import Corrupted, StorageFailed, TooNew
-from replicate_core.keys import FORMAT_KEY
-from replicate_core.manifest import File, Manifest
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended
-from replicate_core.repository import Repository, utc_now
-from replicate_core.store import LocalStore, Store
+from replicate_core.format.keys import FORMAT_KEY
+from replicate_core.format.manifest import File, Manifest
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended
+from replicate_core.format.sealed import digest, seal
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.storage.store import LocalStore, Store
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 
@@ -198,7 +198,7 @@ class TestManifests:
         assert reader.manifests([None, key, None]) == [self.CONTENT]
 
     def test_no_more_than_so_many_are_kept(self, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("replicate_core.repository.MANIFESTS_MAX", 2)
+        monkeypatch.setattr("replicate_core.repository.repository.MANIFESTS_MAX", 2)
         keys = [repository.put_manifest(self.CONTENT) for _ in range(4)]
         assert repository.manifests(keys) == [self.CONTENT] * 4
         last = repository.manifest(keys[-1])

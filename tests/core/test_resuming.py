@@ -25,17 +25,20 @@ from hypothesis import strategies as st
 from misbehaving import Storage, fails, until
 
 import replicate_core as replicate
-from replicate_core import environment, heartbeats, record_format, recording, resuming
 from replicate_core import project as projects
-from replicate_core.documents import seal
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
-from replicate_core.heartbeats import Heartbeat
-from replicate_core.listing import Source
-from replicate_core.records import Checkpointed, Created, Edited, Ended, Record, Resumed
-from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Spool
-from replicate_core.store import LocalStore
-from replicate_core.syncing import sync
+from replicate_core.format import record_codec
+from replicate_core.format.records import Checkpointed, Created, Edited, Ended, Record, Resumed
+from replicate_core.format.sealed import seal
+from replicate_core.machine import environment
+from replicate_core.recording import recording, resuming
+from replicate_core.repository import heartbeats
+from replicate_core.repository.heartbeats import Heartbeat
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.syncing import sync
+from replicate_core.storage.store import LocalStore
+from replicate_core.views.source import Source
 
 ROOT = Path(replicate.__file__).parents[1]
 NOW = datetime(2026, 11, 24, tzinfo=timezone.utc)
@@ -77,7 +80,7 @@ def test_another_start_of_the_same_run_is_found_by_its_texts(
     renamed = Edited("2" * 32, name=name, tags=None, notes=None)
     assert resuming.is_same_run(old, new)
     for record in (old, *([renamed] if name is not None else [])):
-        line = seal(record_format.encode(record)).decode()
+        line = seal(record_codec.encode(record)).decode()
         assert all(text in line for text in resuming._texts_of_same_run(new))
 
 
@@ -322,7 +325,7 @@ class TestWhichRun:
 
     def test_nor_does_it_where_the_files_still_wait(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
             first = ran(2)
         killed(start(resume=None))
         assert start().resumed_from.step == 1
@@ -638,7 +641,7 @@ class TestCode:
         Path("train.py").write_text("old")
         first = ran(1)
         Path("train.py").write_text("new")
-        monkeypatch.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
         second = start()
         made = save(second)
         assert kinds(Resumed) == []
@@ -1193,7 +1196,7 @@ class TestTwoAtOnce:
     ) -> None:
         first = ran(1)
         sync(Spool(Path.cwd()))
-        monkeypatch.setattr("replicate_core.spool.GUARD_SECONDS", 0.1)
+        monkeypatch.setattr("replicate_core.spool.spool.GUARD_SECONDS", 0.1)
         with Spool(Path.cwd()).alone(), pytest.raises(StorageFailed, match=r"guard locked for 0\.1 seconds: end it"):
             start()
         assert Spool(Path.cwd()).queues() == []
@@ -1539,7 +1542,7 @@ class TestAnotherMachine:
     ) -> None:
         machines.on("one")
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
             late = [save(elsewhere, 2).id, elsewhere.checkpoint(None, {"loss": 9}, step=3).id]
         killed(elsewhere)
 
@@ -1566,7 +1569,7 @@ class TestAnotherMachine:
     ) -> None:
         machines.on("one")
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
             save(elsewhere, 2)
         killed(elsewhere)
         machines.on("two")
@@ -1757,7 +1760,7 @@ class TestTwoMachinesAtOnce:
         machines.on("one")
         with monkeypatch.context() as patched:
             patched.setattr(projects, "KNOWN_SECONDS", 0.0)
-            patched.setattr("replicate_core.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
             lonely = start()
             save(lonely, 2)
         killed(lonely)

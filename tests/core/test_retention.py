@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import replicate_core as replicate
-from replicate_core import endings, retention
 from replicate_core.errors import StorageFailed
-from replicate_core.records import (
+from replicate_core.format.records import (
     Checkpointed,
     CheckpointFacts,
     Created,
@@ -31,9 +30,11 @@ from replicate_core.records import (
     fold,
     superseded,
 )
-from replicate_core.repository import Repository
-from replicate_core.staging import SMALL_BYTES
-from replicate_core.store import LocalStore
+from replicate_core.machine import process_exit
+from replicate_core.machine.staging import SMALL_BYTES
+from replicate_core.repository import retention
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.store import LocalStore
 
 MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
 LOSS = PrimaryMetric("loss", "minimize")
@@ -159,7 +160,7 @@ def save(
 def killed(experiment: replicate.Experiment) -> None:
     """The process is gone; what it left waits."""
     recording = experiment._recorded
-    endings.unregister(recording.end_with_process)
+    process_exit.unregister(recording.end_with_process)
     recording._queue.leave()
     recording._launched.leave()
     replicate.Project().sync()
@@ -386,7 +387,7 @@ def test_where_a_record_can_not_be_read_nothing_is_let_go(project: Path) -> None
 
 
 def test_a_job_that_is_done_twice_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from replicate_core.spool import Queue
+    from replicate_core.spool.spool import Queue
 
     experiment = start()
     experiment.keep()
@@ -413,7 +414,7 @@ def test_a_job_that_is_done_twice_loses_nothing(project: Path, monkeypatch: pyte
 TRAINING = """
 import random, sys
 import replicate_core as replicate
-from replicate_core import retention
+from replicate_core.repository import retention
 retention.PAUSE_SECONDS = 0
 experiment = replicate.init(name="kept", path=None, resume="auto")
 experiment.keep(best=2, last=1)

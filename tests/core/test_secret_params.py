@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicate_core.secret_params import Redactor
-from replicate_core.values import Value
+from replicate_core.format.values import Value
+from replicate_core.recording.secret_params import Redactor
 
 SECRETS: list[dict[str, Value]] = [
     {"password": "hunter2"},

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import record_format, segments
-from replicate_core.documents import seal, unseal
 from replicate_core.errors import Corrupted, TooNew
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState, fold
-from replicate_core.segments import Group, Summary, decode, encode, is_whole, summarise
+from replicate_core.format import record_codec, segments
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended, ExperimentState, fold
+from replicate_core.format.sealed import seal, unseal
+from replicate_core.format.segments import Group, Summary, decode, encode, is_whole, summarise
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 KEY = "segments/s.jsonl.gz"
@@ -29,7 +29,7 @@ def group(experiment: str = ONE, first: int = 1) -> Group:
     made = CheckpointFacts("c" * 32, NOW + timedelta(seconds=1), 0, {"loss": 1.0})
     records = [Created(experiment, NOW), Checkpointed(experiment, (made,)), Ended(experiment, NOW, "failed")]
     lines = {
-        key(first + number, experiment, record_format.kind(record)): seal(record_format.encode(record))
+        key(first + number, experiment, record_codec.kind(record)): seal(record_codec.encode(record))
         for number, record in enumerate(records)
     }
     return Group(experiment, summarise(fold(records)[experiment]), lines)

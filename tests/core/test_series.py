@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicate_core.errors import InvalidInput, NotFound
-from replicate_core.records import CheckpointFacts, PrimaryMetric
-from replicate_core.series import Columns, choose, flat, number, points
+from replicate_core.format.records import CheckpointFacts, PrimaryMetric
+from replicate_core.views.metric_columns import Columns, choose, flat, number, points
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 

@@ -11,7 +11,7 @@ import pytest
 
 import replicate_core as replicate
 from replicate_core.errors import MissingExtra, NotFound, StorageFailed
-from replicate_core.store import LocalStore
+from replicate_core.storage.store import LocalStore
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -87,7 +87,7 @@ class TestInANotebook:
     def test_long_lists_are_cut_and_say_so(
         self, experiments: replicate.ExperimentList, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("replicate_core.markup.ROWS_MAX", 1)
+        monkeypatch.setattr("replicate_core.views.notebook_html.ROWS_MAX", 1)
         assert "<p>and 1 more</p>" in experiments._repr_html_()
         assert "<p>and 29 more</p>" in experiments[0].checkpoints._repr_html_()
 
@@ -106,7 +106,7 @@ class TestInANotebook:
 
     def test_what_is_not_stored_yet_is_marked(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment = replicate.init({}, path=None)
-        monkeypatch.setattr("replicate_core.launching.InlineRecorder.attend", lambda _: False)
+        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda _: False)
         experiment.checkpoint(None, {"loss": 1})
         assert "not stored yet" in experiment._repr_html_()
 

@@ -19,14 +19,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicate_core import locks, record_format, staging
-from replicate_core import spool as spools
 from replicate_core.errors import Corrupted, InvalidInput, StorageFailed
-from replicate_core.files import Tree
-from replicate_core.journal import START, Mark
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Ended
-from replicate_core.spool import ABANDONED_SECONDS, SPARES_MAX, Job, Origin, Queue, Spool, State, Trouble
-from replicate_core.staging import SMALL_BYTES, Staged
+from replicate_core.format import record_codec
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended
+from replicate_core.machine import locks, staging
+from replicate_core.machine.files import Tree
+from replicate_core.machine.staging import SMALL_BYTES, Staged
+from replicate_core.spool import spool as spools
+from replicate_core.spool.journal import START, Mark
+from replicate_core.spool.spool import ABANDONED_SECONDS, SPARES_MAX, Job, Origin, Queue, Spool, State, Trouble
 
 EXPERIMENT = "e" * 32
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -36,7 +37,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 BEGINNING = (
     "import sys, pathlib, socket\n"
-    "from replicate_core.spool import Origin, Spool\n"
+    "from replicate_core.spool.spool import Origin, Spool\n"
     "project = pathlib.Path(sys.argv[1])\n"
     "origin = Origin(sys.argv[2] * 32, 'storage', str(project), 'auto', 1, socket.gethostname())\n"
     "queue = Spool(project).begin(origin, '01J' + sys.argv[2].upper() * 23)\n"
@@ -339,7 +340,7 @@ class TestWhoseItIs:
     @pytest.mark.parametrize("name", ["/etc", "../../secret", "1/..", "", "."])
     def test_a_line_of_the_journal_names_no_directory_outside_of_the_queue(self, queue: Queue, name: str) -> None:
         staged = {"files": [["a", 0o644, "0", 0, 1]], "links": {}, "directories": []}
-        record = record_format.encode(checkpointed(1))
+        record = record_codec.encode(checkpointed(1))
         queue._journal.append({"record": record, "blocked_seconds": 0.0, "staged": staged, "files": name})
         with pytest.raises(Corrupted, match="would lie outside of the queue"):
             queue.jobs()
@@ -380,7 +381,7 @@ class TestOwners:
         assert not queue.is_owned()
 
     def test_one_process_at_a_time_stores(self, queue: Queue, another_process: Start) -> None:
-        code = "import sys, pathlib; from replicate_core.spool import Queue\n"
+        code = "import sys, pathlib; from replicate_core.spool.spool import Queue\n"
         code += "print(Queue(pathlib.Path(sys.argv[1])).take(), flush=True); sys.stdin.readline()"
         other = another_process(code, queue.directory)
         assert queue.is_taken()
@@ -479,7 +480,7 @@ class TestJobs:
     def test_of_a_journal_that_is_long_are_forgotten_behind_the_mark(
         self, queue: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("replicate_core.journal.SEGMENT_BYTES", 0)
+        monkeypatch.setattr("replicate_core.spool.journal.SEGMENT_BYTES", 0)
         for number in range(4):
             queue.append(checkpointed(number))
         for job in queue.waiting():
@@ -663,7 +664,7 @@ class TestSyncing:
     def synced(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         synced: list[str] = []
         monkeypatch.setattr(spools, "sync", lambda path: synced.append(path.name))
-        monkeypatch.setattr("replicate_core.journal.sync", lambda path: synced.append(path.name))
+        monkeypatch.setattr("replicate_core.spool.journal.sync", lambda path: synced.append(path.name))
         return synced
 
     def test_takes_every_copy_once_and_the_journal(self, queue: Queue, synced: list[str]) -> None:
@@ -938,7 +939,7 @@ class TestRemoving:
 
 ALONE = (
     "import sys, pathlib\n"
-    "from replicate_core.spool import Spool\n"
+    "from replicate_core.spool.spool import Spool\n"
     "with Spool(pathlib.Path(sys.argv[1])).alone():\n"
     "    print('in', flush=True)\n"
     "    sys.stdin.readline()\n"
@@ -946,7 +947,7 @@ ALONE = (
 
 COUNTING = (
     "import sys, pathlib, time\n"
-    "from replicate_core.spool import Spool\n"
+    "from replicate_core.spool.spool import Spool\n"
     "project = pathlib.Path(sys.argv[1])\n"
     "print('there', flush=True)\n"
     "sys.stdin.readline()\n"
@@ -1067,7 +1068,7 @@ class TestWhatWasAbandoned:
         assert (left / "files" / "copy").exists()
 
     def test_by_nobody_is_left_alone_however_old(self, queues: Queues, left: Path, another_process: Start) -> None:
-        code = "import sys, pathlib; from replicate_core import locks\n"
+        code = "import sys, pathlib; from replicate_core.machine import locks\n"
         code += "print(locks.acquire(pathlib.Path(sys.argv[1])), flush=True); sys.stdin.readline()"
         owner = another_process(code, left / "owner")
         self.age(left)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import staging
 from replicate_core.errors import Corrupted
-from replicate_core.files import Tree
-from replicate_core.staging import SMALL_BYTES, Staged, StagedFile, decode, encode, stage
-from replicate_core.values import dumps, loads
+from replicate_core.format.values import dumps, loads
+from replicate_core.machine import staging
+from replicate_core.machine.files import Tree
+from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile, decode, encode, stage
 
 LARGE = SMALL_BYTES + 1
 
@@ -217,7 +217,7 @@ class TestWhereTheCopiesGo:
             pytest.skip("there is no /dev/full")
         (copies / ("small" if size == 1 else "0")).symlink_to(full)
         plain_open = open
-        monkeypatch.setattr("replicate_core.steady.set_aside", lambda *_: None)
+        monkeypatch.setattr("replicate_core.machine.steady.set_aside", lambda *_: None)
         monkeypatch.setattr(
             "builtins.open",
             lambda path, mode, **more: plain_open(path, mode.replace("x", "w").replace("r+", "w"), **more),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import steady
 from replicate_core.errors import InvalidInput
-from replicate_core.steady import COPY_ATTEMPTS, COPY_BYTES, Copied, Unreadable, copy_steadily, read_steadily
+from replicate_core.machine import steady
+from replicate_core.machine.steady import COPY_ATTEMPTS, COPY_BYTES, Copied, Unreadable, copy_steadily, read_steadily
 
 Meanwhile = Callable[[Path, Callable[[], object]], None]
 

@@ -25,13 +25,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from store_suite import StoreSuite
 
-from replicate_core import fsspec_store as stores
-from replicate_core.drivers import Driver, told
 from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, NotFound, StorageFailed
-from replicate_core.fsspec_store import FsspecStore
-from replicate_core.opening import local_root, open_store, scheme
 from replicate_core.redaction import without_credentials
-from replicate_core.store import Entry, LocalStore, Store
+from replicate_core.storage import fsspec_store as stores
+from replicate_core.storage.drivers import Driver, told
+from replicate_core.storage.fsspec_store import FsspecStore
+from replicate_core.storage.opening import local_root, open_store, scheme
+from replicate_core.storage.store import Entry, LocalStore, Store
 
 HERE = Path("/nowhere")
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")

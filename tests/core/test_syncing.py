@@ -15,15 +15,16 @@ from types import SimpleNamespace
 import pytest
 from misbehaving import until
 
-from replicate_core import ids, spool, syncing
-from replicate_core.draining import Drain, open_queue
 from replicate_core.errors import Corrupted, InvalidInput
-from replicate_core.listing import Source
-from replicate_core.records import Checkpointed, CheckpointFacts, Created
-from replicate_core.repository import Repository, utc_now
-from replicate_core.spool import Origin, Queue, Spool, State, Trouble
-from replicate_core.store import LocalStore
-from replicate_core.syncing import Synced, sync
+from replicate_core.format import ids
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
+from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.spool import spool, syncing
+from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
+from replicate_core.spool.syncing import Synced, sync
+from replicate_core.spool.uploading import Drain, open_queue
+from replicate_core.storage.store import LocalStore
+from replicate_core.views.source import Source
 
 ONE, OTHER = "1" * 32, "2" * 32
 
@@ -79,7 +80,7 @@ def test_what_was_stored_and_is_gone_is_done_without_only_where_that_is_said(lab
 
 
 def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicate_core.draining.JOBS_AT_ONCE", 2)
+    monkeypatch.setattr("replicate_core.spool.uploading.JOBS_AT_ONCE", 2)
     lab.killed(ONE, 5)
     lab.killed(OTHER, 2)
     shown: list[tuple[int, int]] = []
@@ -150,7 +151,7 @@ class TestSomethingStrangeInAQueue:
 class TestSomebodyElseWhoIsAtIt:
     def test_is_waited_for(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """As long as it takes, where jobs get stored: altogether four times as long as one that stands still."""
-        monkeypatch.setattr("replicate_core.draining.JOBS_AT_ONCE", 1)
+        monkeypatch.setattr("replicate_core.spool.uploading.JOBS_AT_ONCE", 1)
         clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _: time.sleep(0.001))
         monkeypatch.setattr(syncing, "time", clock)
         queue = lab.killed(ONE, 5)

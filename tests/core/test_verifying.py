@@ -13,18 +13,20 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core import environment, heartbeats, segments
-from replicate_core.compacting import compact
-from replicate_core.documents import digest, seal, unseal
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
-from replicate_core.heartbeats import Heartbeat
-from replicate_core.manifest import Part
-from replicate_core.record_format import time_text
-from replicate_core.records import Deleted
-from replicate_core.repository import Repository
-from replicate_core.segments import Group
-from replicate_core.store import LocalStore
-from replicate_core.verifying import Damage, Report, verify
+from replicate_core.format import segments
+from replicate_core.format.manifest import Part
+from replicate_core.format.record_codec import time_text
+from replicate_core.format.records import Deleted
+from replicate_core.format.sealed import digest, seal, unseal
+from replicate_core.format.segments import Group
+from replicate_core.machine import environment
+from replicate_core.repository import heartbeats
+from replicate_core.repository.compacting import compact
+from replicate_core.repository.heartbeats import Heartbeat
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.verifying import Damage, Report, verify
+from replicate_core.storage.store import LocalStore
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from replicate_core.values import Value
-from replicate_core.vetting import doubts
+from replicate_core.format.values import Value
+from replicate_core.storage.vetting import doubts
 
 PLAIN: list[tuple[str, dict[str, Value]]] = [
     ("s3://bucket/path", {}),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core.staging import SMALL_BYTES
-from replicate_core.store import LocalStore
+from replicate_core.machine.staging import SMALL_BYTES
+from replicate_core.storage.store import LocalStore
 
 
 def whence(file: object) -> list[tuple[str, int | None, str]]:
@@ -86,7 +86,7 @@ class TestAFile:
     def test_is_found_however_it_was_cut(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("model.bin").write_bytes(os.urandom(1 << 20))
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.chunks.GRID_BYTES", 100_000)
+            patched.setattr("replicate_core.format.chunks.GRID_BYTES", 100_000)
             begin("first").checkpoint("model.bin", {})
         assert whence("model.bin") == [("first", 0, "model.bin")]
 
@@ -147,7 +147,7 @@ class TestAFile:
                 experiment.checkpoint("out", {})
             assert whence("out/a.bin") == [("first", 0, "out/a.bin")]
             assert not replicate.Project().whence("out/a.bin")[0].checkpoint.is_stored
-            patched.setattr("replicate_core.listing.Source.open_waiting", lambda *_: None)
+            patched.setattr("replicate_core.views.source.Source.open_waiting", lambda *_: None)
             assert whence("out/a.bin") == [], "stored between two looks: the next one finds it"
         experiment.stop()
         assert whence("out/a.bin") == [("first", 0, "out/a.bin")]
@@ -196,7 +196,9 @@ def test_only_manifests_are_fetched_and_few_are_parsed(project: Path, monkeypatc
     read, parsed = [], []
     plain, decode = LocalStore.get, replicate.repository.manifest.decode
     monkeypatch.setattr(LocalStore, "get", lambda self, key, *range_: read.append(key) or plain(self, key, *range_))
-    monkeypatch.setattr("replicate_core.manifest.decode", lambda *a, key: parsed.append(key) or decode(*a, key=key))
+    monkeypatch.setattr(
+        "replicate_core.format.manifest.decode", lambda *a, key: parsed.append(key) or decode(*a, key=key)
+    )
     assert whence("copy") == [("first", 32, "model.bin")]
     assert not [key for key in read if key.startswith("data/")]
     assert len(parsed) == 1

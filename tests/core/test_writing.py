@@ -18,19 +18,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicate_core import chunks, known, writing
-from replicate_core.chunks import GRID_BYTES
-from replicate_core.documents import digest
-from replicate_core.encodings import Policy
 from replicate_core.errors import StorageFailed
-from replicate_core.known import LIFETIME, Known
-from replicate_core.manifest import Encoding, Manifest
-from replicate_core.reading import open_file
-from replicate_core.records import Checkpointed, CheckpointFacts, Created, Deleted, Repacked
-from replicate_core.repository import Repository
-from replicate_core.staging import SMALL_BYTES, Staged, StagedFile
-from replicate_core.store import LocalStore
-from replicate_core.writing import Snapshot, publish, store_snapshot
+from replicate_core.format import chunks
+from replicate_core.format.chunks import GRID_BYTES
+from replicate_core.format.encodings import Policy
+from replicate_core.format.manifest import Encoding, Manifest
+from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Repacked
+from replicate_core.format.sealed import digest
+from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile
+from replicate_core.repository import chunk_index, writing
+from replicate_core.repository.chunk_index import LIFETIME, Known
+from replicate_core.repository.reading import open_file
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.writing import Snapshot, publish, store_snapshot
+from replicate_core.storage.store import LocalStore
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
 EXPERIMENT, OTHER = "e" * 32, "f" * 32
@@ -104,7 +105,7 @@ def publish_code(
     """Publish a snapshot as the code of an experiment."""
     return publish(
         repository,
-        known or Known(repository),
+        chunk_index or Known(repository),
         snapshot,
         "auto",
         lambda done: Created(experiment, repository.now(), manifest=done.manifest, stored_bytes=done.stored_bytes),
@@ -361,7 +362,7 @@ def test_what_nothing_refers_to_any_more_is_stored_again(repository: Repository,
 def test_more_chunks_than_are_remembered_are_stored_all_the_same(repository, stage, monkeypatch) -> None:
     files = {str(number): noise(number, 100) for number in range(6)}
     publish_code(repository, stage(files))
-    monkeypatch.setattr(known, "CHUNKS_MAX", 4)
+    monkeypatch.setattr(chunk_index, "CHUNKS_MAX", 4)
     files |= {f"new {number}": noise(10 + number, 100) for number in range(6)}
     snapshot = store(repository, stage(files))
     assert contents(repository, stored(repository, snapshot)) == files

@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core.spool import Spool
+from replicate_core.spool.spool import Spool
 
 HERE = Path(__file__).parent
 TASKS = Path("/proc/self/task")
@@ -86,79 +86,79 @@ def after(step: str, match: str = "") -> Step:
 
 
 BEGINNING: dict[str, Step] = {
-    "before there is a queue": before("replicate_core.spool:Spool.begin"),
+    "before there is a queue": before("replicate_core.spool.spool:Spool.begin"),
     "half a queue": before("os.rename", r"/\.new-"),
-    "a queue": after("replicate_core.spool:Spool.begin"),
-    "the recorder started": after("replicate_core.launching:start"),
-    "a file of the code copied": after("replicate_core.staging:read_steadily"),
-    "the code copied": before("replicate_core.launching:ChildRecorder.wait_until_ready"),
-    "before the job of the experiment": before("replicate_core.journal:Journal.append"),
+    "a queue": after("replicate_core.spool.spool:Spool.begin"),
+    "the recorder started": after("replicate_core.recording.launching:start"),
+    "a file of the code copied": after("replicate_core.machine.staging:read_steadily"),
+    "the code copied": before("replicate_core.recording.launching:ChildRecorder.wait_until_ready"),
+    "before the job of the experiment": before("replicate_core.spool.journal:Journal.append"),
 }
 """Of the training, before there is an experiment."""
 
 RECORDING: dict[str, Step] = {
-    "the copies have a directory": before("replicate_core.staging:stage", "/files/"),
-    "room for a large copy": after("replicate_core.steady:set_aside"),
-    "a large file copied": after("replicate_core.staging:copy_steadily"),
-    "a small file read": after("replicate_core.staging:read_steadily"),
-    "all copied": after("replicate_core.spool:Queue.stage"),
-    "before the job": before("replicate_core.journal:Journal.append"),
+    "the copies have a directory": before("replicate_core.machine.staging:stage", "/files/"),
+    "room for a large copy": after("replicate_core.machine.steady:set_aside"),
+    "a large file copied": after("replicate_core.machine.staging:copy_steadily"),
+    "a small file read": after("replicate_core.machine.staging:read_steadily"),
+    "all copied": after("replicate_core.spool.spool:Queue.stage"),
+    "before the job": before("replicate_core.spool.journal:Journal.append"),
     "half a job": ("os:write", "half", ""),
-    "after the job": after("replicate_core.journal:Journal.append"),
-    "the storing looked after": after("replicate_core.launching:ChildRecorder.attend"),
+    "after the job": after("replicate_core.spool.journal:Journal.append"),
+    "the storing looked after": after("replicate_core.recording.launching:ChildRecorder.attend"),
 }
 """Of the training, at each checkpoint; some of them at the beginning, too."""
 
 STOPPING: dict[str, Step] = {
-    "before the end is recorded": before("replicate_core.recording:Recording.end"),
-    "the end is recorded": before("replicate_core.spool:Queue.leave"),
-    "waiting for the rest": before("replicate_core.recording:Recording._wait_until_stored"),
+    "before the end is recorded": before("replicate_core.recording.recording:Recording.end"),
+    "the end is recorded": before("replicate_core.spool.spool:Queue.leave"),
+    "waiting for the rest": before("replicate_core.recording.recording:Recording._wait_until_stored"),
 }
 
 STORING: dict[str, Step] = {
-    "before a job is claimed": before("replicate_core.spool:Queue.claim"),
-    "a job claimed": after("replicate_core.spool:Queue.claim"),
-    "files cut": before("replicate_core.known:Known.refresh"),
-    "before an object": before("replicate_core.store:LocalStore.put_file"),
-    "an object not in place": after("replicate_core.store:sync"),
+    "before a job is claimed": before("replicate_core.spool.spool:Queue.claim"),
+    "a job claimed": after("replicate_core.spool.spool:Queue.claim"),
+    "files cut": before("replicate_core.repository.chunk_index:Known.refresh"),
+    "before an object": before("replicate_core.storage.store:LocalStore.put_file"),
+    "an object not in place": after("replicate_core.storage.store:sync"),
     "between link and name": before("os.rename", r"/data/../"),
-    "an object stored": after("replicate_core.store:LocalStore.put_file"),
-    "before the manifest": before("replicate_core.store:LocalStore.put", "^manifests/"),
+    "an object stored": after("replicate_core.storage.store:LocalStore.put_file"),
+    "before the manifest": before("replicate_core.storage.store:LocalStore.put", "^manifests/"),
     "a manifest not in place": before("os.rename", "/manifests/"),
-    "between manifest and record": after("replicate_core.store:LocalStore.put", "^manifests/"),
-    "before the record": before("replicate_core.store:LocalStore.put", "^records/.*-checkpoints"),
+    "between manifest and record": after("replicate_core.storage.store:LocalStore.put", "^manifests/"),
+    "before the record": before("replicate_core.storage.store:LocalStore.put", "^records/.*-checkpoints"),
     "a record not in place": before("os.rename", r"/records/.*-checkpoints"),
-    "after the record": after("replicate_core.store:LocalStore.put", "^records/.*-checkpoints"),
-    "before it is done": before("replicate_core.spool:Queue.finish"),
+    "after the record": after("replicate_core.storage.store:LocalStore.put", "^records/.*-checkpoints"),
+    "before it is done": before("replicate_core.spool.spool:Queue.finish"),
     "half done": before("os.rename", r"/state\.json"),
-    "done, copies left": before("replicate_core.journal:Journal.forget"),
-    "done, spares to keep": before("replicate_core.spool:Queue._keep_spares"),
+    "done, copies left": before("replicate_core.spool.journal:Journal.forget"),
+    "done, spares to keep": before("replicate_core.spool.spool:Queue._keep_spares"),
     "copies being removed": before("shutil.rmtree", r"\.taken"),
-    "done": after("replicate_core.spool:Queue.finish"),
+    "done": after("replicate_core.spool.spool:Queue.finish"),
 }
 """Of who stores, at each checkpoint."""
 
 CLOSING: dict[str, Step] = {
-    "before closing": before("replicate_core.draining:Drain.close"),
-    "before the end is stored": before("replicate_core.store:LocalStore.put", "-ended"),
-    "the end is stored": after("replicate_core.store:LocalStore.put", "-ended"),
-    "before the signs of life stop": before("replicate_core.heartbeats:stop"),
-    "the signs of life have stopped": after("replicate_core.heartbeats:stop"),
+    "before closing": before("replicate_core.spool.uploading:Drain.close"),
+    "before the end is stored": before("replicate_core.storage.store:LocalStore.put", "-ended"),
+    "the end is stored": after("replicate_core.storage.store:LocalStore.put", "-ended"),
+    "before the signs of life stop": before("replicate_core.repository.heartbeats:stop"),
+    "the signs of life have stopped": after("replicate_core.repository.heartbeats:stop"),
     "before the queue goes": before("os.rename", r"/\.scratch-"),
 }
 """Of who stores, at the end, when the queue is still there after it."""
 
 GONE: dict[str, Step] = {
     "the queue is half gone": before("shutil.rmtree", r"/\.scratch-"),
-    "the queue is gone": after("replicate_core.spool:Queue.remove"),
+    "the queue is gone": after("replicate_core.spool.spool:Queue.remove"),
 }
 
 OPENING: dict[str, Step] = {
-    "before anything": before("replicate_core.recorder:main"),
-    "the queue taken": after("replicate_core.spool:Queue.take"),
-    "before the storage is prepared": before("replicate_core.repository:Repository.prepare"),
+    "before anything": before("replicate_core.spool.recorder:main"),
+    "the queue taken": after("replicate_core.spool.spool:Queue.take"),
+    "before the storage is prepared": before("replicate_core.repository.repository:Repository.prepare"),
     "the storage half prepared": before("os.rename", r"/replicate\.json"),
-    "the storage prepared": after("replicate_core.repository:Repository.prepare"),
+    "the storage prepared": after("replicate_core.repository.repository:Repository.prepare"),
 }
 """Of a recorder, before it is ready: `init()` has not returned."""
 
@@ -461,7 +461,7 @@ def test_both_are_killed_before_there_is_an_experiment(case: Case, step: Step) -
 
 
 def test_the_recorder_is_killed_between_two_looks_at_the_end(case: Case) -> None:
-    case.plan(Kill("training", "replicate_core.recording:Recording._waiting", victim="recorder"))
+    case.plan(Kill("training", "replicate_core.recording.recording:Recording._waiting", victim="recorder"))
     assert case.train(steps=0) == 0
     assert case.kills("recorder") == 1
     assert Spool(case.project).queues() == []
@@ -471,7 +471,7 @@ def test_the_recorder_is_killed_between_two_looks_at_the_end(case: Case) -> None
 
 def test_the_recorder_is_killed_while_a_checkpoint_waits_for_room(case: Case) -> None:
     (case.project / "replicate.yaml").write_text("spool: {limit: 1 MB}")
-    look = "replicate_core.recording:Recording._waiting"
+    look = "replicate_core.recording.recording:Recording._waiting"
     case.plan(Kill("training", look, let_pass=3, victim="recorder"), slow_seconds=0.3)
     assert case.train(steps=4) == 0
     assert case.kills("recorder") == 1

@@ -164,7 +164,7 @@ def data(no_recorder: None) -> tuple[np.ndarray, np.ndarray]:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was said that is neither trouble nor a result."""
     lines: list[str] = []
-    monkeypatch.setattr("replicate_core.recording.tell", lines.append)
+    monkeypatch.setattr("replicate_core.recording.recording.tell", lines.append)
     return lines
 
 

@@ -15,7 +15,7 @@ from matplotlib.text import Annotation
 
 import replicate
 from replicate import InvalidInput, NotFound
-from replicate_core.plotting import FIGURES_MAX
+from replicate_core.views.plotting import FIGURES_MAX
 
 HOSTILE = r"$\frac{1$ <b> \$ $$"
 

@@ -44,7 +44,7 @@ def not_tested(name: str, why: str) -> None:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that runs tests is busy: what is to be given up soon says so in its test."""
     for name in ("HASTY_SECONDS", "PROBE_SECONDS"):
-        monkeypatch.setattr(f"replicate_core.fsspec_store.{name}", 120.0)
+        monkeypatch.setattr(f"replicate_core.storage.fsspec_store.{name}", 120.0)
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from replicate_core.opening import open_store
-from replicate_core.store import Store
+from replicate_core.storage.opening import open_store
+from replicate_core.storage.store import Store
 
 SECONDS = 60
 """How long a server may take to start."""

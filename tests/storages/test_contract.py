@@ -7,7 +7,7 @@ from storage_servers import Place
 from store_suite import NAMES, StoreSuite
 
 from replicate_core.errors import InvalidInput
-from replicate_core.store import Store
+from replicate_core.storage.store import Store
 
 
 class TestS3(StoreSuite):

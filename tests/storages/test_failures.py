@@ -17,12 +17,12 @@ import pytest
 from s3_faults import Fault, FaultS3
 from storage_servers import Place, free_port, running, sshd
 
-from replicate_core.drivers import ATTEMPTS
 from replicate_core.errors import ConfigInvalid, InvalidInput, NotFound, StorageFailed
-from replicate_core.failures import behind
-from replicate_core.fsspec_store import HASTY_SECONDS, PROBE_SECONDS
-from replicate_core.opening import open_store
-from replicate_core.store import Store
+from replicate_core.storage.diagnosis import behind
+from replicate_core.storage.drivers import ATTEMPTS
+from replicate_core.storage.fsspec_store import HASTY_SECONDS, PROBE_SECONDS
+from replicate_core.storage.opening import open_store
+from replicate_core.storage.store import Store
 
 HERE = Path("/nowhere")
 
@@ -210,7 +210,7 @@ class TestS3:
         assert "127.0.0.1" in str(error)
 
     def test_a_server_that_never_answers_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("replicate_core.fsspec_store.HASTY_SECONDS", 1.0)
+        monkeypatch.setattr("replicate_core.storage.fsspec_store.HASTY_SECONDS", 1.0)
         with silent_port() as port:
             place = Place("s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{port}")
             refused(lambda: hasty(place), "did not answer in time", permanent=False)
@@ -221,7 +221,7 @@ class TestS3:
         self, s3: FaultS3, on_s3: Place, hangs: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A listing and a key may be of any length: as long as something comes."""
-        monkeypatch.setattr("replicate_core.fsspec_store.HASTY_SECONDS", 2.0)
+        monkeypatch.setattr("replicate_core.storage.fsspec_store.HASTY_SECONDS", 2.0)
         store = at_last(lambda: open_store(on_s3.url, relative_to=HERE, options=on_s3.options))
         at_last(lambda: store.put("segments/key", b"data"))
         began = time.monotonic()
@@ -234,7 +234,7 @@ class TestS3:
         assert time.monotonic() - began < 30, "not 40, and not three times that"
 
     def test_what_comes_slowly_is_waited_for(self, s3: FaultS3, on_s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("replicate_core.fsspec_store.HASTY_SECONDS", 2.0)
+        monkeypatch.setattr("replicate_core.storage.fsspec_store.HASTY_SECONDS", 2.0)
         data = os.urandom(600_000)
         on_s3.open().put("segments/key", data)
         with throttled(s3.url, bytes_per_second=100_000) as url:
@@ -247,7 +247,7 @@ class TestS3:
         refused(lambda: hasty(on_s3, endpoint="http://x"), "One of storage_options is not known", permanent=True)
 
     def test_a_server_that_never_answers_holds_up_no_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("replicate_core.fsspec_store.PROBE_SECONDS", 1.0)
+        monkeypatch.setattr("replicate_core.storage.fsspec_store.PROBE_SECONDS", 1.0)
         with silent_port() as port:
             place = Place("s3://bucket/storage", key="k", secret="test-secret", endpoint_url=f"http://127.0.0.1:{port}")
             refused(place.open, "did not answer in time", permanent=False)
@@ -326,7 +326,7 @@ class TestAzure:
         assert "very-secret" not in str(caught.value)
 
     def test_a_server_that_is_not_there_is_given_up(self, on_azure: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("replicate_core.fsspec_store.HASTY_SECONDS", 2.0)
+        monkeypatch.setattr("replicate_core.storage.fsspec_store.HASTY_SECONDS", 2.0)
         connection = on_azure.options["connection_string"].partition("BlobEndpoint")[0]
         connection += f"BlobEndpoint=http://127.0.0.1:{free_port()}/devstoreaccount1;"
         refused(lambda: hasty(on_azure, connection_string=connection), "can't open the storage", permanent=False)

@@ -19,7 +19,7 @@ DIRECTORY = os.environ.get("KILL_PLAN", "")
 def role():
     """What this process does, as far as it matters here."""
     arguments = sys.orig_argv
-    if any("replicate_core.recorder" in argument for argument in arguments):
+    if any("replicate_core.spool.recorder" in argument for argument in arguments):
         return "abandoned" if "abandoned" in arguments else "recorder"
     names = {"training.py": "training", "taking_up.py": "taking up"}
     return next((names[name] for name in map(os.path.basename, arguments) if name in names), None)
@@ -131,7 +131,7 @@ def install(mine):
     wrap("os:waitpid", Ends().note)
     if plan["slow_seconds"] and mine != "training":
         for name in ("put", "put_file"):
-            wrap(f"replicate_core.store:LocalStore.{name}", lambda *call: slowly(plan["slow_seconds"], *call))
+            wrap(f"replicate_core.storage.store:LocalStore.{name}", lambda *call: slowly(plan["slow_seconds"], *call))
     for number, fields in enumerate(plan["kills"]):
         if fields["role"] != mine:
             continue

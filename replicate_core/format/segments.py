@@ -1,0 +1,292 @@
+"""Segments: many records in one file, with what each experiment's come to, so that nobody must fetch them one by one.
+
+Pure. A segment is derived from records, and says nothing that they don't: it may be made anew, or deleted, at any time.
+How segments are read is in `catalogue`, how they are made in `compacting`.
+
+A segment is a row of gzip members, so that `zcat` prints it. The first one is its head, a sealed document that names
+the records; the others, the blocks, are the records themselves, as they stand under their own keys: each a sealed line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, get_args
+
+from replicate_core.errors import Corrupted, TooNew
+from replicate_core.format.ids import is_id
+from replicate_core.format.keys import RECORDS, is_record_key, record_name
+from replicate_core.format.record_codec import KINDS, parse_time, time_text
+from replicate_core.format.records import Ending, ExperimentState
+from replicate_core.format.sealed import (
+    expect_count,
+    expect_list,
+    expect_text,
+    is_sealed_under,
+    seal_under,
+    unseal_under,
+)
+from replicate_core.format.values import Value
+
+FORMAT = 1
+"""What a segment says, and what its summaries mean; a reader goes by the records where it is another one."""
+
+BLOCK_BYTES = 256 << 10
+"""How much a block holds at least before the next one begins: what is read to see one experiment."""
+
+HEAD_BYTES_MAX = 256 << 20
+BLOCK_BYTES_MAX = 64 << 20
+"""Larger ones are refused: a few stored bytes can stand for very many."""
+
+GROUP_BYTES_MAX = 32 << 20
+"""The records of an experiment that has more are not put into segments: they are few, and large."""
+
+BLOCKS_KEPT = 8
+"""Maximum number of unpacked blocks of a segment kept in memory."""
+
+_NAMES = re.compile(rf"(?:\d{{8}}/[0-9A-Z]{{26}}-(?:{'|'.join(KINDS)})\n)*")
+
+
+_ENDINGS: Mapping[str, Ending] = {ending: ending for ending in get_args(Ending)}
+
+
+def day_of(key: str) -> str:
+    """The day in which a record stands, by its key."""
+    return key[len(RECORDS) :].partition("/")[0]
+
+
+class Summary(NamedTuple):
+    """What the records of an experiment come to, as far as every listing needs it."""
+
+    created: datetime
+    """When it began."""
+    active: datetime
+    """When its last checkpoint was made, or when it began; of no interest once it has ended."""
+    status: Ending | None
+    """None: it has not ended."""
+    session: str | None
+    """The session that it last went on in; None for the first one."""
+
+
+def summarise(state: ExperimentState) -> Summary:
+    """What a listing needs of an experiment."""
+    began = state.created.created
+    if state.ended is not None:
+        return Summary(began, began, state.ended.status, state.session)
+    return Summary(began, max([began, *(item.created for item in state.checkpoints[-1:])]), None, state.session)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Records of one experiment, to be put into a segment."""
+
+    experiment: str
+    summary: Summary | None
+    """What these come to; None: nothing, because it was deleted, or its beginning is not among them."""
+    lines: Mapping[str, bytes]
+    """The records as they are stored, by key."""
+
+
+class Piece(NamedTuple):
+    """Where records of one experiment stand in a segment."""
+
+    experiment: str
+    summary: Summary | None
+    names: Sequence[str]
+    """Their keys, without what every key of this experiment has."""
+    block: int
+    line: int
+    """Where in the block the first of them stands."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the records, in order."""
+        middle = f"-{self.experiment}-"
+        return [f"{RECORDS}{name[:35]}{middle}{name[36:]}.json" for name in self.names]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment that was read, its blocks not yet unpacked."""
+
+    key: str
+    pieces: Mapping[str, Piece]
+    """By experiment."""
+    settled: frozenset[str]
+    """Days whose records are all named here, or in the segments beside it: no other one will come."""
+    others: Sequence[str]
+    """The keys in these days that no segment holds: damaged, or of a kind that only later versions know."""
+    beside: Sequence[str]
+    """The keys of the segments on which that relies."""
+    data: bytes = field(repr=False)
+    ends: Sequence[int]
+    """Where each block ends in `data`, after the end of the head."""
+    _unpacked: dict[int, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all records that it holds."""
+        for piece in self.pieces.values():
+            yield from piece.keys
+
+    def keys_of(self, days: Collection[str]) -> Iterator[str]:
+        """The keys of the records of some days that it holds."""
+        for piece in self.pieces.values():
+            if any(name[:8] in days for name in piece.names):
+                yield from piece.keys
+
+    def lines(self, piece: Piece) -> dict[str, bytes]:
+        """The records of a piece as they are stored, by key. Raises `Corrupted`."""
+        lines = self.block(piece.block)[piece.line : piece.line + len(piece.names)]
+        if len(lines) != len(piece.names):
+            raise Corrupted(f"the segment {self.key} lacks records of the experiment {piece.experiment}")
+        return dict(zip(piece.keys, lines, strict=True))
+
+    def block(self, number: int) -> list[bytes]:
+        """The lines of a block. Raises `Corrupted`."""
+        if number not in self._unpacked:
+            while len(self._unpacked) >= BLOCKS_KEPT:
+                del self._unpacked[next(iter(self._unpacked))]
+            packed = self.data[self.ends[number] : self.ends[number + 1]]
+            text, rest = _unpack(packed, BLOCK_BYTES_MAX, self.key)
+            if rest:
+                raise Corrupted(f"the segment {self.key} is damaged: its blocks are not where its head says")
+            self._unpacked[number] = text.splitlines(keepends=True)
+        return self._unpacked[number]
+
+    def blocks_with(self, *alternatives: Collection[bytes]) -> Iterator[int]:
+        """The numbers of the blocks in which a record holds all texts of an alternative. Raises `Corrupted`."""
+        for number in range(len(self.ends) - 1):
+            if any(all(text in line for text in texts) for line in self.block(number) for texts in alternatives):
+                yield number
+
+
+def encode(
+    key: str,
+    groups: Iterable[Group],
+    *,
+    settled: Iterable[str] = (),
+    others: Iterable[str] = (),
+    beside: Iterable[str] = (),
+) -> bytes:
+    """Write a segment; the arguments are as of `Segment`. Lines end in a line break, and hold no other one."""
+    experiments: list[Value] = []
+    blocks: list[bytes] = []
+    block = bytearray()
+    for group in groups:
+        keys = sorted(group.lines)
+        names: list[Value] = [_short(key) for key in keys]
+        experiments.append([group.experiment, len(blocks), _encode_summary(group.summary), names])
+        block += b"".join(group.lines[key] for key in keys)
+        if len(block) >= BLOCK_BYTES:
+            blocks.append(gzip.compress(block, 6, mtime=0))
+            block.clear()
+    if block:
+        blocks.append(gzip.compress(block, 6, mtime=0))
+    head: dict[str, Value] = {
+        "format": FORMAT,
+        "settled": list[Value](sorted(settled)),
+        "others": list[Value](sorted(others)),
+        "beside": list[Value](sorted(beside)),
+        "blocks": [len(block) for block in blocks],
+        "experiments": experiments,
+    }
+    return b"".join([gzip.compress(seal_under(key, head), 6, mtime=0), *blocks])
+
+
+def _short(key: str) -> str:
+    name = record_name(key)
+    assert name is not None, "only such records are put into segments"
+    return f"{name.day}/{name.ulid}-{name.kind}"
+
+
+def _encode_summary(summary: Summary | None) -> Value:
+    if summary is None:
+        return None
+    active = time_text(summary.active) if summary.status is None else None
+    return [time_text(summary.created), active, summary.status, summary.session]
+
+
+def decode(data: bytes, *, key: str) -> Segment:
+    """Read a segment: its head, that is; the records are unpacked and verified where they are looked at.
+
+    Raises:
+        TooNew: only another version knows what its head means.
+        Corrupted: it is no segment, or was damaged.
+    """
+    text, rest = _unpack(data, HEAD_BYTES_MAX, key)
+    try:
+        head = unseal_under(key, text)
+        if (found := expect_count(head["format"])) != FORMAT:
+            raise TooNew(f"the segment {key} has the format {found}; this version of replicate reads {FORMAT}")
+        ends = [len(data) - len(rest)]
+        for length in expect_list(head["blocks"]):
+            ends.append(ends[-1] + expect_count(length))
+        if ends[-1] != len(data):
+            raise Corrupted(f"it has {len(data)} bytes, and should have {ends[-1]}")
+        return Segment(
+            key,
+            _decode_pieces(expect_list(head["experiments"]), len(ends) - 1),
+            frozenset(map(expect_text, expect_list(head["settled"]))),
+            [other for other in map(expect_text, expect_list(head["others"])) if is_record_key(other)],
+            [expect_text(other) for other in expect_list(head["beside"])],
+            data,
+            ends,
+        )
+    except (Corrupted, KeyError, ValueError, TypeError) as error:
+        raise Corrupted(f"the segment {key} can't be used: {error}") from error
+
+
+def _decode_pieces(experiments: Sequence[Value], blocks: int) -> dict[str, Piece]:
+    pieces: dict[str, Piece] = {}
+    lines = [0] * blocks
+    for item in experiments:
+        experiment, number, summary, names = expect_list(item)
+        block = expect_count(number)
+        if not isinstance(experiment, str) or not is_id(experiment) or block >= blocks or experiment in pieces:
+            raise Corrupted(f"{experiment!r} in block {block} is no experiment of it")
+        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` refuses what is no text
+        joined = "\n".join(texts) + "\n"
+        if not _NAMES.fullmatch(joined) or joined.count("\n") != len(texts):
+            raise Corrupted(f"the names of the records of {experiment} are none")
+        pieces[experiment] = Piece(experiment, _decode_summary(summary), texts, block, lines[block])
+        lines[block] += len(texts)
+    return pieces
+
+
+def _decode_summary(value: Value) -> Summary | None:
+    if value is None:
+        return None
+    created, active, status, session = expect_list(value)
+    began = parse_time(created)
+    return Summary(
+        began,
+        began if active is None else parse_time(active),
+        None if status is None else _ENDINGS[expect_text(status)],
+        None if session is None else expect_text(session),
+    )
+
+
+def is_whole(key: str, data: bytes) -> bool:
+    """Tell whether bytes begin with the head of this segment as it was written; its blocks carry their own digests."""
+    try:
+        text, _ = _unpack(data, HEAD_BYTES_MAX, key)
+    except Corrupted:
+        return False
+    return is_sealed_under(key, text)
+
+
+def _unpack(data: bytes, bytes_max: int, key: str) -> tuple[bytes, bytes]:
+    """The content of the first gzip member of some bytes, and what comes after it."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(data, bytes_max)
+    except zlib.error as error:
+        raise Corrupted(f"the segment {key} is damaged: {error}") from error
+    if not unpacker.eof:
+        raise Corrupted(f"the segment {key} is damaged: it ends too early, or is larger than is read")
+    return text, unpacker.unused_data

@@ -1,0 +1,296 @@
+"""Which files of a project are no code, by the rules that people write: `.gitignore` and `.replicateignore`.
+
+Rules are those of git: the last pattern that matches decides, a file of rules deeper in the tree after one above it,
+and what lies in a directory that is ignored can't be taken back. All of `.replicateignore` comes after all of git's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, groupby
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from replicate_core.errors import ConfigInvalid
+from replicate_core.machine import git
+from replicate_core.machine.descriptors import read_regular
+from replicate_core.machine.names import local_name, portable
+
+IGNORE_FILE = ".replicateignore"
+KEEPSAKE_IGNORE_FILE = ".keepsakeignore"
+"""What Keepsake called it: read in the project directory where that has no `IGNORE_FILE`."""
+
+GIT_IGNORE_FILE = ".gitignore"
+GIT_EXCLUDE_FILE = ".git/info/exclude"
+
+_ANYWHERE = "^(?:.+/)?"
+"""How the expression of a pattern begins that matches a name at any depth."""
+
+_BELOW = re.compile(r"(?<=/)\*\*(?=/?\s*$)")
+"""`a/**` is what lies below `a`; pathspec takes `a` itself for that, too."""
+
+_SYNTAX = "Its syntax is that of .gitignore"
+
+_ANY_NAMES = "(?:/.+)?"
+"""How an expression says `/**`: any number of names."""
+
+_STAR = "[^/]*"
+
+_TOKEN = re.compile(r"\(\?:/\.\+\)\?|\(\?:\.\+/\)\?|(?:\[\^/\]\*)+|\[\^?\]?(?:\\.|[^\]])*\]|\\.|.", re.DOTALL)
+"""What an expression is made of: `/**`, `**/`, `*` (several in a row are as one), a set of characters, a character."""
+
+_DIRECTORY_MARK = re.compile(r"\(\?P<\w+>/\)(\.\*)?")
+"""The slash behind which a pattern that matches a directory also matches what is in it."""
+
+
+class Verdict(NamedTuple):
+    """What the rules say of a path."""
+
+    is_ignored: bool
+    file: str
+    """The file of rules that says so, relative to the project."""
+    is_own: bool
+    """Whether that is a `.replicateignore`."""
+
+
+_Run: TypeAlias = "tuple[bool, re.Pattern[str] | None, re.Pattern[str] | None]"
+"""Patterns that follow one another and say the same: whether to ignore, by the name alone, and by the path."""
+
+
+class Patterns:
+    """The patterns of one file of rules.
+
+    Raises:
+        ValueError: a pattern can't be read.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        import pathspec  # noqa: PLC0415  # 0.01 s, which `import replicate` need not pay
+
+        patterns = pathspec.GitIgnoreSpec.from_lines(_BELOW.sub("**/*", line) for line in lines).patterns
+        used = [(bool(one.include), one.regex.pattern) for one in patterns if one.regex is not None]
+        runs = [(include, [text for _, text in run]) for include, run in groupby(used, key=lambda item: item[0])]
+        self._runs: list[_Run] = [(include, *_compiled(texts)) for include, texts in reversed(runs)]
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def match(self, path: str, name: str) -> bool | None:
+        """Whether a path is ignored; None where no pattern matches it itself, whatever is said of what it lies in.
+
+        Args:
+            path: relative to the directory of the file of rules; that of a directory ends in a slash.
+            name: the last name of it, with that slash.
+        """
+        for include, names, paths in self._runs:
+            if (names is not None and names.match(name)) or (paths is not None and paths.match(path)):
+                return include
+        return None
+
+
+def _compiled(texts: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
+    """Expressions for several patterns at once: those that look at a name alone, and those that need the path."""
+    by_name: list[str] = []
+    by_path: list[str] = []
+    for text in (_DIRECTORY_MARK.sub(r"/\\Z", text if text.startswith("^") else f".*{text}") for text in texts):
+        rest = text.removeprefix(_ANYWHERE)
+        is_name = rest != text and "/" not in rest.replace(r"/\Z", "").replace("[^/]", "")
+        (by_name if is_name else by_path).append(rest if is_name else text)
+    return _any_of(by_name), _any_of(by_path)
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
+    numbers = count()
+    found = "|".join(f"(?:{_without_retries(text, numbers)})" for text in texts)
+    return re.compile(found, re.DOTALL) if texts else None
+
+
+def _without_retries(text: str, numbers: Iterator[int]) -> str:
+    """The same expression, matched in linear time: hostile patterns such as `*a*a*a*a*b` would take hours.
+
+    What stands between two `*` is of one length, so that its first place is as good as any later one. The same holds
+    for the names between two `**`. Neither is looked for again (an atomic group, which Python 3.10 does not know:
+    https://docs.python.org/3/library/re.html, as `fnmatch.translate` does it).
+
+    Args:
+        text: an expression of pathspec's.
+        numbers: makes the names of groups unique in the expression that this becomes part of.
+    """
+    parts: list[list[str]] = [[]]  # each but the first begins with a `**`
+    for token in _TOKEN.findall(text):
+        if token in (_ANY_NAMES, _ANYWHERE[1:]):
+            parts.append([])
+        if token.startswith(_STAR):
+            parts[-1].append(_STAR)
+        else:
+            parts[-1].append(f"(?!/){token}" if token.startswith("[") else token)  # as in git, no set holds the slash
+    made = [_names_without_retries(part, numbers) for part in parts]
+    for index, part in enumerate(made[1:-1], start=1):
+        lazy = part.replace(".+", ".+?", 1).replace(")?", ")??", 1)
+        made[index] = _first(f"{lazy}(?=/)", numbers)
+    return "".join(made)
+
+
+def _names_without_retries(tokens: Sequence[str], numbers: Iterator[int]) -> str:
+    """As `_without_retries`, for the `*` in names."""
+    made: list[str] = []
+    star: int | None = None
+    """Where, in what was made, the last `*` of this name is."""
+    for part in tokens:
+        if part == _STAR:
+            if star is not None:
+                made[star:] = [_first(f"{_STAR}?{''.join(made[star + 1 :])}", numbers)]
+            star = len(made)
+        elif part == "/":
+            star = None
+        made.append(part)
+    return "".join(made)
+
+
+def _first(text: str, numbers: Iterator[int]) -> str:
+    """An expression that takes the first match of `text`, and never another one."""
+    name = f"first{next(numbers)}"
+    return f"(?=(?P<{name}>{text}))(?P={name})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A file of rules, and where it lies."""
+
+    patterns: Patterns
+    shown: str
+    below: str = ""
+    """The directory of it in the project, with a slash at its end; empty for the project itself."""
+    above: str = ""
+    """Or the path of the project below it, with a slash at its end."""
+
+    def match(self, path: str, name: str) -> bool | None:
+        return self.patterns.match(self.above + path[len(self.below) :], name)
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRules:
+    """The rules that hold in one directory of a project; by default none at all.
+
+    `of` gives those at the root of a project, `entering` those of a directory in it.
+    """
+
+    root: Path | None = None
+    """The project, if files of rules are read."""
+    advice: str = "save another path"
+    """How to leave something out, for errors."""
+    gits: tuple[_Level, ...] = ()
+    """Those of git, what counts more behind what counts less."""
+    owns: tuple[_Level, ...] = ()
+    """Those of `.replicateignore`, in the same order."""
+
+    @classmethod
+    def of(cls, root: Path) -> IgnoreRules:
+        """The rules for a project: at first those of its repository above it; `entering` adds those that it holds.
+
+        Raises:
+            ConfigInvalid: a file of rules can't be read; or `.replicateignore` is no UTF-8 text, or has a pattern that
+                is none.
+        """
+        return cls(root, f"name it in {root / IGNORE_FILE}", tuple(_above(root)))
+
+    @classmethod
+    def from_lines(cls, lines: Iterable[str], *, advice: str = "save another path") -> IgnoreRules:
+        """The rules of a `.replicateignore` that says so; no others are read."""
+        return cls(None, advice, (), (_Level(Patterns(lines), IGNORE_FILE),))
+
+    def entering(self, directory: Path, names: Collection[str]) -> IgnoreRules:
+        """The rules in a directory: those that hold above it, and those of the files that lie in it.
+
+        Args:
+            directory: below the project.
+            names: what is in it.
+
+        Raises:
+            ConfigInvalid: as of `of`.
+        """
+        if self.root is None:
+            return self
+        below = "" if directory == self.root else f"{portable(directory.relative_to(self.root).as_posix())}/"
+        gits, owns = self.gits, self.owns
+        if GIT_IGNORE_FILE in names:
+            gits = (*gits, *_gits(directory / GIT_IGNORE_FILE, below + GIT_IGNORE_FILE, below=below))
+        own = KEEPSAKE_IGNORE_FILE if directory == self.root and IGNORE_FILE not in names else IGNORE_FILE
+        if own in names:
+            owns = (*owns, *_owns(directory / own, below + own, below=below))
+        return replace(self, gits=gits, owns=owns) if (gits, owns) != (self.gits, self.owns) else self
+
+    def verdict(self, path: str, *, directory: bool) -> Verdict | None:
+        """What the rules say of a path in the directory that they hold in; None where they say nothing."""
+        if not (self.owns or self.gits):
+            return None
+        marked = f"{path}/" if directory else path
+        name = marked[path.rfind("/") + 1 :]
+        for levels in (self.owns, self.gits):
+            for level in reversed(levels):
+                if (is_ignored := level.match(marked, name)) is not None:
+                    return Verdict(is_ignored, level.shown, levels is self.owns)
+        return None
+
+
+def _above(root: Path) -> list[_Level]:
+    """Git's rules from outside of a project: those of its repository, and of the directories between.
+
+    None where they ignore the project itself: it would have no code then.
+    """
+    top = git.top(root)
+    if top is None:
+        return []
+    names = portable(root.relative_to(top).as_posix()).split("/") if root != top else []
+    exclude = git.common_directory(git.own_directory(top / ".git")) / "info" / "exclude"
+    found = _gits(exclude, GIT_EXCLUDE_FILE, above="".join(f"{name}/" for name in names))
+    for depth, name in enumerate(names):
+        shown = "../" * (len(names) - depth) + GIT_IGNORE_FILE
+        below = "".join(f"{inner}/" for inner in names[depth:])
+        found += _gits(top.joinpath(*map(local_name, names[:depth]), GIT_IGNORE_FILE), shown, above=below)
+        beneath = len("".join(f"{inner}/" for inner in names[depth + 1 :]))
+        marked = [(level, level.above[: len(level.above) - beneath]) for level in reversed(found)]
+        if next(
+            (said for level, path in marked if (said := level.patterns.match(path, f"{name}/")) is not None), False
+        ):
+            return []
+    return found
+
+
+def _gits(path: Path, shown: str, *, below: str = "", above: str = "") -> list[_Level]:
+    """A file of git's rules; none where there is no such file. What is no pattern is passed over, as by git."""
+    if path.is_symlink() or not path.is_file():  # git follows no link there
+        return []
+    lines = _read(path).decode("utf-8", "surrogateescape").splitlines()
+    try:
+        patterns = Patterns(lines)
+    except ValueError:
+        patterns = Patterns(line for line in lines if _is_pattern(line))
+    return [_Level(patterns, shown, below, above)] if patterns else []
+
+
+def _is_pattern(line: str) -> bool:
+    try:
+        Patterns([line])
+    except ValueError:
+        return False
+    return True
+
+
+def _owns(path: Path, shown: str, *, below: str) -> list[_Level]:
+    """A `.replicateignore`."""
+    data = _read(path)  # what it raises is said well already, and is a ValueError, too
+    try:
+        patterns = Patterns(data.decode("utf-8").splitlines())
+    except ValueError as error:
+        raise ConfigInvalid(f"{path} can't be used: {error}. {_SYNTAX}") from error
+    return [_Level(patterns, shown, below)] if patterns else []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise ConfigInvalid(f"{path} can't be used: {error}. {_SYNTAX}") from error

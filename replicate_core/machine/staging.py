@@ -1,0 +1,217 @@
+"""Staged copies: the files of a snapshot, copied to where nobody changes them any more.
+
+Training waits for this and for nothing else. What the copies are for, and who removes them, is in `spool`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from replicate_core.errors import Corrupted
+from replicate_core.format.sealed import expect_count, expect_list, expect_mapping, expect_text
+from replicate_core.format.values import Value
+from replicate_core.machine.descriptors import open_above, opener
+from replicate_core.machine.files import Tree
+from replicate_core.machine.names import local_name
+from replicate_core.machine.steady import Copied, Unreadable, copy_steadily, read_steadily
+
+SMALL_BYTES = 256 << 10
+"""Files up to this size share one staged copy: a copy of its own costs 0.7 ms, whatever the size of the file."""
+
+_SMALL = "small"
+_COPY = re.compile(r"[0-9]+|small")
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A file of a snapshot that nobody changes any more."""
+
+    path: str
+    mode: int
+    copy: Path
+    """The file that holds its bytes."""
+    offset: int
+    """Where in the copy they begin: a large file has a copy of its own."""
+    size: int
+
+    def has_copy_of_its_own(self) -> bool:
+        """Tell whether the copy holds this file and nothing else, as far as its size tells."""
+        return self.offset == 0 and self.copy.lstat().st_size == self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A snapshot that nobody changes any more."""
+
+    directory: Path
+    """Where the copies are; the process that stores them may put files of its own there."""
+    files: tuple[StagedFile, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    directories: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Path of a file that could not be copied to why not. What follows is told when it is staged, and not kept."""
+    growing: tuple[str, ...] = ()
+    """Files that were being written at their ends: the copies hold how far they reached."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of its files together."""
+        return sum(file.size for file in self.files)
+
+
+def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lambda: None) -> Staged:
+    """Copy the files of a tree. One that vanished since the tree was scanned, or can't be copied, is left out.
+
+    Args:
+        tree: what to copy.
+        directory: where to; it must exist.
+        spare: gives a copy that nobody needs any more, to be written over, which takes a quarter of the time; or None.
+
+    Raises:
+        OSError: the copies can't be written; there is no room, say.
+    """
+    files: list[StagedFile] = []
+    left_out, growing = dict(tree.unreadable), []
+    reach = _Reach()
+    with ExitStack() as stack:
+        shared = _SharedCopy(directory / _SMALL, stack)
+        for number, (path, source) in enumerate(tree.files.items()):
+            own = directory / str(number)
+            try:
+                copied, file = shared.add(path, source) or _copy(path, source, own, spare)
+            except FileNotFoundError as error:
+                if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that is gone
+                    raise
+                continue
+            except Unreadable as error:
+                own.unlink(missing_ok=True)
+                left_out[path] = error.why
+                continue
+            files.append(replace(file, mode=file.mode & reach.of(path, source)))
+            if copied.is_growing:
+                growing.append(path)
+    return Staged(directory, tuple(files), tree.links, tree.directories, left_out, tuple(growing))
+
+
+class _Reach:
+    """Who may reach files through the directories of a tree: a file that others may read in one that they may not."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, int] = {}
+
+    def of(self, path: str, source: Path) -> int:
+        """The bits of its mode that count.
+
+        Args:
+            path: the path of a file in the tree.
+            source: the file. A directory above it counts if the tree has it, too: it has the name that `path` says.
+        """
+        mask = 0o777
+        for name, directory in zip(path.split("/")[-2::-1], source.parents, strict=False):
+            if directory.name != local_name(name):
+                break
+            if directory not in self._known:
+                self._known[directory] = self._mask(directory)
+            mask &= self._known[directory]
+        return mask
+
+    @staticmethod
+    def _mask(directory: Path) -> int:
+        try:
+            mode = directory.stat().st_mode
+        except OSError:  # it is gone by now
+            return 0o777
+        group, others = (0o070 if mode & 0o010 else 0), (0o007 if mode & 0o001 else 0)
+        return 0o700 | group | others
+
+
+class _SharedCopy:
+    """The copy that small files share; made when there is one."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path = path
+        self._stack = stack
+        self._file: BinaryIO | None = None
+
+    def add(self, path: str, source: Path) -> tuple[Copied, StagedFile] | None:
+        """Append a file; None if it is not small, or not any more: what was read counts, and no earlier look."""
+        found = read_steadily(source, size_max=SMALL_BYTES)
+        if found is None:
+            return None
+        data, copied = found
+        if self._file is None:
+            self._file = self._stack.enter_context(open(self._path, "xb", opener=opener))
+        offset = self._file.tell()
+        self._file.write(data)
+        return copied, StagedFile(path, copied.mode, self._path, offset, len(data))
+
+
+def _copy(path: str, source: Path, copy: Path, spare: Callable[[], Path | None]) -> tuple[Copied, StagedFile]:
+    """Make a copy of its own for a file."""
+    if (old := spare()) is not None:
+        with suppress(FileNotFoundError):  # it was removed meanwhile, because room was needed
+            os.replace(old, copy)
+    copied = copy_steadily(source, copy)
+    return copied, StagedFile(path, copied.mode, copy, 0, copied.size)
+
+
+def open_copy(file: StagedFile) -> int:
+    """Open the file that holds a staged copy, for reading; returns its descriptor.
+
+    Raises:
+        OSError: it is gone; or something stands in its place that this user has not copied there, such as a link.
+    """
+    descriptor = open_above(file.copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if is_own_file(os.fstat(descriptor)):
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, "not a regular file of this user", str(file.copy))
+
+
+def is_own_file(status: os.stat_result) -> bool:
+    """Tell whether something is a regular file that belongs to the effective user."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def encode(staged: Staged) -> Value:
+    """What was staged, as plain data; where the copies are is left to who reads it."""
+    return {
+        "files": [[file.path, file.mode, file.copy.name, file.offset, file.size] for file in staged.files],
+        "links": dict(staged.links),
+        "directories": list(staged.directories),
+    }
+
+
+def decode(value: Value, directory: Path) -> Staged:
+    """Read what `encode` made.
+
+    Raises:
+        Corrupted: it is something else.
+    """
+    found = expect_mapping(value)
+    links = expect_mapping(found.get("links"))
+    return Staged(
+        directory,
+        tuple(_decode_file(item, directory) for item in expect_list(found.get("files"))),
+        {path: expect_text(target) for path, target in links.items()},
+        tuple(expect_text(item) for item in expect_list(found.get("directories"))),
+    )
+
+
+def _decode_file(value: Value, directory: Path) -> StagedFile:
+    fields = expect_list(value)
+    if len(fields) != 5:
+        raise Corrupted(f"{value!r} is no staged file")
+    path, mode, copy, offset, size = fields
+    name = expect_text(copy)
+    if not _COPY.fullmatch(name):
+        raise Corrupted(f"{name!r} is no name of a staged copy: it would lead out of {directory}")
+    return StagedFile(expect_text(path), expect_count(mode), directory / name, expect_count(offset), expect_count(size))

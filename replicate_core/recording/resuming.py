@@ -1,0 +1,435 @@
+"""Resuming an experiment: which one is meant, whether it still runs elsewhere, and from which checkpoint.
+
+What is done from there on is `recording`'s; restoring a model is its framework's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from replicate_core import formatting, safe_text
+from replicate_core.errors import Corrupted, InvalidInput, NotFound
+from replicate_core.format import ids
+from replicate_core.format.records import CheckpointFacts, Created, Resumed
+from replicate_core.format.values import Value, dumps
+from replicate_core.recording.secret_params import Redactor
+from replicate_core.repository.heartbeats import INTERVAL
+from replicate_core.repository.reading import open_file
+from replicate_core.repository.repository import Repository
+from replicate_core.views import metric_columns
+from replicate_core.views.diff import differing
+from replicate_core.views.source import Listed, Source
+
+AUTO = "auto"
+
+SILENCE = 3 * INTERVAL
+"""An experiment that gives no sign of life while it is waited for so long does not run any more."""
+
+LOOK_SECONDS = 1.0
+"""How often a process that waits for a sign of life looks for one."""
+
+COPY_BYTES = 4 << 20
+
+DIFFERENCES_SHOWN, VALUE_CHARACTERS = 5, 30
+"""Maximum number of params named as changed, and of characters shown of each value."""
+
+Say = Callable[[str], object]
+
+
+class StillRuns(InvalidInput):
+    """What is to go on has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The experiment to resume."""
+
+    experiment: str
+    checkpoint: str | None
+    """The one that was named; None: the newest one that can be read."""
+    reason: str
+    """Why it is this experiment, in words."""
+    is_over: bool = True
+    """Whether its end is known; else it may still run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """Nothing is resumed: a new experiment begins."""
+
+    reason: str | None = None
+    """Why the latest start of the same run is not resumed, in words; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an experiment goes on."""
+
+    listed: Listed
+    checkpoint: CheckpointFacts | None
+    """None: at its beginning, because none of its checkpoints has files that can be read."""
+    reason: str
+    adds: bool = False
+    """Whether it goes on behind its last checkpoint, which need not be readable, and nothing is set aside."""
+
+    def resumed(self, session: str, now: datetime) -> Resumed:
+        """What is recorded of it."""
+        state = self.listed.state
+        checkpoint = None if self.checkpoint is None else self.checkpoint.id
+        return Resumed(state.created.experiment, now, session, state.session, checkpoint, adds=self.adds)
+
+
+def find(source: Source, wanted: str, created: Created, *, over: Collection[str] = ()) -> Found | Anew:
+    """Find what to resume.
+
+    Args:
+        source: what there is.
+        wanted: `"auto"`, or how the id of an experiment or checkpoint begins.
+        created: the experiment that would begin otherwise; see `decide`.
+        over: experiments that are known not to run any more, whatever listings say.
+
+    Raises:
+        NotFound: nothing, or more than one thing, has an id that begins so.
+    """
+    if wanted == AUTO:
+        candidates = source.candidates(_texts_of_same_run(created)).values()
+        same = [item for item in reversed(candidates) if is_same_run(item.state.created, created)]
+        return decide(same, created, over=over)
+    matches = source.matching(wanted)
+    if len(matches) != 1:
+        found = ", ".join(checkpoint or listed.experiment for listed, checkpoint in matches) or "nothing"
+        raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
+    listed, checkpoint = matches[0]
+    reason = "its id was given" if checkpoint is None else "its checkpoint was given"
+    return Found(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
+
+
+def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) -> Found | Anew:
+    """Decide which earlier start of a run `"auto"` resumes: the latest one with the same params, unless it finished.
+
+    One that has nothing to resume from yet does not hide an older one that has; one that finished ends the search.
+
+    Args:
+        same: the earlier starts of the same run, newest first.
+        new: the start that is about to begin.
+        over: as of `find`.
+    """
+    empty = others = finished = None
+    for item in same:
+        if not _has_same_params(item.state.created, new):
+            others = others or item
+        elif item.status == "finished":
+            finished = item
+            break
+        elif _may_run(item, over) or _can_be_resumed_from(item):
+            return _found(item, over)
+        else:
+            empty = empty or item
+    if empty is not None and (finished is None or _began_after(empty, finished)):
+        return _found(empty, over)
+    if finished is not None:
+        of_params = " with these params" if others is not None else ""
+        return Anew(f"{_latest(finished)}{of_params}, has finished; {_extended(finished)}")
+    if others is not None:
+        differences = _differences(others.state.created, new)
+        offer = "that one still runs" if _may_run(others, over) else _extended(others)
+        return Anew(f"the params differ from those of {_latest(others)}: {differences}; {offer}")
+    return Anew()
+
+
+def _found(item: Listed, over: Collection[str]) -> Found:
+    name = item.state.created.name
+    reason = f"it has the same name, {name!r}" if name else "it has the same params and command"
+    return Found(item.experiment, None, reason, is_over=item.state.ended is not None or item.experiment in over)
+
+
+def _may_run(item: Listed, over: Collection[str]) -> bool:
+    return item.status == "running" and item.experiment not in over
+
+
+def _can_be_resumed_from(item: Listed) -> bool:
+    """Tell whether it has a checkpoint with files, stored or still to be stored."""
+    return any(
+        facts.manifest is not None or (facts.id in item.waiting and facts.path is not None)
+        for facts in item.state.checkpoints
+    )
+
+
+def _began_after(item: Listed, finished: Listed) -> bool:
+    ended = finished.state.ended
+    return ended is not None and item.created > ended.created
+
+
+def _has_same_params(old: Created, new: Created) -> bool:
+    """Tell whether the params are those that were recorded; a start that names none has them."""
+    return not new.params or not differing([_comparable(old), _comparable(new)])
+
+
+def _comparable(created: Created) -> dict[str, Value]:
+    """Params as they are compared and shown: without secrets, which an earlier version recorded as they were."""
+    return metric_columns.flat(Redactor().values(created.params))
+
+
+def _latest(item: Listed) -> str:
+    name = item.state.created.name
+    return f"{ids.short(item.experiment)}, the latest {f'named {name!r}' if name else 'with these params and command'}"
+
+
+def _extended(item: Listed) -> str:
+    return f'resume="{ids.short(item.experiment)}" would extend that one'
+
+
+def is_same_run(old: Created, new: Created) -> bool:
+    """Tell whether an experiment is another start of the same run: same project and name, else params and command."""
+    if old.config.get("project") != new.config.get("project"):
+        return False
+    if old.name is not None or new.name is not None:
+        return old.name == new.name
+    return old.command == new.command and _text_of(old) == _text_of(new)
+
+
+def _texts_of_same_run(new: Created) -> list[str]:
+    """What stands in a record of each other start of the same run, to find it among very many; see `is_same_run`."""
+    if new.name is not None:
+        return [f'"name":{dumps(new.name)}']
+    plain = {name: value for name, value in new.params.items() if not isinstance(value, (dict, list))}  # have an order
+    return [f'"command":{dumps(new.command)}', *(dumps({name: value})[1:-1] for name, value in plain.items())]
+
+
+def _text_of(created: Created) -> str:
+    return json.dumps(created.params, sort_keys=True)  # as text, because NaN is not equal to itself
+
+
+def find_over(source: Source, wanted: str, created: Created, say: Say) -> Found | Anew:
+    """Find what to resume, as `find`, and make sure that no other process records it any more.
+
+    Raises:
+        StillRuns: it runs.
+        NotFound: see `find`; or it was deleted meanwhile.
+        StorageFailed: the storage can't be reached.
+    """
+    over: set[str] = set()
+    while not isinstance(found := find(source, wanted, created, over=over), Anew):
+        is_own = source.is_recorded_by_this_process(found.experiment)  # left open, and ended when it is resumed
+        if is_own or found.experiment in over:
+            break
+        wait_until_over(source, found.experiment, say)
+        if found.is_over or wanted != AUTO:
+            break
+        source.settle(found.experiment)  # how it ended may wait there, and decides
+        over.add(found.experiment)
+    return found
+
+
+def wait_until_over(source: Source, experiment: str, say: Say) -> None:
+    """Make sure that an experiment does not run any more.
+
+    On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
+    sign is young or from the future, it is waited for the next one.
+
+    Raises:
+        StillRuns: it runs.
+        NotFound: it was deleted.
+    """
+    if source.is_recorded_by_this_process(experiment):
+        raise StillRuns(
+            f"the experiment {ids.short(experiment)} is being recorded by this very process: use the object that "
+            "replicate.init() returned, or end it first with stop()"
+        )
+    if source.is_recorded_here(experiment):
+        raise StillRuns(
+            f"the experiment {ids.short(experiment)} is still being recorded by another process of this machine: wait "
+            "until that has ended, or stop it; resume=None begins another experiment"
+        )
+    first = one(source, experiment)
+    if first.status != "running" or source.was_left_here(experiment, first.state.session):
+        return
+    where = "another machine" if first.heartbeat is None else first.heartbeat.host
+    say(f"waiting to see whether the experiment {ids.short(experiment)} still runs on {where}")
+    patience = time.monotonic() + SILENCE.total_seconds()
+    while time.monotonic() < patience:
+        time.sleep(LOOK_SECONDS)
+        now = one(source, experiment)
+        if now.state.ended is not None:
+            return
+        if _life(now) != _life(first):
+            raise StillRuns(
+                f"the experiment {ids.short(experiment)} is running on {where}: stop it there, or begin another "
+                "experiment with resume=None"
+            )
+
+
+def _life(listed: Listed) -> tuple[object, ...]:
+    """What changes while an experiment runs."""
+    state, sign = listed.state, listed.heartbeat
+    return state.session, len(state.checkpoints), None if sign is None else sign.time
+
+
+def choose(source: Source, found: Found) -> Start:
+    """Choose the checkpoint to go on from, of an experiment that is over. All of its files are read and verified.
+
+    Raises:
+        NotFound: it was deleted.
+        Corrupted: the checkpoint that was named can't be read.
+        StorageFailed: the storage can't be reached.
+    """
+    source.settle(found.experiment)
+    listed = one(source, found.experiment)
+    for checkpoint in reversed(listed.state.checkpoints):
+        if found.checkpoint not in (None, checkpoint.id) or (checkpoint.manifest is None and found.checkpoint is None):
+            continue
+        try:
+            check_readable(source.repository, checkpoint)
+        except Corrupted as error:
+            if found.checkpoint is not None:
+                raise
+            safe_text.warn(
+                f"the checkpoint {ids.short(checkpoint.id)} (step {checkpoint.step}) can't be resumed from, so the one "
+                f"before it is tried: {error}",
+                stacklevel=5,
+            )
+            continue
+        return Start(listed, checkpoint, found.reason)
+    if found.checkpoint is not None:
+        raise NotFound(f"the checkpoint {ids.short(found.checkpoint)} was deleted or set aside meanwhile")
+    return Start(listed, None, found.reason)
+
+
+def behind_the_last(source: Source, experiment: str) -> Start:
+    """Where more is added to an experiment that is over: behind all that it has.
+
+    Raises:
+        NotFound: it was deleted.
+        StorageFailed: the storage can't be reached.
+    """
+    source.settle(experiment)
+    listed = one(source, experiment)
+    last = listed.state.checkpoints[-1] if listed.state.checkpoints else None
+    return Start(listed, last, "more is added to it", adds=True)
+
+
+def follow(source: Source, wanted: str, created: Created, say: Say) -> Start | None:
+    """Find where the first process of the same distributed run resumes, or will; None where that begins anew."""
+    over: set[str] = set()
+    while not isinstance(found := find(source, wanted, created, over=over), Anew):
+        if found.experiment in over:
+            return choose(source, found)
+        try:
+            wait_until_over(source, found.experiment, say)
+        except StillRuns:
+            return _as_resumed(source, found)
+        if found.is_over or wanted != AUTO:
+            return choose(source, found)
+        source.settle(found.experiment)
+        over.add(found.experiment)
+    return None
+
+
+def _as_resumed(source: Source, found: Found) -> Start:
+    """Where another process has resumed an experiment, or is about to."""
+    if source.begins_here(one(source, found.experiment).state):  # it has not said from where:
+        start = choose(source, found)  # it chooses as anybody does who looks now
+        if source.begins_here(one(source, found.experiment).state):  # so nothing has changed meanwhile
+            return start
+    listed = one(source, found.experiment)
+    wanted = listed.state.resumed_from
+    checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
+    return Start(listed, checkpoint, found.reason)
+
+
+def described(start: Start, new: Created) -> str:
+    """What is resumed, why, and what is set aside, in words; and which params differ from those of `new`."""
+    old = start.listed.state.created
+    experiment = ids.short(old.experiment)
+    if start.checkpoint is None:
+        where = "at its beginning: no checkpoint of it has files to go on from"
+    else:
+        where = f"from its checkpoint {ids.short(start.checkpoint.id)} (step {start.checkpoint.step})"
+    said = f"going on with the experiment {experiment} {where}, because {start.reason}{_set_aside(start)}"
+    if _has_same_params(old, new):
+        return said
+    return f"{said}. Its params stay as they were recorded; now they are others: {_differences(old, new)}"
+
+
+def _set_aside(start: Start) -> str:
+    """How many checkpoints are set aside, in words; nothing where none is."""
+    checkpoints, chosen = start.listed.state.checkpoints, start.checkpoint
+    behind = next((at for at, item in enumerate(checkpoints, 1) if chosen is not None and item.id == chosen.id), 0)
+    later = checkpoints[behind:]
+    if not later or start.adds:
+        return ""
+    has_files, when = any(item.manifest is not None for item in later), "later " if behind else ""
+    if len(later) == 1:
+        which = "" if has_files else ", which has no files,"
+        return f"; 1 {when}checkpoint (step {later[0].step}){which} is set aside"
+    which = "" if has_files else ", which have no files,"
+    return f"; {len(later)} {when}checkpoints (steps {later[0].step} to {later[-1].step}){which} are set aside"
+
+
+def _differences(old: Created, new: Created) -> str:
+    """Which params differ, in words."""
+    before, now = _comparable(old), _comparable(new)
+    names = differing([before, now])
+    shown = ", ".join(f"{name} {_shown(before, name)} → {_shown(now, name)}" for name in names[:DIFFERENCES_SHOWN])
+    return f"{shown} and {len(names) - DIFFERENCES_SHOWN} more" if len(names) > DIFFERENCES_SHOWN else shown
+
+
+def _shown(params: Mapping[str, Value], name: str) -> str:
+    return formatting.cut(dumps(params[name]), VALUE_CHARACTERS) if name in params else "nothing"
+
+
+def check_alone(source: Source, start: Start) -> None:
+    """Make sure that no other process has resumed an experiment since it was looked at.
+
+    Raises:
+        StillRuns: one has.
+    """
+    experiment = start.listed.state.created.experiment
+    is_recorded = source.is_recorded_here(experiment)
+    if not start.adds and source.is_recorded_by_this_process(experiment):
+        is_recorded = False  # it is ended once this session has begun
+    if is_recorded or one(source, experiment).state.session != start.listed.state.session:
+        raise StillRuns(_rivals(experiment))
+
+
+def check_unrivalled(source: Source, own: Resumed) -> None:
+    """Make sure that no other machine went on with the experiment at the same moment; called once ours is stored.
+
+    Of two that do, the one that looks later sees the other: one of them, or each, gives up.
+
+    Raises:
+        StillRuns: one did.
+    """
+    stored = source.repository.read_records(experiment=own.experiment)
+    others = [item for item in stored if isinstance(item, Resumed) and item.session != own.session]
+    if any(item.previous == own.previous for item in others):
+        raise StillRuns(_rivals(own.experiment))
+
+
+def _rivals(experiment: str) -> str:
+    return (
+        f"another process went on with the experiment {ids.short(experiment)} at the same moment: let that run, or end "
+        "it and start this one again"
+    )
+
+
+def one(source: Source, experiment: str) -> Listed:
+    """What is known of an experiment. Raises `NotFound`: it was deleted."""
+    listed = source.one(experiment)
+    if listed is None:
+        raise NotFound(f"the experiment {ids.short(experiment)} was deleted")
+    return listed
+
+
+def check_readable(repository: Repository, checkpoint: CheckpointFacts) -> None:
+    """Read and verify all files of a checkpoint. Raises `Corrupted`, and `StorageFailed`."""
+    if checkpoint.manifest is None:
+        raise Corrupted(f"the checkpoint {ids.short(checkpoint.id)} has no files to go on from")
+    for path, file in repository.manifest(checkpoint.manifest, size_bytes=checkpoint.size_bytes).files.items():
+        with open_file(repository, file, name=path) as stream:
+            while stream.read(COPY_BYTES):
+                pass

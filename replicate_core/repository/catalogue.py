@@ -1,0 +1,238 @@
+"""What is stored, by experiment: which there are is known at once, what each recorded is read where it is looked at.
+
+Segments, where there are any, and the records that they do not hold, merged by name. Whatever is wrong with a segment,
+the records themselves are read instead: they are what counts. `verify`, `prune` and `compact` go by those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+
+from replicate_core import safe_text
+from replicate_core.errors import Corrupted, TooNew
+from replicate_core.format import record_codec, records, segments
+from replicate_core.format.keys import RECORDS, SEGMENTS, is_record_key, is_segment_key
+from replicate_core.format.records import ExperimentState, Record
+from replicate_core.format.segments import Piece, Segment, Summary, day_of
+from replicate_core.machine.gc_pause import collection_paused
+from replicate_core.repository.repository import Repository, Unusable
+from replicate_core.storage.store import LocalStore
+
+OPEN_DAYS_MAX = 8
+"""More days than that are listed together with all others: one request for every thousand records of any day."""
+
+ATTEMPTS = 3
+"""Segments that were listed may be gone a moment later, because others took their place."""
+
+
+class Stored:
+    """What is stored of one experiment.
+
+    Args:
+        experiment: its id.
+        summary: what a listing needs of it.
+        read: gives its records, in the order of their keys.
+        state: what they fold to, where that is known already.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        summary: Summary,
+        read: Callable[[], Sequence[Record]],
+        state: ExperimentState | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.summary = summary
+        self._read = read
+        self._state = state
+
+    @cached_property
+    def records(self) -> Sequence[Record]:
+        """Its records, in the order of their keys."""
+        return self._read()
+
+    @property
+    def state(self) -> ExperimentState:
+        """What its records fold to.
+
+        Raises:
+            Corrupted: it is not there any more, or never was, whatever a segment says.
+            StorageFailed: it can't be read.
+        """
+        if self._state is None:
+            self._state = records.fold(self.records).get(self.experiment)
+        if self._state is None:
+            raise Corrupted(
+                f"the experiment {self.experiment} stands in a segment, and its records say otherwise: "
+                "`replicate compact --rebuild` makes the segments anew"
+            )
+        return self._state
+
+
+class Catalogue:
+    """What was there when it was read; see `read`."""
+
+    def __init__(
+        self, repository: Repository, held: Sequence[Segment], uncovered: Mapping[str, Record], unusable: Unusable
+    ) -> None:
+        self._repository = repository
+        self._unusable = unusable
+        self._pieces: dict[str, list[tuple[Segment, Piece]]] = {}
+        for segment in held:
+            for experiment, piece in segment.pieces.items():
+                self._pieces.setdefault(experiment, []).append((segment, piece))
+        self._segments = held
+        self._fresh: dict[str, dict[str, Record]] = {}
+        for key, record in uncovered.items():
+            self._fresh.setdefault(record.experiment, {})[key] = record
+        self.uncovered = len(uncovered)
+        """How many records no segment holds."""
+
+    @cached_property
+    def experiments(self) -> dict[str, Stored]:
+        """Every experiment that is not deleted, by id, in the order they began."""
+        names = [*self._pieces, *(name for name in self._fresh if name not in self._pieces)]
+        with collection_paused():
+            found = (stored for name in names if (stored := self.one(name)) is not None)
+            return {one.experiment: one for one in sorted(found, key=lambda one: (one.summary.created, one.experiment))}
+
+    def one(self, experiment: str) -> Stored | None:
+        """One experiment; None if there is none with that id, or it is deleted."""
+        pieces = self._pieces.get(experiment, [])
+        read = partial(self.records, experiment)
+        if pieces and experiment not in self._fresh:
+            largest = pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=_size)
+            if len(pieces) == 1 or all(set(piece.names) <= set(largest.names) for _, piece in pieces):
+                return None if largest.summary is None else Stored(experiment, largest.summary, read)
+        found = self.records(experiment)
+        state = records.fold(found).get(experiment)
+        return None if state is None else Stored(experiment, segments.summarise(state), lambda: found, state)
+
+    def records(self, experiment: str) -> list[Record]:
+        """What is stored of an experiment, in the order of the keys, deleted or not."""
+        found = dict(self._fresh.get(experiment, {}))
+        missing: list[str] = []
+        for segment, piece in self._pieces.get(experiment, []):
+            try:
+                found |= decoded(segment.lines(piece))
+            except (Corrupted, TooNew) as error:
+                self._unusable(_blamed(segment, error))
+                missing += piece.keys
+        if missing:
+            found |= self._repository.records_at([key for key in missing if key not in found], self._unusable)
+        return [found[key] for key in sorted(found)]
+
+    def candidates(self, *alternatives: Collection[str]) -> Iterator[Stored]:
+        """The experiments of which a record holds all texts of an alternative, and maybe some more.
+
+        The texts are as `dumps` writes them.
+        """
+        wanted = [[text.encode() for text in texts] for texts in alternatives]
+        places: set[tuple[str, int]] = set()
+        for segment in self._segments:
+            try:
+                places |= {(segment.key, number) for number in segment.blocks_with(*wanted)}
+            except Corrupted:  # then each experiment in it is looked at, and that says so
+                places |= {(segment.key, number) for number in range(len(segment.ends))}
+        for experiment, stored in self.experiments.items():
+            where = {(segment.key, piece.block) for segment, piece in self._pieces.get(experiment, [])}
+            if experiment in self._fresh or where & places:
+                yield stored
+
+
+def _size(piece: Piece) -> int:
+    return len(piece.names)
+
+
+def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:
+    """See what is stored.
+
+    Args:
+        repository: where.
+        unusable: as in `Repository.read_records`; it may be called later, too, when something is looked at.
+        experiment: of the records that no segment holds, only those of this one are read; None: all.
+
+    Raises:
+        TooNew, Corrupted: what is stored is no repository that can be read.
+        StorageFailed: the storage can't be reached.
+    """
+    repository.check_format()
+    say = unusable or _warn
+    held = read_segments(repository, say)
+    keys = uncovered_keys(repository, held)
+    wanted = [key for key in keys if experiment is None or f"-{experiment}-" in key]
+    return Catalogue(repository, held, repository.records_at(wanted, unusable), say)
+
+
+def _warn(error: Corrupted | TooNew) -> None:
+    """Warn of damage to a segment; one that another version wrote is none."""
+    if isinstance(error, Corrupted):
+        safe_text.warn(str(error), stacklevel=4)
+
+
+def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
+    """The segments that can be read, the oldest first; `unusable` is called with what is wrong with the others."""
+    found: dict[str, bytes] = {}
+    for _ in range(ATTEMPTS):
+        # not `names`: s3fs makes two requests of that where there is nothing
+        keys = [entry.key for entry in repository.store.list(SEGMENTS) if is_segment_key(entry.key)]
+        found = repository.store.get_many(keys) if keys else {}
+        if len(found) == len(keys):
+            break
+    held: list[Segment] = []
+    with collection_paused():
+        for key, data in sorted(found.items()):
+            try:
+                held.append(segments.decode(data, key=key))
+            except (Corrupted, TooNew) as error:
+                unusable(_blamed(key, error))
+    return held
+
+
+def _blamed(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | TooNew:
+    key, how = (segment, "compact") if isinstance(segment, str) else (segment.key, "compact --rebuild")
+    return type(error)(f"{error}. The records are read instead of {key}: nothing is lost, `replicate {how}` mends it")
+
+
+def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]:
+    """The keys of the records that no segment holds, in order."""
+    names = {segment.key for segment in held}
+    relied_on = [segment for segment in held if names.issuperset(segment.beside)]
+    settled = frozenset[str]().union(*(segment.settled for segment in relied_on))
+    others = {other for segment in relied_on for other in segment.others}
+    keys = {*_listed(repository, settled), *others}
+    days = {day_of(key) for key in keys}
+    for segment in held:
+        keys.difference_update(segment.keys_of(days))
+    return sorted(keys)
+
+
+def _listed(repository: Repository, settled: frozenset[str]) -> Iterable[str]:
+    """The keys of the records outside of settled days, and maybe some more."""
+    store = repository.store
+    is_quick = isinstance(store, LocalStore)  # to look through all days costs next to nothing
+    if not settled and not is_quick:
+        return [entry.key for entry in store.list(RECORDS) if is_record_key(entry.key)]
+    open_days = [name for name in store.names(RECORDS) if is_quick or name.removesuffix("/") not in settled]
+    if len(open_days) > OPEN_DAYS_MAX and not is_quick:
+        return [entry.key for entry in store.list(RECORDS) if is_record_key(entry.key)]
+    return [key for name in open_days for key in _keys_below(repository, f"{RECORDS}{name}") if is_record_key(key)]
+
+
+def _keys_below(repository: Repository, name: str) -> list[str]:
+    return [f"{name}{inside}" for inside in repository.store.names(name)] if name.endswith("/") else []
+
+
+def decoded(lines: Mapping[str, bytes]) -> dict[str, Record]:
+    """Records that a segment holds, by key, verified. Raises `Corrupted`, also where they are not what it says."""
+    found: dict[str, Record] = {}
+    for key, line in lines.items():
+        try:
+            record = record_codec.read(key, line)
+        except Corrupted as error:
+            raise Corrupted(f"the segment holds something else as the record {key}, or it is damaged there") from error
+        assert record is not None, "a segment names only records of kinds that are known"
+        found[key] = record
+    return found

@@ -1,0 +1,331 @@
+"""Removing what nothing refers to any more, beside writers that know nothing of it, without a lock.
+
+In two phases. First objects and manifests are listed, and then everything that refers to them is read; what is old and
+not referred to is announced as doomed, in a tombstone. A whole grace later everything is read again, and what is doomed
+and still not referred to is deleted. Writers refer to an object of others only if they have read lately, within a
+quarter of the grace, that something refers to it and that it is not doomed; and no key is ever used twice. So whoever
+might still refer to a doomed object has published that long before it is deleted.
+
+Only what is ours by the grammar of keys is ever announced or deleted. A tombstone that is damaged, or dooms anything
+else, is not obeyed at all, and named.
+
+Ages are measured by the clock of the storage alone. The same two phases, for the same reason: Duplicacy's fossils,
+https://github.com/gilbertchen/duplicacy/blob/master/DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
+from replicate_core.format import ids, records
+from replicate_core.format.keys import (
+    DATA,
+    MANIFESTS,
+    TOMBSTONES,
+    clock_probe_key,
+    is_clock_probe_key,
+    is_manifest_key,
+    is_object_key,
+    is_tombstone_key,
+)
+from replicate_core.format.manifest import Manifest, Part, digest_hex, objects_of, size_problem
+from replicate_core.format.records import Created, ExperimentState, Record, Repacked
+from replicate_core.format.sealed import DIGEST_NAME, digest
+from replicate_core.repository.chunk_index import GRACE
+from replicate_core.repository.reading import read_stored
+from replicate_core.repository.repository import Repository
+from replicate_core.repository.verifying import Snapshot, snapshots_of
+from replicate_core.storage.store import Entry
+
+LIVE_SHARE = 0.5
+"""An object of which less is referred to is packed anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `prune` did, or would do. Sizes are in bytes."""
+
+    deleted: Mapping[str, int] = field(default_factory=dict)
+    """Keys whose time had come, and their sizes."""
+    doomed: Mapping[str, int] = field(default_factory=dict)
+    """Keys that were announced now."""
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """Keys that were announced before, and are not due yet."""
+    young: Mapping[str, int] = field(default_factory=dict)
+    """Keys that nothing refers to either, and that may be about to be referred to: they were just written."""
+    repacked: Mapping[str, int] = field(default_factory=dict)
+    """Objects that were packed anew, because most of them is referred to by nothing; they are doomed next time."""
+    passed_over: tuple[str, ...] = ()
+    """What is wrong with tombstones that were not obeyed, and with snapshots that can't be read, whose objects stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """A manifest that is as it was written, and says what is never laid out: a path in `.git`, say."""
+
+    problem: str
+    objects: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What is referred to."""
+
+    states: Mapping[str, ExperimentState]
+    manifests: Mapping[str, Manifest]
+    unusable: Mapping[str, _Unusable]
+    """What is known of manifests that nobody can use, by key."""
+
+    @property
+    def keys(self) -> set[str]:
+        objects = {key for content in self.manifests.values() for key in content.object_bytes}
+        return objects.union(self.manifests, self.untouchable, self.unusable)
+
+    @property
+    def untouchable(self) -> frozenset[str]:
+        """The objects of manifests that can't be used: nobody can say which of their bytes are needed."""
+        return frozenset[str]().union(*(item.objects for item in self.unusable.values()))
+
+
+def prune(
+    repository: Repository, *, scratch: Path, grace: timedelta = GRACE, dry_run: bool = False, repack: bool = True
+) -> Report:
+    """Delete what was doomed a grace ago, pack anew what is mostly dead, and doom what nothing refers to now.
+
+    Args:
+        repository: read without any cache.
+        scratch: a local directory for packs that are made anew.
+        grace: from announcement to deletion. Shorter than `GRACE` only where nobody writes: writers rely on it.
+        dry_run: only say what would be done.
+        repack: pack objects anew of which less than `LIVE_SHARE` is referred to.
+
+    Raises:
+        Corrupted: something that may refer to objects can't be read; nothing was deleted.
+        StorageFailed: the storage can't be reached, or does not tell when it wrote something.
+    """
+    now = _clock(repository)
+    deleted, waiting, disobeyed = _sweep(repository, now, grace, dry_run=dry_run)
+    # Objects are listed before what refers to them is read: what is written meanwhile is not listed, or is young.
+    listed = [entry for prefix in (DATA, MANIFESTS) for entry in repository.store.list(prefix)]
+    entries = [entry for entry in listed if is_object_key(entry.key) or is_manifest_key(entry.key)]
+    live = _read_live(repository)
+    known = live.keys | deleted.keys() | waiting.keys()
+    unneeded = [entry for entry in entries if entry.key not in known]
+    doomed = {entry.key: entry.size for entry in unneeded if _age(entry, now) > grace}
+    young = {entry.key: entry.size for entry in unneeded if entry.key not in doomed}
+    mostly_dead = _mostly_dead(entries, live, now, grace) if repack else {}
+    if not dry_run:
+        if mostly_dead:
+            _repack(repository, live, mostly_dead, scratch)
+        if doomed:
+            repository.put_tombstone(sorted(doomed))
+    passed_over = (*disobeyed, *(item.problem for item in live.unusable.values()))
+    return Report(deleted, doomed, waiting, young, mostly_dead, passed_over)
+
+
+def _clock(repository: Repository) -> datetime:
+    """The time, by the clock that tells the age of objects."""
+    probe = clock_probe_key(repository.new_ulid())
+    repository.store.put(probe, b"")
+    try:
+        return next(_modified(entry) for entry in repository.store.list(TOMBSTONES) if entry.key == probe)
+    finally:
+        repository.store.delete([probe])
+
+
+def _modified(entry: Entry) -> datetime:
+    if entry.modified is None:
+        raise StorageFailed(
+            f"the storage does not tell when it wrote {entry.key}, and without that nothing can be deleted safely"
+        )
+    return entry.modified
+
+
+def _age(entry: Entry, now: datetime) -> timedelta:
+    return now - _modified(entry)
+
+
+def _read_live(repository: Repository) -> _Live:
+    """Read everything that refers to objects; whatever can't be read might, too."""
+
+    def refuse(error: Corrupted | TooNew) -> NoReturn:
+        raise type(error)(f"nothing was pruned, because it is not known what is still needed: {error}") from error
+
+    found = repository.read_records(refuse)
+    states = records.fold(found)
+    manifests: dict[str, Manifest] = {}
+    unusable: dict[str, _Unusable] = {}
+
+    def read(snapshot: Snapshot) -> None:
+        content = _content(repository, snapshot)
+        if isinstance(content, Manifest):
+            manifests[snapshot.manifest] = content
+        else:
+            unusable[snapshot.manifest] = content
+
+    for snapshot in snapshots_of(states):
+        try:
+            read(snapshot)
+        except (Corrupted, TooNew) as error:
+            owner = ids.short(snapshot.checkpoint or snapshot.experiment)
+            refuse(type(error)(f"{error}. Where that can't be had, `replicate rm {owner}` gives up what it belongs to"))
+    for snapshot in snapshots_of(_without_beginning(repository, found)):
+        with suppress(Corrupted):
+            read(snapshot)
+    return _Live(states, manifests, unusable)
+
+
+def _content(repository: Repository, snapshot: Snapshot) -> Manifest | _Unusable:
+    """What a manifest refers to. Raises `Corrupted` and `TooNew` where that is not known."""
+    key = snapshot.manifest
+    try:
+        content = repository.manifest(key)
+    except Corrupted as error:
+        return _Unusable(f"{error}. What it names is kept", objects_of(repository.manifest_document(key), key=key))
+    if problem := size_problem(content, snapshot.size_bytes):
+        raise Corrupted(f"the manifest {key} {problem}")
+    return content
+
+
+def _without_beginning(repository: Repository, found: Sequence[Record]) -> Mapping[str, ExperimentState]:
+    """The experiments that are in no listing, but may be again, with what they refer to."""
+    headless = records.headless(found)
+    begun = (Created(experiment, repository.now()) for experiment in headless)
+    return records.fold([*begun, *(record for own in headless.values() for record in own)])
+
+
+def _sweep(
+    repository: Repository, now: datetime, grace: timedelta, *, dry_run: bool
+) -> tuple[dict[str, int], dict[str, int], list[str]]:
+    """Delete what was announced long enough ago and is still not needed.
+
+    Returns:
+        What was deleted, what must wait, and what is wrong with tombstones that are not obeyed.
+    """
+    due: dict[str, list[str]] = {}
+    waiting: set[str] = set()
+    disobeyed: list[str] = []
+    entries = repository.store.list(TOMBSTONES)
+    probes = [entry.key for entry in entries if is_clock_probe_key(entry.key) and _age(entry, now) > grace]
+    if probes and not dry_run:  # nobody cleared them away
+        repository.store.delete(probes)
+    for entry in entries:
+        if not is_tombstone_key(entry.key):
+            continue
+        try:
+            keys = repository.tombstone(entry.key)
+        except NotFound:  # someone else has swept it meanwhile
+            continue
+        except Corrupted as error:
+            disobeyed.append(f"{error}. It is not obeyed; delete it")
+            continue
+        if _age(entry, now) >= grace:
+            due[entry.key] = keys
+        else:
+            waiting.update(keys)
+    if not due:
+        return {}, repository.store.sizes(sorted(waiting)), disobeyed
+    live = _read_live(repository).keys
+    doomed = sorted({key for keys in due.values() for key in keys} - live)
+    sizes = repository.store.sizes(doomed)
+    if not dry_run:
+        repository.store.delete(doomed)
+        repository.store.delete(due)
+    return sizes, repository.store.sizes(sorted(waiting - live)), disobeyed
+
+
+def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: timedelta) -> dict[str, int]:
+    """Objects of which so little is referred to that it would take much less in a new pack, with their sizes."""
+    referred: dict[str, dict[int, int]] = {}
+    for content in live.manifests.values():
+        for file in content.files.values():
+            for part in file.parts:
+                referred.setdefault(part.object, {})[part.offset] = part.stored_bytes
+    may_move = referred.keys() - live.untouchable
+    old = {entry.key: entry.size for entry in entries if entry.key in may_move and _age(entry, now) > grace}
+    return {key: size for key, size in old.items() if _packed_bytes(referred[key].values()) < LIVE_SHARE * size}
+
+
+def _packed_bytes(lengths: Collection[int]) -> int:
+    """What a pack of members of these lengths takes, with their headers and what they are filled up with."""
+    block = tarfile.BLOCKSIZE
+    return sum(block + length + -length % block for length in lengths) + 2 * block
+
+
+def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch: Path) -> None:
+    """Copy what is needed of these objects to new packs, and replace the manifests that name them."""
+    parts = {part for content in live.manifests.values() for file in content.files.values() for part in file.parts}
+    by_object: dict[str, list[Part]] = {key: [] for key in keys}
+    for part in sorted(parts, key=lambda part: part.offset):
+        if part.object in by_object:
+            by_object[part.object].append(part)
+    moved: dict[Part, _Place] = {}
+    for group in by_object.values():
+        with suppress(Corrupted):  # `verify` names whom it hurts; here it stays as it is
+            moved |= _copy(repository, group, scratch)
+    for snapshot in snapshots_of(live.states):
+        content = live.manifests.get(snapshot.manifest)
+        if content is not None and any(part in moved for file in content.files.values() for part in file.parts):
+            key = repository.put_manifest(_rewritten(content, moved))
+            repository.append(Repacked(snapshot.experiment, {snapshot.manifest: key}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a part is now, and how large the object is."""
+
+    part: Part
+    object_bytes: int
+    object_digest: str
+
+
+def _copy(repository: Repository, parts: Sequence[Part], scratch: Path) -> dict[Part, _Place]:
+    """Write parts, stored as they are, to a new pack. Raises `Corrupted` if one is damaged."""
+    path = scratch / f"repack-{os.urandom(8).hex()}.tar"
+    offsets: dict[Part, int] = {}
+    with open(path, "x+b") as pack:
+        for part in parts:
+            stored = read_stored(repository, part)  # verified: what is damaged must not be carried on
+            member = tarfile.TarInfo(digest_hex(part.digest))
+            member.size = len(stored)
+            pack.write(member.tobuf(tarfile.GNU_FORMAT))
+            offsets[part] = pack.tell()
+            pack.write(stored)
+            pack.write(bytes(-len(stored) % tarfile.BLOCKSIZE))
+        pack.write(bytes(2 * tarfile.BLOCKSIZE))
+        size = pack.tell()
+        pack.seek(0)
+        whole = hashlib.new(DIGEST_NAME)
+        while block := pack.read(1 << 20):
+            whole.update(block)
+    key = repository.new_object_key(digest("\n".join(part.digest for part in parts).encode()), ".tar")
+    repository.store.put_file(key, path)
+    path.unlink()
+    found = f"{DIGEST_NAME}:{whole.hexdigest()}"
+    return {part: _Place(replace(part, object=key, offset=offset), size, found) for part, offset in offsets.items()}
+
+
+def _rewritten(content: Manifest, moved: Mapping[Part, _Place]) -> Manifest:
+    """The same files, with the parts where they are now."""
+    files = {
+        path: replace(file, parts=tuple(moved[part].part if part in moved else part for part in file.parts))
+        for path, file in content.files.items()
+    }
+    sizes = {**content.object_bytes, **{place.part.object: place.object_bytes for place in moved.values()}}
+    digests = {**content.object_digests, **{place.part.object: place.object_digest for place in moved.values()}}
+    used = dict.fromkeys(part.object for file in files.values() for part in file.parts)
+    return replace(
+        content,
+        files=files,
+        object_bytes={key: sizes[key] for key in used},
+        object_digests={key: digests[key] for key in used if key in digests},
+    )

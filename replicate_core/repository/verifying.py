@@ -1,0 +1,309 @@
+"""Checking a repository: is everything there that its records refer to, and is every byte what was stored?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from replicate_core.errors import Corrupted, NotFound, TooNew
+from replicate_core.format import ids, records
+from replicate_core.format.keys import DATA, HEARTBEATS, TOMBSTONES, is_heartbeat_key, is_tombstone_key
+from replicate_core.format.manifest import Manifest, Part, decode, size_problem
+from replicate_core.format.record_codec import encode
+from replicate_core.format.records import ExperimentState, Record
+from replicate_core.format.sealed import DIGEST_NAME, KEY, names_key
+from replicate_core.format.segments import Segment, summarise
+from replicate_core.format.values import dumps
+from replicate_core.progress import Progress, silent
+from replicate_core.repository import catalogue, heartbeats
+from replicate_core.repository.reading import FETCH_BYTES, Wanted, plan, read, read_part
+from replicate_core.repository.repository import Repository, Unusable, decode_record
+
+RECORDS_AT_ONCE = 2000
+
+BEGINNING_MISSING = (
+    "the record of its beginning is missing, so that no listing shows it: it was lost, or copying was broken off, and "
+    "can be repeated"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Whose files a manifest lists."""
+
+    experiment: str
+    checkpoint: str | None
+    """None: the code of the experiment."""
+    manifest: str
+    size_bytes: int | None = None
+    """The size of the files together, as the record says that names the manifest; None where none says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that can't be read back as it was stored."""
+
+    problem: str
+    experiment: str | None = None
+    """None: a document is damaged that belongs to no single experiment, or nobody knows what it said."""
+    checkpoint: str | None = None
+    path: str | None = None
+    """None: all files of the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found."""
+
+    damages: tuple[Damage, ...]
+    experiments: int
+    objects: int
+    bytes_checked: int
+    """Bytes whose digests were compared; 0 where only sizes were."""
+    lacking: tuple[Damage, ...] = ()
+    """What was never stored here, because an import found it damaged or missing; it is no damage of this storage."""
+    keyless: int = 0
+    """How many documents do not say under which key they belong, because an earlier version wrote them. That none of
+    these stands in the place of another was checked only by experiment, kind, and the size of the files."""
+
+
+def codes_of(state: ExperimentState) -> Iterator[str]:
+    """The manifests of the code of an experiment: what it began with, and what it was resumed with."""
+    yield from filter(None, (state.created.manifest, state.code, *(item.code for item in state.checkpoints)))
+
+
+def snapshots_of(states: Mapping[str, ExperimentState]) -> Iterator[Snapshot]:
+    """The snapshots that experiments refer to."""
+    for experiment, state in states.items():
+        for code in dict.fromkeys(codes_of(state)):
+            size_bytes = state.created.size_bytes if code == state.created.manifest else None
+            yield Snapshot(experiment, None, code, size_bytes)
+        for checkpoint in state.checkpoints:
+            if checkpoint.manifest:
+                yield Snapshot(experiment, checkpoint.id, checkpoint.manifest, checkpoint.size_bytes)
+
+
+def verify(
+    repository: Repository,
+    *,
+    wanted: Callable[[Snapshot], bool] = lambda _: True,
+    deep: bool = False,
+    progress: Progress = silent,
+) -> Report:
+    """Check that every object that is referred to exists with its size, or, `deep`, that every byte is right.
+
+    Whichever snapshots are wanted, what else a repository holds is looked at, too: segments, tombstones, heartbeats.
+
+    Args:
+        repository: read without any cache.
+        wanted: which snapshots to check.
+        deep: read everything.
+        progress: called with the bytes that a deep check has compared, and all there are.
+
+    Raises:
+        StorageFailed: the storage can't be reached.
+    """
+    damages: list[Damage] = []
+
+    def unusable(error: Corrupted | TooNew) -> None:
+        if isinstance(error, Corrupted):
+            damages.append(Damage(str(error)))
+
+    held = catalogue.read_segments(repository, unusable)  # before the records: all that they hold are there then
+    by_key, keyless = _read_records(repository, unusable)
+    found = [record for record in by_key.values() if record is not None]
+    states = records.by_age(records.fold(found))
+    damages += map(Damage, (*_segment_problems(held, by_key), *_tombstone_problems(repository)))
+    damages += map(Damage, _heartbeat_problems(repository))
+    damages += [
+        Damage(BEGINNING_MISSING, experiment)
+        for experiment in records.headless(found)
+        if wanted(Snapshot(experiment, None, ""))
+    ]
+    sizes = {entry.key: entry.size for entry in repository.store.list(DATA)}
+    snapshots = [snapshot for snapshot in snapshots_of(states) if wanted(snapshot)]
+    experiments = sum(wanted(Snapshot(experiment, None, "")) for experiment in states)  # with files or without
+    objects: set[str] = set()
+    parts: dict[Part, list[tuple[Snapshot, str]]] = {}
+    packs: dict[str, _Pack] = {}
+    for snapshot in snapshots:
+        try:
+            document = repository.manifest_document(snapshot.manifest)
+            manifest = decode(document, key=snapshot.manifest)
+            if problem := size_problem(manifest, snapshot.size_bytes):
+                raise Corrupted(f"the manifest {snapshot.manifest} {problem}")
+        except Corrupted as error:
+            damages.append(Damage(str(error), snapshot.experiment, snapshot.checkpoint))
+            continue
+        if KEY not in document:
+            keyless.add(snapshot.manifest)
+        objects |= manifest.object_bytes.keys()
+        damages += [
+            Damage(problem, snapshot.experiment, snapshot.checkpoint, path)
+            for path, problem in _size_problems(manifest, sizes)
+        ]
+        for path, file in manifest.files.items():
+            for part in file.parts:
+                if deep and sizes.get(part.object) == manifest.object_bytes[part.object]:
+                    parts.setdefault(part, []).append((snapshot, path))
+                    if part.object in manifest.object_digests:
+                        pack = packs.setdefault(part.object, _Pack(manifest.object_digests[part.object]))
+                        pack.owners[snapshot] = None
+    checked = 0
+    hurt: set[str] = set()
+    for part, problem in _check_parts(repository, parts, progress):
+        checked += part.length
+        if problem is not None:
+            hurt.add(part.object)
+            damages += [Damage(problem, owner.experiment, owner.checkpoint, path) for owner, path in parts[part]]
+    for key in packs.keys() - hurt:
+        if (problem := _pack_problem(repository, key, packs[key].digest, sizes[key])) is not None:
+            damages += [Damage(problem, owner.experiment, owner.checkpoint) for owner in packs[key].owners]
+    if damages:  # files may have been let go, or deleted, since it was read that they are there
+        states = repository.states(lambda _: None)
+        still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
+        damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
+    lacking = tuple(item for item in _lacking(states) if wanted(Snapshot(item.experiment or "", item.checkpoint, "")))
+    return Report(tuple(dict.fromkeys(damages)), experiments, len(objects), checked, lacking, len(keyless))
+
+
+def _read_records(repository: Repository, unusable: Unusable) -> tuple[dict[str, Record | None], set[str]]:
+    """All records by key, None for those that can't be used; and the keys of those that do not name their key."""
+    read: dict[str, Record | None] = {}
+    keyless: set[str] = set()
+    keys = repository.record_keys()
+    for start in range(0, len(keys), RECORDS_AT_ONCE):
+        some = keys[start : start + RECORDS_AT_ONCE]
+        found = repository.store.get_many(some)
+        for key in some:
+            read[key] = None
+            try:
+                read[key] = decode_record(key, found.get(key))
+            except (Corrupted, TooNew) as error:
+                unusable(error)
+            else:
+                if not names_key(found[key]):
+                    keyless.add(key)
+    return read, keyless
+
+
+def _segment_problems(held: Sequence[Segment], stored: Mapping[str, Record | None]) -> Iterator[str]:
+    """What is wrong with segments, of which the heads are right: they must say what the records say, and nothing else.
+
+    Args:
+        held: the segments.
+        stored: every record by its key; None for one that can't be used.
+    """
+    for segment in held:
+        try:
+            for piece in segment.pieces.values():
+                read = catalogue.decoded(segment.lines(piece))
+                strange = next((key for key in read if not _is_stored(key, read[key], stored)), None)
+                if strange is not None:
+                    raise Corrupted(f"{strange} says something else, or is not there")
+                state = records.fold(read[key] for key in sorted(read)).get(piece.experiment)
+                if piece.summary != (None if state is None else summarise(state)):
+                    raise Corrupted(f"its summary of the experiment {piece.experiment} is not what the records say")
+        except Corrupted as error:
+            yield (
+                f"the segment {segment.key} can't be relied on: {error}. Nothing is lost: the records are what counts, "
+                "and `replicate compact --rebuild` makes the segments anew"
+            )
+
+
+def _is_stored(key: str, held: Record, stored: Mapping[str, Record | None]) -> bool:
+    """Tell whether a segment holds what is stored; of a record that can't be used, it may hold all there is."""
+    if (record := stored.get(key)) is None:
+        return key in stored
+    return held == record or dumps(encode(held)) == dumps(encode(record))  # NaN differs from itself
+
+
+def _tombstone_problems(repository: Repository) -> Iterator[str]:
+    for entry in repository.store.list(TOMBSTONES):
+        if is_tombstone_key(entry.key):
+            try:
+                repository.tombstone(entry.key)
+            except NotFound:  # it was swept meanwhile
+                continue
+            except Corrupted as error:
+                yield f"{error}. `prune` passes it over; delete it"
+
+
+def _heartbeat_problems(repository: Repository) -> Iterator[str]:
+    keys = [entry.key for entry in repository.store.list(HEARTBEATS) if is_heartbeat_key(entry.key)]
+    for key, data in repository.store.get_many(keys).items():
+        try:
+            heartbeats.decode(key, data)
+        except Corrupted as error:
+            yield f"{error}. It says only whether an experiment runs, and is written anew while it does"
+
+
+def _lacking(states: Mapping[str, ExperimentState]) -> Iterator[Damage]:
+    """Code that is known to be missing, and files of checkpoints that an import could not take over."""
+    for experiment, state in states.items():
+        if (problem := records.code_problem(state.created)) is not None:
+            yield Damage(problem, experiment)
+        for item in state.checkpoints:
+            if item.lacks is not None and not item.is_released:
+                yield Damage(
+                    f"the files of the checkpoint {ids.short(item.id)} are missing: {item.lacks}", experiment, item.id
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """A pack, and the snapshots that have files in it."""
+
+    digest: str
+    owners: dict[Snapshot, None] = field(default_factory=dict)
+
+
+def _pack_problem(repository: Repository, key: str, expected: str, size: int) -> str | None:
+    """Say what is wrong with a pack whose parts are all right: what stands between them is needed by `tar`."""
+    whole = hashlib.new(DIGEST_NAME)
+    try:
+        for start in range(0, size, FETCH_BYTES):
+            whole.update(repository.store.get(key, start, min(start + FETCH_BYTES, size)))
+    except NotFound:
+        return f"the object {key} is missing"
+    if f"{DIGEST_NAME}:{whole.hexdigest()}" == expected:
+        return None
+    return f"the pack {key} was changed between its parts: every file is whole, but `tar` may not open it"
+
+
+def _size_problems(manifest: Manifest, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Path and problem of every file that lies in an object which is missing or has another size."""
+    for path, file in manifest.files.items():
+        for key in dict.fromkeys(part.object for part in file.parts):
+            found, expected = sizes.get(key), manifest.object_bytes[key]
+            if found is None:
+                yield path, f"the object {key} is missing"
+            elif found != expected:
+                yield path, f"the object {key} has {found} bytes, and should have {expected}"
+
+
+def _check_parts(
+    repository: Repository, parts: Mapping[Part, object], progress: Progress
+) -> Iterator[tuple[Part, str | None]]:
+    """Read parts; for each what is wrong with it, if anything is."""
+    total = sum(part.length for part in parts)
+    done = 0
+    for fetch in plan(map(Wanted, parts)):
+        try:
+            read(repository, fetch)
+            found: list[tuple[Part, str | None]] = [(item.part, None) for item in fetch.wanted]
+        except Corrupted:  # one of them at least: which?
+            found = [(item.part, _problem(repository, item)) for item in fetch.wanted]
+        for part, problem in found:
+            done += part.length
+            yield part, problem
+        progress(done, total)
+
+
+def _problem(repository: Repository, item: Wanted) -> str | None:
+    try:
+        read_part(repository, item.part)
+    except Corrupted as error:
+        return str(error)
+    return None

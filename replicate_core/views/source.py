@@ -1,0 +1,385 @@
+"""What is known of experiments: what is stored, what still waits in the spool of this project, and signs of life.
+
+Nothing is shown twice: what waits and is stored meanwhile is the same checkpoint, by its id.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import NamedTuple, NoReturn, overload
+
+from replicate_core.errors import Corrupted, NotFound, StorageFailed
+from replicate_core.format import ids, records
+from replicate_core.format.records import Checkpointed, Created, Ended, ExperimentState, Record, Resumed, Status
+from replicate_core.format.segments import Summary, summarise
+from replicate_core.format.values import dumps
+from replicate_core.machine.gc_pause import collection_paused
+from replicate_core.machine.staging import StagedFile, open_copy
+from replicate_core.repository import catalogue, heartbeats
+from replicate_core.repository.catalogue import Catalogue, Stored
+from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
+from replicate_core.repository.repository import Repository, Unusable, warn
+from replicate_core.spool.spool import Job, Queue, Spool
+from replicate_core.spool.uploading import open_queue
+
+LOOK_SECONDS = 0.05
+"""How often a wait for something to be stored checks whether it is."""
+
+COPY_BYTES = 1 << 20
+
+
+class _State:
+    """What the records of an experiment come to, read when it is first looked at: a listing needs that of few."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> NoReturn: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> ExperimentState: ...
+    def __get__(self, instance: object | None, owner: type) -> ExperimentState:
+        if instance is None:  # a dataclass asks whether the field has a default
+            raise AttributeError(self._name)
+        given: ExperimentState | Stored = instance.__dict__[self._name]
+        return given.state if isinstance(given, Stored) else given
+
+    def __set__(self, instance: object, given: ExperimentState | Stored) -> None:
+        instance.__dict__[self._name] = given
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of one experiment."""
+
+    state: _State = _State()  # a descriptor, not a default
+    """What its records come to: an `ExperimentState`, given as that or as what is stored."""
+    status: Status  # type: ignore[misc]  # what stands before has no default: see `_State`
+    waiting: frozenset[str] = frozenset()
+    """The ids of what is not stored yet: of the experiment itself, and of its checkpoints."""
+    heartbeat: Heartbeat | None = None
+    """Its last sign of life; None once it has ended, or if it never gave one."""
+
+    def __reduce__(self) -> tuple[type[Listed], tuple[object, ...]]:
+        """All of it, read by now, for pickles and copies."""
+        return Listed, (self.state, self.status, self.waiting, self.heartbeat)
+
+    @property
+    def experiment(self) -> str:
+        """Its id."""
+        given: ExperimentState | Stored = self.__dict__["_state"]
+        return given.experiment if isinstance(given, Stored) else given.created.experiment
+
+    @property
+    def created(self) -> datetime:
+        """When it began."""
+        given: ExperimentState | Stored = self.__dict__["_state"]
+        return given.summary.created if isinstance(given, Stored) else given.created.created
+
+
+class Source:
+    """Where what is known of experiments comes from.
+
+    Args:
+        open_repository: opens the storage, when it is first needed.
+        spool: the spool of the project.
+        check: called where there is nothing at all of what was looked for; it may raise that the storage is none.
+    """
+
+    def __init__(
+        self, open_repository: Callable[[], Repository], spool: Spool, *, check: Callable[[], object] = lambda: None
+    ) -> None:
+        self._open_repository = open_repository
+        self._spool = spool
+        self._check = check
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without connections, for pickles and copies: the storage is opened again when it is needed."""
+        return {"_open_repository": self._open_repository, "_spool": self._spool, "_check": self._check}
+
+    @cached_property
+    def repository(self) -> Repository:
+        """What is stored."""
+        return self._open_repository()
+
+    def all(self, unusable: Unusable | None = None) -> dict[str, Listed]:
+        """Every experiment that is not deleted, by id, in the order they began.
+
+        Args:
+            unusable: as in `Repository.read_records`.
+        """
+        spooled = _look(self._spool.queues(), unusable)
+        stored = catalogue.read(self.repository, unusable)
+        return self._checked(self._listed(spooled, stored, stored.experiments))
+
+    def one(self, experiment: str) -> Listed | None:
+        """One experiment; None if there is none with that id."""
+        spooled = _look(self._spool.queues_of(experiment))
+        stored = catalogue.read(self.repository, experiment=experiment)
+        found = stored.one(experiment)
+        return self._listed(spooled, stored, {} if found is None else {experiment: found}).get(experiment)
+
+    def matching(self, prefix: str) -> list[tuple[Listed, str | None]]:
+        """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
+        wanted = prefix.strip().lower()
+        found: list[tuple[Listed, str | None]] = []
+        begun = dumps(wanted)[:-1]
+        for listed in self.candidates([f'"experiment":{begun}'], [f'"id":{begun}']).values() if wanted else ():
+            own = [(listed, item.id) for item in listed.state.checkpoints if item.id.startswith(wanted)]
+            found += [(listed, None), *own] if listed.experiment.startswith(wanted) else own
+        return found
+
+    def named(self, name: str) -> list[str]:
+        """The ids of the experiments that have a name, in the order they began."""
+        found = self.candidates([f'"name":{dumps(name)}'])
+        return [identifier for identifier, listed in found.items() if listed.state.created.name == name]
+
+    def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
+        """As `Catalogue.candidates`, with what waits; as `all`."""
+        spooled = _look(self._spool.queues())
+        stored = catalogue.read(self.repository)
+        found = {one.experiment: one for one in stored.candidates(*alternatives)}
+        return self._checked(self._listed(spooled, stored, found))
+
+    def _checked(self, found: dict[str, Listed]) -> dict[str, Listed]:
+        if not found:
+            self._check()
+        return found
+
+    def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
+        """Open a file of a checkpoint that is not stored yet; None once it is."""
+        for queue, job in self._waiting_files(experiment, checkpoint):
+            while (found := queue.copy_of(job, path)) is not None:
+                with suppress(FileNotFoundError):  # it was claimed, or stored, meanwhile
+                    private = _private_copy(found)
+                    if found.copy.exists():  # else it may have been written over
+                        return private
+                    private.close()
+        return None
+
+    def waiting_files(self, experiment: str, checkpoint: str) -> dict[str, int] | None:
+        """The files of a checkpoint that is not stored yet, path to size; None once it is."""
+        for queue, job in self._waiting_files(experiment, checkpoint):
+            assert job.staged is not None, "these have files"
+            files = {file.path: file.size for file in job.staged.files}
+            if all(queue.copy_of(job, path) is not None for path in files):
+                return files
+        return None
+
+    def waiting_links(self, experiment: str, checkpoint: str) -> dict[str, str] | None:
+        """The links of a checkpoint that is not stored yet, path to target; None once it is."""
+        staged = (job.staged for _, job in self._waiting_files(experiment, checkpoint))
+        return next((dict(found.links) for found in staged if found is not None), None)
+
+    def settle(self, experiment: str) -> None:
+        """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
+
+        Raises:
+            StorageFailed: it can't be stored; the message says why.
+        """
+        for queue in self._spool.queues_of(experiment):
+            jobs = queue.waiting()
+            while queue.directory.is_dir() and _is_waiting(queue, jobs):
+                self._store_or_wait(queue)
+
+    def settled(self, experiment: str) -> ExperimentState:
+        """What is known of an experiment, once all that was recorded of it so far is stored.
+
+        Raises:
+            NotFound: there is no such experiment.
+            StorageFailed: it can't be stored; the message says why.
+        """
+        self.settle(experiment)
+        listed = self.one(experiment)
+        if listed is None:
+            raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
+        return listed.state
+
+    def is_recorded_here(self, experiment: str) -> bool:
+        """Tell whether a process of this machine records an experiment."""
+        return any(queue.is_owned() for queue in self._spool.queues_of(experiment))
+
+    def is_recorded_by_this_process(self, experiment: str) -> bool:
+        """Tell whether this very process records an experiment."""
+        return any(queue.is_owned_by_this_process() for queue in self._spool.queues_of(experiment))
+
+    def begins_here(self, state: ExperimentState) -> bool:
+        """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
+        queues = self._spool.queues_of(state.created.experiment)
+        owned = [queue.session for queue in queues if queue.is_owned()]
+        return bool(owned) and state.session not in owned
+
+    def was_left_here(self, experiment: str, session: str | None) -> bool:
+        """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
+        return any(queue.session == session and queue.is_abandoned() for queue in self._spool.queues_of(experiment))
+
+    def _store_or_wait(self, queue: Queue) -> None:
+        try:
+            taken = queue.take()
+        except FileNotFoundError:  # all is stored
+            return
+        except OSError as error:
+            raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
+        if taken:  # nobody else does it
+            try:
+                open_queue(queue).empty()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if isinstance(error, StorageFailed):
+                    raise
+                raise StorageFailed(f"it is not stored yet, because of {queue.directory}: {error}") from error
+            finally:
+                queue.give_back()
+        elif (trouble := queue.state().trouble) is not None:
+            raise StorageFailed(f"it is not stored yet: {trouble.message}")
+        else:
+            time.sleep(LOOK_SECONDS)
+
+    def _waiting_files(self, experiment: str, checkpoint: str) -> Iterable[tuple[Queue, Job]]:
+        for queue in self._spool.queues_of(experiment):
+            for job in queue.waiting():
+                record = job.record
+                if (
+                    job.staged is not None
+                    and isinstance(record, Checkpointed)
+                    and record.checkpoints[0].id == checkpoint
+                ):
+                    yield queue, job
+
+    def _listed(self, spooled: _Spooled, stored: Catalogue, found: Mapping[str, Stored]) -> dict[str, Listed]:
+        """What is known of some experiments, and of all that something waits of."""
+        alive, waiting = spooled
+        unstored: dict[str, set[str]] = {}
+        everything = dict(found)
+        for experiment in dict.fromkeys(record.experiment for record in waiting):
+            before = stored.records(experiment)
+            missing = _without((record for record in waiting if record.experiment == experiment), before)
+            unstored[experiment] = {identifier for record in missing for identifier in _ids(record)}
+            state = records.fold([*before, *missing]).get(experiment)
+            everything.pop(experiment, None)
+            if state is not None:
+                everything[experiment] = Stored(experiment, summarise(state), list, state)
+        sessions = {experiment: one.summary.session for experiment, one in everything.items()}
+        running = {name: session for name, session in sessions.items() if everything[name].summary.status is None}
+        signs = heartbeats.last(self.repository, running)
+        now = self.repository.now()
+        with collection_paused():
+            return {
+                one.experiment: Listed(
+                    one,
+                    _status(
+                        one.summary, signs.get(one.experiment), alive.get((one.experiment, one.summary.session)), now
+                    ),
+                    frozenset(unstored.get(one.experiment, ())),
+                    signs.get(one.experiment),
+                )
+                for one in sorted(everything.values(), key=lambda one: (one.summary.created, one.experiment))
+            }
+
+
+class _Spooled(NamedTuple):
+    """What the spool told."""
+
+    alive: Mapping[tuple[str, str | None], bool | None]
+    """By experiment and session, whether a process is at it; see `Queue.is_alive`."""
+    waiting: Sequence[Record]
+    """What is not stored yet, as far as that is known."""
+
+
+def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled:
+    """Look into queues, before anybody looks at what is stored: what changes meanwhile is known twice, not never.
+
+    Whoever stored the last job, and that all has ended, is gone only then. Nothing waits in a queue that can't be read.
+    """
+    alive: dict[tuple[str, str | None], bool | None] = {}
+    waiting: list[Record] = []
+    for queue in queues:
+        queue.catch_up()  # who reads in the process that wrote finds all in its place
+        alive[queue.experiment, queue.session] = queue.is_alive()
+        try:
+            waiting += [_waiting_record(queue, job) for job in queue.waiting()]
+        except Corrupted as error:
+            (unusable or warn)(error)
+        except OSError as error:
+            (unusable or warn)(Corrupted(f"{queue.directory} can't be read: {error}"))
+    return _Spooled(alive, waiting)
+
+
+def _waiting_record(queue: Queue, job: Job) -> Record:
+    """What a job records; a checkpoint knows whether the copies of its files are there."""
+    if not isinstance(job.record, Checkpointed) or not queue.has_copies(job):
+        return job.record
+    return replace(job.record, checkpoints=tuple(replace(item, is_waiting=True) for item in job.record.checkpoints))
+
+
+def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
+    """Tell whether these jobs are not all stored, or their process is gone and nobody has noted so yet."""
+    return bool(jobs and queue.state().mark < jobs[-1].after) or queue.is_abandoned()
+
+
+def _private_copy(file: StagedFile) -> io.BufferedReader:
+    """The bytes of a staged file in a file without a name, open at its beginning."""
+    left = file.size
+    with open(open_copy(file), "rb") as source, tempfile.TemporaryFile(dir=file.copy.parent) as target:
+        source.seek(file.offset)
+        while data := source.read(min(left, COPY_BYTES)):
+            target.write(data)
+            left -= len(data)
+        target.flush()
+        opened = os.fdopen(os.dup(target.fileno()), "rb")
+    opened.seek(0)
+    return opened
+
+
+def _ids(record: Record) -> set[str]:
+    """The ids of what a record makes known."""
+    match record:
+        case Created():
+            return {record.experiment}
+        case Checkpointed():
+            return {checkpoint.id for checkpoint in record.checkpoints}
+    return set()
+
+
+def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record]:
+    """The records that are not stored yet."""
+    stored = list(stored)
+    known = {identifier for record in stored for identifier in _ids(record)}
+    sessions = {(type(record), record.session) for record in stored if isinstance(record, (Resumed, Ended))}
+    missing: list[Record] = []
+    for record in waiting:
+        match record:
+            case Created():
+                missing += [] if record.experiment in known else [record]
+            case Checkpointed():
+                left = tuple(item for item in record.checkpoints if item.id not in known)
+                missing += [replace(record, checkpoints=left)] if left else []
+            case Resumed() | Ended():
+                missing += [] if (type(record), record.session) in sessions else [record]
+    return missing
+
+
+def _status(summary: Summary, heartbeat: Heartbeat | None, alive: bool | None, now: datetime) -> Status:  # noqa: FBT001
+    """What an experiment is up to.
+
+    Args:
+        summary: what its records say.
+        heartbeat: its last sign of life.
+        alive: whether a process of this machine is at it; None if that can't be told, for it was begun elsewhere.
+        now: the time.
+    """
+    if summary.status is not None:
+        return summary.status
+    if alive is not None:
+        return "running" if alive else "lost"
+    last = summary.active if heartbeat is None else max(summary.active, heartbeat.time)
+    return "running" if now - last < LOST_AFTER else "lost"
