@@ -266,7 +266,7 @@ def test_its_file_is_none_of_the_standard_streams(tmp_path: Path) -> None:
         "journal = Journal(Path(sys.argv[1])); journal.append(1); sys.exit(0 if journal._descriptor > 2 else 1)"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "journal"], check=False, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code, tmp_path / "journal"], check=False, cwd=Path(__file__).parents[3]
     )
     assert process.returncode == 0
     assert documents(Journal(tmp_path / "journal")) == [1]

@@ -21,7 +21,7 @@ from replicate_core.repository import compacting
 from replicate_core.repository.repository import Repository
 from replicate_core.storage.store import LocalStore
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 ONE, MADE = "a1" * 32, "b2" * 32
 
 

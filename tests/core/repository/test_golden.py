@@ -9,7 +9,7 @@ import pytest
 
 import replicate_core as replicate
 
-FORMAT_1 = Path(__file__).parents[1] / "data" / "format-1"
+FORMAT_1 = Path(__file__).parents[2] / "data" / "format-1"
 
 
 @pytest.fixture

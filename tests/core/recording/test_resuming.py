@@ -1781,7 +1781,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.off = timedelta(0)
-        for module in ("project", "recording"):
+        for module in ("project", "recording.recording"):
             monkeypatch.setattr(f"replicate_core.{module}.utc_now", self.now)
         plain = Repository.__init__
         monkeypatch.setattr(Repository, "__init__", lambda one, store, **_: plain(one, store, now=self.now))

@@ -105,7 +105,7 @@ def publish_code(
     """Publish a snapshot as the code of an experiment."""
     return publish(
         repository,
-        chunk_index or Known(repository),
+        known or Known(repository),
         snapshot,
         "auto",
         lambda done: Created(experiment, repository.now(), manifest=done.manifest, stored_bytes=done.stored_bytes),

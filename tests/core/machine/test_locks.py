@@ -37,7 +37,7 @@ TAKING = (
 
 def another_says(code: str, path: Path) -> bool:
     """What another process, which ends after that, says of a lock."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return done.stdout == "True\n"

@@ -36,7 +36,7 @@ class TestCommandLine:
         done = subprocess.run(
             [sys.executable, "-u", "train.py", "--lr", "a b"],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
             capture_output=True,
             text=True,
             check=True,

@@ -173,7 +173,7 @@ class TestFrameworks:
 
     def test_nothing_is_imported_to_ask(self) -> None:
         code = "import sys; from replicate_core.machine.ranks import this_rank; this_rank(); print(*sys.modules)"
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
         assert not {"torch", "jax", "tensorflow", "numpy"} & set(done.stdout.split())
 
@@ -197,7 +197,7 @@ def ranked(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script in the project, as a process with this environment."""
 
     def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         given = {name: value for name, value in os.environ.items() if name not in (*VARIABLES, "TF_CONFIG")}
         return subprocess.run(
             [sys.executable, "-c", script],

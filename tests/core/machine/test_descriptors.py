@@ -30,7 +30,7 @@ def test_whichever_standard_stream_is_closed_no_file_takes_its_place(tmp_path: P
     path = tmp_path / "file"
     path.touch()
     program = [sys.executable, "-c", PROGRAM.format(closed=closed), path]
-    assert subprocess.run(program, cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run(program, cwd=Path(__file__).parents[3], check=False).returncode == 0
 
 
 def test_where_none_is_closed_nothing_is_opened_but_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
+from replicate_core.format import manifest
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.storage.store import LocalStore
 
@@ -194,7 +195,7 @@ def test_only_manifests_are_fetched_and_few_are_parsed(project: Path, monkeypatc
     experiment.stop()
     Path("copy").write_bytes(b"w" * 42)
     read, parsed = [], []
-    plain, decode = LocalStore.get, replicate.repository.manifest.decode
+    plain, decode = LocalStore.get, manifest.decode
     monkeypatch.setattr(LocalStore, "get", lambda self, key, *range_: read.append(key) or plain(self, key, *range_))
     monkeypatch.setattr(
         "replicate_core.format.manifest.decode", lambda *a, key: parsed.append(key) or decode(*a, key=key)

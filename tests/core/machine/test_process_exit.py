@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Run:
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         )
         if kill is not None:
             assert process.stdout is not None
@@ -416,7 +416,7 @@ class TestAForkedChild:
             + f"    child = multiprocessing.get_context('{method}').Process(target=train)\n"
             + "    child.start()\n    child.join()\n    print(child.exitcode)\n"
         )
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         done = subprocess.run(
             [sys.executable, "train.py"], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
         )
