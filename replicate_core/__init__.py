@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from replicate_core.repository.pruning import Report as PruneReport
     from replicate_core.repository.verifying import Damage
     from replicate_core.repository.verifying import Report as VerifyReport
-    from replicate_core.safe_text import warn as warn
     from replicate_core.spool.syncing import Synced
+    from replicate_core.user_warnings import warn as warn
     from replicate_core.version import __version__
     from replicate_core.views.preview import Preview
 
@@ -135,7 +135,7 @@ _PLACES = {
     "plain": ("format.values", "plain"),
     "prepare": ("project", "prepare"),
     "put_in_place": ("machine.replacing", "put_in_place"),
-    "warn": ("safe_text", "warn"),
+    "warn": ("user_warnings", "warn"),
     "warn_of_machine": ("adapters", "warn_of_machine"),
     "whole_from_1": ("adapters", "whole_from_1"),
     "written_ahead": ("machine.replacing", "written_ahead"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from replicate_core import telling
+from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput
 from replicate_core.experiment import Experiment, check_number
 from replicate_core.format.records import PrimaryMetric
@@ -29,7 +29,7 @@ DEFAULT_OVERHEAD = 0.05
 _GENERATORS = frozenset({"Generator", "RandomState", "Random", "SeedGenerator"})
 """Classes of numpy, torch, Python and Keras."""
 
-warn_of_machine = telling.warn
+warn_of_machine = user_warnings.warn_only
 """Warns of the trouble of a machine while a training runs: no filter makes it end that."""
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from replicate_core import formatting, safe_text
+from replicate_core import formatting, user_warnings
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.format import ids, records
 from replicate_core.format.manifest import Manifest
@@ -255,7 +255,7 @@ class Checkpoint:
             raise NotFound(f"{self._no_files(state)}. {CODE_ALONE}")
         code = None if what == "files" else self._facts.code or state.created.manifest
         if what == "all" and code is None and (problem := code_problem(state.created)) is not None:
-            safe_text.warn(f"{problem}: it is not written", stacklevel=3)
+            user_warnings.warn(f"{problem}: it is not written")
         repository = self._source.repository
         manifests = [repository.manifest(files, size_bytes=self._facts.size_bytes)]
         if code is not None:
@@ -401,7 +401,7 @@ def _code_of(
     code, left_out = _without_left_overs(repository, state, key)
     if named := [path for path in left_out if is_at(path, only) and (own is None or not is_at(path, own))]:
         names = _listed(dict.fromkeys(named))
-        safe_text.warn(f"left out of the code, because checkpoints saved them: {names}", stacklevel=5)
+        user_warnings.warn(f"left out of the code, because checkpoints saved them: {names}")
     return code
 
 

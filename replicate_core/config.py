@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 
-from replicate_core import safe_text
+from replicate_core import user_warnings
 from replicate_core.errors import ConfigInvalid, InvalidInput
 from replicate_core.format.encodings import Policy
 from replicate_core.format.records import PrimaryMetric
@@ -377,9 +377,8 @@ class _Reader:
     def _warn_of_old_keys(self, entries: Mapping[str, yaml.Node]) -> None:
         old = [key for key in OLD_KEYS if key in entries]
         if old:
-            safe_text.warn(
-                f"{self._file}: {', '.join(old)}: these keys of the first replicate do nothing here, and can go",
-                stacklevel=2,
+            user_warnings.warn(
+                f"{self._file}: {', '.join(old)}: these keys of the first replicate do nothing here, and can go"
             )
 
     def _error(self, node: yaml.Node, problem: str) -> ConfigInvalid:

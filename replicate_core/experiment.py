@@ -501,7 +501,7 @@ class Experiment:
         """A text as it may be recorded."""
         redactor = Redactor(enabled=self._redact)
         shown = redactor.text(given, what)
-        warn_of_secrets(redactor.found, stacklevel=3)
+        warn_of_secrets(redactor.found)
         return shown
 
     def _edit(self, edit: Callable[[Created], Edited]) -> None:

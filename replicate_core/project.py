@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replicate_core import safe_text
+from replicate_core import user_warnings
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.experiment import Experiment, ExperimentList
@@ -505,7 +505,7 @@ class Experiments:
         found = query.select(known, conditions, sort, now=now)
         if known:
             for problem in query.misnamed(known, () if found else conditions, sort if found else None, now=now):
-                safe_text.warn(problem, stacklevel=2)
+                user_warnings.warn(problem)
         with collection_paused():
             everything = [_loaded(project, listed) for listed in found]
         return ExperimentList(everything if not callable(filter) else [one for one in everything if filter(one)])
@@ -593,7 +593,7 @@ class Prepared:
         project, start = self._project, self._start
         rank = this_rank()
         if rank.number != 0:
-            _warn_of_rank(rank, stacklevel=5)
+            _warn_of_rank(rank)
             told = told_id()
             created = self._created if told is None else replace(self._created, experiment=told)
             return _experiment(project, created, start, Bystander())
@@ -685,7 +685,7 @@ def _prepare(
 ) -> Prepared:
     redactor = Redactor(enabled=project.config.redact)
     created = _created(project, redactor, params, name=name, tags=tags, notes=notes)
-    warn_of_secrets(redactor.found, stacklevel=4)
+    warn_of_secrets(redactor.found)
     rank = this_rank()
     if resume is None or rank.source == IMPORTING:  # which is no reason to reach the storage
         return Prepared(project, created, None, None)
@@ -775,7 +775,7 @@ def _add_to(project: Project, experiment: str) -> tuple[Listed, Recorded]:
     """Record a session that adds to an experiment which nobody records any more."""
     rank = this_rank()
     if rank.number != 0:
-        _warn_of_rank(rank, stacklevel=4)
+        _warn_of_rank(rank)
         return resuming.one(project.source, experiment), Bystander()
     place = project.place()
     resuming.wait_until_over(project.source, experiment, place.say)
@@ -798,20 +798,18 @@ def _experiment(project: Project, created: Created, start: resuming.Start | None
     return Experiment(listed, project.source, recorded, resumed_from=checkpoint, go_on=go_on, redact=redact)
 
 
-def _warn_of_rank(rank: Rank, *, stacklevel: int) -> None:
+def _warn_of_rank(rank: Rank) -> None:
     """Say that this process does not record, where it is not sure that it is one of a distributed run."""
     if rank.source == IMPORTING and is_first_worker():
-        safe_text.warn(
+        user_warnings.warn(
             "this script calls replicate.init() again while a worker of it (multiprocessing: spawn or forkserver) "
             "imports it: nothing is recorded there. Put what the main process alone shall do below `if __name__ == "
-            '"__main__":`',
-            stacklevel=stacklevel,
+            '"__main__":`'
         )
     if rank.source in LAUNCHERS or (rank.source == "RANK" and "WORLD_SIZE" not in os.environ):
-        safe_text.warn(
+        user_warnings.warn(
             f"this process is number {rank.number} of its job ({rank.source}), and only number 0 records. If these are "
-            f"runs of their own, set {OVERRIDE}=0",
-            stacklevel=stacklevel,
+            f"runs of their own, set {OVERRIDE}=0"
         )
 
 

@@ -270,8 +270,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             getattr(self, hook)(index, logs)
         except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
             warn_of_machine(
-                f"a callback raised, and so this moment could not be recorded: {type(error).__name__}: {error}",
-                stacklevel=4,
+                f"a callback raised, and so this moment could not be recorded: {type(error).__name__}: {error}"
             )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
@@ -327,7 +326,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         try:
             self._checkpoint(self._logs, batch=max(self._last_batch, 0), is_last=True)
         except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-            warn_of_machine(f"the model could not be saved once more: {type(error).__name__}: {error}", stacklevel=3)
+            warn_of_machine(f"the model could not be saved once more: {type(error).__name__}: {error}")
 
     def _end(self, error: BaseException | None) -> None:
         self._is_training = False
@@ -380,8 +379,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             if not self._has_saved and not isinstance(error, OSError):  # this model can't be saved so, now or ever
                 raise
             warn_of_machine(
-                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}",
-                stacklevel=4,
+                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}"
             )
             return None
         self._has_saved = True
@@ -422,7 +420,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         """Warn once in a training."""
         if topic not in self._told_of:
             self._told_of.add(topic)
-            warn(text, stacklevel=5)
+            warn(text)
 
     def _is_affordable(self, factor: float = 1.0) -> bool:
         """Tell whether saving would not take more of the time than it may, and some."""
@@ -517,8 +515,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         if restored is None:
             warn(
                 f"the checkpoint {checkpoint.short_id} was not saved by this callback: its weights are gone on with, "
-                "from epoch 0",
-                stacklevel=4,
+                "from epoch 0"
             )
         return restored
 
@@ -554,8 +551,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             warn(
                 f"the data of {until} epochs could not be drawn again within {MAX_SECONDS:.0f} seconds: training goes "
                 "on with other batches than it would have without the restart. A keras.utils.PyDataset with "
-                "fit(shuffle=True), or arrays, can be resumed without that",
-                stacklevel=5,
+                "fit(shuffle=True), or arrays, can be resumed without that"
             )
 
     def _keep_rate(self, restored: State) -> None:
@@ -567,8 +563,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         warn(
             f"the optimizer was compiled with the learning rate {now:g}, and with {then:g} when this run began: "
             f"training goes on with that of the checkpoint, {states.learning_rate(self.model):g}. Should it be the new "
-            f"one, let keras.callbacks.LearningRateScheduler(lambda epoch: {now:g}) set it",
-            stacklevel=4,
+            f"one, let keras.callbacks.LearningRateScheduler(lambda epoch: {now:g}) set it"
         )
 
     def _begin_at(self, epoch: int | None) -> None:
@@ -594,8 +589,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
                 if callback.best_weights is None:
                     warn(
                         f"{type(callback).__name__} can't restore the weights of epoch {callback.best_epoch}, its best "
-                        "one before the restart: there is no checkpoint of it with files",
-                        stacklevel=3,
+                        "one before the restart: there is no checkpoint of it with files"
                     )
 
         return reminded

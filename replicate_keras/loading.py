@@ -110,8 +110,7 @@ def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
     if told is None and variables.has_lora(model):
         warn(
             f"{path.name} was saved without the weights of LoRA, which Keras merges into the others: training goes on "
-            "from the merged ones, and ends with other weights than it would have without the restart",
-            stacklevel=6,
+            "from the merged ones, and ends with other weights than it would have without the restart"
         )
     return found
 

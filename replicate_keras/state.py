@@ -335,12 +335,10 @@ def swap(callbacks: list[Any], restored: State) -> None:
         if restored.is_whole and swapped[0]["epochs"] == restored.epoch < (_epochs(callback) or 0):
             warn(
                 "SwapEMAWeights has kept the averaged weights alone when that training came to its end: they are "
-                "trained on, where a longer training would have gone on from those that were averaged",
-                stacklevel=5,
+                "trained on, where a longer training would have gone on from those that were averaged"
             )
     if not swapping:
         warn(
             "the averaged weights that SwapEMAWeights had put into the model were saved, and it is not among the "
-            "callbacks now: they are trained on, and not those that were averaged; give it to fit again",
-            stacklevel=5,
+            "callbacks now: they are trained on, and not those that were averaged; give it to fit again"
         )

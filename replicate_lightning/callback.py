@@ -286,10 +286,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._begin()  # not before: if the model could not be restored, nothing is recorded
         if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
             self._goes_on = False
-            warn(
-                f"fit was told to go on from {told}, and does, whatever resume={self._resume!r} has found",
-                stacklevel=2,
-            )
+            warn(f"fit was told to go on from {told}, and does, whatever resume={self._resume!r} has found")
         self._switches = states.switches(pl_module)
         states.switch(pl_module, self._switched)  # later than optimizers are made: as they were when it began
         if self._random is not None and trainer.global_rank < len(self._random):
@@ -307,8 +304,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             warn(
                 "the data loader, or its dataset, holds a random generator of its own, of which nothing is saved: it "
                 "draws from the beginning again, and training ends with other weights than it would have without the "
-                "restart. Draw from torch's or NumPy's global generator instead",
-                stacklevel=2,
+                "restart. Draw from torch's or NumPy's global generator instead"
             )
         self._epoch = trainer.current_epoch
         self._saved_step = self._due_step = self._steps.done(trainer)
@@ -412,9 +408,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             try:
                 self._save_once_more(trainer)
             except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-                warn_of_machine(
-                    f"the model could not be saved once more: {type(error).__name__}: {error}", stacklevel=2
-                )
+                warn_of_machine(f"the model could not be saved once more: {type(error).__name__}: {error}")
         self._end(exception)
         self._dismiss_saver(trainer)
 
@@ -437,8 +431,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def _save_once_more(self, trainer: Any) -> None:
         if self._stepping.is_half_done:
             warn(
-                "training ended in the midst of a step, when some weights were new and some were not: nothing is saved",
-                stacklevel=2,
+                "training ended in the midst of a step, when some weights were new and some were not: nothing is saved"
             )
         elif self._steps.done(trainer) != self._saved_step:
             self._checkpoint(trainer, in_batch=True)
@@ -575,8 +568,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             if (not self._has_saved and not isinstance(error, OSError)) or trainer.world_size > 1:
                 raise
             warn_of_machine(
-                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}",
-                stacklevel=4,
+                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}"
             )
             return None
         finally:  # what failed took its time as well
@@ -587,7 +579,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             try:
                 load_plain(Path(path))
             except InvalidInput as error:  # better told now than when it is too late
-                warn(f"resume={self._resume!r} will not go on from {path}: it {error}", stacklevel=4)
+                warn(f"resume={self._resume!r} will not go on from {path}: it {error}")
         self._saved_step = self._steps.done(trainer)
         self._has_saved, self._unsaved = True, False
         return path
@@ -621,8 +613,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self._has_warned = True
             warn(
                 f"{primary.name!r} is not known after a training step: checkpoints in between are recorded without a "
-                "primary metric, and one more is saved where it is known",
-                stacklevel=4,
+                "primary metric, and one more is saved where it is known"
             )
         is_due = not _validates(trainer) or self._validated_step == self._steps.done(trainer)
         return primary if is_due and not in_batch else None  # where it should be known, the core warns

@@ -50,8 +50,7 @@ class Plain:
         if self.left_out:
             warn(
                 f"hyperparameters that are neither numbers nor text are not recorded: {', '.join(self.left_out)}. Give "
-                "what matters of them as params, or leave them out with save_hyperparameters(ignore=[...])",
-                stacklevel=4,
+                "what matters of them as params, or leave them out with save_hyperparameters(ignore=[...])"
             )
 
     def _items(self, values: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:

@@ -212,4 +212,4 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
             self.experiment.checkpoint(path, metrics, primary, self._step, **self._place)
         except InvalidInput as error:
             self._saves = False
-            warn(f"the files of ModelCheckpoint are not recorded: {error}", stacklevel=2)
+            warn(f"the files of ModelCheckpoint are not recorded: {error}")

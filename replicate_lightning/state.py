@@ -126,8 +126,7 @@ def check_optimizers(now: list[dict[str, Any]], before: list[dict[str, Any]] | N
         old, new = changed
         warn(
             f"the learning rate is {_shown(new)} in configure_optimizers, and was {_shown(old)} when this run began: "
-            "training goes on with that of the checkpoint. Should it be the new one, set it in on_train_start",
-            stacklevel=4,
+            "training goes on with that of the checkpoint. Should it be the new one, set it in on_train_start"
         )
 
 

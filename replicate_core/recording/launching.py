@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from replicate_core import errors, safe_text
+from replicate_core import errors, user_warnings
 from replicate_core.errors import Corrupted, ReplicateError, StorageFailed, TooNew
 from replicate_core.machine import environment
 from replicate_core.machine.descriptors import occupy_standard
@@ -27,7 +27,7 @@ from replicate_core.repository.repository import Repository
 from replicate_core.spool.recorder import LEFT
 from replicate_core.spool.spool import Queue, Spool, Trouble
 from replicate_core.spool.uploading import Drain
-from replicate_core.telling import warn
+from replicate_core.user_warnings import warn_only
 
 READY_SECONDS = 180
 """How long a recorder may take to reach the storage: longer than any request to it."""
@@ -200,11 +200,10 @@ class ChildRecorder:
             return False
         if self._starts == STARTS_MAX:
             self._starts += 1
-            warn(
+            warn_only(
                 f"the process that stores what is saved has died {STARTS_MAX} times, and is not started again. What is "
                 f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last words: "
-                f"{_last_lines(self._queue.log)}",
-                stacklevel=5,
+                f"{_last_lines(self._queue.log)}"
             )
             return False
         last_words = _last_lines(self._queue.log)
@@ -213,10 +212,9 @@ class ChildRecorder:
         except OSError:
             return False
         if self._starts == 2:
-            warn(
+            warn_only(
                 f"the process that stores what is saved has died ({status}) and was started again; "
-                f"nothing is lost. Its last words: {last_words}",
-                stacklevel=5,
+                f"nothing is lost. Its last words: {last_words}"
             )
         return True
 
@@ -344,10 +342,9 @@ def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
         try:
             return ChildRecorder(queue)
         except OSError as error:
-            warn(
+            warn_only(
                 f"no process could be started to store what is saved ({error}): checkpoint() stores it itself, and "
-                "takes as long as that takes",
-                stacklevel=5,
+                "takes as long as that takes"
             )
     repository = open_repository()
     return InlineRecorder(queue, Drain(queue, repository, Known(repository), origin.compression))
@@ -389,7 +386,7 @@ def _warn_of_strangers(spool: Spool) -> None:
     if strangers:
         first = strangers[0]
         more = f" ({len(strangers) - 1} more are like it: `replicate status`)" if len(strangers) > 1 else ""
-        safe_text.warn(f"{first.queue.directory} is left alone{more}: {first.why}. {first.todo}", stacklevel=5)
+        user_warnings.warn(f"{first.queue.directory} is left alone{more}: {first.why}. {first.todo}")
 
 
 def _is_stopped(process: int) -> bool:

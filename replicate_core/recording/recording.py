@@ -23,7 +23,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from replicate_core import safe_text
+from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
 from replicate_core.format import ids, records
 from replicate_core.format.records import (
@@ -52,7 +52,7 @@ from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool import leftovers
 from replicate_core.spool.spool import Origin, Queue, Spool
 from replicate_core.storage.opening import local_root
-from replicate_core.telling import warn
+from replicate_core.user_warnings import warn_only
 from replicate_core.views.preview import Preview
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class _Silent:
 
 
 def _complain(text: str) -> None:
-    warn(text, stacklevel=3)
+    warn_only(text)
 
 
 complain: Callable[[str], object] = _complain
@@ -403,7 +403,7 @@ class Recording:
                 start, tree, preview, made = place.code(path)
                 first = replace(first, path=portable(start.relative_to(place.directory).as_posix()))
                 if concerns := preview.concerns():
-                    safe_text.warn(f"{'. And '.join(concerns)}. `replicate status` shows all of it", stacklevel=5)
+                    user_warnings.warn(f"{'. And '.join(concerns)}. `replicate status` shows all of it")
                 if made:
                     files = "1 file is" if len(made) == 1 else f"{len(made)} files are"
                     place.say(
@@ -433,7 +433,7 @@ class Recording:
             if tree.files and not staged.files:
                 raise InvalidInput(f"{_why_nothing(tree, staged)}: none of the code can be saved")
             if news := self._news_of_files(staged):
-                safe_text.warn(f"{news}. Name in .replicateignore what is no code", stacklevel=6)
+                user_warnings.warn(f"{news}. Name in .replicateignore what is no code")
             first = replace(first, size_bytes=staged.total_bytes)
         self._launched.wait_until_ready()
         self._append(first, staged)
@@ -465,7 +465,7 @@ class Recording:
             return
         left, interruption = self._wait_for_the_rest()
         if left is not None:
-            warn(left, stacklevel=6)
+            warn_only(left)
         if interruption is not None:
             raise interruption
 
@@ -537,7 +537,7 @@ class Recording:
             if left is not None:
                 if self._strict and interruption is None:
                     raise StorageFailed(left)
-                warn(left, stacklevel=4)
+                warn_only(left)
             if interruption is not None:
                 raise interruption
         return ended
@@ -647,7 +647,7 @@ class Recording:
             raise error
         if self._told != what:
             self._told = what
-            warn(f"{where}{error}", stacklevel=5)
+            warn_only(f"{where}{error}")
 
     def _gone(self) -> str:
         return f"{self._queue.directory}, where what is saved waits to be stored, was deleted by somebody"
@@ -726,10 +726,9 @@ class Recording:
                 raise
             if not self._is_losing:
                 self._is_losing = True
-                warn(
+                warn_only(
                     f"the checkpoint of step {facts.step} is lost, and so are those that follow until there is room: "
-                    f"{error}",
-                    stacklevel=4,
+                    f"{error}"
                 )
 
     def _append(
@@ -794,7 +793,7 @@ class Recording:
             _warn_of_unsaved(facts, _why_nothing(tree, staged))
             return None
         if news := self._news_of_files(staged):
-            warn(f"{news}. This is said once", stacklevel=4)
+            warn_only(f"{news}. This is said once")
         limit = self._place.config.code_limit_bytes
         made = leftovers.made(tree.files, self._code, whole=start.is_file(), limit_bytes=limit)
         maker = leftovers.Maker(self._experiment, facts.id)
@@ -839,7 +838,7 @@ class Recording:
             self._told_of_waiting.add(cause)
             why = "storing is slower than training, and " if cause is None else ""
             done = "gives up the files of those that wait" if replaces else "waits for room"
-            warn(f"{why}checkpoint() {done}: {lack}", stacklevel=6)
+            warn_only(f"{why}checkpoint() {done}: {lack}")
         if not (replaces and self._withdraw_one()):
             time.sleep(WAIT_SECONDS)
         return True
@@ -924,7 +923,7 @@ class Recording:
         other = redactor.values(other)
         if not self._told_of_secrets:
             self._told_of_secrets = bool(redactor.found)
-            warn_of_secrets(redactor.found, stacklevel=4)
+            warn_of_secrets(redactor.found)
         return CheckpointFacts(_new_id(), utc_now(), _checked_step(step), recorded, primary, extra=other)
 
     def _warn_of_vector(self, primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
@@ -933,10 +932,9 @@ class Recording:
         if primary is None or value is None or is_number(value) or self._told_of_unranked:
             return
         self._told_of_unranked = True
-        warn(
+        warn_only(
             f"the primary metric {primary.name!r} is no single number but {_shortened(value)}: it is recorded, and "
-            "best() will pass over it. Name a metric that is one, such as the mean",
-            stacklevel=5,
+            "best() will pass over it. Name a metric that is one, such as the mean"
         )
 
 
@@ -968,7 +966,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _warn_of_unsaved(facts: CheckpointFacts, why: str) -> None:
-    warn(f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {why}", stacklevel=5)
+    warn_only(f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {why}")
 
 
 def _megabytes(size: int) -> str:
@@ -998,15 +996,14 @@ def mapping(name: str, value: object) -> dict[str, Value]:
     return converted
 
 
-def warn_of_secrets(found: Sequence[str], *, stacklevel: int) -> None:
+def warn_of_secrets(found: Sequence[str]) -> None:
     """Warn of the secrets that were taken out of what is recorded, if there were any."""
     if not found:
         return
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    safe_text.warn(
+    user_warnings.warn(
         f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} stands there instead, because "
-        "anyone who can read the storage can read it. Where that is no secret, write `redact: off` into replicate.yaml",
-        stacklevel=stacklevel + 1,
+        "anyone who can read the storage can read it. Where that is no secret, write `redact: off` into replicate.yaml"
     )
 
 
@@ -1051,10 +1048,9 @@ def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]
         near = difflib.get_close_matches(primary.name, metrics, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         known = ", ".join(metrics) or "none"
-        safe_text.warn(
+        user_warnings.warn(
             f"the primary metric {primary.name!r} is not among the metrics ({known}){hint}: the checkpoint is "
-            "recorded, and best() will pass over it",
-            stacklevel=5,
+            "recorded, and best() will pass over it"
         )
 
 
@@ -1065,10 +1061,9 @@ def _shortened(value: Value) -> str:
 
 def _warn_of_unranked(facts: CheckpointFacts) -> None:
     if facts.keep is not None and facts.keep.best > 1 and facts.primary_metric is None:
-        safe_text.warn(
+        user_warnings.warn(
             f"all files are kept, not those of the best {facts.keep.best} checkpoints: they have no primary metric by "
-            "which one would be better than another",
-            stacklevel=4,
+            "which one would be better than another"
         )
 
 
@@ -1076,9 +1071,8 @@ def _warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
     """Warn of a primary metric of `replicate.yaml` that is nearly there: not every checkpoint need have it."""
     near = _nearly(primary, tuple(metrics))
     if near is not None:
-        safe_text.warn(
-            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near!r}?",
-            stacklevel=5,
+        user_warnings.warn(
+            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near!r}?"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from replicate_core import formatting, safe_text
+from replicate_core import formatting, user_warnings
 from replicate_core.errors import Corrupted, InvalidInput, NotFound
 from replicate_core.format import ids
 from replicate_core.format.records import CheckpointFacts, Created, Resumed
@@ -287,10 +287,9 @@ def choose(source: Source, found: Found) -> Start:
         except Corrupted as error:
             if found.checkpoint is not None:
                 raise
-            safe_text.warn(
+            user_warnings.warn(
                 f"the checkpoint {ids.short(checkpoint.id)} (step {checkpoint.step}) can't be resumed from, so the one "
-                f"before it is tried: {error}",
-                stacklevel=5,
+                f"before it is tried: {error}"
             )
             continue
         return Start(listed, checkpoint, found.reason)

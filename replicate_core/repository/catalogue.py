@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
-from replicate_core import safe_text
+from replicate_core import user_warnings
 from replicate_core.errors import Corrupted, TooNew
 from replicate_core.format import record_codec, records, segments
 from replicate_core.format.keys import RECORDS, SEGMENTS, is_record_key, is_segment_key
@@ -169,7 +169,7 @@ def read(repository: Repository, unusable: Unusable | None = None, *, experiment
 def _warn(error: Corrupted | TooNew) -> None:
     """Warn of damage to a segment; one that another version wrote is none."""
     if isinstance(error, Corrupted):
-        safe_text.warn(str(error), stacklevel=4)
+        user_warnings.warn(str(error))
 
 
 def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 
-from replicate_core import safe_text
+from replicate_core import user_warnings
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.format import ids, manifest, record_codec, records
 from replicate_core.format.keys import (
@@ -245,7 +245,7 @@ class Repository:
                     if not is_sealed_under(key, found[key]) or size_field.search(found[key]):
                         yield key, manifest.decode(unseal_under(key, found[key]), key=key)
                 except (Corrupted, TooNew) as error:
-                    safe_text.warn(f"not looked into: {error}", stacklevel=4)
+                    user_warnings.warn(f"not looked into: {error}")
 
     def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
         """Read several manifests; None stands for no files."""
@@ -281,4 +281,4 @@ def _tombstone_keys(key: str, data: bytes) -> list[str]:
 def warn(error: Corrupted | TooNew) -> None:
     """Warn of what is damaged: it hides only what it says itself. A kind that only later versions know is no damage."""
     if isinstance(error, Corrupted):
-        safe_text.warn(f"left out of the listing: {error}", stacklevel=4)
+        user_warnings.warn(f"left out of the listing: {error}")

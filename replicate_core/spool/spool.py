@@ -51,7 +51,7 @@ from replicate_core.machine.files import FULL, HOME, Tree, disk_advice, sync, sy
 from replicate_core.machine.names import local_name, portable
 from replicate_core.machine.staging import Staged
 from replicate_core.spool.journal import START, Journal, Line, Mark
-from replicate_core.telling import warn
+from replicate_core.user_warnings import warn_only
 
 SPARES_MAX = 2
 """Maximum number of staged copies kept to be written over."""
@@ -668,10 +668,9 @@ class Queue:
             claimed.directory.chmod(0o700)
             claimed.directory.rename(kept)
             (kept / _WHOLE).unlink(missing_ok=True)
-            warn(
+            warn_only(
                 f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
-                f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}",
-                stacklevel=2,
+                f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}"
             )
             return None
         return claimed
@@ -772,11 +771,10 @@ class Queue:
         kept = self.directory.parent / f"{_DAMAGED}{self.directory.name}-{place.segment}-{place.offset}"
         with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
             write_privately(kept, damaged)
-            warn(
+            warn_only(
                 f"{len(damaged)} bytes of the journal of the experiment {self.experiment[:7]} can't be read: another "
                 "program wrote into it, or its disk is failing. What they said is not stored; all that stands before "
-                f"and behind them is. They are kept in {kept}",
-                stacklevel=2,
+                f"and behind them is. They are kept in {kept}"
             )
 
     def remove(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core import safe_text
+from replicate_core import safe_text, user_warnings
 
 HOSTILE = "a\x1b[2J\u202eb\x9bc\rd"
 SHOWN = r"a\x1b[2J\u202eb\x9bc\rd"
@@ -21,7 +21,7 @@ def test_what_steers_a_terminal_is_written_as_in_python():
 
 def test_a_warning_is_printable_and_names_the_line_of_its_caller():
     with pytest.warns(UserWarning, match=r"a\\x1b") as seen:
-        safe_text.warn(HOSTILE, stacklevel=1)
+        user_warnings.warn(HOSTILE)
     assert str(seen[0].message) == SHOWN
     assert seen[0].filename == __file__
 
