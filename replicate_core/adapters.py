@@ -1,4 +1,15 @@
-"""What the callbacks of every framework take, checked in one place: what is saved, kept and resumed."""
+"""What an adapter of a framework needs from the core: the contract for whoever writes another one.
+
+An adapter is a package beside this one, `replicate_keras` say. It puts a framework's words into ours by its public
+hooks, and imports from the core what the root promises and what is named here, nothing else. `__all__` is that
+contract; it changes only with a fragment in `changes/`.
+
+- The arguments that all callbacks share are checked by `check_*`: one message for all frameworks.
+- An experiment begins with `prepare`, which also finds what to resume from; on other ranks with `join`.
+- A file of the framework's is written beside its place by `written_ahead`, and moved there by `put_in_place`.
+- What the user should know is said by `warn` where their call is at fault, else by `warn_only`, which no filter turns
+  into the end of a training; `pass_over` names the packages between the user's line and ours.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +22,43 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput
 from replicate_core.experiment import Experiment, check_number
 from replicate_core.format.records import PrimaryMetric
-from replicate_core.project import Project
+from replicate_core.format.values import is_number, plain
+from replicate_core.machine.replacing import put_in_place, written_ahead
+from replicate_core.project import Prepared, Project, join, prepare
 from replicate_core.recording.recording import check_mapping
+from replicate_core.user_warnings import pass_over, warn, warn_only
+
+__all__ = [
+    "AUTO",
+    "DEFAULT_OVERHEAD",
+    "EPOCH",
+    "Prepared",
+    "check_experiment",
+    "check_keep",
+    "check_overhead",
+    "check_params",
+    "check_period",
+    "check_primary_metric",
+    "check_resume",
+    "check_template",
+    "copy_for_training",
+    "discard",
+    "expand_template",
+    "has_random_state",
+    "is_number",
+    "join",
+    "pass_over",
+    "plain",
+    "prepare",
+    "put_in_place",
+    "warn",
+    "warn_only",
+    "whole_from_1",
+    "written_ahead",
+]
 
 EPOCH = "epoch"
 """Of `save_freq`: at the end of epochs."""
@@ -28,9 +70,6 @@ DEFAULT_OVERHEAD = 0.05
 
 _GENERATORS = frozenset({"Generator", "RandomState", "Random", "SeedGenerator"})
 """Classes of numpy, torch, Python and Keras."""
-
-warn_of_machine = user_warnings.warn_only
-"""Warns of the trouble of a machine while a training runs: no filter makes it end that."""
 
 
 def check_template(filepath: object, *, places: Sequence[str], example: str) -> str | None:

@@ -16,8 +16,8 @@ from replicate_core.safe_text import printable
 
 _log = logging.getLogger("replicate")
 
-_passed_over = {"replicate", "replicate_core"}
-"""The packages whose lines are not the user's."""
+_passed_over = {"replicate", "replicate_core", "contextlib", "functools"}
+"""The packages whose lines are not the user's: ours, and what calls functions for others."""
 
 
 def pass_over(*packages: str) -> None:

@@ -10,6 +10,7 @@ model.fit(x, y, callbacks=[ReplicateCallback(params={"learning_rate": 0.01}, pri
 import importlib.util
 
 from replicate_core import MissingExtra
+from replicate_core.adapters import pass_over
 
 if importlib.util.find_spec("keras") is None:
     raise MissingExtra(
@@ -18,5 +19,7 @@ if importlib.util.find_spec("keras") is None:
 
 from replicate_keras.callback import ReplicateCallback  # it imports Keras
 from replicate_keras.loading import load_model
+
+pass_over("replicate_keras", "keras", "tf_keras", "tensorflow")
 
 __all__ = ["ReplicateCallback", "load_model"]

@@ -6,8 +6,8 @@ import re
 from numbers import Real
 from typing import Any
 
-import replicate_core
-from replicate_core import AUTO, EPOCH, InvalidInput, PrimaryMetric, whole_from_1
+from replicate_core import InvalidInput, PrimaryMetric, adapters
+from replicate_core.adapters import AUTO, EPOCH, whole_from_1
 
 _MORE_IS_BETTER = re.compile(r"acc|auc|f1|f_?beta|fscore|precision|recall|iou|dice|r2|similarity")
 _LESS_IS_BETTER = re.compile(r"loss|err|mse|mae|mape|msle|rmse|crossentropy|divergence|perplexity|hinge|poisson")
@@ -20,7 +20,7 @@ def check_params(params: object) -> None:
             f"params must be a dictionary, got {params!r}. What ModelCheckpoint takes as its second argument is given "
             f"by name here: monitor={params!r}"
         )
-    replicate_core.check_params(params)
+    adapters.check_params(params)
 
 
 def check_verbose(verbose: object) -> bool:

@@ -18,12 +18,10 @@ from typing import Any
 import keras
 
 import replicate_core
-from replicate_core import (
+from replicate_core import Checkpoint, InvalidInput, PrimaryMetric, adapters
+from replicate_core.adapters import (
     AUTO,
     EPOCH,
-    Checkpoint,
-    InvalidInput,
-    PrimaryMetric,
     check_keep,
     check_overhead,
     check_period,
@@ -34,7 +32,7 @@ from replicate_core import (
     expand_template,
     is_number,
     warn,
-    warn_of_machine,
+    warn_only,
 )
 from replicate_keras import state as states
 from replicate_keras import variables
@@ -269,9 +267,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         try:
             getattr(self, hook)(index, logs)
         except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-            warn_of_machine(
-                f"a callback raised, and so this moment could not be recorded: {type(error).__name__}: {error}"
-            )
+            warn_only(f"a callback raised, and so this moment could not be recorded: {type(error).__name__}: {error}")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002, D102
         for callback in self._take_over():  # no epoch was left: what it would have done now is still to be done
@@ -326,7 +322,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         try:
             self._checkpoint(self._logs, batch=max(self._last_batch, 0), is_last=True)
         except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-            warn_of_machine(f"the model could not be saved once more: {type(error).__name__}: {error}")
+            warn_only(f"the model could not be saved once more: {type(error).__name__}: {error}")
 
     def _end(self, error: BaseException | None) -> None:
         self._is_training = False
@@ -378,9 +374,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         except Exception as error:
             if not self._has_saved and not isinstance(error, OSError):  # this model can't be saved so, now or ever
                 raise
-            warn_of_machine(
-                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}"
-            )
+            warn_only(f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}")
             return None
         self._has_saved = True
         self._say(f"finished saving model to {path}")
@@ -498,7 +492,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
 
         The model is restored first: if that fails, nothing was recorded, and what was to be resumed is as it was.
         """
-        prepared = replicate_core.prepare(
+        prepared = adapters.prepare(
             **self._begin,  # type: ignore[arg-type]  # each value belongs to the argument of its name
             resume=None if self._has_trained else self._resume,
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from replicate_core import has_random_state
+from replicate_core.adapters import has_random_state
 
 MAX_SECONDS = 600.0
 """How long to draw again what was drawn before a restart."""

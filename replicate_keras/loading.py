@@ -15,7 +15,8 @@ import h5py
 import keras
 
 import replicate_core
-from replicate_core import Checkpoint, InvalidInput, warn
+from replicate_core import Checkpoint, InvalidInput
+from replicate_core.adapters import warn
 from replicate_keras import state as states
 from replicate_keras import variables
 from replicate_keras.saving import MODEL_ENDINGS, WEIGHTS_ENDINGS, quietly

@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 
-from replicate_core import InvalidInput, check_template, put_in_place, written_ahead
+from replicate_core import InvalidInput
+from replicate_core.adapters import check_template, put_in_place, written_ahead
 from replicate_keras.state import State, write
 
 MODEL_ENDINGS = (".keras", ".h5", ".hdf5")

@@ -23,7 +23,8 @@ import h5py
 import keras
 import numpy as np
 
-from replicate_core import InvalidInput, warn
+from replicate_core import InvalidInput
+from replicate_core.adapters import warn
 
 _NAME = "replicate_state.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-import replicate_core
-from replicate_core import AUTO, EPOCH, InvalidInput, whole_from_1
+from replicate_core import InvalidInput, adapters
+from replicate_core.adapters import AUTO, EPOCH, whole_from_1
 
 OF_MODEL_CHECKPOINT = {
     "dirpath": 'give filepath="DIRECTORY/NAME.ckpt"',
@@ -46,7 +46,7 @@ def check_params(params: object) -> dict[str, object]:
             "params must be a dictionary, got str. The dirpath and filename of ModelCheckpoint are one path here, "
             "filepath; a metric is primary_metric"
         )
-    return replicate_core.check_params(params)
+    return adapters.check_params(params)
 
 
 def check_save_freq(save_freq: object) -> str | int | timedelta:

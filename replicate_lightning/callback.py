@@ -17,13 +17,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import replicate_core
-from replicate_core import (
+from replicate_core import Checkpoint, InvalidInput, PrimaryMetric, adapters
+from replicate_core.adapters import (
     AUTO,
     EPOCH,
-    Checkpoint,
-    InvalidInput,
     Prepared,
-    PrimaryMetric,
     check_keep,
     check_overhead,
     check_period,
@@ -33,7 +31,7 @@ from replicate_core import (
     discard,
     expand_template,
     warn,
-    warn_of_machine,
+    warn_only,
 )
 from replicate_lightning import averaging
 from replicate_lightning import state as states
@@ -408,7 +406,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             try:
                 self._save_once_more(trainer)
             except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
-                warn_of_machine(f"the model could not be saved once more: {type(error).__name__}: {error}")
+                warn_only(f"the model could not be saved once more: {type(error).__name__}: {error}")
         self._end(exception)
         self._dismiss_saver(trainer)
 
@@ -490,7 +488,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self.experiment = running
         else:
             resume = None if self._has_trained else self._resume
-            prepared = replicate_core.prepare(params, **labels, resume=resume)
+            prepared = adapters.prepare(params, **labels, resume=resume)
             tell_other_ranks(trainer, prepared.id, prepared.resumed_from)
             self._restore(trainer, prepared.resumed_from)
             self._prepared = prepared
@@ -567,9 +565,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             # A training that can't be saved so, now or ever; or other ranks, which wait for this one.
             if (not self._has_saved and not isinstance(error, OSError)) or trainer.world_size > 1:
                 raise
-            warn_of_machine(
-                f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}"
-            )
+            warn_only(f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}")
             return None
         finally:  # what failed took its time as well
             self._due_at = time.monotonic()

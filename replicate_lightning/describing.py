@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from replicate_core import InvalidInput, plain, warn
+from replicate_core import InvalidInput
+from replicate_core.adapters import plain, warn
 
 OF_LIGHTNING_CLI = frozenset({"_class_path", "_instantiator"})
 """What LightningCLI keeps for itself among hyperparameters."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import replicate_core
-from replicate_core import InvalidInput, check_experiment, copy_for_training, warn
+from replicate_core import InvalidInput
+from replicate_core.adapters import check_experiment, copy_for_training, warn
 from replicate_lightning.arguments import check_params
 from replicate_lightning.describing import Plain
 from replicate_lightning.namespaces import bases

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import replicate_core
-from replicate_core import Checkpoint, Experiment
+from replicate_core import Checkpoint, Experiment, adapters
 
 
 def tell_other_ranks(trainer: Any, experiment: str, resumed_from: Checkpoint | None = None) -> None:
@@ -31,7 +30,7 @@ def joined(
     experiment, resumed_from = trainer.strategy.broadcast(None)
     if running is not None and running.id == experiment:
         return running
-    return replicate_core.join(experiment, resumed_from, params, **labels)
+    return adapters.join(experiment, resumed_from, params, **labels)
 
 
 def same_on_all_ranks(trainer: Any, experiment: Experiment) -> Experiment:

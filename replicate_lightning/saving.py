@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from replicate_core import check_template, put_in_place, written_ahead
+from replicate_core.adapters import check_template, put_in_place, written_ahead
 from replicate_lightning.namespaces import bases
 
 PLACES = ("epoch", "step")

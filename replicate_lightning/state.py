@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from replicate_core import InvalidInput, has_random_state, warn
+from replicate_core import InvalidInput
+from replicate_core.adapters import has_random_state, warn
 
 NAME = "replicate"
 """Of the entry in a checkpoint of Lightning."""

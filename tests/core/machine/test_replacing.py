@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from misbehaving import until
 
-from replicate_core import put_in_place, written_ahead
+from replicate_core.adapters import put_in_place, written_ahead
 from replicate_core.machine import replacing
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is written ahead")

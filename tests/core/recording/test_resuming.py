@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from misbehaving import Storage, fails, until
 
 import replicate_core as replicate
+from replicate_core import adapters
 from replicate_core import project as projects
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
 from replicate_core.format import record_codec
@@ -1306,7 +1307,7 @@ class TestOneProcess:
         first = ran(3)
         sync(Spool(Path.cwd()))
         before = kinds(Record)
-        prepared = replicate.prepare({"lr": 0.1}, name="digits", resume=first.checkpoints[1].id)
+        prepared = adapters.prepare({"lr": 0.1}, name="digits", resume=first.checkpoints[1].id)
         assert (prepared.id, prepared.resumed_from.step) == (first.id, 1)
         assert text_of(prepared.resumed_from) == "weights of step 1"
         assert (kinds(Record), said, Spool(Path.cwd()).queues()) == (before, [], [])
@@ -1315,16 +1316,16 @@ class TestOneProcess:
     def test_another_rank_stands_beside_what_the_first_one_records(self, project: Path) -> None:
         first = ran(2)
         zero = start()
-        one = replicate.join(zero.id, zero.resumed_from.id, {"lr": 0.1}, name="digits")
+        one = adapters.join(zero.id, zero.resumed_from.id, {"lr": 0.1}, name="digits")
         assert (one.id, one.resumed_from.id, steps(one)) == (first.id, zero.resumed_from.id, [0, 1])
         assert not one.is_recorded_here
         save(one, 7)
         assert steps(zero) == [0, 1]
         with pytest.raises(NotFound, match="give all of them the same storage"):
-            replicate.join("f" * 32, "e" * 32)
+            adapters.join("f" * 32, "e" * 32)
 
     def test_a_new_one_need_not_be_there_yet(self, project: Path) -> None:
-        one = replicate.join("f" * 32, None, {"lr": 0.1}, name="digits", tags=["new"])
+        one = adapters.join("f" * 32, None, {"lr": 0.1}, name="digits", tags=["new"])
         assert (one.short_id, one.params, one.name, one.tags) == ("f" * 7, {"lr": 0.1}, "digits", ("new",))
         assert one.resumed_from is None
         assert one.best() is one.latest() is None
