@@ -32,7 +32,7 @@ from replicate_core.machine.files import scan
 from replicate_core.machine.ignoring import IgnoreRules
 from replicate_core.machine.staging import SMALL_BYTES, Staged, stage
 from replicate_core.repository.checkout import check_out, lay_out
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.writing import publish
 from replicate_core.spool.spool import SPARES_MAX
@@ -282,7 +282,7 @@ class Replicate:
         self.room.mkdir()
         self.repository = Repository(LocalStore(self.room / "storage"))
         self.repository.prepare()
-        self.known = Known(self.repository)
+        self.known = ChunkIndex(self.repository)
         self.spares: list[Path] = []
         self.config = Config(self.room)
         self.manifests: list[str] = []

@@ -11,8 +11,8 @@ This is the face: names that users import. They live in `replicate_core`, `repli
 """
 
 import importlib
-from types import ModuleType
 
+import replicate_core
 from replicate.progress import EndOfRun, complain
 from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 from replicate_core import __all__ as _core_names
@@ -25,8 +25,15 @@ _recording.watch, _recording.complain, _recording.tell = EndOfRun, complain, com
 _ADAPTERS = ("keras_callback", "lightning_callback", "pl_callback")
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import an adapter when it is first used: only then its framework is needed."""
+def __getattr__(name: str) -> object:
+    """Import an adapter when it is first used: only then its framework is needed. And names of the version before."""
     if name in _ADAPTERS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in replicate_core.FORMER:
+        return getattr(replicate_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is promised, and nothing else: what Tab shows."""
+    return sorted([*__all__, *_ADAPTERS])

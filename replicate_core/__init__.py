@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     )
     from replicate_core.experiment import Experiment, ExperimentList
     from replicate_core.format.records import PrimaryMetric
-    from replicate_core.keepsake.importer import Imported
+    from replicate_core.keepsake.importer import ImportResult
     from replicate_core.project import Experiments, Project, experiments, init
-    from replicate_core.provenance import Holder
-    from replicate_core.repository.compacting import Report as CompactReport
-    from replicate_core.repository.copying import Report as CopyReport
-    from replicate_core.repository.pruning import Report as PruneReport
-    from replicate_core.repository.verifying import Damage
-    from replicate_core.repository.verifying import Report as VerifyReport
-    from replicate_core.spool.syncing import Synced
+    from replicate_core.provenance import FileMatch
+    from replicate_core.repository.compacting import CompactReport
+    from replicate_core.repository.copying import CopyReport
+    from replicate_core.repository.pruning import PruneReport
+    from replicate_core.repository.verifying import Damage, VerifyReport
+    from replicate_core.spool.syncing import SyncResult
     from replicate_core.version import __version__
     from replicate_core.views.preview import Preview
 
@@ -44,8 +43,8 @@ __all__ = [
     "Experiment",
     "ExperimentList",
     "Experiments",
-    "Holder",
-    "Imported",
+    "FileMatch",
+    "ImportResult",
     "InvalidInput",
     "MissingExtra",
     "NotFound",
@@ -55,7 +54,7 @@ __all__ = [
     "PruneReport",
     "ReplicateError",
     "StorageFailed",
-    "Synced",
+    "SyncResult",
     "TooNew",
     "VerifyReport",
     "__version__",
@@ -66,28 +65,28 @@ __all__ = [
 _PLACES = {
     "Checkpoint": ("checkpoint", "Checkpoint"),
     "CheckpointList": ("checkpoint", "CheckpointList"),
-    "CompactReport": ("repository.compacting", "Report"),
+    "CompactReport": ("repository.compacting", "CompactReport"),
     "ConfigInvalid": ("errors", "ConfigInvalid"),
-    "CopyReport": ("repository.copying", "Report"),
+    "CopyReport": ("repository.copying", "CopyReport"),
     "Corrupted": ("errors", "Corrupted"),
     "Damage": ("repository.verifying", "Damage"),
     "Experiment": ("experiment", "Experiment"),
     "ExperimentList": ("experiment", "ExperimentList"),
     "Experiments": ("project", "Experiments"),
-    "Holder": ("provenance", "Holder"),
-    "Imported": ("keepsake.importer", "Imported"),
+    "FileMatch": ("provenance", "FileMatch"),
+    "ImportResult": ("keepsake.importer", "ImportResult"),
     "InvalidInput": ("errors", "InvalidInput"),
     "MissingExtra": ("errors", "MissingExtra"),
     "NotFound": ("errors", "NotFound"),
     "Preview": ("views.preview", "Preview"),
     "PrimaryMetric": ("format.records", "PrimaryMetric"),
     "Project": ("project", "Project"),
-    "PruneReport": ("repository.pruning", "Report"),
+    "PruneReport": ("repository.pruning", "PruneReport"),
     "ReplicateError": ("errors", "ReplicateError"),
     "StorageFailed": ("errors", "StorageFailed"),
-    "Synced": ("spool.syncing", "Synced"),
+    "SyncResult": ("spool.syncing", "SyncResult"),
     "TooNew": ("errors", "TooNew"),
-    "VerifyReport": ("repository.verifying", "Report"),
+    "VerifyReport": ("repository.verifying", "VerifyReport"),
     "__version__": ("version", "__version__"),
     "experiments": ("project", "experiments"),
     "init": ("project", "init"),
@@ -95,8 +94,13 @@ _PLACES = {
 """The module of each name, and its name there: a process that needs one of them does not wait for all the others."""
 
 
+FORMER = {"Holder": "FileMatch", "Imported": "ImportResult", "Synced": "SyncResult"}
+"""What the names of the version before are called now: they work for one more."""
+
+
 def __getattr__(name: str) -> object:
     """Import what is asked for when it is first used."""
+    name = FORMER.get(name, name)
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, own = _PLACES[name]

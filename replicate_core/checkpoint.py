@@ -459,7 +459,9 @@ class CheckpointList(Sequence[Checkpoint]):
         for checkpoint in self:
             histories.setdefault(checkpoint.experiment_id, []).append(checkpoint._facts)  # noqa: SLF001
         name = metric_columns.choose(metric, histories.values())
-        lines = (plotting.Line(ids.short(key), *metric_columns.points(name, facts)) for key, facts in histories.items())
+        lines = (
+            plotting.Curve(ids.short(key), *metric_columns.points(name, facts)) for key, facts in histories.items()
+        )
         return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
 
     def to_dataframe(self) -> DataFrame:

@@ -635,7 +635,7 @@ class ExperimentList(Sequence[Experiment]):
         """
         name = metric_columns.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001  # it is ours
         lines = (
-            plotting.Line(label, *metric_columns.points(name, experiment._facts()))  # noqa: SLF001
+            plotting.Curve(label, *metric_columns.points(name, experiment._facts()))  # noqa: SLF001
             for label, experiment in zip(self._labels(), self, strict=True)
         )
         return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)

@@ -67,7 +67,7 @@ from replicate_core.views.source import Listed, Source
 
 if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
     from replicate_core.keepsake import importer
-    from replicate_core.provenance import Holder
+    from replicate_core.provenance import FileMatch
     from replicate_core.repository import compacting, copying, pruning, verifying
     from replicate_core.spool import syncing
 
@@ -263,7 +263,7 @@ class Project:
 
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: Progress = silent
-    ) -> verifying.Report:
+    ) -> verifying.VerifyReport:
         """Check that every object that experiments refer to exists, or, `deep`, that every byte is what was stored.
 
         Args:
@@ -279,7 +279,7 @@ class Project:
 
         chosen = [self.experiments.find(prefix) for prefix in prefixes]
 
-        def wanted(snapshot: verifying.Snapshot) -> bool:
+        def wanted(snapshot: verifying.CheckedSnapshot) -> bool:
             return not chosen or any(
                 experiment.id == snapshot.experiment
                 and (checkpoint is None or snapshot.checkpoint in (None, checkpoint.id))
@@ -291,7 +291,7 @@ class Project:
             self._check_is_there()
         return report
 
-    def prune(self, *, dry_run: bool = False, grace: timedelta = GRACE, repack: bool = True) -> pruning.Report:
+    def prune(self, *, dry_run: bool = False, grace: timedelta = GRACE, repack: bool = True) -> pruning.PruneReport:
         """Remove from the storage what nothing refers to any more, in two steps: announce, and a grace later delete.
 
         Safe beside running experiments, on any machine.
@@ -310,11 +310,11 @@ class Project:
         repository = Repository(self._store)
         if not repository.check_format():  # nothing was ever stored
             self._check_is_there()
-            return pruning.Report()
+            return pruning.PruneReport()
         with self.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
 
-    def compact(self, *, rebuild: bool = False) -> compacting.Report:
+    def compact(self, *, rebuild: bool = False) -> compacting.CompactReport:
         """Put the records of many experiments together, so that listing them takes a few requests.
 
         Recorders do so by themselves where many records have gathered. Safe beside running experiments, on any machine.
@@ -330,10 +330,12 @@ class Project:
         repository = Repository(self._store)
         if not repository.check_format():
             self._check_is_there()
-            return compacting.Report()
+            return compacting.CompactReport()
         return compacting.compact(repository, rebuild=rebuild)
 
-    def copy_to(self, target: Project, prefixes: Sequence[str] = (), *, progress: Progress = silent) -> copying.Report:
+    def copy_to(
+        self, target: Project, prefixes: Sequence[str] = (), *, progress: Progress = silent
+    ) -> copying.CopyReport:
         """Copy to the storage of another project all that it has not, or some experiments.
 
         What is there is never changed; what was deleted here or there is deleted in both. May be repeated, and goes on
@@ -367,7 +369,7 @@ class Project:
 
     def sync(
         self, *, anew: bool = False, progress: Progress = silent, tell: Callable[[str], object] = str
-    ) -> list[syncing.Synced]:
+    ) -> list[syncing.SyncResult]:
         """Store what waits in the spool of this project and that no living process of its own will store.
 
         Experiments whose process is gone are ended, as killed if they did not live to say otherwise.
@@ -385,7 +387,7 @@ class Project:
 
         return syncing.sync(self.spool, anew=anew, progress=progress, tell=tell)
 
-    def whence(self, file: str | Path) -> list[Holder]:
+    def whence(self, file: str | Path) -> list[FileMatch]:
         """The experiments and checkpoints that hold the bytes of a file on this machine, whatever its name.
 
         Args:
@@ -399,7 +401,9 @@ class Project:
 
         return whence(self.source, Path(file), partial(_loaded, self))
 
-    def import_from(self, url: str, *, dry_run: bool = False, progress: Progress = silent) -> list[importer.Imported]:
+    def import_from(
+        self, url: str, *, dry_run: bool = False, progress: Progress = silent
+    ) -> list[importer.ImportResult]:
         """Take over the experiments of a repository that Keepsake 0.4, or the first replicate of 2020, has written.
 
         Ids are kept. What is there already is passed over, so that it can be done again; nothing is changed there.

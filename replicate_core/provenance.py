@@ -19,7 +19,7 @@ from replicate_core.experiment import Experiment
 from replicate_core.format.manifest import File
 from replicate_core.format.records import saved_paths
 from replicate_core.format.sealed import digest
-from replicate_core.repository.verifying import Snapshot, snapshots_of
+from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
 from replicate_core.views.preview import is_left_over
 from replicate_core.views.source import Listed, Source
 
@@ -27,7 +27,7 @@ COMPARED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class FileMatch:
     """A snapshot that holds a file."""
 
     experiment: Experiment
@@ -37,7 +37,7 @@ class Holder:
     """What it is called there, relative to the project directory."""
 
 
-def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> list[Holder]:
+def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> list[FileMatch]:
     """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
 
     What lay in the project where checkpoints of an experiment saved something is no code of it.
@@ -52,7 +52,7 @@ def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> 
         StorageFailed: the storage can't be reached.
     """
     listed = source.all()
-    held: list[Holder] = []
+    held: list[FileMatch] = []
     with _reading(file) as local:
         stored = _stored(source, listed, local)
         for identifier, one in listed.items():
@@ -60,7 +60,7 @@ def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> 
             if found:
                 experiment = load(one)
                 made = {item.id: item for item in experiment.checkpoints}
-                held += [Holder(experiment, None if item is None else made[item], path) for item, path in found]
+                held += [FileMatch(experiment, None if item is None else made[item], path) for item, path in found]
     return held
 
 
@@ -105,7 +105,7 @@ def _reading(file: Path) -> Iterator[_Local]:
 
 def _stored(source: Source, listed: Mapping[str, Listed], local: _Local) -> dict[str, list[tuple[str | None, str]]]:
     """Experiment to its checkpoints (None: its code) that hold the file, and its path there."""
-    snapshots: dict[str, list[Snapshot]] = {}
+    snapshots: dict[str, list[CheckedSnapshot]] = {}
     for snapshot in snapshots_of({experiment: one.state for experiment, one in listed.items()}):
         snapshots.setdefault(snapshot.manifest, []).append(snapshot)
     paths: dict[str, list[str]] = {}

@@ -48,7 +48,7 @@ def import_(
     return 4 if any(result.damages for result in results) else 0
 
 
-def _show(result: replicate.Imported, *, dry_run: bool) -> None:
+def _show(result: replicate.ImportResult, *, dry_run: bool) -> None:
     which = ids.short(result.experiment) if ids.is_id(result.experiment) else result.experiment
     click.echo(f"{output.printable(which)}  {_verdict(result, dry_run=dry_run)}")
     for note in result.notes:
@@ -57,7 +57,7 @@ def _show(result: replicate.Imported, *, dry_run: bool) -> None:
         click.echo(f"         damaged: {output.printable(damage)}")
 
 
-def _verdict(result: replicate.Imported, *, dry_run: bool) -> str:
+def _verdict(result: replicate.ImportResult, *, dry_run: bool) -> str:
     if result.outcome in _LEFT_ALONE:
         return _LEFT_ALONE[result.outcome]
     came = f"{output.count(result.checkpoints, 'checkpoint')}, {formatting.size(result.size_bytes)}"
@@ -65,7 +65,7 @@ def _verdict(result: replicate.Imported, *, dry_run: bool) -> str:
     return f"{done}: {came}" + (", the rest was here already" if result.outcome == "completed" else "")
 
 
-def _summary(results: list[replicate.Imported], *, dry_run: bool) -> str:
+def _summary(results: list[replicate.ImportResult], *, dry_run: bool) -> str:
     new = [result for result in results if result.outcome not in _LEFT_ALONE]
     experiments = output.count(len(new), "experiment")
     came = f"{experiments} with {output.count(sum(result.checkpoints for result in new), 'checkpoint')}"

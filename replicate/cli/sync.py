@@ -101,7 +101,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
     return True
 
 
-def _verdict(synced: replicate.Synced) -> str:
+def _verdict(synced: replicate.SyncResult) -> str:
     waited = f"{output.count(synced.jobs, 'job')}"
     if synced.outcome == "recording":
         return f"is running, and stores what it saves itself ({waited} waiting)"

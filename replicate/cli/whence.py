@@ -35,7 +35,7 @@ def whence(open_project: Callable[[], replicate.Project], file: Path, as_json: b
     return 0 if holders else 1
 
 
-def _table(holders: Sequence[replicate.Holder], *, now: datetime) -> object:
+def _table(holders: Sequence[replicate.FileMatch], *, now: datetime) -> object:
     columns: dict[str, list[str]] = {
         "EXPERIMENT": [holder.experiment.short_id for holder in holders],
         "NAME": [holder.experiment.name or "" for holder in holders],
@@ -48,7 +48,7 @@ def _table(holders: Sequence[replicate.Holder], *, now: datetime) -> object:
     return output.table(shown, zip(*shown.values(), strict=True), wrapped=["FILE"])
 
 
-def _fields(holder: replicate.Holder) -> dict[str, object]:
+def _fields(holder: replicate.FileMatch) -> dict[str, object]:
     checkpoint = holder.checkpoint
     return {
         "experiment": holder.experiment.id,

@@ -44,7 +44,7 @@ _CHECKPOINT_FIELDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OldExperiment:
     """An experiment as its documents tell of it; neither its files nor those of its checkpoints are known here."""
 
     created: Created
@@ -102,7 +102,9 @@ def owner(document: Mapping[str, Value], *, key: str) -> str:
     return expect_text(found)
 
 
-def experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], *, key: str, url: str) -> Found:
+def experiment(
+    document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], *, key: str, url: str
+) -> OldExperiment:
     """Read what is said of an experiment.
 
     Args:
@@ -120,7 +122,7 @@ def experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Va
         raise Corrupted(f"{key} can't be understood: {what_is_wrong(error)}") from error
 
 
-def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], url: str) -> Found:
+def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], url: str) -> OldExperiment:
     notes = _unknown(document, _EXPERIMENT_FIELDS, "the experiment")
     program = "replicate" if "keepsake_version" not in document else "keepsake"
     config = _redacted(document.get("config") or {})
@@ -148,7 +150,7 @@ def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, V
     for number, item in enumerate(_in_order([*inline, *readable])):
         facts = _checkpoint(item, number, _goals(config), notes)
         checkpoints.setdefault(facts.id, facts)
-    return Found(created, tuple(checkpoints.values()), tuple(notes), damages)
+    return OldExperiment(created, tuple(checkpoints.values()), tuple(notes), damages)
 
 
 def _problem(document: Mapping[str, Value]) -> str | None:

@@ -27,13 +27,13 @@ from replicate_core.format.manifest import link_problem, path_problem, tree_prob
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, Record, Restored
 from replicate_core.format.values import Value
 from replicate_core.keepsake import documents
-from replicate_core.keepsake.documents import Found
+from replicate_core.keepsake.documents import OldExperiment
 from replicate_core.machine.staging import Staged, StagedFile
 from replicate_core.progress import Progress, silent
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.compacting import compact_if_due
 from replicate_core.repository.repository import Repository
-from replicate_core.repository.writing import Snapshot, publish
+from replicate_core.repository.writing import StoredSnapshot, publish
 from replicate_core.storage.store import Store
 from replicate_core.version import __version__
 
@@ -48,14 +48,14 @@ FETCH_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
 
 _Said = TypeVar("_Said", Created, CheckpointFacts)
-_Stored: TypeAlias = "Snapshot | str"
+_Stored: TypeAlias = "StoredSnapshot | str"
 """What was stored of the files at a place; or, as a string, why nothing was."""
 
 Outcome: TypeAlias = Literal["imported", "completed", "present", "deleted", "running", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What became of one experiment."""
 
     experiment: str
@@ -81,7 +81,7 @@ def import_all(
     policy: Policy = "auto",
     dry_run: bool = False,
     progress: Progress = silent,
-) -> list[Imported]:
+) -> list[ImportResult]:
     """Take over every experiment of an old repository that is not there yet.
 
     Args:
@@ -100,14 +100,14 @@ def import_all(
     old = _Old.of(source)
     if not dry_run:
         repository.prepare()
-    importer = _Importer(old, _There.of(repository), repository, Known(repository), policy, scratch, dry_run)
-    results: list[Imported] = []
+    importer = _Importer(old, _There.of(repository), repository, ChunkIndex(repository), policy, scratch, dry_run)
+    results: list[ImportResult] = []
     for number, key in enumerate(old.experiments, start=1):
         results.append(importer.take_over(key))
         progress(number, len(old.experiments))
     if any(result.outcome in ("imported", "completed") for result in results) and not dry_run:
         compact_if_due(repository)
-    return results + [Imported(_id_in(key), "failed", damages=(why,)) for key, why in old.unreadable.items()]
+    return results + [ImportResult(_id_in(key), "failed", damages=(why,)) for key, why in old.unreadable.items()]
 
 
 def count_of_new(source: Store, repository: Repository) -> int:
@@ -259,23 +259,23 @@ class _Importer:
     old: _Old
     there: _There
     repository: Repository
-    known: Known
+    known: ChunkIndex
     policy: Policy
     scratch: Path
     dry_run: bool
 
-    def take_over(self, key: str) -> Imported:
+    def take_over(self, key: str) -> ImportResult:
         """Take over the experiment that the document at `key` tells of."""
         experiment = _id_in(key)
         if experiment in self.there.deleted:
-            return Imported(experiment, "deleted")
+            return ImportResult(experiment, "deleted")
         try:
             separate = self.old.separate.get(experiment, ())
             found = documents.experiment(self.old.document(key), separate, key=key, url=self.old.store.url)
             if found.created.experiment != experiment:
                 raise Corrupted(f"{key} tells of another experiment: {found.created.experiment}")
         except Corrupted as error:
-            return Imported(experiment, "failed", damages=(str(error),))
+            return ImportResult(experiment, "failed", damages=(str(error),))
         damages = list(found.damages)
         try:
             last_sign = self.old.last_sign(experiment)
@@ -283,10 +283,10 @@ class _Importer:
             last_sign = None
             damages.append(f"its heartbeat can't be read, so that its last checkpoint tells when it ended: {error}")
         if last_sign is not None and self.repository.now() - last_sign < RUNS_WITHIN:
-            return Imported(experiment, "running")
+            return ImportResult(experiment, "running")
         return self._take_over(found, last_sign, damages)
 
-    def _take_over(self, found: Found, last_sign: datetime | None, damages: list[str]) -> Imported:
+    def _take_over(self, found: OldExperiment, last_sign: datetime | None, damages: list[str]) -> ImportResult:
         experiment = found.created.experiment
         new = [facts for facts in found.checkpoints if facts.id not in self.there.checkpoints]
         is_new = experiment not in self.there.created
@@ -303,11 +303,11 @@ class _Importer:
         if not is_whole:
             self._append(Ended(experiment, end, "finished"))  # again, if it has grown: one before that does not count
         outcome: Outcome = "imported" if is_new else "present" if is_whole and not gathered.restored else "completed"
-        return Imported(
+        return ImportResult(
             experiment, outcome, len(new), gathered.size_bytes, tuple(gathered.notes), tuple(gathered.damages)
         )
 
-    def _restore(self, found: Found, lacking: frozenset[str | None], gathered: _Gathered) -> None:
+    def _restore(self, found: OldExperiment, lacking: frozenset[str | None], gathered: _Gathered) -> None:
         """Look again for the files that could not be taken over before."""
         experiment = found.created.experiment
         places: dict[str | None, tuple[str, str]] = {None: (f"experiments/{experiment}", "the code")}
@@ -319,7 +319,7 @@ class _Importer:
             if checkpoint not in lacking:
                 continue
 
-            def record_of(stored: Snapshot, checkpoint: str | None = checkpoint) -> Restored:
+            def record_of(stored: StoredSnapshot, checkpoint: str | None = checkpoint) -> Restored:
                 return Restored(experiment, checkpoint, stored.manifest, stored.size_bytes, stored.stored_bytes)
 
             if self._store(place, what, record_of, gathered) is None:
@@ -366,7 +366,9 @@ class _Importer:
         if (why := self._store(place, what, record_of, gathered)) is not None:
             self._append(record_of(why))
 
-    def _store(self, place: str, what: str, record_of: Callable[[Snapshot], Record], gathered: _Gathered) -> str | None:
+    def _store(
+        self, place: str, what: str, record_of: Callable[[StoredSnapshot], Record], gathered: _Gathered
+    ) -> str | None:
         """Store the files at a place of the old repository, and the record of them.
 
         Returns:

@@ -21,12 +21,12 @@ from replicate_core.errors import Corrupted, ReplicateError, StorageFailed, TooN
 from replicate_core.machine import environment
 from replicate_core.machine.descriptors import occupy_standard
 from replicate_core.repository import heartbeats
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository
 from replicate_core.spool.recorder import LEFT
 from replicate_core.spool.spool import Queue, Spool, Trouble
-from replicate_core.spool.uploading import Drain
+from replicate_core.spool.uploading import Uploader
 from replicate_core.user_warnings import warn_only
 
 READY_SECONDS = 180
@@ -270,7 +270,7 @@ class InlineRecorder:
         drain: stores it.
     """
 
-    def __init__(self, queue: Queue, drain: Drain) -> None:
+    def __init__(self, queue: Queue, drain: Uploader) -> None:
         self._queue = queue
         self._drain = drain
         self._trouble: Trouble | None = None
@@ -347,7 +347,7 @@ def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
                 "takes as long as that takes"
             )
     repository = open_repository()
-    return InlineRecorder(queue, Drain(queue, repository, Known(repository), origin.compression))
+    return InlineRecorder(queue, Uploader(queue, repository, ChunkIndex(repository), origin.compression))
 
 
 def start(arguments: Sequence[str], *, directory: Path, log: Path | None = None) -> RecorderProcess:

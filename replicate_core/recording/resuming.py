@@ -45,7 +45,7 @@ class StillRuns(InvalidInput):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Candidate:
     """The experiment to resume."""
 
     experiment: str
@@ -83,7 +83,7 @@ class Start:
         return Resumed(state.created.experiment, now, session, state.session, checkpoint, adds=self.adds)
 
 
-def find(source: Source, wanted: str, created: Created, *, over: Collection[str] = ()) -> Found | Anew:
+def find(source: Source, wanted: str, created: Created, *, over: Collection[str] = ()) -> Candidate | Anew:
     """Find what to resume.
 
     Args:
@@ -105,10 +105,10 @@ def find(source: Source, wanted: str, created: Created, *, over: Collection[str]
         raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
     listed, checkpoint = matches[0]
     reason = "its id was given" if checkpoint is None else "its checkpoint was given"
-    return Found(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
+    return Candidate(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
 
 
-def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) -> Found | Anew:
+def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) -> Candidate | Anew:
     """Decide which earlier start of a run `"auto"` resumes: the latest one with the same params, unless it finished.
 
     One that has nothing to resume from yet does not hide an older one that has; one that finished ends the search.
@@ -141,10 +141,10 @@ def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) 
     return Anew()
 
 
-def _found(item: Listed, over: Collection[str]) -> Found:
+def _found(item: Listed, over: Collection[str]) -> Candidate:
     name = item.state.created.name
     reason = f"it has the same name, {name!r}" if name else "it has the same params and command"
-    return Found(item.experiment, None, reason, is_over=item.state.ended is not None or item.experiment in over)
+    return Candidate(item.experiment, None, reason, is_over=item.state.ended is not None or item.experiment in over)
 
 
 def _may_run(item: Listed, over: Collection[str]) -> bool:
@@ -204,7 +204,7 @@ def _text_of(created: Created) -> str:
     return json.dumps(created.params, sort_keys=True)  # as text, because NaN is not equal to itself
 
 
-def find_over(source: Source, wanted: str, created: Created, say: Say) -> Found | Anew:
+def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candidate | Anew:
     """Find what to resume, as `find`, and make sure that no other process records it any more.
 
     Raises:
@@ -269,7 +269,7 @@ def _life(listed: Listed) -> tuple[object, ...]:
     return state.session, len(state.checkpoints), None if sign is None else sign.time
 
 
-def choose(source: Source, found: Found) -> Start:
+def choose(source: Source, found: Candidate) -> Start:
     """Choose the checkpoint to go on from, of an experiment that is over. All of its files are read and verified.
 
     Raises:
@@ -328,7 +328,7 @@ def follow(source: Source, wanted: str, created: Created, say: Say) -> Start | N
     return None
 
 
-def _as_resumed(source: Source, found: Found) -> Start:
+def _as_resumed(source: Source, found: Candidate) -> Start:
     """Where another process has resumed an experiment, or is about to."""
     if source.begins_here(one(source, found.experiment).state):  # it has not said from where:
         start = choose(source, found)  # it chooses as anybody does who looks now

@@ -41,7 +41,7 @@ class Location:
     object_digest: str | None = None
 
 
-class Known:
+class ChunkIndex:
     """What one process knows of a repository.
 
     Args:

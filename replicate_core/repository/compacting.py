@@ -40,7 +40,7 @@ FETCHED_AT_ONCE = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CompactReport:
     """What a compaction did."""
 
     records: int = 0
@@ -53,7 +53,7 @@ class Report:
     """How many others it took the place of."""
 
 
-def compact(repository: Repository, *, rebuild: bool = False) -> Report:
+def compact(repository: Repository, *, rebuild: bool = False) -> CompactReport:
     """Put all records that no segment holds into a new one.
 
     Args:
@@ -79,24 +79,24 @@ def compact(repository: Repository, *, rebuild: bool = False) -> Report:
     settled = _settled(entries)
     claimed = frozenset[str]().union(*(segment.settled for segment in held))
     if not merges and not taken and settled <= claimed:
-        return Report(unusable=len(unusable))
+        return CompactReport(unusable=len(unusable))
     key = segment_key(repository.new_ulid())
     others = [key for key in unusable if day_of(key) in settled]
     beside = [] if merges else [segment.key for segment in held]
     repository.store.put(key, segments.encode(key, groups, settled=settled, others=others, beside=beside))
     replaced = _replaceable(repository, found) if merges else []
     repository.store.delete(replaced)
-    return Report(len(taken - covered), len(unusable), key, len(replaced))
+    return CompactReport(len(taken - covered), len(unusable), key, len(replaced))
 
 
-def compact_if_due(repository: Repository) -> Report:
+def compact_if_due(repository: Repository) -> CompactReport:
     """Compact, where many records are in no segment, or nobody has looked for a day. Errors as of `compact`."""
     held = catalogue.read_segments(repository, _ignore)
     uncovered = len(catalogue.uncovered_keys(repository, held))
     newest = max((segment.key for segment in held), default=None)
     is_old = newest is not None and repository.now() - _made(newest) > LOOKED_THROUGH_AFTER
     if uncovered < UNCOVERED_MAX * random.uniform(1, 2) and not is_old:  # noqa: S311  # spreads machines, hides nothing
-        return Report()
+        return CompactReport()
     return compact(repository)
 
 

@@ -48,7 +48,7 @@ _ORDER = ("deleted", "released", "repacked", "resumed", "edited", "checkpoints",
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CopyReport:
     """What was copied."""
 
     experiments: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ def copy(
     scratch: Path,
     experiments: Collection[str] | None = None,
     progress: Progress = silent,
-) -> Report:
+) -> CopyReport:
     """Copy all that one repository has and another has not.
 
     Args:
@@ -132,7 +132,7 @@ def copy(
     progress(total, total)
     # Most records stand in days that are over, where no listing looks that goes by segments.
     (compact if read_segments(target, _ignore) else compact_if_due)(target)
-    return Report(
+    return CopyReport(
         tuple(work.experiment for work in done if work.is_alive),
         tuple(work.experiment for work in done if not work.is_alive),
         unchanged,

@@ -43,7 +43,7 @@ from replicate_core.format.sealed import DIGEST_NAME, digest
 from replicate_core.repository.chunk_index import GRACE
 from replicate_core.repository.reading import read_stored
 from replicate_core.repository.repository import Repository
-from replicate_core.repository.verifying import Snapshot, snapshots_of
+from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
 from replicate_core.storage.store import Entry
 
 LIVE_SHARE = 0.5
@@ -51,7 +51,7 @@ LIVE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PruneReport:
     """What `prune` did, or would do. Sizes are in bytes."""
 
     deleted: Mapping[str, int] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class _Live:
 
 def prune(
     repository: Repository, *, scratch: Path, grace: timedelta = GRACE, dry_run: bool = False, repack: bool = True
-) -> Report:
+) -> PruneReport:
     """Delete what was doomed a grace ago, pack anew what is mostly dead, and doom what nothing refers to now.
 
     Args:
@@ -129,7 +129,7 @@ def prune(
         if doomed:
             repository.put_tombstone(sorted(doomed))
     passed_over = (*disobeyed, *(item.problem for item in live.unusable.values()))
-    return Report(deleted, doomed, waiting, young, mostly_dead, passed_over)
+    return PruneReport(deleted, doomed, waiting, young, mostly_dead, passed_over)
 
 
 def _clock(repository: Repository) -> datetime:
@@ -165,7 +165,7 @@ def _read_live(repository: Repository) -> _Live:
     manifests: dict[str, Manifest] = {}
     unusable: dict[str, _Unusable] = {}
 
-    def read(snapshot: Snapshot) -> None:
+    def read(snapshot: CheckedSnapshot) -> None:
         content = _content(repository, snapshot)
         if isinstance(content, Manifest):
             manifests[snapshot.manifest] = content
@@ -184,7 +184,7 @@ def _read_live(repository: Repository) -> _Live:
     return _Live(states, manifests, unusable)
 
 
-def _content(repository: Repository, snapshot: Snapshot) -> Manifest | _Unusable:
+def _content(repository: Repository, snapshot: CheckedSnapshot) -> Manifest | _Unusable:
     """What a manifest refers to. Raises `Corrupted` and `TooNew` where that is not known."""
     key = snapshot.manifest
     try:

@@ -15,9 +15,9 @@ from typing import NoReturn
 from replicate_core.errors import Corrupted, StorageFailed, TooNew
 from replicate_core.format import records
 from replicate_core.format.records import Created, Record, Released, Resumed
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.repository import Repository
-from replicate_core.repository.writing import Snapshot
+from replicate_core.repository.writing import StoredSnapshot
 
 PAUSE_SECONDS = 30.0
 """All records are listed for it: no more often than this."""
@@ -35,7 +35,7 @@ class Retention:
         session: the session; None for the first one.
     """
 
-    def __init__(self, repository: Repository, known: Known, experiment: str, session: str | None) -> None:
+    def __init__(self, repository: Repository, known: ChunkIndex, experiment: str, session: str | None) -> None:
         self._repository = repository
         self._known = known
         self._experiment = experiment
@@ -47,7 +47,7 @@ class Retention:
         self._applied_at: float | None = None
         self._has_rule = False
 
-    def stored(self, record: Record, snapshot: Snapshot) -> None:
+    def stored(self, record: Record, snapshot: StoredSnapshot) -> None:
         """Remember what a record refers to that was stored now."""
         if isinstance(record, (Created, Resumed)):
             self._objects.setdefault(None, set()).update(snapshot.objects)

@@ -29,7 +29,7 @@ BEGINNING_MISSING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class CheckedSnapshot:
     """Whose files a manifest lists."""
 
     experiment: str
@@ -53,7 +53,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerifyReport:
     """What a check found."""
 
     damages: tuple[Damage, ...]
@@ -73,24 +73,24 @@ def codes_of(state: ExperimentState) -> Iterator[str]:
     yield from filter(None, (state.created.manifest, state.code, *(item.code for item in state.checkpoints)))
 
 
-def snapshots_of(states: Mapping[str, ExperimentState]) -> Iterator[Snapshot]:
+def snapshots_of(states: Mapping[str, ExperimentState]) -> Iterator[CheckedSnapshot]:
     """The snapshots that experiments refer to."""
     for experiment, state in states.items():
         for code in dict.fromkeys(codes_of(state)):
             size_bytes = state.created.size_bytes if code == state.created.manifest else None
-            yield Snapshot(experiment, None, code, size_bytes)
+            yield CheckedSnapshot(experiment, None, code, size_bytes)
         for checkpoint in state.checkpoints:
             if checkpoint.manifest:
-                yield Snapshot(experiment, checkpoint.id, checkpoint.manifest, checkpoint.size_bytes)
+                yield CheckedSnapshot(experiment, checkpoint.id, checkpoint.manifest, checkpoint.size_bytes)
 
 
 def verify(
     repository: Repository,
     *,
-    wanted: Callable[[Snapshot], bool] = lambda _: True,
+    wanted: Callable[[CheckedSnapshot], bool] = lambda _: True,
     deep: bool = False,
     progress: Progress = silent,
-) -> Report:
+) -> VerifyReport:
     """Check that every object that is referred to exists with its size, or, `deep`, that every byte is right.
 
     Whichever snapshots are wanted, what else a repository holds is looked at, too: segments, tombstones, heartbeats.
@@ -119,13 +119,13 @@ def verify(
     damages += [
         Damage(BEGINNING_MISSING, experiment)
         for experiment in records.headless(found)
-        if wanted(Snapshot(experiment, None, ""))
+        if wanted(CheckedSnapshot(experiment, None, ""))
     ]
     sizes = {entry.key: entry.size for entry in repository.store.list(DATA)}
     snapshots = [snapshot for snapshot in snapshots_of(states) if wanted(snapshot)]
-    experiments = sum(wanted(Snapshot(experiment, None, "")) for experiment in states)  # with files or without
+    experiments = sum(wanted(CheckedSnapshot(experiment, None, "")) for experiment in states)  # with files or without
     objects: set[str] = set()
-    parts: dict[Part, list[tuple[Snapshot, str]]] = {}
+    parts: dict[Part, list[tuple[CheckedSnapshot, str]]] = {}
     packs: dict[str, _Pack] = {}
     for snapshot in snapshots:
         try:
@@ -164,8 +164,10 @@ def verify(
         states = repository.states(lambda _: None)
         still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
         damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
-    lacking = tuple(item for item in _lacking(states) if wanted(Snapshot(item.experiment or "", item.checkpoint, "")))
-    return Report(tuple(dict.fromkeys(damages)), experiments, len(objects), checked, lacking, len(keyless))
+    lacking = tuple(
+        item for item in _lacking(states) if wanted(CheckedSnapshot(item.experiment or "", item.checkpoint, ""))
+    )
+    return VerifyReport(tuple(dict.fromkeys(damages)), experiments, len(objects), checked, lacking, len(keyless))
 
 
 def _read_records(repository: Repository, unusable: Unusable) -> tuple[dict[str, Record | None], set[str]]:
@@ -256,7 +258,7 @@ class _Pack:
     """A pack, and the snapshots that have files in it."""
 
     digest: str
-    owners: dict[Snapshot, None] = field(default_factory=dict)
+    owners: dict[CheckedSnapshot, None] = field(default_factory=dict)
 
 
 def _pack_problem(repository: Repository, key: str, expected: str, size: int) -> str | None:

@@ -25,7 +25,7 @@ from replicate_core.format.records import Record, Repacked
 from replicate_core.format.sealed import DIGEST_NAME, digest
 from replicate_core.machine.descriptors import opener
 from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile, open_copy
-from replicate_core.repository.chunk_index import Known, Location
+from replicate_core.repository.chunk_index import ChunkIndex, Location
 from replicate_core.repository.repository import Repository
 
 PACK_BYTES = 64 << 20
@@ -44,7 +44,7 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StoredSnapshot:
     """What was stored."""
 
     manifest: str
@@ -69,8 +69,12 @@ class _Piece:
 
 
 def publish(
-    repository: Repository, known: Known, staged: Staged, policy: Policy, record_of: Callable[[Snapshot], Record]
-) -> Snapshot:
+    repository: Repository,
+    known: ChunkIndex,
+    staged: Staged,
+    policy: Policy,
+    record_of: Callable[[StoredSnapshot], Record],
+) -> StoredSnapshot:
     """Store the files of a snapshot, then the record that makes them visible.
 
     Objects of others that the snapshot refers to are looked up before and after: should one vanish between, its chunks
@@ -102,7 +106,7 @@ def publish(
     return snapshot
 
 
-def store_snapshot(repository: Repository, known: Known, staged: Staged, policy: Policy) -> Snapshot:
+def store_snapshot(repository: Repository, known: ChunkIndex, staged: Staged, policy: Policy) -> StoredSnapshot:
     """Store the files of a snapshot and its manifest, each chunk that is known already by reference.
 
     A manifest is written only if the copies are still what was cut and digested: then its digests are those of the
@@ -130,7 +134,7 @@ def store_snapshot(repository: Repository, known: Known, staged: Staged, policy:
         if not missing and known.is_fresh():
             key = repository.put_manifest(manifest)
             objects, stored_bytes = tuple(manifest.object_bytes), sum(added.values())
-            return Snapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes, manifest.files)
+            return StoredSnapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes, manifest.files)
     raise StorageFailed(
         f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
         "deleting there? Only `replicate prune` may"
@@ -161,7 +165,7 @@ def _cut(file: StagedFile, apply: Callable[[Callable[[Chunk], str], list[Chunk]]
 class _Writer:
     """Stores the files of one snapshot; gathers where every chunk of it lies."""
 
-    def __init__(self, repository: Repository, known: Known, staged: Staged, policy: Policy) -> None:
+    def __init__(self, repository: Repository, known: ChunkIndex, staged: Staged, policy: Policy) -> None:
         self.object_bytes: dict[str, int] = {}
         """The objects that the snapshot refers to: key to size."""
         self.object_digests: dict[str, str] = {}

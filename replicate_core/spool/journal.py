@@ -26,22 +26,22 @@ _ENDING = ".jsonl"
 _SEGMENT = re.compile(r"[0-9]{8,}\.jsonl")
 
 
-class Mark(NamedTuple):
+class Position(NamedTuple):
     """A place between two documents."""
 
     segment: int = 0
     offset: int = 0
 
 
-START = Mark()
+START = Position()
 """Before everything."""
 
 
-class Line(NamedTuple):
+class JournalLine(NamedTuple):
     """A document, and the place behind it."""
 
     document: Value
-    after: Mark
+    after: Position
     damaged: bytes = b""
     """What stands between it and the document before, and can't be read."""
 
@@ -75,7 +75,7 @@ class Journal:
             raise
         self._size += len(line)
 
-    def read(self, start: Mark = START, *, count_max: int | None = None) -> list[Line]:
+    def read(self, start: Position = START, *, count_max: int | None = None) -> list[JournalLine]:
         """The documents behind a place, in order, as far as they are whole.
 
         What can't be read is handed out with the document that follows it; what none follows, by `unreadable_end`.
@@ -87,7 +87,7 @@ class Journal:
         Raises:
             Corrupted: something else stands in place of a file of it.
         """
-        lines: list[Line] = []
+        lines: list[JournalLine] = []
         damaged = b""
         for segment in self._segments():
             if segment < start.segment:
@@ -97,11 +97,11 @@ class Journal:
                     return lines
                 damaged += damage
                 if document is not None:
-                    lines.append(Line(document[0], after, damaged))
+                    lines.append(JournalLine(document[0], after, damaged))
                     damaged = b""
         return lines
 
-    def unreadable_end(self, start: Mark = START) -> bytes:
+    def unreadable_end(self, start: Position = START) -> bytes:
         """The lines behind the last document that can't be read; empty if there are none.
 
         Args:
@@ -114,15 +114,15 @@ class Journal:
             for _, damage, _ in self._scan(segment, start.offset if segment == start.segment else 0)
         )
 
-    def end(self) -> Mark:
+    def end(self) -> Position:
         """The place behind the last document, which may be being written."""
         last = max(self._segments(), default=0)
         try:
-            return Mark(last, self._path(last).stat().st_size)
+            return Position(last, self._path(last).stat().st_size)
         except FileNotFoundError:
             return START
 
-    def forget(self, before: Mark) -> None:
+    def forget(self, before: Position) -> None:
         """Delete the files that hold nothing from this place on."""
         for segment in self._segments():
             if segment < before.segment:
@@ -146,7 +146,7 @@ class Journal:
         self._descriptor = open_above(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
         self._size = 0
 
-    def _scan(self, segment: int, offset: int) -> Iterator[tuple[tuple[Value] | None, bytes, Mark]]:
+    def _scan(self, segment: int, offset: int) -> Iterator[tuple[tuple[Value] | None, bytes, Position]]:
         """The lines of a file from a byte on: the document, if it can be read; what of the line can't; its end."""
         path = self._path(segment)
         try:
@@ -165,9 +165,9 @@ class Journal:
                 try:
                     document = unseal(line[begins:], key=f"{file.name}, before byte {offset}")
                 except Corrupted:
-                    yield None, line, Mark(segment, offset)
+                    yield None, line, Position(segment, offset)
                 else:
-                    yield (document,), line[:begins], Mark(segment, offset)
+                    yield (document,), line[:begins], Position(segment, offset)
 
     def segments(self) -> list[Path]:
         """Its files, in order."""

@@ -32,7 +32,7 @@ from replicate_core.repository import heartbeats
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import utc_now
 from replicate_core.spool.spool import SYNC_AFTER_SECONDS, Queue, Spool, Trouble
-from replicate_core.spool.uploading import Drain, open_queue
+from replicate_core.spool.uploading import Uploader, open_queue
 
 POLL_SECONDS = 0.1
 """How soon a new job, or the end of the training, is noticed where nobody rings."""
@@ -88,7 +88,7 @@ class Recorder:
         self._heard = 0
         self._when_ready = when_ready
         self._when_over = when_over
-        self._drain: Drain | None = None
+        self._drain: Uploader | None = None
         self._seen = queue.state().mark
         self._waiting = 0
         self._is_urgent = False
@@ -186,7 +186,7 @@ class Recorder:
             with suppress(Corrupted, OSError):
                 self._waiting = sum(job.after <= self._seen for job in self._queue.waiting())
 
-    def _opened(self) -> Drain:
+    def _opened(self) -> Uploader:
         """Reach the storage, once."""
         if self._drain is None:
             drain = open_queue(self._queue, patient=True)
@@ -199,7 +199,7 @@ class Recorder:
             self._keeping.start()
         return self._drain
 
-    def _close(self, drain: Drain, died_at: datetime) -> None:
+    def _close(self, drain: Uploader, died_at: datetime) -> None:
         self._beating.stop(JOIN_SECONDS)  # no sign of life should come after the last word
         self._keeping.stop(JOIN_SECONDS)
         drain.close(died_at=died_at)

@@ -50,7 +50,7 @@ from replicate_core.machine.descriptors import Anchor, open_above, opener
 from replicate_core.machine.files import FULL, HOME, Tree, disk_advice, sync, sync_directory, temporary_beside
 from replicate_core.machine.names import local_name, portable
 from replicate_core.machine.staging import Staged
-from replicate_core.spool.journal import START, Journal, Line, Mark
+from replicate_core.spool.journal import START, Journal, JournalLine, Position
 from replicate_core.user_warnings import warn_only
 
 SPARES_MAX = 2
@@ -130,7 +130,7 @@ class State:
     """Whether the storage was reached."""
     done: int = 0
     """How many jobs are stored."""
-    mark: Mark = START
+    mark: Position = START
     """The place in the journal behind them."""
     ended: bool = False
     """Whether one of them was the end of the experiment."""
@@ -150,7 +150,7 @@ class Job:
     """How long training had been held up in total when the job was made."""
     boot: str | None
     """Which start of the machine that was in: copies are not synced to disk, so another one may not have them."""
-    after: Mark
+    after: Position
     damaged: bytes = b""
     """What stands before it in the journal, and can't be read."""
 
@@ -635,11 +635,11 @@ class Queue:
         """The jobs that are not stored yet, in order."""
         return self.jobs(after=self.state().mark, count_max=count_max)
 
-    def end(self) -> Mark:
+    def end(self) -> Position:
         """The place behind the last job."""
         return self._journal.end()
 
-    def jobs(self, *, after: Mark = START, count_max: int | None = None) -> list[Job]:
+    def jobs(self, *, after: Position = START, count_max: int | None = None) -> list[Job]:
         """The jobs behind a place in the journal, in order, up to one that makes no sense; some may be stored already.
 
         Raises:
@@ -766,7 +766,7 @@ class Queue:
         """What could not be stored of this queue, and is kept in the spool though all else is."""
         return kept_aside(self.directory.parent, self.directory.name)
 
-    def _keep_unreadable(self, damaged: bytes, place: Mark) -> None:
+    def _keep_unreadable(self, damaged: bytes, place: Position) -> None:
         """Keep what can't be read of the journal, which is about to be deleted."""
         kept = self.directory.parent / f"{_DAMAGED}{self.directory.name}-{place.segment}-{place.offset}"
         with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
@@ -806,7 +806,7 @@ class Queue:
         """Where copies may be: as they were staged, and once they were claimed."""
         return staged, _moved(staged, staged.directory.with_name(staged.directory.name + _TAKEN))
 
-    def _decode(self, line: Line) -> Job:
+    def _decode(self, line: JournalLine) -> Job:
         job = expect_mapping(line.document)
         record = record_codec.decode(job.get("record"), key=str(self._journal.directory))
         if record is None:
@@ -1008,7 +1008,7 @@ def _decode_state(fields: dict[str, Value]) -> State:
         found = expect_mapping(fields["trouble"])
         kind, message = expect_text(found["kind"]), expect_text(found["message"])
         trouble = Trouble(kind, message, found["permanent"] is True, expect_count(found["attempts"]))
-    place = Mark(expect_count(mark[0]), expect_count(mark[1]))
+    place = Position(expect_count(mark[0]), expect_count(mark[1]))
     blocked = fields["blocked_seconds"]
     return State(
         fields["ready"] is True,

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Synced:
+class SyncResult:
     """What became of one experiment in the spool."""
 
     experiment: str
@@ -111,7 +111,7 @@ def queued(spool: Spool) -> list[Queued]:
 
 def sync(
     spool: Spool, *, anew: bool = False, progress: Progress = silent, tell: Callable[[str], object] = str
-) -> list[Synced]:
+) -> list[SyncResult]:
     """Store all that waits in a spool and that no living process of its own will store.
 
     Args:
@@ -127,7 +127,7 @@ def sync(
     report = []
     for queue, jobs in queues:
         if queue.directory in owned:
-            report.append(Synced(queue.experiment, "recording", jobs))
+            report.append(SyncResult(queue.experiment, "recording", jobs))
             continue
 
         def advance(stored: int, before: int = done) -> None:
@@ -136,11 +136,11 @@ def sync(
         error = _empty(queue, advance, tell, anew=anew)
         done += jobs
         advance(0, done)
-        report.append(Synced(queue.experiment, "failed" if error else "stored", jobs, error))
+        report.append(SyncResult(queue.experiment, "failed" if error else "stored", jobs, error))
     for stranger in spool.strangers():
         if stranger.is_own:
             left = f"{stranger.queue.directory} is left alone: {stranger.why}. {stranger.todo}"
-            report.append(Synced(stranger.queue.experiment, "refused", 0, left))
+            report.append(SyncResult(stranger.queue.experiment, "refused", 0, left))
     return report
 
 

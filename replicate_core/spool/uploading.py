@@ -18,10 +18,10 @@ from replicate_core.format import ids
 from replicate_core.format.encodings import Policy
 from replicate_core.format.records import Checkpointed, Created, Ended, Record, Resumed
 from replicate_core.repository import catalogue, heartbeats
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.repository.retention import Retention
-from replicate_core.repository.writing import Snapshot, publish
+from replicate_core.repository.writing import StoredSnapshot, publish
 from replicate_core.spool import leftovers
 from replicate_core.spool.spool import Job, Queue
 from replicate_core.storage.cache import cached
@@ -31,14 +31,14 @@ from replicate_core.storage.store import LocalStore
 JOBS_AT_ONCE = 2000
 """Maximum number of checkpoints without files in one record."""
 
-Progress = Callable[[int], object]
+JobProgress = Callable[[int], object]
 
 
 def silent(_: int) -> None:
     """Shows no progress."""
 
 
-class Drain:
+class Uploader:
     """Stores what is in a queue. Its caller holds the queue: `Queue.take`.
 
     Args:
@@ -48,7 +48,7 @@ class Drain:
         policy: what to compress.
     """
 
-    def __init__(self, queue: Queue, repository: Repository, known: Known, policy: Policy) -> None:
+    def __init__(self, queue: Queue, repository: Repository, known: ChunkIndex, policy: Policy) -> None:
         self.queue = queue
         self.repository = repository
         self._known = known
@@ -98,7 +98,7 @@ class Drain:
             permanent=True,
         )
 
-    def run(self, *, progress: Progress = silent, until: Callable[[], bool] = lambda: False) -> None:
+    def run(self, *, progress: JobProgress = silent, until: Callable[[], bool] = lambda: False) -> None:
         """Store all that is there now; what comes meanwhile is left to the next time, to be gathered until then.
 
         Args:
@@ -120,7 +120,7 @@ class Drain:
                 if until():
                     return
 
-    def empty(self, *, progress: Progress = silent) -> None:
+    def empty(self, *, progress: JobProgress = silent) -> None:
         """Store all that is there, and remove the queue if its process is gone.
 
         Raises:
@@ -163,7 +163,7 @@ class Drain:
         if self._retention.is_due():
             self._retention.apply()
 
-    def _published(self, record: Record, snapshot: Snapshot) -> Record:
+    def _published(self, record: Record, snapshot: StoredSnapshot) -> Record:
         """The record of what was stored. From now on it may be there, though nobody hears so, and refer to objects."""
         self._retention.stored(record, snapshot)
         if isinstance(record, Checkpointed):
@@ -176,7 +176,7 @@ class Drain:
         return _with_snapshot(record, snapshot)
 
 
-def open_queue(queue: Queue, *, patient: bool = False) -> Drain:
+def open_queue(queue: Queue, *, patient: bool = False) -> Uploader:
     """Open the storage that a queue belongs to; `patient` as of `open_store`.
 
     Raises:
@@ -189,7 +189,7 @@ def open_queue(queue: Queue, *, patient: bool = False) -> Drain:
         origin.storage, relative_to=queue.project(origin), options=origin.storage_options, patient=patient
     )
     repository = Repository(cached(store))
-    return Drain(queue, repository, Known(repository), origin.compression)
+    return Uploader(queue, repository, ChunkIndex(repository), origin.compression)
 
 
 def _ignore(_: Corrupted | TooNew) -> None:
@@ -221,7 +221,7 @@ def _without_files(record: Record) -> Record:
     return replace(record, size_bytes=0) if isinstance(record, Created) else record
 
 
-def _with_snapshot(record: Record, snapshot: Snapshot) -> Record:
+def _with_snapshot(record: Record, snapshot: StoredSnapshot) -> Record:
     """What a record says once its files are stored."""
     facts = {
         "manifest": snapshot.manifest,

@@ -50,7 +50,7 @@ WIDTH = 0.6
 """Of a character, in heights of its font."""
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """One experiment over its steps."""
 
     label: str
@@ -66,7 +66,7 @@ class Point(NamedTuple):
     y: float
 
 
-def draw_lines(lines: Sequence[Line], *, metric: str, logy: bool = False, ax: Axes | None = None) -> Axes:
+def draw_lines(lines: Sequence[Curve], *, metric: str, logy: bool = False, ax: Axes | None = None) -> Axes:
     """Draw a metric over steps.
 
     Args:
@@ -186,7 +186,7 @@ class _Text(NamedTuple):
     color: str
 
 
-def _end(line: Line) -> tuple[float, float] | None:
+def _end(line: Curve) -> tuple[float, float] | None:
     """The last point of a line that can be seen."""
     seen = (point for point in zip(reversed(line.steps), reversed(line.values), strict=True) if math.isfinite(point[1]))
     return next(seen, None)

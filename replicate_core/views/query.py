@@ -25,7 +25,7 @@ from replicate_core.format.records import ExperimentState, Status
 from replicate_core.format.values import Value
 
 
-class Known(Protocol):
+class Queryable(Protocol):
     """An experiment, as listings know it."""
 
     @property
@@ -41,8 +41,8 @@ class Known(Protocol):
         """What it is up to."""
 
 
-Item = TypeVar("Item", bound=Known)
-Found: TypeAlias = "Value | datetime | tuple[str, ...]"
+Item = TypeVar("Item", bound=Queryable)
+FieldValue: TypeAlias = "Value | datetime | tuple[str, ...]"
 """What a name means for one experiment: None where it has nothing of that name. A tuple holds tags."""
 
 Local: TypeAlias = Callable[[datetime], datetime]
@@ -81,11 +81,11 @@ _DATE = re.compile(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?")
 _CLOSE_NAMES = 3
 
 
-def _last_step(known: Known) -> int | None:
+def _last_step(known: Queryable) -> int | None:
     return known.state.checkpoints[-1].step if known.state.checkpoints else None
 
 
-_OWN: dict[str, Callable[[Known], Found]] = {
+_OWN: dict[str, Callable[[Queryable], FieldValue]] = {
     "name": lambda known: known.state.created.name,
     "tag": lambda known: known.state.created.tags,
     "created": lambda known: known.created,
@@ -109,7 +109,7 @@ def is_own(name: str) -> bool:
     return _OTHER_WORDS.get(name, name) in _OWN
 
 
-def look_up(known: Known, name: str) -> Found:
+def look_up(known: Queryable, name: str) -> FieldValue:
     """What a name means for one experiment; None where it has nothing of that name."""
     own = _OWN.get(_OTHER_WORDS.get(name, name))
     if own is not None:
@@ -123,7 +123,7 @@ def look_up(known: Known, name: str) -> Found:
     return _nested(known.state.created.params, name) if found is None else found
 
 
-def _metric(known: Known, name: str) -> Value:
+def _metric(known: Queryable, name: str) -> Value:
     found = (_nested(metrics, name) for metrics in records.metrics_of(known.state.checkpoints))
     return next((value for value in found if value is not None), None)
 
@@ -159,7 +159,7 @@ class Filter:
     span: Span | None = None
     """What the text stands for as a time, where times are compared."""
 
-    def accepts(self, known: Known) -> bool:
+    def accepts(self, known: Queryable) -> bool:
         """Tell whether an experiment fulfils the condition."""
         found = look_up(known, self.name)
         if isinstance(found, datetime):
@@ -170,7 +170,7 @@ class Filter:
             return pair is not None and _ORDERS[self.op](*pair)
         return self._equals(found) == (self.op == "=")
 
-    def _equals(self, found: Found) -> bool:
+    def _equals(self, found: FieldValue) -> bool:
         if isinstance(found, tuple):
             return self.text in found if found or self.value is not None else True
         if isinstance(found, str) and found == self.text:
@@ -253,7 +253,7 @@ def _number(text: str) -> int | float | None:
     return None
 
 
-def _comparable(found: Found, wanted: Filter) -> tuple[object, object] | None:
+def _comparable(found: FieldValue, wanted: Filter) -> tuple[object, object] | None:
     """Two numbers, truth values or texts; None where what was found and what is wanted have no order."""
     value = wanted.value
     if isinstance(found, bool) or isinstance(value, bool):
@@ -356,7 +356,7 @@ def arrange(items: Iterable[Item], order: Order) -> list[Item]:
     return [item for _, item in ranked] + [item for rank, item in found if rank is None]
 
 
-def _rank(found: Found) -> tuple[int, object] | None:
+def _rank(found: FieldValue) -> tuple[int, object] | None:
     if found is None or found != found or found == ():  # noqa: PLR0124  # NaN
         return None
     if isinstance(found, bool):
@@ -383,7 +383,7 @@ def select(
     return chosen if order is None else arrange(chosen, parse_order(order))
 
 
-def misnamed(items: Iterable[Known], filters: Iterable[str], order: str | None, *, now: datetime) -> list[str]:
+def misnamed(items: Iterable[Queryable], filters: Iterable[str], order: str | None, *, now: datetime) -> list[str]:
     """What is wrong with names in filters and an order that can be read: those that no experiment has, in sentences."""
     items = list(items)
     names = [parse_filter(text, now=now).name for text in filters]
@@ -399,7 +399,7 @@ def misnamed(items: Iterable[Known], filters: Iterable[str], order: str | None, 
     ]
 
 
-def _names(known: Known) -> Iterable[str]:
+def _names(known: Queryable) -> Iterable[str]:
     for metrics in records.metrics_of(known.state.checkpoints):
         yield from metrics
     yield from _paths(known.state.created.params)

@@ -54,8 +54,8 @@ def test_what_is_promised_is_listed() -> None:
         "Experiment",
         "ExperimentList",
         "Experiments",
-        "Holder",
-        "Imported",
+        "FileMatch",
+        "ImportResult",
         "InvalidInput",
         "MissingExtra",
         "NotFound",
@@ -65,7 +65,7 @@ def test_what_is_promised_is_listed() -> None:
         "PruneReport",
         "ReplicateError",
         "StorageFailed",
-        "Synced",
+        "SyncResult",
         "TooNew",
         "VerifyReport",
         "__version__",
@@ -74,3 +74,19 @@ def test_what_is_promised_is_listed() -> None:
     }
     with pytest.raises(AttributeError):
         _ = replicate.nothing
+
+
+def test_names_of_the_version_before_work_for_one_more() -> None:
+    import replicate
+
+    assert replicate.Holder is replicate.FileMatch
+    assert replicate.Imported is replicate.ImportResult
+    assert replicate.Synced is replicate.SyncResult
+    with pytest.raises(AttributeError):
+        _ = replicate.Reported
+
+
+def test_tab_shows_the_promise_and_nothing_else() -> None:
+    import replicate
+
+    assert dir(replicate) == sorted([*replicate.__all__, "keras_callback", "lightning_callback", "pl_callback"])

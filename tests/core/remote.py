@@ -117,7 +117,7 @@ class Lab:
         self.remote.wait(days=days)
         self.train(self.chance.randbytes(16).hex())
 
-    def compact(self, **options: bool) -> compacting.Report:
+    def compact(self, **options: bool) -> compacting.CompactReport:
         self.remote.wait(seconds=1)
         return compact(self.repository, **options)
 

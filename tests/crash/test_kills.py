@@ -118,7 +118,7 @@ STOPPING: dict[str, Step] = {
 STORING: dict[str, Step] = {
     "before a job is claimed": before("replicate_core.spool.spool:Queue.claim"),
     "a job claimed": after("replicate_core.spool.spool:Queue.claim"),
-    "files cut": before("replicate_core.repository.chunk_index:Known.refresh"),
+    "files cut": before("replicate_core.repository.chunk_index:ChunkIndex.refresh"),
     "before an object": before("replicate_core.storage.store:LocalStore.put_file"),
     "an object not in place": after("replicate_core.storage.store:sync"),
     "between link and name": before("os.rename", r"/data/../"),
@@ -139,7 +139,7 @@ STORING: dict[str, Step] = {
 """Of who stores, at each checkpoint."""
 
 CLOSING: dict[str, Step] = {
-    "before closing": before("replicate_core.spool.uploading:Drain.close"),
+    "before closing": before("replicate_core.spool.uploading:Uploader.close"),
     "before the end is stored": before("replicate_core.storage.store:LocalStore.put", "-ended"),
     "the end is stored": after("replicate_core.storage.store:LocalStore.put", "-ended"),
     "before the signs of life stop": before("replicate_core.repository.heartbeats:stop"),

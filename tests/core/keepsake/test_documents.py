@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from replicate_core.errors import Corrupted
 from replicate_core.format.records import PrimaryMetric
 from replicate_core.keepsake import documents
-from replicate_core.keepsake.documents import Found
+from replicate_core.keepsake.documents import OldExperiment
 
 ONE, CHECKPOINT = "a1" * 32, "b2" * 32
 EXPERIMENT = {"id": ONE, "created": "2021-03-04T05:06:07.123456789Z"}
 
 
-def experiment(*separate: dict, **fields: object) -> Found:
+def experiment(*separate: dict, **fields: object) -> OldExperiment:
     return documents.experiment({**EXPERIMENT, **fields}, separate, key="one.json", url="s3://bucket/old")
 
 

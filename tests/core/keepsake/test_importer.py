@@ -37,11 +37,11 @@ def of_2020(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DATA / "replicate-2020", tmp_path / "replicate-2020"))
 
 
-def take_over(source: object, **options: object) -> list[replicate.Imported]:
+def take_over(source: object, **options: object) -> list[replicate.ImportResult]:
     return replicate.Project().import_from(str(source), **options)
 
 
-def only(**fields: object) -> replicate.Imported:
+def only(**fields: object) -> replicate.ImportResult:
     """What came of a repository of one experiment with one checkpoint, written here."""
     (found,) = take_over(fields.pop("source", "old"), **fields)
     return found

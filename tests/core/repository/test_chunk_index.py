@@ -15,7 +15,7 @@ from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.format.sealed import digest
 from replicate_core.repository import catalogue
 from replicate_core.repository import chunk_index as known_module
-from replicate_core.repository.chunk_index import GRACE, LIFETIME, Known, Location, recent_manifests
+from replicate_core.repository.chunk_index import GRACE, LIFETIME, ChunkIndex, Location, recent_manifests
 from replicate_core.repository.repository import Repository
 from replicate_core.storage.store import LocalStore
 
@@ -62,8 +62,8 @@ def repository(tmp_path: Path, clock: Clock) -> Repository:
 
 
 @pytest.fixture
-def known(repository: Repository) -> Known:
-    return Known(repository)
+def known(repository: Repository) -> ChunkIndex:
+    return ChunkIndex(repository)
 
 
 def id_of(name: str) -> str:
@@ -102,7 +102,7 @@ def checkpoint(repository: Repository, experiment: str, name: str, *numbers: int
     return key
 
 
-def found(known: Known, numbers: Iterable[int] = range(10)) -> list[int]:
+def found(known: ChunkIndex, numbers: Iterable[int] = range(10)) -> list[int]:
     return [number for number in numbers if known.find(chunk(number)) is not None]
 
 
@@ -160,7 +160,7 @@ class TestLearning:
         begin(repository, "a", 1)
         repository.store.delete([begin(repository, "b", 2)])
         repository.store.put(checkpoint(repository, "a", "c", 3), b"damaged")
-        known = Known(Repository(repository.store, now=repository.now))
+        known = ChunkIndex(Repository(repository.store, now=repository.now))
         known.refresh()
         assert found(known) == [1]
 
@@ -249,7 +249,7 @@ class TestAge:
         assert not known.is_fresh()
 
     def test_the_lifetime_can_be_chosen(self, repository, clock) -> None:
-        known = Known(repository, lifetime=SECOND)
+        known = ChunkIndex(repository, lifetime=SECOND)
         known.refresh()
         clock.at += 2 * SECOND
         assert not known.is_fresh()

@@ -16,7 +16,7 @@ from replicate_core.format.keys import RECORDS, SEGMENTS
 from replicate_core.format.records import Edited
 from replicate_core.format.sealed import seal
 from replicate_core.repository import catalogue, compacting
-from replicate_core.repository.compacting import SEGMENTS_MAX, Report, compact, compact_if_due
+from replicate_core.repository.compacting import SEGMENTS_MAX, CompactReport, compact, compact_if_due
 from replicate_core.repository.repository import Repository
 from replicate_core.storage.cache import cached
 from replicate_core.storage.store import LocalStore
@@ -34,12 +34,12 @@ class Died(BaseException):
 class TestCompact:
     def test_puts_what_is_new_into_a_segment_and_leaves_the_records(self, lab: Lab) -> None:
         keys = lab.train()
-        assert lab.compact() == Report(4, 0, lab.segment(), 0)
+        assert lab.compact() == CompactReport(4, 0, lab.segment(), 0)
         assert lab.remote.keys(RECORDS) == sorted(keys)
-        assert lab.compact() == Report()
+        assert lab.compact() == CompactReport()
 
     def test_of_nothing_writes_nothing(self, lab: Lab) -> None:
-        assert lab.compact() == Report()
+        assert lab.compact() == CompactReport()
         assert lab.remote.keys(SEGMENTS) == []
 
     def test_takes_what_was_recorded_before_of_the_experiments_that_went_on(self, lab: Lab) -> None:
@@ -101,7 +101,7 @@ class TestCompact:
         lab.remote.put(unbroken, seal(record_codec.encode(Edited(ONE, notes="by hand"))).rstrip(b"\n"))
         report = lab.compact()
         assert (report.records, report.unusable) == (4, 3)
-        assert lab.compact() == Report(unusable=3)
+        assert lab.compact() == CompactReport(unusable=3)
         with pytest.warns(UserWarning, match="not a document|belongs under another key"):
             lab.check()
 
@@ -199,16 +199,16 @@ class TestDue:
         monkeypatch.setattr(compacting, "UNCOVERED_MAX", 5)
         monkeypatch.setattr(random, "uniform", lambda low, _high: low)
         lab.train()
-        assert compact_if_due(lab.repository) == Report()
+        assert compact_if_due(lab.repository) == CompactReport()
         lab.train(OTHER)
         assert compact_if_due(lab.repository).records == 8
-        assert compact_if_due(lab.repository) == Report()
+        assert compact_if_due(lab.repository) == CompactReport()
 
     def test_is_again_a_day_later(self, lab: Lab) -> None:
         lab.train()
         lab.compact()
         lab.later(0)
-        assert compact_if_due(lab.repository) == Report()
+        assert compact_if_due(lab.repository) == CompactReport()
         lab.remote.wait(hours=25)
         assert compact_if_due(lab.repository).records == 4
 

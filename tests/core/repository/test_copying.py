@@ -30,7 +30,7 @@ from replicate_core.format.records import (
 from replicate_core.format.sealed import seal
 from replicate_core.machine.staging import Staged, StagedFile
 from replicate_core.repository import catalogue, copying
-from replicate_core.repository.chunk_index import GRACE, Known
+from replicate_core.repository.chunk_index import GRACE, ChunkIndex
 from replicate_core.repository.copying import copy
 from replicate_core.repository.pruning import prune
 from replicate_core.repository.repository import Repository
@@ -77,7 +77,7 @@ class Side:
         facts = CheckpointFacts(self.chance.randbytes(16).hex(), self.remote.now, len(self.made[experiment]), {})
         publish(
             self.repository,
-            Known(self.repository),
+            ChunkIndex(self.repository),
             Staged(self.scratch, files, {}, ()),
             "none",
             lambda done: Checkpointed(
@@ -140,7 +140,7 @@ class Pair:
         self.source, self.target = sides
         self.scratch.mkdir()
 
-    def copy(self, **options: object) -> copying.Report:
+    def copy(self, **options: object) -> copying.CopyReport:
         return copy(self.source.repository, self.target.repository, scratch=self.scratch, **options)
 
 
@@ -189,7 +189,7 @@ class TestCopy:
         pair.source.train()
         pair.copy()
         before = dict(pair.target.remote.objects)
-        assert pair.copy() == copying.Report(unchanged=1)
+        assert pair.copy() == copying.CopyReport(unchanged=1)
         assert pair.target.remote.objects == before
 
     def test_of_some_experiments_brings_those(self, pair: Pair) -> None:
@@ -226,7 +226,7 @@ class TestCopy:
         report = pair.copy()
         assert (report.experiments, report.deleted, report.unchanged) == ((OTHER,), (ONE,), 0)
         assert pair.target.states() == pair.source.states()
-        assert pair.copy() == copying.Report(unchanged=1)
+        assert pair.copy() == copying.CopyReport(unchanged=1)
 
     def test_of_a_deleted_experiment_brings_the_records_alone(self, pair: Pair) -> None:
         pair.source.train()
@@ -395,7 +395,7 @@ class TestDoomed:
         assert verify(doomed.target.repository, deep=True).damages == ()
         found, wanted = doomed.target.states()[ONE], doomed.source.states()[ONE]
         assert without_keys(found) == without_keys(wanted)
-        assert doomed.copy() == copying.Report(unchanged=1)
+        assert doomed.copy() == copying.CopyReport(unchanged=1)
 
     def test_goes_on_under_the_old_keys_in_the_source(self, doomed: Pair) -> None:
         doomed.copy()

@@ -21,13 +21,13 @@ from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.format.sealed import seal, seal_under
 from replicate_core.machine.staging import Staged, StagedFile
 from replicate_core.repository import catalogue
-from replicate_core.repository.chunk_index import GRACE, Known
+from replicate_core.repository.chunk_index import GRACE, ChunkIndex
 from replicate_core.repository.compacting import compact
-from replicate_core.repository.pruning import LIVE_SHARE, Report, prune
+from replicate_core.repository.pruning import LIVE_SHARE, PruneReport, prune
 from replicate_core.repository.reading import read_all
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import snapshots_of, verify
-from replicate_core.repository.writing import Snapshot, publish
+from replicate_core.repository.writing import StoredSnapshot, publish
 from replicate_core.storage.store import Entry
 
 SECOND = timedelta(seconds=1)
@@ -120,7 +120,7 @@ def staged_of(directory: Path, contents: dict[str, bytes]) -> Staged:
     return Staged(directory, tuple(files))
 
 
-def with_files(facts: CheckpointFacts, done: Snapshot) -> CheckpointFacts:
+def with_files(facts: CheckpointFacts, done: StoredSnapshot) -> CheckpointFacts:
     return replace(facts, manifest=done.manifest, size_bytes=done.size_bytes)
 
 
@@ -135,11 +135,11 @@ class Site:
         """As a process sees it that begins now."""
         return Repository(self.shelf, now=self.shelf.now)
 
-    def save(self, *numbers: int, known: Known | None = None, experiment: str | None = None) -> str:
+    def save(self, *numbers: int, known: ChunkIndex | None = None, experiment: str | None = None) -> str:
         """Save some of `CONTENTS` as an experiment, or as a checkpoint of one; returns its id."""
         repository = self.repository()
         staged = staged_of(self.scratch, {f"{one}.bin": CONTENTS[f"{one}.bin"] for one in numbers})
-        known = known or Known(repository)
+        known = known or ChunkIndex(repository)
         if experiment is None:
             made = repository.new_id()
             publish(
@@ -168,7 +168,7 @@ class Site:
         staged = staged_of(self.scratch, {f"{one}.bin": CONTENTS[f"{one}.bin"] for one in numbers})
         done = publish(
             repository,
-            Known(repository),
+            ChunkIndex(repository),
             staged,
             "none",
             lambda done: Resumed(experiment, repository.now(), session, previous, checkpoint, manifest=done.manifest),
@@ -178,7 +178,7 @@ class Site:
     def delete(self, experiment: str, checkpoint: str | None = None) -> None:
         self.repository().append(Deleted(experiment, None if checkpoint is None else (checkpoint,)))
 
-    def prune(self, **options: object) -> Report:
+    def prune(self, **options: object) -> PruneReport:
         return prune(self.repository(), scratch=self.scratch, **options)
 
     def later(self, passed: timedelta = GRACE + SECOND) -> None:
@@ -224,7 +224,7 @@ class TestTwoPhases:
         there = shelf.keys()
         for _ in range(4):
             site.later()
-            assert site.prune() == Report()
+            assert site.prune() == PruneReport()
         assert shelf.keys() == there
         assert site.read() == {code: contents(0, 1), checkpoint: contents(2)}
 
@@ -268,7 +268,7 @@ class TestTwoPhases:
         assert shelf.stored() == site.needed()
         assert shelf.keys(TOMBSTONES) == set()
         assert site.read() == {kept: contents(0)}
-        assert site.prune() == Report()
+        assert site.prune() == PruneReport()
 
     def test_young_objects_stay_though_nothing_refers_to_them_yet(self, site: Site, shelf: Shelf) -> None:
         site.save(0)
@@ -276,7 +276,7 @@ class TestTwoPhases:
         shelf.put(key, b"of a writer that is not done")
         for passed in (timedelta(0), GRACE - SECOND, SECOND):
             site.later(passed)
-            assert site.prune() == Report(young={key: 28})
+            assert site.prune() == PruneReport(young={key: 28})
         site.later(SECOND)
         assert site.prune().doomed == {key: 28}
 
@@ -304,7 +304,7 @@ class TestTwoPhases:
 
     def test_what_is_referred_to_again_meanwhile_stays(self, site: Site, shelf: Shelf) -> None:
         gone = site.save(0)
-        known = Known(site.repository(), lifetime=10 * GRACE)  # longer than is right, so that it can happen
+        known = ChunkIndex(site.repository(), lifetime=10 * GRACE)  # longer than is right, so that it can happen
         known.refresh()
         site.delete(gone)
         site.later()
@@ -317,7 +317,7 @@ class TestTwoPhases:
         assert site.read() == {kept: contents(0)}
         assert shelf.keys(TOMBSTONES) == set()
         site.later()
-        assert site.prune() == Report()
+        assert site.prune() == PruneReport()
 
     def test_a_shorter_grace_can_be_chosen(self, site: Site, shelf: Shelf) -> None:
         site.delete(site.save(0))
@@ -363,7 +363,7 @@ class TestTwoPhases:
         assert shelf.stored() == site.needed()
 
     def test_an_empty_repository_has_nothing_to_prune(self, site: Site, shelf: Shelf) -> None:
-        assert site.prune() == Report()
+        assert site.prune() == PruneReport()
         assert shelf.keys() == set()
 
 
@@ -556,7 +556,7 @@ class TestWhatCanNotBeRead:
         shelf.get_many = lambda keys: {key: data for key, data in fetch(keys).items() if "-created" not in key}
         self.refuses(due, (Corrupted, StorageFailed), "records/")
 
-    def obeys_only(self, due: Site, content: bytes) -> Report:
+    def obeys_only(self, due: Site, content: bytes) -> PruneReport:
         """Put a bad announcement beside the good one, as old: only the good one is obeyed, now and ever after."""
         (good,) = due.shelf.keys(TOMBSTONES)
         bad = f"{TOMBSTONES}{'0' * 26}.json"
@@ -759,7 +759,7 @@ class TestRepacking:
         made = repository.new_id()
         publish(
             repository,
-            Known(repository),
+            ChunkIndex(repository),
             staged,
             "auto",
             lambda done: Created(made, repository.now(), manifest=done.manifest, size_bytes=done.size_bytes),
@@ -767,7 +767,7 @@ class TestRepacking:
         there = shelf.keys()
         for _ in range(3):
             site.later()
-            assert site.prune() == Report(), "to pack it anew would save nothing"
+            assert site.prune() == PruneReport(), "to pack it anew would save nothing"
         assert shelf.keys() == there
 
     def test_what_was_packed_anew_is_not_packed_anew_again(self, site: Site) -> None:
@@ -866,7 +866,7 @@ class TestWriters:
     ) -> None:
         gone = site.save(0)
         (pack,) = site.objects(gone)
-        known = Known(site.repository())
+        known = ChunkIndex(site.repository())
         known.refresh()
         site.delete(gone)
         site.later()
@@ -893,7 +893,7 @@ class TestWriters:
     def test_one_with_young_knowledge_is_done_long_before_the_deletion(self, site: Site) -> None:
         gone = site.save(0)
         site.later()
-        known = Known(site.repository())
+        known = ChunkIndex(site.repository())
         known.refresh()
         site.delete(gone)
         assert site.objects(site.save(1, known=known)) <= set(site.prune().doomed) | site.needed()
@@ -984,7 +984,7 @@ class TestOnDisk:
         opened = replicate.Project()
 
         report = opened.prune()
-        assert report == Report(young=report.young), "all of it is young"
+        assert report == PruneReport(young=report.young), "all of it is young"
         assert sum(report.young.values()) > 1 << 20
         self.age(storage)
         assert sum(opened.prune().doomed.values()) > 1 << 20
@@ -1003,11 +1003,11 @@ class TestOnDisk:
         assert list(opened.experiments.list()) == []
         made = replicate.init({})
         self.age(storage)
-        assert opened.prune(repack=False) == Report()
+        assert opened.prune(repack=False) == PruneReport()
         shutil.rmtree(storage / "records")
         assert len(opened.prune(repack=False).doomed) == 2
         assert made.is_running()
 
     def test_looking_at_a_project_without_a_storage_makes_none(self, project: Path, storage: Path) -> None:
-        assert replicate.Project().prune(dry_run=True) == Report()
+        assert replicate.Project().prune(dry_run=True) == PruneReport()
         assert not storage.exists()

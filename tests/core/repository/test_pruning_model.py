@@ -26,7 +26,7 @@ from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.format.sealed import unseal
 from replicate_core.machine.staging import Staged, StagedFile
 from replicate_core.repository import catalogue
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.compacting import compact
 from replicate_core.repository.pruning import prune
 from replicate_core.repository.repository import Repository
@@ -199,7 +199,7 @@ def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
 
     def work(actor: Actor) -> None:
         repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
-        known = Known(repository, lifetime=GRACE / 4)
+        known = ChunkIndex(repository, lifetime=GRACE / 4)
         experiment = repository.new_id()
         repository.append(Created(experiment, world.now))
         for step in range(chance.randrange(1, 30)):
@@ -208,7 +208,7 @@ def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
             for _ in range(chance.randrange(40)):  # training goes on
                 actor.pause()
 
-    def save(repository: Repository, known: Known, experiment: str, step: int) -> None:
+    def save(repository: Repository, known: ChunkIndex, experiment: str, step: int) -> None:
         chosen = chance.sample(range(len(CONTENTS)), chance.randrange(1, 4))
         files = tuple(StagedFile(str(number), 0o644, copies, 300 * number, 300) for number in chosen)
         facts = CheckpointFacts(repository.new_id(), world.now, step, {})

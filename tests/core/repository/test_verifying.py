@@ -25,7 +25,7 @@ from replicate_core.repository import heartbeats
 from replicate_core.repository.compacting import compact
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository
-from replicate_core.repository.verifying import Damage, Report, verify
+from replicate_core.repository.verifying import Damage, VerifyReport, verify
 from replicate_core.storage.store import LocalStore
 
 
@@ -66,11 +66,11 @@ def pair(project: Path, storage: Path) -> Pair:
     return Pair(project, storage)
 
 
-def check(storage: Path, **options: object) -> Report:
+def check(storage: Path, **options: object) -> VerifyReport:
     return verify(Repository(LocalStore(storage)), **options)
 
 
-def hurt(report: Report) -> list[tuple[str | None, str | None, str | None]]:
+def hurt(report: VerifyReport) -> list[tuple[str | None, str | None, str | None]]:
     return [(damage.experiment, damage.checkpoint, damage.path) for damage in report.damages]
 
 
@@ -116,8 +116,8 @@ class TestWhole:
         assert report.bytes_checked == (sum(sizes.values()) if deep else 0)
 
     def test_so_has_an_empty_one(self, project: Path, storage: Path, deep: bool) -> None:
-        assert check(storage, deep=deep) == Report((), 0, 0, 0)
-        assert replicate.Project().verify(deep=deep) == Report((), 0, 0, 0)
+        assert check(storage, deep=deep) == VerifyReport((), 0, 0, 0)
+        assert replicate.Project().verify(deep=deep) == VerifyReport((), 0, 0, 0)
         assert not storage.exists(), "looking makes nothing"
 
     def test_and_one_without_files(self, project: Path, storage: Path, deep: bool) -> None:

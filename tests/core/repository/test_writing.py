@@ -27,10 +27,10 @@ from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.format.sealed import digest
 from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile
 from replicate_core.repository import chunk_index, writing
-from replicate_core.repository.chunk_index import LIFETIME, Known
+from replicate_core.repository.chunk_index import LIFETIME, ChunkIndex
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository
-from replicate_core.repository.writing import Snapshot, publish, store_snapshot
+from replicate_core.repository.writing import StoredSnapshot, publish, store_snapshot
 from replicate_core.storage.store import LocalStore
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
@@ -94,18 +94,18 @@ def staged(tmp_path: Path, contents: dict[str, bytes], links=None, directories=(
     return Staged(directory, tuple(files), links or {}, directories)
 
 
-def store(repository: Repository, snapshot: Staged, policy: Policy = "auto") -> Snapshot:
+def store(repository: Repository, snapshot: Staged, policy: Policy = "auto") -> StoredSnapshot:
     """Store a snapshot as a process does that begins: it knows what manifests say."""
-    return store_snapshot(repository, Known(repository), snapshot, policy)
+    return store_snapshot(repository, ChunkIndex(repository), snapshot, policy)
 
 
 def publish_code(
-    repository: Repository, snapshot: Staged, experiment: str = EXPERIMENT, known: Known | None = None
+    repository: Repository, snapshot: Staged, experiment: str = EXPERIMENT, known: ChunkIndex | None = None
 ) -> Created:
     """Publish a snapshot as the code of an experiment."""
     return publish(
         repository,
-        known or Known(repository),
+        known or ChunkIndex(repository),
         snapshot,
         "auto",
         lambda done: Created(experiment, repository.now(), manifest=done.manifest, stored_bytes=done.stored_bytes),
@@ -123,7 +123,7 @@ def noise(seed: int, length: int) -> bytes:
     return random.Random(seed).randbytes(length)
 
 
-def stored(repository: Repository, snapshot: Snapshot) -> Manifest:
+def stored(repository: Repository, snapshot: StoredSnapshot) -> Manifest:
     return Repository(repository.store).manifest(snapshot.manifest)
 
 
@@ -249,7 +249,7 @@ def test_no_manifest_tells_of_bytes_that_were_changed_after_they_were_digested(
             os.utime(copy, ns=(1, 1))
 
     repository.store.meanwhile = change
-    process = Known(repository)
+    process = ChunkIndex(repository)
     manifest = stored(repository, store_snapshot(repository, process, snapshot, "auto"))
     assert contents(repository, manifest) == {"model": after}
     again = store_snapshot(repository, process, stage({"model": before}), "auto")
@@ -262,10 +262,10 @@ def test_no_manifest_tells_of_bytes_that_were_changed_after_they_were_digested(
 @pytest.mark.parametrize("fresh", [False, True], ids=["the same process", "another process"])
 def test_a_file_that_is_there_already_costs_nothing(repository: Repository, stage, fresh) -> None:
     files = {"model.pt": noise(1, 2 * GRID_BYTES + 5), "train.py": SOURCE}
-    process = Known(repository)
+    process = ChunkIndex(repository)
     publish_code(repository, stage(files), known=process)
     before = objects(repository)
-    again = store_snapshot(repository, Known(repository) if fresh else process, stage(files), "auto")
+    again = store_snapshot(repository, ChunkIndex(repository) if fresh else process, stage(files), "auto")
     assert again.stored_bytes == 0
     assert again.size_bytes == sum(map(len, files.values()))
     assert objects(repository) == before
@@ -457,7 +457,7 @@ def test_a_storage_that_fails_on_the_way_gets_no_record_and_later_everything(
 ) -> None:
     monkeypatch.setattr(writing, "PACK_BYTES", 1000)
     files = {"a.bin": noise(1, SMALL_BYTES + 1), "b.bin": noise(2, SMALL_BYTES + 1), "c": noise(3, 999), "d": b"1"}
-    process, snapshot = Known(repository), stage(files)
+    process, snapshot = ChunkIndex(repository), stage(files)
     repository.store.fails_at = allowed
     with pytest.raises(StorageFailed, match="no more"):
         publish_code(repository, snapshot, known=process)
@@ -488,7 +488,7 @@ def object_of(repository: Repository, data: bytes) -> str:
 
 
 def test_an_object_that_vanished_before_the_manifest_is_stored_anew(repository, stage, theirs) -> None:
-    process = Known(repository)
+    process = ChunkIndex(repository)
     process.refresh()
     repository.store.delete([object_of(repository, theirs["a.bin"])])
     record = publish_code(repository, stage(theirs), known=process)
@@ -498,7 +498,7 @@ def test_an_object_that_vanished_before_the_manifest_is_stored_anew(repository, 
 
 
 def test_all_objects_that_vanished_before_the_manifest_are_stored_anew(repository, stage, theirs) -> None:
-    process = Known(repository)
+    process = ChunkIndex(repository)
     process.refresh()
     repository.store.delete(list(objects(repository)))
     publish_code(repository, stage(theirs), known=process)
@@ -541,7 +541,7 @@ def test_the_files_of_a_checkpoint_are_healed_too(repository, stage, theirs) -> 
     repository.store.meanwhile = lambda key: key.startswith("records/") and repository.store.delete([doomed])
     publish(
         repository,
-        Known(repository),
+        ChunkIndex(repository),
         stage(theirs),
         "auto",
         lambda done: Checkpointed(EXPERIMENT, (CheckpointFacts("c" * 32, NOW, 1, {}, manifest=done.manifest),)),
@@ -604,13 +604,13 @@ def test_whatever_is_stored_comes_back(snapshots, fresh) -> None:
         patch.setattr(writing, "SMALL_BYTES", 256)
         patch.setattr(writing, "PACK_BYTES", 1500)
         repository = Repository(LocalStore(Path(name) / "storage"))
-        process, done = Known(repository), []
+        process, done = ChunkIndex(repository), []
         for number, (files, policy) in enumerate(snapshots):
             links = {f"to/{number}/{at}": f"../../{path}" for at, path in enumerate(files)}
             tree = staged(Path(name), files, links, ("nothing/here",) if not files.keys() & {"to", "nothing"} else ())
             links = {} if "to" in files else links
             tree = Staged(tree.directory, tree.files, links, tree.directories)
-            snapshot = store_snapshot(repository, Known(repository) if fresh else process, tree, policy)
+            snapshot = store_snapshot(repository, ChunkIndex(repository) if fresh else process, tree, policy)
             repository.append(Created(f"{number:032}", repository.now(), manifest=snapshot.manifest))
             done.append((snapshot, files, links, tree.directories))
         for snapshot, files, links, directories in done:

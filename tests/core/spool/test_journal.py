@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from replicate_core.format.sealed import seal
 from replicate_core.format.values import Value
 from replicate_core.spool import journal as journals
-from replicate_core.spool.journal import START, Journal, Mark
+from replicate_core.spool.journal import START, Journal, Position
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.close()
 
 
-def documents(journal: Journal, start: Mark = START, **options: int) -> list[Value]:
+def documents(journal: Journal, start: Position = START, **options: int) -> list[Value]:
     return [line.document for line in Journal(journal.directory).read(start, **options)]
 
 
@@ -123,7 +123,7 @@ class TestSegments:
         journal.forget(START)
         append(journal, 1, 2)
         journal.forget(START)
-        journal.forget(Mark(1, 10))
+        journal.forget(Position(1, 10))
         assert documents(journal) == [1, 2]
 
     def test_one_that_is_forgotten_while_it_is_read_has_nothing(
@@ -134,7 +134,7 @@ class TestSegments:
         reader = Journal(journal.directory)
         names = reader._segments()
         monkeypatch.setattr(reader, "_segments", lambda: names)
-        journal.forget(Mark(3, 0))
+        journal.forget(Position(3, 0))
         assert [line.document for line in reader.read()] == [2]
 
     def test_two_that_forget_at_once_do_not_mind(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +142,8 @@ class TestSegments:
         append(journal, *range(3))
         names = journal._segments()
         monkeypatch.setattr(journal, "_segments", lambda: names)
-        journal.forget(Mark(3, 0))
-        journal.forget(Mark(3, 0))
+        journal.forget(Position(3, 0))
+        journal.forget(Position(3, 0))
 
     def test_after_closing_the_next_document_begins_another_one(self, journal: Journal) -> None:
         journal.append(1)
@@ -223,7 +223,7 @@ class TestWhatWasTorn:
         damage(journal.directory / "00000001.jsonl", 2 * size + 20)
         (first,) = journal.read()
         assert len(journal.unreadable_end(first.after)) == 2 * size
-        assert journal.unreadable_end(Mark(2, 0)) == b""
+        assert journal.unreadable_end(Position(2, 0)) == b""
 
     def test_by_another_program_in_front_of_a_document_leaves_the_document_whole(self, journal: Journal) -> None:
         """A C library that prints progress to a descriptor that was its own before."""

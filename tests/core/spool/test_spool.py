@@ -26,7 +26,7 @@ from replicate_core.machine import locks, staging
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import SMALL_BYTES, Staged
 from replicate_core.spool import spool as spools
-from replicate_core.spool.journal import START, Mark
+from replicate_core.spool.journal import START, Position
 from replicate_core.spool.spool import ABANDONED_SECONDS, SPARES_MAX, Job, Origin, Queue, Spool, State, Trouble
 
 EXPERIMENT = "e" * 32
@@ -801,7 +801,7 @@ class TestTheState:
         "state",
         [
             State(),
-            State(ready=True, done=7, mark=Mark(3, 1234), ended=True, blocked_seconds=1.25),
+            State(ready=True, done=7, mark=Position(3, 1234), ended=True, blocked_seconds=1.25),
             State(trouble=Trouble("StorageFailed", "can't write: é", permanent=True, attempts=9)),
         ],
         ids=["the first", "the last", "trouble"],
@@ -828,7 +828,7 @@ class TestTheState:
     def test_that_could_not_be_written_whole_leaves_the_one_before(self, queue: Queue) -> None:
         """Of a file that may not become so large, the system writes the beginning, and says so without an error."""
         resource = pytest.importorskip("resource")
-        before = State(ready=True, done=7, mark=Mark(3, 1234))
+        before = State(ready=True, done=7, mark=Position(3, 1234))
         queue.set_state(before)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -841,7 +841,7 @@ class TestTheState:
 
     def test_is_never_seen_half_written(self, queue: Queue) -> None:
         stopped = threading.Event()
-        states = [State(ready=True, done=n, mark=Mark(1, n), blocked_seconds=n / 3) for n in range(1, 50)]
+        states = [State(ready=True, done=n, mark=Position(1, n), blocked_seconds=n / 3) for n in range(1, 50)]
         queue.set_state(states[0])
 
         def write() -> None:
@@ -862,11 +862,11 @@ class TestTheState:
 @given(data=st.data())
 def test_a_state_with_anything_in_it_is_a_state(queue: Queue, damaged, data) -> None:
     trouble = Trouble("StorageFailed", "no", permanent=True)
-    whole = spools._encode_state(State(ready=True, done=1, mark=Mark(1, 2), trouble=trouble))
+    whole = spools._encode_state(State(ready=True, done=1, mark=Position(1, 2), trouble=trouble))
     document = data.draw(damaged(whole))
     (queue.directory / "state.json").write_text(spools.dumps(document))
     state = queue.state()
-    assert isinstance(state.mark, Mark)
+    assert isinstance(state.mark, Position)
     queue.set_state(state)
     assert queue.state() == state or state.blocked_seconds != state.blocked_seconds
 
@@ -876,7 +876,7 @@ def test_a_state_with_anything_in_it_is_a_state(queue: Queue, damaged, data) -> 
         State,
         st.booleans(),
         st.integers(0, 1 << 53),
-        st.builds(Mark, st.integers(0, 1 << 30), st.integers(0, 1 << 53)),
+        st.builds(Position, st.integers(0, 1 << 30), st.integers(0, 1 << 53)),
         st.booleans(),
         st.floats(0, 1e9),
         st.none() | st.builds(Trouble, st.text(), st.text(), st.booleans(), st.integers(0, 1 << 53)),

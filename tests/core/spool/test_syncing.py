@@ -21,8 +21,8 @@ from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool import spool, syncing
 from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
-from replicate_core.spool.syncing import Synced, sync
-from replicate_core.spool.uploading import Drain, open_queue
+from replicate_core.spool.syncing import SyncResult, sync
+from replicate_core.spool.uploading import Uploader, open_queue
 from replicate_core.storage.store import LocalStore
 from replicate_core.views.source import Source
 
@@ -74,7 +74,7 @@ def test_what_was_stored_and_is_gone_is_done_without_only_where_that_is_said(lab
     (failed,) = sync(lab.spool)
     assert (failed.outcome, failed.jobs) == ("failed", 1)
     assert "`replicate sync --anew` stores what waits without it" in failed.error
-    assert sync(lab.spool, anew=True) == [Synced(ONE, "stored", 1)]
+    assert sync(lab.spool, anew=True) == [SyncResult(ONE, "stored", 1)]
     assert lab.stored() == [ONE]
     assert lab.spool.queues() == []
 
@@ -85,7 +85,7 @@ def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pyte
     lab.killed(OTHER, 2)
     shown: list[tuple[int, int]] = []
     report = sync(lab.spool, progress=lambda done, total: shown.append((done, total)))
-    assert report == [Synced(ONE, "stored", 6), Synced(OTHER, "stored", 3)]
+    assert report == [SyncResult(ONE, "stored", 6), SyncResult(OTHER, "stored", 3)]
     assert shown[-1] == (9, 9)
     assert {total for _, total in shown} == {9}
     assert all(earlier <= later for (earlier, _), (later, _) in pairwise(shown))
@@ -119,7 +119,7 @@ class TestSomethingStrangeInAQueue:
         assert list(source.all()) == [OTHER]
         assert [one.experiment for one in syncing.queued(lab.spool)] == [OTHER]
         stored, refused = sync(lab.spool)
-        assert stored == Synced(OTHER, "stored", 2)
+        assert stored == SyncResult(OTHER, "stored", 2)
         assert (refused.experiment, refused.outcome) == (ONE, "refused")
         assert f"{path} is a link, a pipe or the like, which no queue has. Put back" in refused.error
         with pytest.raises(InvalidInput, match="is no part of a queue: those are files and directories of this user"):
@@ -128,7 +128,7 @@ class TestSomethingStrangeInAQueue:
         path.rmdir() if kind == "directory" else path.unlink()
         if kept.exists():
             kept.rename(path)
-        assert sync(lab.spool) == [Synced(ONE, "stored", 2)]
+        assert sync(lab.spool) == [SyncResult(ONE, "stored", 2)]
 
     @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
     def test_to_the_process_that_made_it_it_says_nothing(self, lab: Lab, kind: str, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ class TestSomebodyElseWhoIsAtIt:
         monkeypatch.setattr(syncing, "time", clock)
         queue = lab.killed(ONE, 5)
         assert queue.take()
-        plain = Drain._store
+        plain = Uploader._store
         shown: list[int] = []
 
         def looked_at() -> None:
@@ -164,16 +164,16 @@ class TestSomebodyElseWhoIsAtIt:
             seen = len(shown)
             until(lambda: len(shown) > seen + 1)
 
-        def slow(self: Drain, group: list) -> None:
+        def slow(self: Uploader, group: list) -> None:
             looked_at()
             clock.now += syncing.STALLED_SECONDS * 0.7
             looked_at()
             plain(self, group)
 
-        monkeypatch.setattr(Drain, "_store", slow)
+        monkeypatch.setattr(Uploader, "_store", slow)
         thread = threading.Thread(target=open_queue(queue).empty)
         thread.start()
-        assert sync(lab.spool, progress=lambda done, _: shown.append(done)) == [Synced(ONE, "stored", 6)]
+        assert sync(lab.spool, progress=lambda done, _: shown.append(done)) == [SyncResult(ONE, "stored", 6)]
         thread.join()
         assert clock.now > 4 * syncing.STALLED_SECONDS
         assert shown == sorted(shown)
@@ -183,7 +183,7 @@ class TestSomebodyElseWhoIsAtIt:
         queue = lab.killed(ONE)
         assert queue.take()
         queue.set_state(type(queue.state())(trouble=Trouble("StorageFailed", "access denied", permanent=True)))
-        assert sync(lab.spool) == [Synced(ONE, "failed", 1, "access denied")]
+        assert sync(lab.spool) == [SyncResult(ONE, "failed", 1, "access denied")]
 
     def test_who_does_not_get_on_is_not(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(syncing, "STALLED_SECONDS", 0.2)
@@ -212,7 +212,7 @@ class TestSomebodyElseWhoIsAtIt:
         queue = lab.killed(ONE)
         assert queue.take()
         threading.Timer(0.3, queue.give_back).start()
-        assert sync(lab.spool) == [Synced(ONE, "stored", 1)]
+        assert sync(lab.spool) == [SyncResult(ONE, "stored", 1)]
         assert lab.stored() == [ONE]
 
     def test_who_had_stored_the_last_of_it_a_moment_before_is_believed(
@@ -228,7 +228,7 @@ class TestSomebodyElseWhoIsAtIt:
             return plain(self)
 
         monkeypatch.setattr(Queue, "take", too_late)
-        assert sync(lab.spool) == [Synced(ONE, "stored", 1)]
+        assert sync(lab.spool) == [SyncResult(ONE, "stored", 1)]
         until(lambda: lab.stored() == [ONE])
 
 

@@ -19,12 +19,12 @@ from replicate_core.format import ids
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, ExperimentState
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import SMALL_BYTES
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool import spool, uploading
 from replicate_core.spool.spool import Origin, Queue, Spool
-from replicate_core.spool.uploading import Drain, open_queue
+from replicate_core.spool.uploading import Uploader, open_queue
 from replicate_core.storage.store import LocalStore
 
 EXPERIMENT = "e" * 32
@@ -68,12 +68,12 @@ def tree(project: Path, name: str) -> Tree:
     return Tree({name: project / name})
 
 
-def drain(queue: Queue, project: Path, storage: Storage | None = None) -> Drain:
+def drain(queue: Queue, project: Path, storage: Storage | None = None) -> Uploader:
     store = LocalStore(project.parent / "storage")
     repository = Repository(store if storage is None else Misbehaving(store, storage))
     repository.prepare()
     queue.take()
-    return Drain(queue, repository, Known(repository), "auto")
+    return Uploader(queue, repository, ChunkIndex(repository), "auto")
 
 
 def state(project: Path) -> ExperimentState:
@@ -309,14 +309,14 @@ class TestEmptying:
     ) -> None:
         """It may have appended more before it died."""
         append_all(queue, project, "cp")
-        plain = Drain.run
+        plain = Uploader.run
 
-        def dies(self: Drain, **options: object) -> None:
+        def dies(self: Uploader, **options: object) -> None:
             plain(self, **options)
             append_all(queue, project, "p")
             queue.leave()
 
-        monkeypatch.setattr(Drain, "run", dies)
+        monkeypatch.setattr(Uploader, "run", dies)
         drain(queue, project).empty()
         assert len(queue.waiting()) == 1
         monkeypatch.undo()

@@ -32,11 +32,11 @@ from replicate_core.format.records import (
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.repository import catalogue, heartbeats
-from replicate_core.repository.chunk_index import Known
+from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository
 from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
-from replicate_core.spool.uploading import Drain
+from replicate_core.spool.uploading import Uploader
 from replicate_core.storage.store import LocalStore
 from replicate_core.views import source
 from replicate_core.views.source import Source
@@ -102,7 +102,7 @@ class Lab:
     def drain(self, queue: Queue, count: int | None = None) -> None:
         """Store what waits, or only the first jobs of it."""
         repository = self.repository()
-        drain = Drain(queue, repository, Known(repository), "auto")
+        drain = Uploader(queue, repository, ChunkIndex(repository), "auto")
         for job in queue.waiting(count_max=count):
             drain._store([job])
 
