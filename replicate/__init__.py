@@ -13,14 +13,14 @@ This is the face: names that users import. They live in `replicate_core`, `repli
 import importlib
 
 import replicate_core
-from replicate.progress import EndOfRun, complain
+from replicate.progress import TerminalNotifier
 from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 from replicate_core import __all__ as _core_names
-from replicate_core.recording import recording as _recording
+from replicate_core.recording.notices import set_notifier
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 
-_recording.watch, _recording.complain, _recording.tell = EndOfRun, complain, complain
+set_notifier(TerminalNotifier())
 
 _ADAPTERS = ("keras_callback", "lightning_callback", "pl_callback")
 

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from replicate_core.recording.recording import Waiting
+from replicate_core.recording.notices import Notifier, Waiting
 from replicate_core.safe_text import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LINE_SECONDS = 10.0
 
 
 class EndOfRun:
-    """Shows on standard error what the end of an experiment waits for; a `recording.Watcher`."""
+    """Shows on standard error what the end of an experiment waits for; an `UploadDisplay`."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -49,7 +49,7 @@ class EndOfRun:
             if self._console is not None:
                 self._erase(self._console)
             elif self._said_at is not None and left is None:
-                complain("all is stored")
+                say("all is stored")
 
     def _show_in_terminal(self, line: str) -> None:
         if self._console is None:
@@ -75,7 +75,7 @@ def is_terminal() -> bool:
     return ask is not None and ask()
 
 
-def complain(line: str) -> None:
+def say(line: str) -> None:
     """Say something that no line of the user's is at fault for."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
@@ -88,3 +88,19 @@ def text(waiting: Waiting) -> str:
     left = f"what is left, {waiting.jobs} to go{size}" if waiting.jobs else "the last of it"
     trouble = f": {waiting.trouble}" if waiting.trouble else ""
     return printable(f"storing {left}; Ctrl-C leaves it to the background{trouble}")
+
+
+class TerminalNotifier(Notifier):
+    """Tells people of things on standard error."""
+
+    def report_problem(self, text: str) -> None:
+        """See `Notifier.report_problem`."""
+        say(text)
+
+    def inform(self, text: str) -> None:
+        """See `Notifier.inform`."""
+        say(text)
+
+    def upload_display(self) -> EndOfRun:
+        """See `Notifier.upload_display`."""
+        return EndOfRun()

@@ -28,7 +28,7 @@ from replicate_core.format.records import PrimaryMetric
 from replicate_core.format.values import is_number, plain
 from replicate_core.machine.replacing import put_in_place, written_ahead
 from replicate_core.project import Prepared, Project, join, prepare
-from replicate_core.recording.recording import check_mapping
+from replicate_core.recording.inputs import check_mapping
 from replicate_core.user_warnings import pass_over, warn, warn_only
 
 __all__ = [

@@ -31,7 +31,9 @@ from replicate_core.format.sealed import COUNT_MAX
 from replicate_core.format.values import Value
 from replicate_core.machine.process_exit import ending_of
 from replicate_core.progress import Progress, silent
-from replicate_core.recording.recording import Bystander, Recorded, Recording, labels, text, warn_of_secrets
+from replicate_core.recording.inputs import labels, text, warn_of_secrets
+from replicate_core.recording.null_recording import NullRecording, Recorded
+from replicate_core.recording.recording import Recording
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.repository.checkout import Layout, What, check_out
 from replicate_core.views import dataframes, metric_columns, notebook_html, plotting
@@ -90,7 +92,7 @@ class Experiment:
         """For copies and pickles: they read, and record nothing of what this object records."""
         with suppress(StorageFailed):  # as it was last seen
             self._now()
-        recorded = self._recorded if isinstance(self._recorded, Bystander) else None
+        recorded = self._recorded if isinstance(self._recorded, NullRecording) else None
         return vars(self) | {"_recorded": recorded}
 
     @property
@@ -506,7 +508,7 @@ class Experiment:
 
     def _edit(self, edit: Callable[[Created], Edited]) -> None:
         """Record what was edited, of what is known at this moment."""
-        if isinstance(self._recorded, Bystander):
+        if isinstance(self._recorded, NullRecording):
             return
         self.refresh()
         change = edit(self._created)

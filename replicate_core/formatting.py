@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 
@@ -39,3 +39,18 @@ def size(count: int) -> str:
             return f"{amount:.4g} {unit}"
         amount /= 1000
     return f"{amount:.4g} TB"
+
+
+NAMED = 3
+"""Maximum number of files named in a warning."""
+
+
+def first_few(texts: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f", and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + more
+
+
+def count(number: int, what: str) -> str:
+    """So many of something: `1 job`, `2 jobs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -21,6 +21,7 @@ from replicate_core.format.records import Created, ExperimentState
 from replicate_core.format.values import Value, renamed
 from replicate_core.machine import environment
 from replicate_core.machine.files import DEFAULT_STORAGE, working_directory
+from replicate_core.machine.fresh_ids import new_id
 from replicate_core.machine.gc_pause import collection_paused
 from replicate_core.machine.names import portable
 from replicate_core.machine.ranks import (
@@ -36,19 +37,11 @@ from replicate_core.machine.ranks import (
 )
 from replicate_core.progress import Progress, silent
 from replicate_core.recording import resuming
+from replicate_core.recording.inputs import check_inside, labels, mapping, text, warn_of_secrets
 from replicate_core.recording.launching import start_for_abandoned
-from replicate_core.recording.recording import (
-    Bystander,
-    Place,
-    Recorded,
-    Recording,
-    check_inside,
-    labels,
-    mapping,
-    open_here,
-    text,
-    warn_of_secrets,
-)
+from replicate_core.recording.null_recording import NullRecording, Recorded
+from replicate_core.recording.place import Place
+from replicate_core.recording.recording import Recording, open_here
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.redaction import without_credentials
 from replicate_core.repository.chunk_index import GRACE
@@ -590,7 +583,7 @@ class Prepared:
         """The checkpoint to restore from, whose files all verify; None where training begins at its beginning."""
         if self._start is None or self._start.checkpoint is None:
             return None
-        return _experiment(self._project, self._created, self._start, Bystander()).resumed_from
+        return _experiment(self._project, self._created, self._start, NullRecording()).resumed_from
 
     def begin(self, *, path: str | None = ".", strict: bool = False) -> Experiment:
         """Record that it begins, or is resumed; arguments and errors are those of `init`."""
@@ -600,7 +593,7 @@ class Prepared:
             _warn_of_rank(rank)
             told = told_id()
             created = self._created if told is None else replace(self._created, experiment=told)
-            return _experiment(project, created, start, Bystander())
+            return _experiment(project, created, start, NullRecording())
         place = project.place()
         if project.above is not None:
             place.say(
@@ -665,7 +658,7 @@ def join(
     created = replace(_created(project, redactor, params, name=name, tags=tags, notes=notes), experiment=experiment)
     know_id(experiment)
     if resumed_from is None:
-        return _experiment(project, created, None, Bystander())
+        return _experiment(project, created, None, NullRecording())
     listed = project.source.one(experiment)
     found = () if listed is None else listed.state.checkpoints
     checkpoint = next((item for item in found if item.id == resumed_from), None)
@@ -675,7 +668,7 @@ def join(
             f"{project.shown_storage} as this process sees it: give all of them the same storage"
         )
     start = resuming.Start(listed, checkpoint, "the first process does")
-    return _experiment(project, created, start, Bystander())
+    return _experiment(project, created, start, NullRecording())
 
 
 def _prepare(
@@ -714,7 +707,7 @@ def _created(
 ) -> Created:
     """What is known of an experiment that is about to begin."""
     return Created(
-        experiment=_new_id(),
+        experiment=new_id(),
         created=utc_now(),
         name=None if name is None else redactor.text(text("name", name), "name"),
         tags=tuple(redactor.text(tag, "tags") for tag in labels(tags)),
@@ -737,7 +730,7 @@ def _go_on(project: Project, place: Place, start: resuming.Start, *, path: str |
 
     One that this process left open is ended once the new session has begun: if that fails, nothing has changed.
     """
-    resumed = start.resumed(_new_id(), utc_now())
+    resumed = start.resumed(new_id(), utc_now())
     is_open = project.source.is_recorded_by_this_process(resumed.experiment)
     left_open = open_here(resumed.experiment) if is_open else None
     recording = Recording.begin(
@@ -780,17 +773,13 @@ def _add_to(project: Project, experiment: str) -> tuple[Listed, Recorded]:
     rank = this_rank()
     if rank.number != 0:
         _warn_of_rank(rank)
-        return resuming.one(project.source, experiment), Bystander()
+        return resuming.one(project.source, experiment), NullRecording()
     place = project.place()
     resuming.wait_until_over(project.source, experiment, place.say)
     start = resuming.behind_the_last(project.source, experiment)
     recording = _go_on(project, place, start, path=None, strict=False)
     start_for_abandoned(project.spool, project.directory)
     return start.listed, recording
-
-
-def _new_id() -> str:
-    return ids.random_id(os.urandom(ids.ID_BYTES))
 
 
 def _experiment(project: Project, created: Created, start: resuming.Start | None, recorded: Recorded) -> Experiment:

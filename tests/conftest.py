@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replicate_core.machine import process_exit
-from replicate_core.recording import recording
+from replicate_core.recording import notices
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup` and `&`: trainings that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +36,9 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., obje
     """What would run when the process ends: only kept, since pytest's own process outlives the projects."""
     pending: list[Callable[..., object]] = []
     monkeypatch.setattr(process_exit, "register", pending.append)
-    monkeypatch.setattr(recording, "complain", recording._complain)  # whether or not a test imported the face
+    monkeypatch.setattr(
+        notices.notifier(), "report_problem", notices.warn_only
+    )  # whether or not a test imported the face
     monkeypatch.setattr(process_exit, "unregister", lambda one: one in pending and pending.remove(one))
     yield pending
     for callback in pending:  # its files stay open otherwise, for as long as pytest runs

@@ -7,21 +7,17 @@ storing it is somebody else's work (`launching`). Nothing here touches the stora
 from __future__ import annotations
 
 import atexit
-import difflib
-import logging
-import operator
 import os
 import shutil
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache, partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
@@ -36,30 +32,38 @@ from replicate_core.format.records import (
     PrimaryMetric,
     Resumed,
 )
-from replicate_core.format.sealed import COUNT_MAX
-from replicate_core.format.values import Value, is_number, plain
-from replicate_core.machine import git, process_exit
+from replicate_core.format.values import Value, is_number
+from replicate_core.formatting import count, first_few
+from replicate_core.machine import process_exit
 from replicate_core.machine.descriptors import Anchor
-from replicate_core.machine.file_kinds import is_source
-from replicate_core.machine.files import FULL, Tree, disk_advice, scan, working_directory
+from replicate_core.machine.files import FULL, Tree, disk_advice, working_directory
+from replicate_core.machine.fresh_ids import new_id, new_ulid
 from replicate_core.machine.ignoring import IgnoreRules
-from replicate_core.machine.names import given_name, portable
+from replicate_core.machine.names import portable
 from replicate_core.machine.staging import SMALL_BYTES, Staged
+from replicate_core.recording.inputs import (
+    checked_step,
+    existing_inside,
+    mapping,
+    shortened,
+    warn_of_missing,
+    warn_of_mistyped,
+    warn_of_secrets,
+    warn_of_unranked,
+)
 from replicate_core.recording.launching import Launched, as_error, launch
+from replicate_core.recording.notices import NoDisplay, Waiting, notifier
+from replicate_core.recording.place import Place, size_of
 from replicate_core.recording.secret_params import Redactor
-from replicate_core.redaction import REDACTED
-from replicate_core.repository.repository import Repository, utc_now
+from replicate_core.repository.repository import utc_now
 from replicate_core.spool import leftovers
 from replicate_core.spool.spool import Origin, Queue, Spool
 from replicate_core.storage.opening import local_root
 from replicate_core.user_warnings import warn_only
-from replicate_core.views.preview import Preview
 
 if TYPE_CHECKING:
-    from replicate_core.config import Config
+    pass
 
-MISTYPED = 0.85
-"""How similar a mistyped name is to the right one: `val_los` is, `loss` is not similar enough to `val_loss`."""
 
 _GONE = "the process that stores them is gone"
 
@@ -79,58 +83,10 @@ END_SECONDS = 1800.0
 STALLED_SECONDS = 10.0
 """Once nothing was stored for so long, the end of an experiment says so."""
 
-SHOWN_CHARACTERS = 60
-"""Of a value in a warning."""
-
-NAMED = 3
-"""Maximum number of files named in a warning."""
 
 KEEP_FREE_SHARE = 0.05
 KEEP_FREE_BYTES_MAX = 2 * 10**9
 """How much of a disk is left alone unless the config says so."""
-
-
-class Waiting(NamedTuple):
-    """What the end of an experiment waits for."""
-
-    jobs: int
-    total_bytes: int
-    trouble: str | None
-    """What is in the way, if something is."""
-
-
-class Watcher(Protocol):
-    """Shows people what the end of an experiment waits for."""
-
-    def show(self, waiting: Waiting) -> None:
-        """Called again and again."""
-
-    def close(self, left: Waiting | None) -> None:
-        """Called once, at the end, with what could not be waited for."""
-
-
-class _Silent:
-    """Shows nothing: this is a library."""
-
-    def show(self, waiting: Waiting) -> None:
-        """See `Watcher.show`."""
-
-    def close(self, left: Waiting | None) -> None:
-        """See `Watcher.close`."""
-
-
-def _complain(text: str) -> None:
-    warn_only(text)
-
-
-complain: Callable[[str], object] = _complain
-"""Says what went wrong when the process ends, where no line of the user's is at fault; as `watch`."""
-
-watch: Callable[[], Watcher] = _Silent
-"""Makes the watcher for the end of an experiment; a program with a terminal puts another one here."""
-
-tell: Callable[[str], object] = logging.getLogger("replicate").info
-"""Says something that is neither trouble nor a result; as `watch`."""
 
 
 _open: dict[str, Recording] = {}
@@ -141,140 +97,6 @@ def open_here(experiment: str) -> Recording | None:
     """What records an experiment in this process at this moment, if anything does."""
     found = _open.get(experiment)
     return found if found is not None and found.is_owner else None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an experiment is recorded from, and to."""
-
-    config: Config
-    storage: str
-    """A URL or path; a relative one starts from the project directory."""
-    spool: Spool
-    open_repository: Callable[[], Repository]
-    """Opens the storage in this process, if need be."""
-    storage_options: Mapping[str, Value] = field(default_factory=dict)
-    """What its driver is told; references to the environment are not resolved."""
-
-    @property
-    def directory(self) -> Path:
-        """The project directory."""
-        return self.config.directory
-
-    def say(self, text: str) -> None:
-        """Say something that is neither trouble nor a result, unless nobody wants to hear it."""
-        if not self.config.quiet:
-            tell(text)
-
-    def tree(
-        self,
-        start: Path,
-        *,
-        rules: IgnoreRules,
-        left_out: Callable[[str, str], object] = lambda _path, _why: None,
-        unwanted: Callable[[str], str | None] = lambda _path: None,
-        tracked: Callable[[], Collection[str]] = tuple,
-    ) -> Tree:
-        """The files at or below `start`; neither the storage nor the spool is ever among them. Else as `scan`."""
-        storage = local_root(self.storage, relative_to=self.directory)
-        spools = [self.spool.directory, self.spool.named]
-        skipped = spools if storage is None else [*spools, storage]
-        resolved = [directory.resolve() for directory in skipped]
-        return scan(
-            self.directory,
-            start,
-            rules=rules,
-            skipped=resolved,
-            left_out=left_out,
-            unwanted=unwanted,
-            tracked=tracked,
-        )
-
-    def code(self, path: str) -> tuple[Path, Tree, Preview, list[str]]:
-        """Where the code to save lies, its files, what to think of them, and sources that earlier runs have left.
-
-        Raises:
-            InvalidInput: the path, or what lies there, can't be saved.
-            ConfigInvalid: a `.replicateignore` or `.gitignore` can't be used.
-        """
-        start = _existing_inside(self.directory, self.directory, path)
-        left_out: dict[str, str] = {}
-        made: list[str] = []
-        tracked = cache(partial(git.tracked, self.directory))
-        made_by = leftovers.read(self.spool.directory, self.directory).finder(self.directory)
-
-        def unwanted(path: str) -> str | None:
-            maker = made_by(path)
-            if maker is None or path in tracked():
-                return None
-            if is_source(path):
-                made.append(path)
-            return str(maker)
-
-        rules = IgnoreRules.of(self.directory)
-        tree = self.tree(start, rules=rules, left_out=left_out.setdefault, unwanted=unwanted, tracked=tracked)
-        sizes = {name: _size(file) for name, file in tree.files.items()}
-        preview = Preview.of(sizes, left_out, self.config.code_limit_bytes, self.config.plain_secrets)
-        return start, tree, preview, sorted(made)
-
-
-class Recorded(Protocol):
-    """What an experiment calls to be recorded."""
-
-    def checkpoint(
-        self,
-        path: str | os.PathLike[str] | None,
-        metrics: Mapping[str, object] | None,
-        primary_metric: tuple[str, str] | None,
-        step: int | None,
-        extra: Mapping[str, object],
-    ) -> CheckpointFacts:
-        """Record a checkpoint; see `Experiment.checkpoint`."""
-
-    def keep(self, rule: Keep) -> None:
-        """Keep the files of so many checkpoints; see `Experiment.keep`."""
-
-    def end(self, status: Ending = "finished", error: str | None = None, *, waits: bool = True) -> Ended | None:
-        """Record that the experiment is over; None if that is known already.
-
-        Args:
-            status: how it ended.
-            error: what ended it.
-            waits: whether to wait until all is stored; else that may be left to the end of the process.
-        """
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it is not over yet."""
-
-
-class Bystander:
-    """Stands where a process that must not record would record: one of a distributed run that is not its first."""
-
-    def __init__(self) -> None:
-        self.is_running = True
-        self._next_step = 0
-
-    def checkpoint(
-        self,
-        path: str | os.PathLike[str] | None,
-        metrics: Mapping[str, object] | None,  # noqa: ARG002
-        primary_metric: tuple[str, str] | None,
-        step: int | None,
-        extra: Mapping[str, object],  # noqa: ARG002
-    ) -> CheckpointFacts:
-        """See `Recorded.checkpoint`: nothing is recorded, and metrics are not even looked at."""
-        counted = self._next_step if step is None else _checked_step(step)
-        self._next_step = counted + 1
-        saved = None if path is None else os.fspath(path)
-        return CheckpointFacts(_new_id(), utc_now(), counted, {}, PrimaryMetric.parse(primary_metric), saved)
-
-    def keep(self, rule: Keep) -> None:
-        """See `Recorded.keep`."""
-
-    def end(self, status: Ending = "finished", error: str | None = None, *, waits: bool = True) -> None:  # noqa: ARG002
-        """See `Recorded.end`."""
-        self.is_running = False
 
 
 class _Unstored(NamedTuple):
@@ -389,11 +211,11 @@ class Recording:
             place.storage_options,
         )
         if check is None:
-            queue = place.spool.begin(origin, _new_ulid())
+            queue = place.spool.begin(origin, new_ulid())
         else:
             with place.spool.alone():
                 check()
-                queue = place.spool.begin(origin, _new_ulid())
+                queue = place.spool.begin(origin, new_ulid())
         launched, recording = None, None
         try:
             queue.watch()
@@ -407,8 +229,8 @@ class Recording:
                 if made:
                     files = "1 file is" if len(made) == 1 else f"{len(made)} files are"
                     place.say(
-                        f"{files} not saved as code, because earlier runs have saved checkpoints there: {_some(made)}; "
-                        "`replicate status` shows which"
+                        f"{files} not saved as code, because earlier runs have saved checkpoints there: "
+                        f"{first_few(made)}; `replicate status` shows which"
                     )
             recording = cls(place, queue, launched, strict=strict, next_step=next_step)
             recording._begin(first, tree)  # its own
@@ -502,7 +324,7 @@ class Recording:
             if start is not None:
                 saved = portable(start.relative_to(self._place.directory).as_posix())
                 facts = replace(facts, path=saved, keep=self._keep)
-                _warn_of_unranked(facts)
+                warn_of_unranked(facts)
                 if (staged := self._stage_checkpoint(facts, start)) is not None:
                     facts = replace(facts, size_bytes=staged.total_bytes, is_waiting=True)
             self._append_checkpoint(facts, staged)
@@ -546,7 +368,7 @@ class Recording:
         """Wait for the rest where nobody is left to catch anything."""
         left, _ = self._wait_for_the_rest()
         if left is not None:
-            complain(left)
+            notifier().report_problem(left)
 
     def _may_wait_later(self) -> bool:
         """Tell whether the storage is on the disk of the spool, and an exit handler will see to the rest."""
@@ -615,7 +437,7 @@ class Recording:
     def _existing(self, path: str | os.PathLike[str]) -> Path:
         """The absolute form of a path of the user's in the project, wherever that is now."""
         self._follow()
-        return _existing_inside(working_directory(path), self._place.directory, path)
+        return existing_inside(working_directory(path), self._place.directory, path)
 
     def _follow(self) -> None:
         """Find the project and the spool again, should they have been moved."""
@@ -661,7 +483,7 @@ class Recording:
         return Waiting(max(0, self._jobs - done), self._unstored_bytes, reason)
 
     def _what_is_left(self, left: Waiting) -> str:
-        what = f"{_count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)}"
+        what = f"{count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)}"
         where = f"{left.total_bytes / 1e6:.1f} MB in {self._queue.directory}"
         if self._launched.is_alive():
             but = f", as far as that can be: {left.trouble}" if left.trouble else ""
@@ -676,7 +498,7 @@ class Recording:
 
     def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
         """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
-        watcher = _Silent() if self._place.config.quiet else watch()
+        display = NoDisplay() if self._place.config.quiet else notifier().upload_display()
         interruption: BaseException | None = None
         stall = _Stall()
         waiting = self._waiting()
@@ -690,7 +512,7 @@ class Recording:
                     problem = self._lasting_problem()
                     why = problem or waiting.trouble or f"nothing was stored for {stall.seconds:.0f} seconds"
                     waiting = waiting._replace(trouble=why)
-                watcher.show(waiting)
+                display.show(waiting)
                 time.sleep(pause)
                 pause = min(2 * pause, WAIT_SECONDS)
                 waiting = self._waiting()
@@ -699,7 +521,7 @@ class Recording:
         left = self._waiting() if self._queue.directory.is_dir() else None
         if left is not None and left.trouble is None:
             left = left._replace(trouble=problem)
-        watcher.close(left)
+        display.close(left)
         return left, interruption
 
     def _lasting_problem(self) -> str | None:
@@ -766,10 +588,10 @@ class Recording:
         self._told_of_files.update(staged.left_out, staged.growing)
         texts = []
         if left_out:
-            texts.append(f"left out of what is saved: {_some(left_out)}")
+            texts.append(f"left out of what is saved: {first_few(left_out)}")
         if growing:
             texts.append(
-                f"saved as far as it was written, because it kept growing while it was copied: {_some(growing)}"
+                f"saved as far as it was written, because it kept growing while it was copied: {first_few(growing)}"
             )
         return ". And ".join(texts)
 
@@ -806,7 +628,7 @@ class Recording:
         Raises:
             StorageFailed: there is none, and will be none.
         """
-        sizes = [_size(path) for path in tree.files.values()]
+        sizes = [size_of(path) for path in tree.files.values()]
         needed, large = sum(sizes), sum(size > SMALL_BYTES for size in sizes)
         stall = _Stall()
         is_last = False
@@ -855,7 +677,7 @@ class Recording:
         limits = self._place.config.spool
         waiting = self._waiting()
         if waiting.total_bytes and waiting.total_bytes + needed > limits.limit_bytes:
-            return self._full(needed, waiting, f"of {_megabytes(limits.limit_bytes)} that may (limit)")
+            return self._full(needed, waiting, f"of {megabytes(limits.limit_bytes)} that may (limit)")
         try:
             disk = shutil.disk_usage(self._queue.directory)
             keep_free = limits.keep_free_bytes
@@ -869,7 +691,7 @@ class Recording:
             raise self._no_room(error) from error
         if free - needed >= keep_free:
             return None
-        what = f"and {_megabytes(free)} are free, of which {_megabytes(keep_free)} are left to others (keep_free)"
+        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} are left to others (keep_free)"
         return self._full(needed, waiting, what)
 
     def _withdraw_one(self) -> bool:
@@ -885,8 +707,8 @@ class Recording:
     def _full(self, needed: int, waiting: Waiting, what: str) -> StorageFailed:
         reason = "" if waiting.trouble is None else f" ({waiting.trouble})"
         return StorageFailed(
-            f"there is no room for {_megabytes(needed)} in {self._queue.directory}, where "
-            f"{_megabytes(waiting.total_bytes)} wait, {what}{reason}. Make room there, or change `spool` in "
+            f"there is no room for {megabytes(needed)} in {self._queue.directory}, where "
+            f"{megabytes(waiting.total_bytes)} wait, {what}{reason}. Make room there, or change `spool` in "
             "replicate.yaml"
         )
 
@@ -912,19 +734,19 @@ class Recording:
                 raise InvalidInput(f"{name!r} is given twice: among the metrics, and as a keyword argument")
             recorded[name] = other.pop(name)
         primary = PrimaryMetric.parse(primary_metric)
-        _warn_of_missing(primary, recorded)
+        warn_of_missing(primary, recorded)
         if primary is None and config.primary_metric is not None:
             if config.primary_metric.name in recorded:
                 primary = config.primary_metric
             else:
-                _warn_of_mistyped(config.primary_metric.name, recorded)
+                warn_of_mistyped(config.primary_metric.name, recorded)
         self._warn_of_vector(primary, recorded)
         redactor = Redactor(enabled=config.redact)
         other = redactor.values(other)
         if not self._told_of_secrets:
             self._told_of_secrets = bool(redactor.found)
             warn_of_secrets(redactor.found)
-        return CheckpointFacts(_new_id(), utc_now(), _checked_step(step), recorded, primary, extra=other)
+        return CheckpointFacts(new_id(), utc_now(), checked_step(step), recorded, primary, extra=other)
 
     def _warn_of_vector(self, primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
         """Warn once of a primary metric by which nothing can be compared."""
@@ -933,198 +755,21 @@ class Recording:
             return
         self._told_of_unranked = True
         warn_only(
-            f"the primary metric {primary.name!r} is no single number but {_shortened(value)}: it is recorded, and "
+            f"the primary metric {primary.name!r} is no single number but {shortened(value)}: it is recorded, and "
             "best() will pass over it. Name a metric that is one, such as the mean"
         )
-
-
-def _new_id() -> str:
-    return ids.random_id(os.urandom(ids.ID_BYTES))
-
-
-def _new_ulid() -> str:
-    return ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # copying it will say so
-        return 0
 
 
 def _why_nothing(tree: Tree, staged: Staged) -> str:
     """Why files were not copied, with their names."""
     vanished = (f"{path} vanished while it was copied" for path in tree.files)
-    return _some([f"{path} {why}" for path, why in staged.left_out.items()] or list(vanished))
-
-
-def _some(texts: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f", and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return ", ".join(texts[:NAMED]) + more
+    return first_few([f"{path} {why}" for path, why in staged.left_out.items()] or list(vanished))
 
 
 def _warn_of_unsaved(facts: CheckpointFacts, why: str) -> None:
     warn_only(f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {why}")
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """A number of bytes in megabytes."""
     return f"{size / 1e6:.1f} MB"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def check_mapping(name: str, value: object) -> Mapping[str, object]:
-    """Check that what a user gave is a dictionary: params, metrics. Raises `InvalidInput`."""
-    if not isinstance(value, Mapping):
-        hint = ". Did you mean vars(...)?" if hasattr(value, "__dict__") else ""
-        raise InvalidInput(f"{name} must be a dictionary, got {type(value).__name__}{hint}")
-    return value
-
-
-def mapping(name: str, value: object) -> dict[str, Value]:
-    """Check and convert a dictionary that a user gave: params, metrics.
-
-    Raises:
-        InvalidInput: it is no dictionary, or holds something that can't be recorded.
-    """
-    converted = plain(check_mapping(name, value), name=name)
-    assert isinstance(converted, dict), "a mapping is converted to a dictionary"
-    return converted
-
-
-def warn_of_secrets(found: Sequence[str]) -> None:
-    """Warn of the secrets that were taken out of what is recorded, if there were any."""
-    if not found:
-        return
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    user_warnings.warn(
-        f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} stands there instead, because "
-        "anyone who can read the storage can read it. Where that is no secret, write `redact: off` into replicate.yaml"
-    )
-
-
-def text(what: str, value: object) -> str:
-    """Check a text that a user gave: a name, a tag.
-
-    Raises:
-        InvalidInput: it is none, or empty.
-    """
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
-    return str(plain(value, name=what))
-
-
-def labels(tags: object) -> tuple[str, ...]:
-    """Check tags as a user gave them; one that is given twice counts once.
-
-    Raises:
-        InvalidInput: they are no list of texts.
-    """
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
-    return tuple(dict.fromkeys(text("a tag", tag) for tag in tags))
-
-
-def _checked_step(step: object) -> int:
-    if step is None:
-        return 0
-    try:
-        number = None if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]  # np.int64 is one
-    except TypeError:
-        number = None
-    if number is None:
-        raise InvalidInput(f"step must be a whole number, got {step!r}")
-    if abs(number) > COUNT_MAX:
-        raise InvalidInput(f"step must be a whole number up to {COUNT_MAX}, got a larger one")
-    return number
-
-
-def _warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
-    if primary is not None and primary.name not in metrics:
-        near = difflib.get_close_matches(primary.name, metrics, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        known = ", ".join(metrics) or "none"
-        user_warnings.warn(
-            f"the primary metric {primary.name!r} is not among the metrics ({known}){hint}: the checkpoint is "
-            "recorded, and best() will pass over it"
-        )
-
-
-def _shortened(value: Value) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-
-
-def _warn_of_unranked(facts: CheckpointFacts) -> None:
-    if facts.keep is not None and facts.keep.best > 1 and facts.primary_metric is None:
-        user_warnings.warn(
-            f"all files are kept, not those of the best {facts.keep.best} checkpoints: they have no primary metric by "
-            "which one would be better than another"
-        )
-
-
-def _warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
-    """Warn of a primary metric of `replicate.yaml` that is nearly there: not every checkpoint need have it."""
-    near = _nearly(primary, tuple(metrics))
-    if near is not None:
-        user_warnings.warn(
-            f"replicate.yaml marks {primary!r} as primary, which is not among the metrics: did you mean {near!r}?"
-        )
-
-
-@lru_cache(maxsize=64)  # metrics of every step have the same names
-def _nearly(name: str, names: tuple[str, ...]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=MISTYPED)), None)
-
-
-def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
-    """The absolute form of a path that must lie inside the project directory, whether it exists yet or not.
-
-    Args:
-        base: the directory that a relative path starts from.
-        root: the project directory, resolved.
-        path: as a user gave it.
-
-    Raises:
-        InvalidInput: it is empty, or outside.
-    """
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InvalidInput(f"path is {text!r}: give a file or directory of the project, or None to save no files")
-    given = Path(os.path.normpath(base / given_name(text)))
-    resolved = given.parent.resolve() / given.name
-    if not resolved.is_relative_to(root):
-        raise InvalidInput(
-            f"path {text!r} lies outside of the project {root}: save into the project, or put a replicate.yaml into a "
-            "directory above both"
-        )
-    return resolved
-
-
-def _existing_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
-    """As `check_inside`, for a path that must exist."""
-    inside = check_inside(base, root, path)
-    try:
-        if not inside.exists():
-            raise InvalidInput(f"path {os.fspath(path)!r} does not exist{_similar(inside)}")
-        if not inside.resolve().is_relative_to(root):
-            raise InvalidInput(
-                f"path {os.fspath(path)!r} is a link to {inside.resolve()}, outside of the project {root}"
-            )
-    except OSError as error:
-        raise InvalidInput(f"path {os.fspath(path)!r} can't be looked up: {error.strerror}") from error
-    return inside
-
-
-def _similar(path: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError:
-        return f": there is no directory {path.parent}"
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    found = ", ".join(near or names[:10]) or "nothing"
-    return f" in {path.parent}; {'similar is' if near else 'there is'}: {found}"

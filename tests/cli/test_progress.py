@@ -16,9 +16,9 @@ import pytest
 
 import replicate
 from replicate import progress
-from replicate.progress import EndOfRun
-from replicate_core.recording import recording
-from replicate_core.recording.recording import Waiting
+from replicate.progress import EndOfRun, TerminalNotifier
+from replicate_core.recording import notices, recording
+from replicate_core.recording.notices import Waiting
 
 LEFT = Waiting(3, 12_000_000, None)
 LINE = "storing what is left, 3 to go (12 MB); Ctrl-C leaves it to the background"
@@ -236,7 +236,7 @@ class TestWhoeverImportsReplicate:
             experiment.checkpoint(None, {"loss": 1})
 
     def test_sees_it(self, project: Path, slow: None, capsys: pytest.CaptureFixture[str]) -> None:
-        assert recording.watch is EndOfRun
+        assert isinstance(notices.notifier(), TerminalNotifier)
         self.run()
         assert capsys.readouterr().err == (
             "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\n"

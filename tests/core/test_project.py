@@ -24,7 +24,7 @@ import replicate_core as replicate
 from replicate_core.filesystem import ReplicateFileSystem
 from replicate_core.format.records import Deleted, Ended
 from replicate_core.machine.staging import SMALL_BYTES
-from replicate_core.recording import recording
+from replicate_core.recording import notices
 from replicate_core.storage.fsspec_store import FsspecStore
 from replicate_core.storage.store import LocalStore
 
@@ -565,7 +565,7 @@ class TestBelowAProject:
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told: list[str] = []
-        monkeypatch.setattr(recording, "tell", told.append)
+        monkeypatch.setattr(notices.notifier(), "inform", told.append)
         (project / "sub").mkdir()
         write(project, **{"train.py": "above", "sub/train.py": "below", "sub/model.txt": "weights"})
         first = replicate.init({})

@@ -22,6 +22,7 @@ from keras_forms import Subclassed
 
 import replicate
 from replicate.keras_callback import ReplicateCallback, load_model
+from replicate_core.recording import notices
 from replicate_keras import state
 
 EPOCHS = 6
@@ -164,7 +165,7 @@ def data(no_recorder: None) -> tuple[np.ndarray, np.ndarray]:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was said that is neither trouble nor a result."""
     lines: list[str] = []
-    monkeypatch.setattr("replicate_core.recording.recording.tell", lines.append)
+    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
     return lines
 
 

@@ -18,6 +18,7 @@ import torch
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
+from replicate_core.recording import notices
 
 EPOCHS = 6
 BATCHES = 23
@@ -214,7 +215,7 @@ def latest(name: str) -> str:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was said that is neither trouble nor a result."""
     lines: list[str] = []
-    monkeypatch.setattr("replicate_core.recording.recording.tell", lines.append)
+    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
     return lines
 
 
@@ -580,7 +581,7 @@ def test_a_strategy_that_can_not_is_told_before_anything_begins(one_pl, project:
 
 def test_where_it_goes_on_is_said(one_pl, project: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("replicate_core.recording.recording.tell", said.append)
+    monkeypatch.setattr(notices.notifier(), "inform", said.append)
     run(one_pl, 1)
     run(one_pl, 2)
     assert re.match(r"going on with the experiment \w+ from its checkpoint \w+ \(step 0\)", said[-1])

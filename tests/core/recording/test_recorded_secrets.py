@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import replicate
-from replicate_core.recording import recording
+from replicate_core.recording import notices
 
 SECRET = "hunter2-x"
 
@@ -90,7 +90,7 @@ def test_two_starts_with_other_secrets_are_starts_of_one_run(project: Path, monk
     assert second.id == first.id
     second._end("failed", "ValueError")
     said: list[str] = []
-    monkeypatch.setattr(recording, "tell", said.append)
+    monkeypatch.setattr(notices.notifier(), "inform", said.append)
     with pytest.warns(UserWarning, match="secrets are not recorded"):
         third = replicate.init({"password": "third-one", "lr": 2}, name="run", resume="auto")
     assert third.id != first.id

@@ -23,7 +23,7 @@ import pytest
 from misbehaving import PATIENCE_SECONDS, Gate, Storage, fails, nothing, remove, takes, until
 
 import replicate_core as replicate
-from replicate_core.recording import launching, recording
+from replicate_core.recording import launching, notices, recording
 from replicate_core.repository import heartbeats
 from replicate_core.spool import leftovers, recorder, spool
 from replicate_core.storage.store import translated
@@ -319,13 +319,13 @@ class TestStrict:
         until(lambda: gate.held_up)
 
         class Impatient:
-            def show(self, waiting: recording.Waiting) -> None:
+            def show(self, waiting: notices.Waiting) -> None:
                 raise KeyboardInterrupt
 
             def close(self, left: object) -> None:
                 pass
 
-        monkeypatch.setattr(recording, "watch", Impatient)
+        monkeypatch.setattr(notices.notifier(), "upload_display", Impatient)
         at_exit[-1]("finished", None)
         (text,) = texts(told)
         assert "are still being stored in the background" in text
@@ -1356,25 +1356,25 @@ class TestThreads:
 def test_the_end_shows_what_it_waits_for(
     project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[recording.Waiting] = []
+    shown: list[notices.Waiting] = []
     closed: list[bool] = []
 
     class Watcher:
-        def show(self, waiting: recording.Waiting) -> None:
+        def show(self, waiting: notices.Waiting) -> None:
             shown.append(waiting)
             gate.open()  # nothing is stored before it was shown what there is
 
         def close(self, left: object) -> None:
             closed.append(True)
 
-    monkeypatch.setattr(recording, "watch", Watcher)
+    monkeypatch.setattr(notices.notifier(), "upload_display", Watcher)
     experiment = begin(project)
     storage.before = gate = Gate("data/")
     for step in range(3):
         save(experiment, step)
     until(lambda: gate.held_up)
     experiment.stop()
-    assert shown[0] == recording.Waiting(4, 3000, None)
+    assert shown[0] == notices.Waiting(4, 3000, None)
     assert closed == [True]
 
 

@@ -32,7 +32,7 @@ from replicate_core.format import record_codec
 from replicate_core.format.records import Checkpointed, Created, Edited, Ended, Record, Resumed
 from replicate_core.format.sealed import seal
 from replicate_core.machine import environment
-from replicate_core.recording import recording, resuming
+from replicate_core.recording import notices, recording, resuming
 from replicate_core.repository import heartbeats
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository, utc_now
@@ -59,7 +59,7 @@ def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was said that is neither trouble nor a result."""
     lines: list[str] = []
-    monkeypatch.setattr(recording, "tell", lines.append)
+    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
     return lines
 
 
@@ -726,9 +726,9 @@ class TestWhatIsSaid:
     def test_the_face_prints_it(
         self, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from replicate.progress import complain
+        from replicate.progress import say
 
-        monkeypatch.setattr(recording, "tell", complain)
+        monkeypatch.setattr(notices.notifier(), "inform", say)
         first = ran(1)
         killed(start())
         newest = seen(first.id).checkpoints[0].short_id

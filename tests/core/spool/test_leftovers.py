@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core.recording import recording
+from replicate_core.recording import notices
 from replicate_core.spool import leftovers
 from replicate_core.spool.leftovers import LARGE_BYTES, NAME, Maker, made, note_digests, note_paths, read, version
 
@@ -110,7 +110,7 @@ class TestWhatIsSaid:
     @pytest.fixture
     def said(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         lines: list[str] = []
-        monkeypatch.setattr(recording, "tell", lines.append)
+        monkeypatch.setattr(notices.notifier(), "inform", lines.append)
         return lines
 
     def test_init_names_what_looks_like_code_and_is_not_saved(self, project: Path, said: list[str]) -> None:
