@@ -12,16 +12,15 @@ import shutil
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
-from replicate_core.format import ids, records
+from replicate_core.format import ids
 from replicate_core.format.records import (
     Checkpointed,
     CheckpointFacts,
@@ -30,17 +29,19 @@ from replicate_core.format.records import (
     Ending,
     Keep,
     PrimaryMetric,
+    Record,
     Resumed,
 )
 from replicate_core.format.values import Value, is_number
-from replicate_core.formatting import count, first_few
+from replicate_core.formatting import first_few
 from replicate_core.machine import process_exit
 from replicate_core.machine.descriptors import Anchor
-from replicate_core.machine.files import FULL, Tree, disk_advice, working_directory
+from replicate_core.machine.files import Tree, working_directory
 from replicate_core.machine.fresh_ids import new_id, new_ulid
 from replicate_core.machine.ignoring import IgnoreRules
 from replicate_core.machine.names import portable
-from replicate_core.machine.staging import SMALL_BYTES, Staged
+from replicate_core.machine.staging import Staged
+from replicate_core.recording.backlog import LOOK_SECONDS, WAIT_SECONDS, Backlog
 from replicate_core.recording.inputs import (
     checked_step,
     existing_inside,
@@ -53,7 +54,7 @@ from replicate_core.recording.inputs import (
 )
 from replicate_core.recording.launching import Launched, as_error, launch
 from replicate_core.recording.notices import NoDisplay, Waiting, notifier
-from replicate_core.recording.place import Place, size_of
+from replicate_core.recording.place import Place
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.repository.repository import utc_now
 from replicate_core.spool import leftovers
@@ -65,30 +66,6 @@ if TYPE_CHECKING:
     pass
 
 
-_GONE = "the process that stores them is gone"
-
-LOOK_SECONDS = 1.0
-"""How often, at most, `checkpoint()` looks how storing is doing."""
-
-WAIT_SECONDS = 0.05
-"""How often a wait is checked for its end, once it takes longer."""
-
-FIRST_WAIT_SECONDS = 0.002
-"""How soon it is checked first: each time is twice the one before."""
-
-ROOM_SECONDS = 600.0
-END_SECONDS = 1800.0
-"""How long `checkpoint()` waits for room, and the end of an experiment for the rest, while nothing gets stored."""
-
-STALLED_SECONDS = 10.0
-"""Once nothing was stored for so long, the end of an experiment says so."""
-
-
-KEEP_FREE_SHARE = 0.05
-KEEP_FREE_BYTES_MAX = 2 * 10**9
-"""How much of a disk is left alone unless the config says so."""
-
-
 _open: dict[str, Recording] = {}
 """What this process records at this moment, by experiment."""
 
@@ -97,34 +74,6 @@ def open_here(experiment: str) -> Recording | None:
     """What records an experiment in this process at this moment, if anything does."""
     found = _open.get(experiment)
     return found if found is not None and found.is_owner else None
-
-
-class _Unstored(NamedTuple):
-    """A job with files that was not stored when somebody last looked."""
-
-    number: int
-    checkpoint: str | None
-    staged: Staged
-    size_bytes: int
-
-
-class _Stall:
-    """Notices when something has not changed for long."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._jobs = -1
-
-    def is_over(self, jobs: int, seconds: float) -> bool:
-        """Tell whether as many jobs wait as so many seconds ago."""
-        if jobs != self._jobs:
-            self._since, self._jobs = time.monotonic(), jobs
-        return self.seconds > seconds
-
-    @property
-    def seconds(self) -> float:
-        """For how many seconds nothing has changed, as of the last look."""
-        return time.monotonic() - self._since
 
 
 class Recording:
@@ -150,16 +99,12 @@ class Recording:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._over = False
-        self._jobs = 0
-        self._unstored: deque[_Unstored] = deque()
-        self._unstored_bytes = 0
-        self._best: CheckpointFacts | None = None
+        self._backlog = Backlog(queue, launched, place.config.spool)
         self._blocked_seconds = 0.0
         self._looked_at = 0.0
         self._told: str | None = None
         self._told_of_secrets = False
         self._told_of_unranked = False
-        self._told_of_waiting: set[int | None] = set()
         self._told_of_files: set[str] = set()
         self._project = Anchor(place.directory)
         self._is_losing = False
@@ -251,7 +196,7 @@ class Recording:
         staged = None
         if tree is not None:
             self._code = {path: leftovers.version(file) for path, file in tree.files.items()}
-            staged = self._stage(tree)
+            staged = self._backlog.stage(tree)
             if tree.files and not staged.files:
                 raise InvalidInput(f"{_why_nothing(tree, staged)}: none of the code can be saved")
             if news := self._news_of_files(staged):
@@ -273,7 +218,7 @@ class Recording:
     @property
     def is_only_begun(self) -> bool:
         """Whether it is new, and nothing but its beginning was recorded of it."""
-        return self._is_new and self._jobs == 1
+        return self._is_new and self._backlog.jobs == 1
 
     @property
     def is_owner(self) -> bool:
@@ -415,7 +360,7 @@ class Recording:
             atexit.unregister(self._wait_at_exit)
         self._follow()
         left, interruption = self._wait_until_stored()
-        text = None if left is None else self._what_is_left(left)
+        text = None if left is None else self._backlog.what_is_left(left)
         self._launched.leave()
         self._project.close()
         if not self._queue.was_closed() and left is None:
@@ -474,69 +419,14 @@ class Recording:
     def _gone(self) -> str:
         return f"{self._queue.directory}, where what is saved waits to be stored, was deleted by somebody"
 
-    def _waiting(self) -> Waiting:
-        done = self._queue.state().done
-        while self._unstored and self._unstored[0].number <= done:
-            self._unstored_bytes -= self._unstored.popleft().size_bytes
-        trouble = self._launched.trouble()
-        reason = None if trouble is None else trouble.message
-        return Waiting(max(0, self._jobs - done), self._unstored_bytes, reason)
-
-    def _what_is_left(self, left: Waiting) -> str:
-        what = f"{count(left.jobs, 'job')} of the experiment {ids.short(self._experiment)}"
-        where = f"{left.total_bytes / 1e6:.1f} MB in {self._queue.directory}"
-        if self._launched.is_alive():
-            but = f", as far as that can be: {left.trouble}" if left.trouble else ""
-            return f"{what} ({where}) are still being stored in the background{but}. If that stops: `replicate sync`"
-        reason = left.trouble or self._last_trouble() or self._queue.write_problem() or _GONE
-        return f"{what} could not be stored yet, and wait ({where}): {reason}. `replicate sync` stores them"
-
-    def _last_trouble(self) -> str | None:
-        """What was in the way when storing was given up, even if it was tried too seldom to be worth a word before."""
-        trouble = self._queue.state().trouble
-        return None if trouble is None else trouble.message
-
     def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
-        """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
         display = NoDisplay() if self._place.config.quiet else notifier().upload_display()
-        interruption: BaseException | None = None
-        stall = _Stall()
-        waiting = self._waiting()
-        problem = None
-        pause = FIRST_WAIT_SECONDS
-        try:
-            while problem is None and self._launched.attend() and not stall.is_over(waiting.jobs, END_SECONDS):
-                if not self._queue.directory.is_dir() and not self._queue.follow():
-                    break
-                if stall.seconds > STALLED_SECONDS:
-                    problem = self._lasting_problem()
-                    why = problem or waiting.trouble or f"nothing was stored for {stall.seconds:.0f} seconds"
-                    waiting = waiting._replace(trouble=why)
-                display.show(waiting)
-                time.sleep(pause)
-                pause = min(2 * pause, WAIT_SECONDS)
-                waiting = self._waiting()
-        except (KeyboardInterrupt, SystemExit) as error:  # the recorder goes on, as long as the machine lets it
-            interruption = error
-        left = self._waiting() if self._queue.directory.is_dir() else None
-        if left is not None and left.trouble is None:
-            left = left._replace(trouble=problem)
-        display.close(left)
-        return left, interruption
+        return self._backlog.wait_until_stored(display)
 
-    def _lasting_problem(self) -> str | None:
-        """What is in the way of storing, if it is of no use to wait until it passes."""
-        if (halted := self._launched.halted()) is not None:
-            return halted
-        trouble = self._launched.trouble()
-        if trouble is not None:
-            return trouble.message if trouble.permanent else None
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
-            return None
-        self._looked_at = time.monotonic()
-        return self._queue.write_problem()  # where it is so, the recorder can't even say so
+    # What waits.
 
-    # The spool: copies and jobs, as long as there is room.
+    def _append(self, record: Record, staged: Staged | None = None, facts: CheckpointFacts | None = None) -> None:
+        self._backlog.append(record, staged, facts, blocked_seconds=self._blocked_seconds)
 
     def _append_checkpoint(self, facts: CheckpointFacts, staged: Staged | None) -> None:
         """Append the job of a checkpoint. Where there is no room even for that, it is lost, and training goes on."""
@@ -552,34 +442,6 @@ class Recording:
                     f"the checkpoint of step {facts.step} is lost, and so are those that follow until there is room: "
                     f"{error}"
                 )
-
-    def _append(
-        self, record: records.Record, staged: Staged | None = None, facts: CheckpointFacts | None = None
-    ) -> None:
-        try:
-            self._queue.append(record, staged, blocked_seconds=self._blocked_seconds)
-        except OSError as error:
-            if self._queue.follow():
-                self._append(record, staged, facts)
-                return
-            if staged is not None:
-                shutil.rmtree(staged.directory, ignore_errors=True)
-            raise self._no_room(error) from error
-        self._jobs += 1
-        if staged is not None:
-            self._launched.wake()
-            item = _Unstored(self._jobs, None if facts is None else facts.id, staged, staged.total_bytes)
-            self._unstored.append(item)
-            self._unstored_bytes += item.size_bytes
-        if facts is not None and staged is not None:  # a better one without files takes nobody's place
-            self._best = records.best([facts] if self._best is None else [self._best, facts]) or self._best
-
-    def _stage(self, tree: Tree) -> Staged:
-        try:
-            staged = self._queue.stage(tree)
-        except OSError as error:
-            raise self._no_room(error) from error
-        return staged
 
     def _news_of_files(self, staged: Staged) -> str:
         """What there is to say of files that are not copied, or not to their ends, and was not said before."""
@@ -599,7 +461,7 @@ class Recording:
         """The copies of a checkpoint's files; None where there can be none, with a warning."""
         tree = self._place.tree(start, rules=IgnoreRules())
         try:
-            staged = self._stage_with_room(tree)
+            staged = self._backlog.stage_with_room(tree)
         except StorageFailed as error:
             if self._strict:
                 raise
@@ -621,103 +483,6 @@ class Recording:
         maker = leftovers.Maker(self._experiment, facts.id)
         leftovers.note_paths(self._place.spool.directory, self._place.directory, maker, made)
         return staged
-
-    def _stage_with_room(self, tree: Tree) -> Staged:
-        """Copy files once there is room for them.
-
-        Raises:
-            StorageFailed: there is none, and will be none.
-        """
-        sizes = [size_of(path) for path in tree.files.values()]
-        needed, large = sum(sizes), sum(size > SMALL_BYTES for size in sizes)
-        stall = _Stall()
-        is_last = False
-        while True:
-            lack = self._lack_of_room(needed, large)
-            if lack is None:
-                try:
-                    return self._stage(tree)
-                except StorageFailed as error:  # bytes are not all that may be used up: there are quotas, and inodes
-                    if error.permanent:
-                        raise
-                    lack = error
-                if self._queue.drop_spares():
-                    continue
-            if is_last:
-                raise lack
-            is_last = not self._wait_for_room(lack, stall)
-
-    def _wait_for_room(self, lack: StorageFailed, stall: _Stall) -> bool:
-        """Wait a moment for room; False if there will be no more than now, because storing does not go on."""
-        is_alive = self._launched.attend()
-        waiting = self._waiting()
-        is_hopeless = not waiting.total_bytes or waiting.trouble is not None or not is_alive
-        if is_hopeless or stall.is_over(waiting.jobs, ROOM_SECONDS):
-            return False
-        replaces = self._place.config.spool.when_full == "replace"
-        cause = getattr(lack.__cause__, "errno", None)
-        if cause not in self._told_of_waiting:
-            self._told_of_waiting.add(cause)
-            why = "storing is slower than training, and " if cause is None else ""
-            done = "gives up the files of those that wait" if replaces else "waits for room"
-            warn_only(f"{why}checkpoint() {done}: {lack}")
-        if not (replaces and self._withdraw_one()):
-            time.sleep(WAIT_SECONDS)
-        return True
-
-    def _lack_of_room(self, needed: int, large: int) -> StorageFailed | None:
-        """What is to be said if so much can't be copied now; None if it can.
-
-        What is written over counts as room; spare copies that would not be are removed first.
-
-        Args:
-            needed: how many bytes.
-            large: how many files are large enough for a copy of their own, which may take the place of a spare one.
-        """
-        limits = self._place.config.spool
-        waiting = self._waiting()
-        if waiting.total_bytes and waiting.total_bytes + needed > limits.limit_bytes:
-            return self._full(needed, waiting, f"of {megabytes(limits.limit_bytes)} that may (limit)")
-        try:
-            disk = shutil.disk_usage(self._queue.directory)
-            keep_free = limits.keep_free_bytes
-            if keep_free is None:
-                keep_free = min(KEEP_FREE_BYTES_MAX, int(disk.total * KEEP_FREE_SHARE))
-            if disk.free + self._queue.spare_bytes(large) - needed >= keep_free:
-                return None
-            self._queue.drop_spares()
-            free = shutil.disk_usage(self._queue.directory).free
-        except OSError as error:
-            raise self._no_room(error) from error
-        if free - needed >= keep_free:
-            return None
-        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} are left to others (keep_free)"
-        return self._full(needed, waiting, what)
-
-    def _withdraw_one(self) -> bool:
-        """Give up the files of the newest checkpoint that waits and is not the best; tells whether there was one."""
-        for item in reversed(self._unstored):
-            is_best = self._best is not None and item.checkpoint == self._best.id
-            if item.checkpoint is not None and not is_best and self._queue.withdraw(item.staged):
-                self._unstored.remove(item)
-                self._unstored_bytes -= item.size_bytes
-                return True
-        return False
-
-    def _full(self, needed: int, waiting: Waiting, what: str) -> StorageFailed:
-        reason = "" if waiting.trouble is None else f" ({waiting.trouble})"
-        return StorageFailed(
-            f"there is no room for {megabytes(needed)} in {self._queue.directory}, where "
-            f"{megabytes(waiting.total_bytes)} wait, {what}{reason}. Make room there, or change `spool` in "
-            "replicate.yaml"
-        )
-
-    def _no_room(self, error: OSError) -> StorageFailed:
-        """That something can't be written to the spool; for good, unless it is room that may be made."""
-        return StorageFailed(
-            f"can't copy what is to be saved to {self._queue.directory}: {error}. {disk_advice(error)}",
-            permanent=error.errno not in FULL,
-        )
 
     def _facts(
         self,
@@ -768,8 +533,3 @@ def _why_nothing(tree: Tree, staged: Staged) -> str:
 
 def _warn_of_unsaved(facts: CheckpointFacts, why: str) -> None:
     warn_only(f"the files of the checkpoint of step {facts.step} are not saved, only its metrics: {why}")
-
-
-def megabytes(size: int) -> str:
-    """A number of bytes in megabytes."""
-    return f"{size / 1e6:.1f} MB"

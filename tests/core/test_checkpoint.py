@@ -24,7 +24,7 @@ def test_code_is_not_hidden_by_a_checkpoint_that_could_not_save_a_file_of_its_pa
         raise replicate.StorageFailed("the file is being written all the time", permanent=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr("replicate_core.recording.recording.Recording._stage_with_room", refuse)
+        patched.setattr("replicate_core.recording.backlog.Backlog.stage_with_room", refuse)
         with pytest.warns(UserWarning, match="are not saved, only its metrics"):
             checkpoint = experiment.checkpoint("table.bin", {"loss": 1}, step=9)
     experiment.stop()

@@ -461,7 +461,7 @@ def test_both_are_killed_before_there_is_an_experiment(case: Case, step: Step) -
 
 
 def test_the_recorder_is_killed_between_two_looks_at_the_end(case: Case) -> None:
-    case.plan(Kill("training", "replicate_core.recording.recording:Recording._waiting", victim="recorder"))
+    case.plan(Kill("training", "replicate_core.recording.backlog:Backlog.waiting", victim="recorder"))
     assert case.train(steps=0) == 0
     assert case.kills("recorder") == 1
     assert Spool(case.project).queues() == []
@@ -471,7 +471,7 @@ def test_the_recorder_is_killed_between_two_looks_at_the_end(case: Case) -> None
 
 def test_the_recorder_is_killed_while_a_checkpoint_waits_for_room(case: Case) -> None:
     (case.project / "replicate.yaml").write_text("spool: {limit: 1 MB}")
-    look = "replicate_core.recording.recording:Recording._waiting"
+    look = "replicate_core.recording.backlog:Backlog.waiting"
     case.plan(Kill("training", look, let_pass=3, victim="recorder"), slow_seconds=0.3)
     assert case.train(steps=4) == 0
     assert case.kills("recorder") == 1

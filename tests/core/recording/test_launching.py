@@ -19,7 +19,7 @@ from misbehaving import PATIENCE_SECONDS, Died, Storage, fails, remove, until
 import replicate_core as replicate
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import Staged
-from replicate_core.recording import launching, recording
+from replicate_core.recording import backlog, launching, recording
 from replicate_core.recording.launching import InlineRecorder, as_error
 from replicate_core.spool import spool
 from replicate_core.spool.recorder import LEFT
@@ -281,8 +281,8 @@ class TestARecorderThatHangs:
     @pytest.fixture
     def hanging(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate.Experiment]:
         (project / "replicate.yaml").write_text("spool: {limit: 1 MB, keep_free: 0 MB}\n")
-        monkeypatch.setattr(recording, "ROOM_SECONDS", 0.3)
-        monkeypatch.setattr(recording, "END_SECONDS", 0.5)
+        monkeypatch.setattr(backlog, "ROOM_SECONDS", 0.3)
+        monkeypatch.setattr(backlog, "END_SECONDS", 0.5)
         experiment = replicate.init(path=None)
         until(lambda: not only_queue().waiting())
         process = recorder_of(experiment)._process
@@ -321,8 +321,8 @@ class TestARecorderThatHangs:
         self, hanging: replicate.Experiment, told: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nobody waits half an hour for it; it goes on in the background once somebody lets it."""
-        monkeypatch.setattr(recording, "STALLED_SECONDS", 0.1)
-        monkeypatch.setattr(recording, "END_SECONDS", 1800)
+        monkeypatch.setattr(backlog, "STALLED_SECONDS", 0.1)
+        monkeypatch.setattr(backlog, "END_SECONDS", 1800)
         self.save(hanging, 0)
         hanging.stop()
         process = recorder_of(hanging)._process.pid
@@ -382,6 +382,7 @@ class TestASpoolThatSomebodyDeletes:
         self, project: Path, told: list, switch: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(recording, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.0)
         experiment = replicate.init(path=None)
         remove(project / ".replicate")
         for step in range(10):

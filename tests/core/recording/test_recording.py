@@ -23,7 +23,7 @@ import pytest
 from misbehaving import PATIENCE_SECONDS, Gate, Storage, fails, nothing, remove, takes, until
 
 import replicate_core as replicate
-from replicate_core.recording import launching, notices, recording
+from replicate_core.recording import backlog, launching, notices, recording
 from replicate_core.repository import heartbeats
 from replicate_core.spool import leftovers, recorder, spool
 from replicate_core.storage.store import translated
@@ -702,7 +702,7 @@ class TestFullDisks:
         self, project: Path, storage: Storage, told: list, small_disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Room was set aside for the last word, and for what is in the way."""
-        monkeypatch.setattr(recording, "STALLED_SECONDS", 0.5)
+        monkeypatch.setattr(backlog, "STALLED_SECONDS", 0.5)
         self.spool_on(project, small_disk)
         experiment = begin(project)
         storage.before = gate = Gate("records/")
@@ -728,7 +728,7 @@ class TestFullDisks:
         self, project: Path, storage: Storage, told: list, small_disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Bytes are free, and yet there is no room: that is said at once, and waited for while it may help."""
-        monkeypatch.setattr(recording, "ROOM_SECONDS", 0.5)
+        monkeypatch.setattr(backlog, "ROOM_SECONDS", 0.5)
         self.spool_on(project, small_disk)
         experiment = begin(project)
         storage.before = gate = Gate("data/")
@@ -1105,8 +1105,9 @@ class TestASpoolThatCannotBeWritten:
         self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The recorder can't say what is in its way: it would have to write that there."""
-        monkeypatch.setattr(recording, "STALLED_SECONDS", 0.2)
+        monkeypatch.setattr(backlog, "STALLED_SECONDS", 0.2)
         monkeypatch.setattr(recording, "LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.1)
         experiment = begin(project)
         storage.before = gate = Gate("records/")
         ids = [experiment.checkpoint(None, {"loss": 1}).id]
@@ -1216,8 +1217,8 @@ class TestAStorageThatHangs:
 
     @pytest.fixture
     def gate(self, monkeypatch: pytest.MonkeyPatch, storage: Storage) -> Iterator[Gate]:
-        monkeypatch.setattr(recording, "END_SECONDS", 0.5)
-        monkeypatch.setattr(recording, "ROOM_SECONDS", 0.3)
+        monkeypatch.setattr(backlog, "END_SECONDS", 0.5)
+        monkeypatch.setattr(backlog, "ROOM_SECONDS", 0.3)
         found = Gate("data/")
         yield found
         found.open()
@@ -1249,8 +1250,8 @@ class TestAStorageThatHangs:
     def test_that_gets_on_slowly_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """However long it takes altogether."""
         clock = [0.0]
-        monkeypatch.setattr(recording.time, "monotonic", lambda: clock[0])
-        stall = recording._Stall()
+        monkeypatch.setattr(backlog.time, "monotonic", lambda: clock[0])
+        stall = backlog._Stall()
         for left in range(1000, 0, -1):
             clock[0] += recording.END_SECONDS * 0.9
             assert not stall.is_over(left, recording.END_SECONDS)
@@ -1269,7 +1270,7 @@ class TestAStorageThatHangs:
         assert [text for text in texts(told) if "of step 2 are not saved, only its metrics" in text]
         assert sum("only its metrics: there is no room for 0.4 MB in" in text for text in texts(told)) == 3
         gate.open()
-        monkeypatch.setattr(recording, "END_SECONDS", PATIENCE_SECONDS)
+        monkeypatch.setattr(backlog, "END_SECONDS", PATIENCE_SECONDS)
         experiment.stop()
         assert [checkpoint.size_bytes for checkpoint in stored().checkpoints] == [400_000] * 2 + [0] * 3
 

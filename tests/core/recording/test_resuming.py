@@ -382,7 +382,7 @@ class TestById:
         assert kinds(Created, Resumed) == before
 
     def test_of_an_ambiguous_one_all_are_named(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(recording, "_new_id", lambda: "abc" + os.urandom(15).hex()[3:].ljust(29, "0")[:29])
+        monkeypatch.setattr(recording, "new_id", lambda: "abc" + os.urandom(15).hex()[3:].ljust(29, "0")[:29])
         first = ran(2)
         made = [item.id for item in seen(first.id).checkpoints]
         with pytest.raises(NotFound) as caught:
