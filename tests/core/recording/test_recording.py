@@ -1253,10 +1253,10 @@ class TestAStorageThatHangs:
         monkeypatch.setattr(backlog.time, "monotonic", lambda: clock[0])
         stall = backlog._Stall()
         for left in range(1000, 0, -1):
-            clock[0] += recording.END_SECONDS * 0.9
-            assert not stall.is_over(left, recording.END_SECONDS)
-        clock[0] += recording.END_SECONDS * 1.1
-        assert stall.is_over(1, recording.END_SECONDS)
+            clock[0] += backlog.END_SECONDS * 0.9
+            assert not stall.is_over(left, backlog.END_SECONDS)
+        clock[0] += backlog.END_SECONDS * 1.1
+        assert stall.is_over(1, backlog.END_SECONDS)
 
     def test_lets_training_go_on_without_the_files(
         self, project: Path, storage: Storage, told: list, gate: Gate, monkeypatch: pytest.MonkeyPatch
