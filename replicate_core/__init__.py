@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from replicate_core.experiment import Experiment, ExperimentList
     from replicate_core.format.records import PrimaryMetric
     from replicate_core.keepsake.importer import ImportResult
-    from replicate_core.project import Experiments, Project, experiments, init
+    from replicate_core.lookup import Experiments, experiments, init
+    from replicate_core.project import Project
     from replicate_core.provenance import FileMatch
     from replicate_core.repository.compacting import CompactReport
     from replicate_core.repository.copying import CopyReport
@@ -72,7 +73,7 @@ _PLACES = {
     "Damage": ("repository.verifying", "Damage"),
     "Experiment": ("experiment", "Experiment"),
     "ExperimentList": ("experiment", "ExperimentList"),
-    "Experiments": ("project", "Experiments"),
+    "Experiments": ("lookup", "Experiments"),
     "FileMatch": ("provenance", "FileMatch"),
     "ImportResult": ("keepsake.importer", "ImportResult"),
     "InvalidInput": ("errors", "InvalidInput"),
@@ -88,8 +89,8 @@ _PLACES = {
     "TooNew": ("errors", "TooNew"),
     "VerifyReport": ("repository.verifying", "VerifyReport"),
     "__version__": ("version", "__version__"),
-    "experiments": ("project", "experiments"),
-    "init": ("project", "init"),
+    "experiments": ("lookup", "experiments"),
+    "init": ("lookup", "init"),
 }
 """The module of each name, and its name there: a process that needs one of them does not wait for all the others."""
 

@@ -27,9 +27,10 @@ from replicate_core.experiment import Experiment, check_number
 from replicate_core.format.records import PrimaryMetric
 from replicate_core.format.values import is_number, plain
 from replicate_core.machine.replacing import put_in_place, written_ahead
-from replicate_core.project import Prepared, Project, join, prepare
 from replicate_core.recording.inputs import check_mapping
+from replicate_core.starting import Prepared, join, prepare
 from replicate_core.user_warnings import pass_over, warn, warn_only
+from replicate_core.workspace import Workspace
 
 __all__ = [
     "AUTO",
@@ -40,6 +41,7 @@ __all__ = [
     "check_keep",
     "check_overhead",
     "check_params",
+    "check_path",
     "check_period",
     "check_primary_metric",
     "check_resume",
@@ -72,6 +74,16 @@ _GENERATORS = frozenset({"Generator", "RandomState", "Random", "SeedGenerator"})
 """Classes of numpy, torch, Python and Keras."""
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Make sure that a file at `path`, relative to the working directory, could be saved once it is there.
+
+    Raises:
+        InvalidInput: it lies outside of the project.
+        ConfigInvalid: `replicate.yaml` can't be used.
+    """
+    Workspace().check_path(path)
+
+
 def check_template(filepath: object, *, places: Sequence[str], example: str) -> str | None:
     """Check where files are to be saved, which may hold names to fill in; see `expand_template`.
 
@@ -91,7 +103,7 @@ def check_template(filepath: object, *, places: Sequence[str], example: str) -> 
     path = os.fspath(filepath)
     if not path or path.endswith(("/", os.sep)):
         raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
-    Project().check_path(path)
+    check_path(path)
     try:
         expand_template(path, dict.fromkeys(places, 1))
     except (ValueError, LookupError, AttributeError) as error:
@@ -170,7 +182,7 @@ def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric
     given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
     for name, number in given.items():
         check_number(f"keep_{name}", number)
-    if best is not None and primary_metric is None and Project().config.primary_metric is None:
+    if best is not None and primary_metric is None and Workspace().config.primary_metric is None:
         raise InvalidInput(
             "keep_best needs primary_metric, here or in replicate.yaml: by what would one be better than another?"
         )

@@ -24,6 +24,7 @@ from replicate_core.adapters import (
     EPOCH,
     check_keep,
     check_overhead,
+    check_path,
     check_period,
     check_primary_metric,
     check_resume,
@@ -191,7 +192,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._end(getattr(sys, "last_value", None) or KeyboardInterrupt())
         self._forget()
         if self.filepath is not None:  # once more: the script may have changed its directory
-            replicate_core.Project().check_path(self.filepath)
+            check_path(self.filepath)
         with quietly():
             self._rate = states.compiled_rate(self.model)
         restored = None

@@ -24,6 +24,7 @@ from replicate_core.adapters import (
     Prepared,
     check_keep,
     check_overhead,
+    check_path,
     check_period,
     check_primary_metric,
     check_resume,
@@ -247,7 +248,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             trainer.callbacks.append(_Saver(self))
         self._forget()
         if self.filepath is not None:  # once more: the script may have changed its directory
-            replicate_core.Project().check_path(self.filepath)
+            check_path(self.filepath)
         self._begins_late = tunes(trainer) or (self._resume is None and not self._is_given)
         if not self._begins_late:  # what is to be restored must be known before optimizers are made
             self._prepare(trainer, pl_module)

@@ -10,7 +10,7 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate_core.machine.names import portable
-from replicate_core.repository.checkout import What, check_out
+from replicate_core.repository.checkout import What
 
 LISTED = 10
 """Maximum number of paths named, of those that would be replaced, before asking."""
@@ -64,7 +64,7 @@ def checkout(
         click.echo("Nothing was changed.", err=True)
         return 1
     with output.progress("fetching", "bytes") as progress:
-        check_out(project.repository, layout, directory, progress)
+        project.check_out(layout, directory, progress)
     written = f"{_words(what, chosen)} of experiment {experiment.short_id}"
     where = output.printable(str(directory))
     click.echo(f"Wrote the {written} to {where} ({output.count(len(layout.files) + len(layout.links), 'file')}).")

@@ -73,12 +73,12 @@ def name(open_project: Callable[[], replicate.Project], prefix: str, new_name: s
 def _check_are_no_ids(project: replicate.Project, words: Sequence[str], command: str) -> None:
     """Refuse words that begin the id of an experiment or checkpoint: one command edits one experiment."""
     for word in words:
-        if not _ID.fullmatch(word) or not (matches := project.source.matching(word)):
+        if not _ID.fullmatch(word) or not (matches := project.experiments.matching(word)):
             continue
-        listed, checkpoint = matches[0]
+        experiment, checkpoint = matches[0]
         what = "a checkpoint of the experiment" if checkpoint else "the experiment"
         raise replicate.InvalidInput(
-            f"{word!r} begins the id of {what} {listed.experiment[:7]}, and stands where a {command} is expected: "
+            f"{word!r} begins the id of {what} {experiment.short_id}, and stands where a {command} is expected: "
             f"`replicate {command}` edits one experiment at a time, so give each one a command of its own. "
             f"experiments.get(ID).{_METHODS[command]}({word!r}) in Python takes any word"
         )

@@ -41,7 +41,7 @@ def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everyt
         click.echo(
             "No experiments fulfil that."
             if wish.filters
-            else f"No experiments in {output.printable(project.repository.store.url)} yet. "
+            else f"No experiments in {output.printable(project.location)} yet. "
             "`replicate.init()` in a script makes one."
         )
     output.hint_at_former(project, remote=is_empty)

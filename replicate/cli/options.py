@@ -38,10 +38,7 @@ def _shown(path: Path) -> str:
 def _project(context: click.Context, storage: str | None) -> replicate.Project:
     meta = context.meta
     storage = meta.get(STORAGE) if storage is None else storage
-    project = replicate.Project(storage=storage, directory=meta.get(DIRECTORY))
-    if meta.get(CREATE):
-        project.storage_options = {**project.storage_options, "create": True}
-    return project
+    return replicate.Project(storage=storage, directory=meta.get(DIRECTORY), create=bool(meta.get(CREATE)))
 
 
 def _keep(key: str) -> object:
@@ -136,9 +133,8 @@ def _begun(project: replicate.Project, begun: str) -> Iterator[tuple[str, str]]:
     if not begun:
         for experiment in reversed(project.experiments.list()[-OFFERED:]):
             yield experiment.id, experiment.name or experiment.status
-    for listed, checkpoint_id in project.source.matching(begun):
-        if checkpoint_id is None:
-            yield listed.experiment, listed.state.created.name or listed.status
-        for checkpoint in listed.state.checkpoints:
-            if checkpoint.id == checkpoint_id:
-                yield checkpoint.id, f"step {checkpoint.step}"
+    for experiment, checkpoint in project.experiments.matching(begun):
+        if checkpoint is None:
+            yield experiment.id, experiment.name or experiment.status
+        else:
+            yield checkpoint.id, f"step {checkpoint.step}"

@@ -29,7 +29,7 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
     seconds.
     """
     project = open_project()
-    waits = syncing.queued(project.spool)
+    waits = project.waiting()
     preview = project.preview(path)
     problem: replicate.ReplicateError | None = None
     is_used = False
@@ -40,10 +40,9 @@ def status(open_project: Callable[[], replicate.Project], path: str, everything:
     if as_json:
         fields = _fields(project, preview, problem, is_used=is_used)
         left_alone = [
-            {"directory": str(one.queue.directory), "why": one.why, "todo": one.todo}
-            for one in project.spool.strangers()
+            {"directory": str(one.queue.directory), "why": one.why, "todo": one.todo} for one in project.strangers()
         ]
-        kept_aside = [str(path) for path in project.spool.kept_aside()]
+        kept_aside = [str(path) for path in project.kept_aside()]
         waiting = [asdict(one) for one in waits]
         click.echo(output.as_json({**fields, "waiting": waiting, "left_alone": left_alone, "kept_aside": kept_aside}))
     else:
@@ -75,13 +74,13 @@ def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
 
 def _show_spool(project: replicate.Project) -> None:
     """Show what of the spool is not stored by anybody, and why."""
-    kept = project.spool.kept_aside()
+    kept = project.kept_aside()
     with output.console() as console:
         if kept:
             console.print()
             rows = ([str(path), "damaged before it was stored: look at it, then delete it"] for path in kept)
             console.print(output.table(["KEPT ASIDE", ""], rows))
-        for stranger in project.spool.strangers():
+        for stranger in project.strangers():
             console.print()
             text = f"Left alone: {stranger.queue.directory}: {stranger.why}. {stranger.todo}."
             console.print(output.printable(text), style="yellow", markup=False)

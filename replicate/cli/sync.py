@@ -63,7 +63,7 @@ def sync(  # noqa: PLR0917  # click gives each option by its place
         return 1
     with output.progress("storing", "things") as progress:
         report = project.sync(anew=anew, progress=progress, tell=lambda text: click.echo(f"{text} ...", err=True))
-    others = [one for one in project.spool.strangers() if not one.is_own]
+    others = [one for one in project.strangers() if not one.is_own]
     if not report and not others:
         click.echo("Nothing is waiting: all that was saved here is stored.")
     for synced in report:
@@ -75,12 +75,12 @@ def sync(  # noqa: PLR0917  # click gives each option by its place
 
 def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
     """Show what is in a directory that is not known to be this user's; tells whether it may be stored."""
-    strangers = project.spool.strangers()
+    strangers = project.strangers()
     found = [one for one in strangers if one.queue.directory.name.startswith(name)]
     if len(found) != 1:
         names = ", ".join(one.queue.directory.name for one in strangers) or "none"
         raise replicate.NotFound(
-            f"{len(found)} directories of {project.spool.directory} that are left alone have a name that begins with "
+            f"{len(found)} directories of {project.spool_directory} that are left alone have a name that begins with "
             f"{name!r}: name one of them. There are: {names}"
         )
     offer = syncing.offer(found[0])
@@ -97,7 +97,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
         click.echo(output.printable(line))
     if not yes and not click.confirm("Store it there?"):
         return False
-    project.spool.accept(found[0])
+    project.accept(found[0])
     return True
 
 

@@ -31,7 +31,7 @@ def whence(open_project: Callable[[], replicate.Project], file: Path, as_json: b
             console.print(_table(holders, now=datetime.now(timezone.utc)))
     else:
         shown = f"{output.printable(str(file))} ({formatting.size(file.stat().st_size)})"
-        click.echo(f"Nothing in {project.repository.store.url} holds the bytes of {shown}.", err=True)
+        click.echo(f"Nothing in {project.location} holds the bytes of {shown}.", err=True)
     return 0 if holders else 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from replicate_core import project as projects
+from replicate_core import workspace
 from replicate_core.errors import StorageFailed
 from replicate_core.storage.store import LocalStore, Store
 
@@ -28,7 +28,7 @@ def made(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             buckets.append(location)
         return LocalStore(relative_to / "bucket")
 
-    monkeypatch.setattr(projects, "open_store", open_store)
+    monkeypatch.setattr(workspace, "open_store", open_store)
     (project / "replicate.yaml").write_text("storage: s3://bucket\n")
     return buckets
 
@@ -75,13 +75,13 @@ def test_is_not_made_when_somebody_says_no(cli: Cli, made: list[str], answered: 
 
 def test_other_options_stay(cli: Cli, made: list[str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Mapping[str, object]] = []
-    opens = projects.open_store
+    opens = workspace.open_store
 
     def open_store(location: str, *, relative_to: Path, options: Mapping[str, object]) -> Store:
         given.append(options)
         return opens(location, relative_to=relative_to, options=options)
 
-    monkeypatch.setattr(projects, "open_store", open_store)
+    monkeypatch.setattr(workspace, "open_store", open_store)
     with open(project / "replicate.yaml", "a") as file:
         file.write("storage_options: {profile: mine}\n")
     cli("--create", "ls")

@@ -27,6 +27,7 @@ from replicate_core.repository.repository import utc_now
 from replicate_core.spool import spool, syncing
 from replicate_core.spool.spool import Origin, Queue, Spool
 from replicate_core.spool.uploading import open_queue
+from replicate_core.workspace import Workspace
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -453,7 +454,7 @@ class TestWhatSomebodyElsePutIntoTheSpool:
         assert "KEPT ASIDE" in cli("status")[1]
 
     def test_is_told_once_when_the_next_experiment_begins(self, planted: Path, project: Path) -> None:
-        place = replicate.Project(directory=planted.parents[2]).spool
+        place = Workspace(directory=planted.parents[2]).spool
         with pytest.warns(UserWarning, match=f"{planted} is left alone: .* `replicate sync --accept {planted.name}`"):
             launching.start_for_abandoned(place, planted.parents[2])
         launching.start_for_abandoned(place, planted.parents[2])

@@ -22,6 +22,7 @@ from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool.syncing import sync
 from replicate_core.storage.store import LocalStore
+from replicate_core.workspace import Workspace
 
 ROOT = Path(replicate.__file__).parents[1]
 
@@ -272,5 +273,5 @@ def test_what_waits_of_an_addition_is_stored_by_sync(project: Path) -> None:
     experiment = loaded(identifier)
     experiment.checkpoint(None, {})
     experiment._recorded._queue.leave()  # as after a SIGKILL
-    sync(replicate.Project().spool)
+    sync(Workspace().spool)
     assert (loaded(identifier).status, steps(loaded(identifier))) == ("finished", [0, 1, 2])

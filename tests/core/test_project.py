@@ -27,6 +27,7 @@ from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.recording import notices
 from replicate_core.storage.fsspec_store import FsspecStore
 from replicate_core.storage.store import LocalStore
+from replicate_core.workspace import Workspace
 
 
 def write(project: Path, **contents: str | bytes) -> None:
@@ -505,7 +506,7 @@ class TestConfig:
         write(project, **{"replicate.yaml": f"{key}: here\n"})
         replicate.init({})
         assert (project / "here/replicate.json").is_file()
-        assert replicate.Project().storage == "here"
+        assert Workspace().storage == "here"
 
     def test_a_project_may_be_somewhere_else(self, project: Path, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
@@ -523,7 +524,7 @@ class TestConfig:
         assert sorted(os.listdir(project)) == [".replicate", "given", "replicate.yaml"]
         assert sorted(os.listdir(project / ".replicate")) == [".gitignore", "spool"]
         assert repr(given) == f"<Project {str(project)!r} storage={str(project / 'given')!r}>"
-        assert given.repository.store.url == str(project / "given")
+        assert given.location == str(project / "given")
 
     def test_a_file_may_name_the_storage_and_its_options(
         self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -538,9 +539,9 @@ class TestConfig:
         assert (tmp_path / "other/there/replicate.json").is_file()
         assert given.storage == str(tmp_path / "other" / "there")
         assert given.directory == project
-        cloud = replicate.Project(storage="../other/cloud.yml")
+        cloud = Workspace(storage="../other/cloud.yml")
         assert (cloud.storage, cloud.storage_options) == ("s3://bucket/path", {"profile": "${WHO}"})
-        told = replicate.Project(storage="../other/cloud.yml", storage_options={"anon": True})
+        told = Workspace(storage="../other/cloud.yml", storage_options={"anon": True})
         assert told.storage_options == {"anon": True}
         with pytest.raises(replicate.ConfigInvalid, match=r"storge\.yaml, line 1: .* did you mean 'storage'"):
             replicate.Project(storage="../other/storge.yaml")
@@ -555,7 +556,7 @@ class TestConfig:
 
     def test_a_directory_may_have_the_name_of_such_a_file(self, project: Path) -> None:
         (project / "runs.yaml").mkdir()
-        assert replicate.Project(storage="runs.yaml").storage == str(project / "runs.yaml")
+        assert Workspace(storage="runs.yaml").storage == str(project / "runs.yaml")
 
 
 class TestBelowAProject:
@@ -699,7 +700,7 @@ class TestFinding:
 
     def test_refreshing_what_is_gone_is_not_found(self, project: Path) -> None:
         experiment = replicate.init({}, path=None)
-        replicate.Project().repository.append(Deleted(experiment.id))
+        Workspace().repository.append(Deleted(experiment.id))
         with pytest.raises(replicate.NotFound, match=f"the experiment {experiment.short_id} is no longer in"):
             experiment.refresh()
 
@@ -840,7 +841,7 @@ class TestAStorageThatFails:
 
 def ended(project: Path) -> tuple[str, str | None]:
     """How the only experiment ended: its status and its error."""
-    (record,) = (one for one in replicate.Project().repository.read_records() if isinstance(one, Ended))
+    (record,) = (one for one in Workspace().repository.read_records() if isinstance(one, Ended))
     assert only().status == record.status
     return record.status, record.error
 
@@ -1092,7 +1093,7 @@ class TestAWorkingDirectoryThatIsGone:
 
     @pytest.mark.usefixtures("gone")
     def test_a_project_that_is_named_needs_none(self, project: Path, tmp_path: Path) -> None:
-        named = replicate.Project(directory=project, storage=str(tmp_path / "archive"))
+        named = Workspace(directory=project, storage=str(tmp_path / "archive"))
         assert list(replicate.Project(directory=project).experiments.list()) == []
         assert replicate.Project(directory=project).importable() == {}
         named.check_path(project / "model.bin")

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
+from replicate_core.workspace import Workspace
 
 PYTHONS = os.environ.get("REPLICATE_PYTHONS", sys.executable).split(":")
 
@@ -200,7 +201,7 @@ class Training:
 
     def recording(self) -> int:
         """How many experiments have not said their last word."""
-        return sum(queue.is_owned() for queue in replicate.Project(directory=self.project).spool.queues())
+        return sum(queue.is_owned() for queue in Workspace(directory=self.project).spool.queues())
 
     def wait_until_over(self, others: int = 0) -> None:
         """Wait until the training has said its last word, and only waits for what is left to store."""

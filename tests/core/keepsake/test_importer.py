@@ -20,6 +20,7 @@ from replicate_core.keepsake import importer
 from replicate_core.repository import compacting
 from replicate_core.repository.repository import Repository
 from replicate_core.storage.store import LocalStore
+from replicate_core.workspace import Workspace
 
 DATA = Path(__file__).parents[2] / "data"
 ONE, MADE = "a1" * 32, "b2" * 32
@@ -373,7 +374,7 @@ class TestWhatLacks:
     def test_what_was_let_go_here_does_not_come_again(self, project: Path) -> None:
         write({f"{MADE}/out/model": b"weights"})
         only()
-        replicate.Project().repository.append(Released(ONE, (MADE,)))
+        Workspace().repository.append(Released(ONE, (MADE,)))
         assert only().outcome == "present"
         assert replicate.experiments.get(ONE).latest().is_released
 

@@ -24,6 +24,7 @@ from replicate_core.recording.launching import InlineRecorder, as_error
 from replicate_core.spool import spool
 from replicate_core.spool.recorder import LEFT
 from replicate_core.spool.spool import Queue, Trouble
+from replicate_core.workspace import Workspace
 
 AtExit = list[Callable[..., object]]
 
@@ -58,7 +59,7 @@ def recorder_of(experiment: replicate.Experiment) -> launching.ChildRecorder:
 
 
 def only_queue() -> Queue:
-    (queue,) = replicate.Project().spool.queues()
+    (queue,) = Workspace().spool.queues()
     return queue
 
 
@@ -134,7 +135,7 @@ class TestARecorderThatDies:
         assert [checkpoint.id for checkpoint in found.checkpoints] == ids
         assert [checkpoint.open().read() for checkpoint in found.checkpoints] == [b"0", b"1", b"2"]
         assert found.status == "finished"
-        assert not replicate.Project().spool.queues()
+        assert not Workspace().spool.queues()
 
     def test_while_many_threads_save_is_started_again_once(self, project: Path, told: list) -> None:
         experiment = replicate.init(path=None)
@@ -194,7 +195,7 @@ class TestARecorderThatDies:
         kill(experiment)
         experiment.stop()
         assert experiment.status == "finished"
-        assert not replicate.Project().spool.queues()
+        assert not Workspace().spool.queues()
 
     def test_is_started_again_by_metrics_alone(self, project: Path, told: list) -> None:
         experiment = replicate.init(path=None)
@@ -271,7 +272,7 @@ class TestARecorderThatDies:
         storage.before = fails(0)
         experiment.checkpoint("model", {})
         experiment.stop()
-        assert not replicate.Project().spool.queues()
+        assert not Workspace().spool.queues()
 
 
 @pytest.mark.usefixtures("with_recorder")
@@ -289,7 +290,7 @@ class TestARecorderThatHangs:
         process.send_signal(signal.SIGSTOP)
         yield experiment
         process.send_signal(signal.SIGCONT)
-        until(lambda: not replicate.Project().spool.queues())
+        until(lambda: not Workspace().spool.queues())
         process.wait(60)
 
     def save(self, experiment: replicate.Experiment, step: int) -> str:
@@ -309,7 +310,7 @@ class TestARecorderThatHangs:
         assert "6 jobs of the experiment" in texts(told)[-1]
         assert "are still being stored in the background. If that stops: `replicate sync`" in texts(told)[-1]
         recorder_of(hanging)._process.send_signal(signal.SIGCONT)
-        until(lambda: not replicate.Project().spool.queues())
+        until(lambda: not Workspace().spool.queues())
         found = replicate.experiments.get(hanging.id)
         assert [checkpoint.id for checkpoint in found.checkpoints] == ids
         assert [checkpoint.size_bytes for checkpoint in found.checkpoints] == [300_000] * 3 + [0] * 2
@@ -464,7 +465,7 @@ class TestWhereNoProcessCanBeStarted:
         (text,) = texts(told)
         assert "no process could be started to store what is saved" in text
         assert experiment.status == "finished"
-        assert not replicate.Project().spool.queues()
+        assert not Workspace().spool.queues()
 
 
 class TestWithoutARecorder:
@@ -558,10 +559,10 @@ class TestWhatOthersHaveLeft:
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
-        assert len(replicate.Project().spool.queues()) == 1
+        assert len(Workspace().spool.queues()) == 1
         with replicate.init(path=None, name="next"):
             pass
-        until(lambda: not replicate.Project().spool.queues())
+        until(lambda: not Workspace().spool.queues())
         first, _ = replicate.experiments.list()
         assert first.status == "killed"
         assert first.checkpoints[0].open().read() == b"x"
@@ -676,7 +677,7 @@ class TestSeveralExperimentsOfOneProcess:
         (project / "replicate.yaml").write_text("storage: ../other\n")
         others = self.begin(2)
         assert len(self.processes([failing, *others])) == 1
-        until(lambda: not any(queue.waiting() for queue in replicate.Project().spool.queues()))  # nobody writes there
+        until(lambda: not any(queue.waiting() for queue in Workspace().spool.queues()))  # nobody writes there
         shutil.rmtree(project.parent / "failing")
         (project.parent / "failing").touch()
         self.save([failing])

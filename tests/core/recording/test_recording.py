@@ -27,6 +27,7 @@ from replicate_core.recording import backlog, launching, notices, recording
 from replicate_core.repository import heartbeats
 from replicate_core.spool import leftovers, recorder, spool
 from replicate_core.storage.store import translated
+from replicate_core.workspace import Workspace
 
 AtExit = list[Callable[..., object]]
 
@@ -74,7 +75,7 @@ def stored() -> replicate.Experiment:
 
 
 def queues() -> list[spool.Queue]:
-    return replicate.Project().spool.queues()
+    return Workspace().spool.queues()
 
 
 def assert_stored(ids: list[str]) -> None:
@@ -90,7 +91,7 @@ def assert_stored_once(storage: Storage, ids: list[str]) -> None:
     for checkpoint in experiment.checkpoints:
         if checkpoint.path is not None:
             assert checkpoint.open().read() == content(checkpoint.step, checkpoint.size_bytes)
-    repository = replicate.Project().repository
+    repository = Workspace().repository
     inside = [item.id for record in repository.read_records() for item in getattr(record, "checkpoints", ())]
     assert inside == ids
     assert replicate.Project().verify(deep=True).damages == ()

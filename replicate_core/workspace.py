@@ -1,0 +1,172 @@
+"""A project directory as the machinery sees it: its configuration, its spool, its storage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.format.values import Value, renamed
+from replicate_core.machine.files import DEFAULT_STORAGE, working_directory
+from replicate_core.recording.inputs import check_inside, mapping
+from replicate_core.recording.place import Place
+from replicate_core.redaction import without_credentials
+from replicate_core.repository.repository import Repository
+from replicate_core.spool.spool import Spool
+from replicate_core.storage.cache import cached
+from replicate_core.storage.opening import check_scheme, found_at, is_config, local_root, open_store, scheme
+from replicate_core.storage.options import CREATE
+from replicate_core.storage.store import Store
+from replicate_core.storage.trust import Request, check_trusted
+from replicate_core.storage.vetting import doubts
+from replicate_core.views.source import Source
+
+if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
+    pass
+
+
+class Workspace:
+    """A project directory, its spool, and its storage, which is opened when it is first needed.
+
+    Arguments and errors are those of `Project`. It can be pickled: what it was made of is, and read again.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: str | None = None,
+        directory: str | Path | None = None,
+        storage_options: Mapping[str, object] | None = None,
+        repository: str | None = None,
+        create: bool = False,
+    ) -> None:
+        from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
+
+        storage = renamed("storage", storage, "repository", repository)
+        found = configs.find_directory(working_directory()) if directory is None else Path(directory)
+        self.config = configs.load(found)
+        beside = self.config
+        self._is_named, self._has_options = storage is not None, storage_options is not None
+        is_named_by_file = storage is None
+        self.above = configs.project_above(beside.directory) if directory is None and storage is None else None
+        """The directory above whose `.replicate` keeps what is recorded here, where that is not the project's own."""
+        if self.above is not None:
+            self.storage = str(self.above / DEFAULT_STORAGE)
+        elif storage is None:
+            self.storage = beside.storage
+            local_root(self.storage, relative_to=beside.directory)  # raises where it can be none
+        else:
+            start = working_directory(storage)
+            is_named_by_file = is_config(storage, relative_to=start)
+            if is_named_by_file:
+                beside = configs.load_file(Path(storage).expanduser())
+                storage, start = beside.storage, beside.directory
+            local = local_root(storage, relative_to=start)
+            self.storage = storage if local is None else str(local)
+        if storage_options is not None:
+            self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
+        else:
+            is_same_kind = scheme(self.storage) == scheme(beside.storage)
+            self.storage_options = beside.storage_options if is_same_kind else {}
+        if beside.file is not None and local_root(self.storage, relative_to=beside.directory) is None:
+            said = self.storage_options if storage_options is None else {}
+            asked = doubts(self.storage, said, names_location=is_named_by_file)
+            if asked:
+                check_scheme(self.storage)  # a scheme that is mistyped is no question of trust
+            check_trusted(Request(beside.file, beside.storage, beside.storage_options), asked)
+        if create:
+            self.storage_options = {**self.storage_options, CREATE: True}
+        self._connect()
+
+    def _connect(self) -> None:
+        self.spool = Spool(self.above or self.config.directory, self.config.spool.directory)
+        self.source = Source(self._opened, self.spool, check=self.check_is_there)
+        self.source_to_record = Source(self._opened, self.spool)
+        """As `source`, for callers that will make the storage if it is not there yet."""
+
+    @property
+    def directory(self) -> Path:
+        """The project directory."""
+        return self.config.directory
+
+    def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[object, ...]]:
+        """What it is made of, for pickles and copies; what `replicate.yaml` says is read from there again."""
+        storage = self.storage if self._is_named else None
+        options = dict(self.storage_options) if self._is_named or self._has_options else None
+        return _workspace_again, (str(self.directory), storage, options, self.above)
+
+    def _opened(self) -> Repository:
+        return self.repository
+
+    def check_path(self, path: str | os.PathLike[str]) -> None:
+        """Make sure that a file at `path`, relative to the working directory, could be saved once it is there.
+
+        Raises:
+            InvalidInput: it lies outside of the project.
+        """
+        check_inside(working_directory(path), self.directory, path)
+
+    def place(self) -> Place:
+        """Where its experiments are recorded from, and to."""
+        return Place(self.config, self.storage, self.spool, self.open_patiently, self.storage_options)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """What is stored at the storage.
+
+        Raises:
+            ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
+        """
+        return Repository(cached(self.store))
+
+    @cached_property
+    def store(self) -> Store:
+        """Its storage, as it is: nothing is cached."""
+        return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
+
+    def check_is_there(self) -> None:
+        """Make sure that a storage which was named holds a repository; called where nothing was found in it.
+
+        Raises:
+            NotFound: it does not.
+        """
+        if self._is_named and not self.storage_options.get(CREATE) and not Repository(self.store).check_format():
+            raise NotFound(f"there is no repository at {self.store.url}: {found_at(self.store)}")
+
+    def store_to_read(self) -> Store:
+        """What is read from only, and must be there: a bucket that is missing is not made.
+
+        Raises:
+            NotFound: it is missing.
+        """
+        options = {name: value for name, value in self.storage_options.items() if name != CREATE}
+        try:
+            return open_store(self.storage, relative_to=self.directory, options=options)
+        except StorageFailed as error:
+            if error.bucket_is_missing:
+                missing = f"the bucket of {self.shown_storage} does not exist: nothing can be read there"
+                raise NotFound(missing) from error
+            raise
+
+    def open_patiently(self) -> Repository:
+        """What is stored at the storage, for recording: as `repository`, but nobody waits for a request."""
+        store = open_store(self.storage, relative_to=self.directory, options=self.storage_options, patient=True)
+        return Repository(cached(store))
+
+    @property
+    def shown_storage(self) -> str:
+        """The storage, without credentials."""
+        return without_credentials(self.storage)
+
+
+def _workspace_again(
+    directory: str, storage: str | None, options: Mapping[str, object] | None, above: Path | None
+) -> Workspace:
+    workspace = Workspace(directory=directory, storage=storage, storage_options=options)
+    if above is not None:
+        workspace.above, workspace.storage = above, str(above / DEFAULT_STORAGE)
+        workspace._connect()  # noqa: SLF001  # it is ours
+    return workspace
