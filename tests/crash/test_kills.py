@@ -29,6 +29,7 @@ import pytest
 
 import replicate
 from replicate_core.spool.spool import Spool
+from replicate_core.workspace import Workspace
 
 HERE = Path(__file__).parent
 TASKS = Path("/proc/self/task")
@@ -338,7 +339,7 @@ def check(case: Case) -> None:
                 checkpoint.checkout(target, what="files")
         for path, data in CODE.items() if len(experiment.checkpoints) else ():
             assert (target / path).read_bytes() == data
-    keys = [entry.key for entry in project.repository.store.list("")]
+    keys = [entry.key for entry in Workspace(directory=project.directory).store.list("")]
     assert not [key for key in keys if ".tmp" in key]
 
 
