@@ -15,6 +15,7 @@ from storage_servers import Place
 from test_trainings import until
 
 import replicate_core as replicate
+from replicate_core.workspace import Workspace
 
 BYTES = 200_000
 
