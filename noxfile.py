@@ -15,13 +15,20 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.4.15"
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "uv|venv"  # uv makes them in seconds, where it is there
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "imports", "tests", "bare"]
 
 ROOT = Path(__file__).parent
 PACKAGES = ("replicate", "replicate_core", "replicate_keras", "replicate_lightning")
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
+WORKERS = f"--numprocesses={2 * (os.cpu_count() or 1) + 1}"
+"""Many tests wait, for processes and for disks."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+FEW_WORKERS = f"--numprocesses={(os.cpu_count() or 1) + 1}"
+"""What trains needs the processors, and so many workers have one thread each."""
+
 TORCH = "torch==2.13.0"
 """Named exactly: on Linux a range takes the newest build, with several gigabytes of CUDA."""
 
@@ -67,10 +74,25 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the core and the command line, also with processes that are killed and that end in every other way."""
+    """Test the core, the command line and notebooks. Where CI is set, measure also what they reach.
+
+    The pure floor must be reached to the last branch, the rest to 97 %.
+    """
+    session.install(".[notebook,parquet]", *TEST_TOOLS, "nbclient", "ipykernel")
+    suites = ("tests/core", "tests/cli", "tests/notebook")
+    measure = ("--cov", "--cov-report=") if os.environ.get("CI") else ()
+    session.run("pytest", *suites, WORKERS, *measure, *session.posargs)
+    if measure:
+        pure = ",".join(f"*/{name.replace('.', '/')}.py,*/{name.replace('.', '/')}/*.py" for name in _pure_floor())
+        session.run("coverage", "report", f"--include={pure}", "--fail-under=100")
+        session.run("coverage", "report", "--fail-under=97")
+
+
+@nox.session
+def exits(session: nox.Session) -> None:
+    """Test processes that are killed at every step, and that end in every other way."""
     session.install(".[parquet]", *TEST_TOOLS, "ipykernel")
-    suites = ("tests/core", "tests/cli", "tests/crash", "tests/exits")
-    session.run("pytest", *suites, "--numprocesses=auto", *session.posargs)
+    session.run("pytest", "tests/crash", "tests/exits", WORKERS, *session.posargs)
 
 
 @nox.session
@@ -78,25 +100,13 @@ def crash(session: nox.Session) -> None:
     """Kill trainings and recorders, hundreds of them, at every step and at random, and look for what is lost."""
     session.install(".", *TEST_TOOLS)
     kills = {"REPLICATE_KILLS": "300"}
-    session.run("pytest", "tests/crash", "--numprocesses=auto", *session.posargs, env=kills)
+    session.run("pytest", "tests/crash", WORKERS, *session.posargs, env=kills)
 
 
-@nox.session
-def notebook(session: nox.Session) -> None:
-    """Test plots, data frames, and a real notebook that runs in a kernel."""
-    session.install(".[notebook]", *TEST_TOOLS, "ipykernel", "nbclient")
-    session.run("pytest", "tests/notebook", *session.posargs)
-
-
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Measure what the tests of the core reach: the pure floor to the last branch, the rest to 97 %."""
-    session.install(".[notebook,parquet]", *TEST_TOOLS, "nbclient", "ipykernel")
-    suites = ("tests/core", "tests/cli", "tests/notebook")
-    session.run("pytest", *suites, "--numprocesses=auto", "--cov", "--cov-report=")
-    pure = ",".join(f"*/{name.replace('.', '/')}.py,*/{name.replace('.', '/')}/*.py" for name in _pure_floor())
-    session.run("coverage", "report", f"--include={pure}", "--fail-under=100")
-    session.run("coverage", "report", "--fail-under=97")
+def _install_torch(session: nox.Session) -> None:
+    """Install torch by pip, which alone sees the build for CPUs where the machine has one."""
+    session.install("pip")
+    session.run("python", "-m", "pip", "install", "--quiet", TORCH)
 
 
 def _pure_floor() -> list[str]:
@@ -110,21 +120,21 @@ def _pure_floor() -> list[str]:
 def keras(session: nox.Session, backend: str) -> None:
     """Test the Keras callback on one of its backends, each in a process of its own."""
     if backend == "torch":
-        session.install(TORCH)
+        _install_torch(session)
     extra = "tensorflow" if backend == "tensorflow" else "keras"
     session.install(f".[{extra}]", backend, *LOADERS.get(backend, ()), *TEST_TOOLS, "scikit-learn")
-    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    session.run("pytest", "tests/keras", "--numprocesses=auto", *session.posargs, env=environment)
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **ONE_THREAD}
+    session.run("pytest", "tests/keras", FEW_WORKERS, *session.posargs, env=environment)
 
 
 @nox.session
 def lightning(session: nox.Session) -> None:
     """Test the Lightning callback in both namespaces, `pytorch_lightning` and `lightning.pytorch`, and torch alone."""
-    session.install(TORCH)
+    _install_torch(session)
     session.install(
         ".[lightning]", "lightning", "omegaconf", "jsonargparse[signatures]", *TEST_TOOLS, "scikit-learn", "pandas"
     )
-    session.run("pytest", "tests/lightning", "--numprocesses=auto", *session.posargs)
+    session.run("pytest", "tests/lightning", FEW_WORKERS, *session.posargs, env=ONE_THREAD)
     session.run("pytest", "tests/exits", "-k", "torch")
 
 
@@ -134,7 +144,7 @@ def storages(session: nox.Session) -> None:
 
     Those that `REPLICATE_STORAGES_REQUIRED` names make it fail: where CI is set, `azurite sshd`; that of S3 always.
     """
-    session.install(TORCH)  # its data loaders are processes that fork
+    _install_torch(session)  # its data loaders are processes that fork
     session.install("uv")  # pip takes minutes to choose versions of the drivers' many dependencies
     target = ("--python", session.virtualenv.location)
     wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, "ipykernel", *SERVERS)
@@ -144,7 +154,7 @@ def storages(session: nox.Session) -> None:
     if azurite := _azurite(session):
         environment["REPLICATE_AZURITE_BLOB"] = azurite
     _install_sshd(session)
-    session.run("pytest", "tests/storages", "--numprocesses=auto", *session.posargs, env=environment)
+    session.run("pytest", "tests/storages", WORKERS, *session.posargs, env=environment)
 
 
 def _azurite(session: nox.Session) -> str | None:
@@ -225,7 +235,7 @@ def minimums(session: nox.Session) -> None:
     session.run("uv", "pip", "install", "--quiet", *target, "--resolution=lowest-direct", ".", env=lowest)
     session.run("uv", "pip", "install", "--quiet", *target, *TEST_TOOLS)
     pytest, suites = environment / "bin" / "pytest", ("tests/core", "tests/cli")
-    session.run(str(pytest), *suites, "--numprocesses=auto", "-p", "no:cacheprovider", *session.posargs, external=True)
+    session.run(str(pytest), *suites, WORKERS, "-p", "no:cacheprovider", *session.posargs, external=True)
 
 
 def _runs(python: str) -> bool:
@@ -237,20 +247,13 @@ def _runs(python: str) -> bool:
 
 
 @nox.session
-def examples(session: nox.Session) -> None:
-    """Run every program in `examples/`."""
-    session.install(TORCH)
-    session.install(".[keras,lightning]", "jax", "scikit-learn", *TEST_TOOLS)
-    session.run("pytest", "tests/examples", *session.posargs, env={"KERAS_BACKEND": "jax"})
-
-
-@nox.session
 def docs(session: nox.Session) -> None:
-    """Run every code block of the README and the docs."""
-    session.install(TORCH)
-    session.install(".[keras,lightning,notebook]", "scikit-learn", *TEST_TOOLS)
+    """Run every code block of the README and the docs, and every program in `examples/`."""
+    _install_torch(session)
+    session.install(".[keras,lightning,notebook]", "jax", "scikit-learn", *TEST_TOOLS)
     environment = {"KERAS_BACKEND": "torch", "MPLBACKEND": "Agg"}
     session.run("pytest", "tests/docs", *session.posargs, env=environment)
+    session.run("pytest", "tests/examples", *session.posargs, env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session
