@@ -274,7 +274,10 @@ class TestStrict:
         assert_stored_once(storage, ids)
 
     @pytest.mark.parametrize("permanent", [True, False])
-    def test_trouble_is_raised_from_the_end(self, project: Path, storage: Storage, told: list, permanent: bool) -> None:
+    def test_trouble_is_raised_from_the_end(
+        self, project: Path, storage: Storage, told: list, permanent: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=1))
         experiment = begin(project, strict=True)
         save(experiment, 0)
         storage.before = fails(permanent=permanent, text="access denied")

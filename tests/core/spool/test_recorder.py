@@ -155,6 +155,7 @@ class TestTryingAgain:
         until(lambda: (trouble := training.queue.state().trouble) and trouble.attempts >= 3)
         trouble = training.queue.state().trouble
         assert (trouble.kind, trouble.message, trouble.permanent) == ("StorageFailed", "the network is down", False)
+        storage.before = nothing
 
     def test_what_waits_while_something_else_is_stored_outlives_the_machine(
         self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +183,7 @@ class TestTryingAgain:
         for _ in range(2):  # the first of them was about to be stored, and has another name by then
             training.checkpoint()
         until(lambda: len(list(training.queue.directory.glob("files/*/synced"))) == 2)
+        storage.before = nothing
 
 
 class TestTheEnd:
@@ -411,7 +413,10 @@ class TestWhoMayStore:
         assert record(Queue(project / ".replicate" / "spool" / "x-y")) is False
         assert not (project / ".replicate").exists()
 
-    def test_a_queue_that_lacks_what_is_needed_is_an_error(self, training: Training, storage: Storage) -> None:
+    def test_a_queue_that_lacks_what_is_needed_is_an_error(
+        self, training: Training, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=1))
         (training.queue.directory / "origin.json").unlink()
         training.queue.leave()
         storage.before = nothing
