@@ -35,7 +35,7 @@ from replicate_core.repository.checkout import check_out, lay_out
 from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.writing import publish
-from replicate_core.spool.spool import SPARES_MAX
+from replicate_core.spool.upload_queue import SPARES_MAX
 from replicate_core.storage.store import LocalStore
 
 Series = Callable[[Path, int], Iterator[Path]]

@@ -42,13 +42,10 @@ SECRET_NAMES = (
 )
 """Names of files that hold keys and passwords, in lower case."""
 
-
 HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist", ".pub")
 """What is meant to be shown around."""
 
-
 _SECRET_NAME = re.compile("|".join(map(translate, SECRET_NAMES)))
-
 
 _SECRET_WORD = re.compile(
     r"(?:^|[._ -])(?:passwords?|passwd|passphrase|secrets?|token|credentials?|(?:api|access|secret|private)[_-]?keys?)$"
@@ -57,7 +54,6 @@ _SECRET_WORD = re.compile(
 
 _PLAIN_FILE = re.compile(r"(?P<stem>.+?)(?:\.(?:txt|json|ya?ml|toml|ini|cfg|conf))?")
 """What may hold a secret, and is no program that speaks of one; `tokens` are what a model reads."""
-
 
 DATA_ENDINGS = frozenset({
     "7z", "arrow", "bin", "bz2", "ckpt", "csv", "db", "feather", "gz", "h5", "hdf5", "jsonl", "keras", "mp4", "npy",
@@ -69,10 +65,8 @@ DATA_ENDINGS = frozenset({
 DATA_BYTES = 10**6
 """Files with such an ending are data from this size on."""
 
-
 DATA_SHARE = 0.1
 """A file of any other ending is, if it takes so much of what all code may."""
-
 
 SOURCE_ENDINGS = frozenset({
     "c", "cc", "cfg", "conf", "cpp", "cu", "cuh", "gin", "h", "hpp", "ini", "ipynb", "java", "jl", "js", "json", "lua",

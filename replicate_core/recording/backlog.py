@@ -22,7 +22,7 @@ from replicate_core.machine.staging import SMALL_BYTES, Staged
 from replicate_core.recording.launching import Launched
 from replicate_core.recording.notices import UploadDisplay, Waiting
 from replicate_core.recording.place import size_of
-from replicate_core.spool.spool import Queue
+from replicate_core.spool.upload_queue import Queue
 from replicate_core.user_warnings import warn_only
 
 _GONE = "the process that stores them is gone"

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MISTYPED = 0.85
 """How similar a mistyped name is to the right one: `val_los` is, `loss` is not similar enough to `val_loss`."""
 
-
 SHOWN_CHARACTERS = 60
 """Of a value in a warning."""
 

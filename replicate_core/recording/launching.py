@@ -25,7 +25,8 @@ from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository
 from replicate_core.spool.recorder import LEFT
-from replicate_core.spool.spool import Queue, Spool, Trouble
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Queue, Trouble
 from replicate_core.spool.uploading import Uploader
 from replicate_core.user_warnings import warn_only
 

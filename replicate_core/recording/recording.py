@@ -58,7 +58,8 @@ from replicate_core.recording.place import Place
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.repository.repository import utc_now
 from replicate_core.spool import leftovers
-from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.storage.opening import local_root
 from replicate_core.user_warnings import warn_only
 

@@ -31,7 +31,8 @@ from replicate_core.machine.files import FULL, LASTING, disk_advice
 from replicate_core.repository import heartbeats
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import utc_now
-from replicate_core.spool.spool import SYNC_AFTER_SECONDS, Queue, Spool, Trouble
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import SYNC_AFTER_SECONDS, Queue, Trouble
 from replicate_core.spool.uploading import Uploader, open_queue
 
 POLL_SECONDS = 0.1

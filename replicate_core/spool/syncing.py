@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 from replicate_core.errors import Corrupted, InvalidInput, ReplicateError
 from replicate_core.progress import Progress, silent
 from replicate_core.redaction import without_credentials
-from replicate_core.spool.spool import Queue, Spool, Stranger
+from replicate_core.spool.spool import Spool, Stranger
+from replicate_core.spool.upload_queue import Queue
 from replicate_core.spool.uploading import open_queue
 
 Outcome: TypeAlias = Literal["stored", "recording", "failed", "refused"]

@@ -23,7 +23,7 @@ from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.repository.retention import Retention
 from replicate_core.repository.writing import StoredSnapshot, publish
 from replicate_core.spool import leftovers
-from replicate_core.spool.spool import Job, Queue
+from replicate_core.spool.upload_queue import Job, Queue
 from replicate_core.storage.cache import cached
 from replicate_core.storage.opening import open_store
 from replicate_core.storage.store import LocalStore

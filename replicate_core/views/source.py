@@ -27,7 +27,8 @@ from replicate_core.repository import catalogue, heartbeats
 from replicate_core.repository.catalogue import Catalogue, Stored
 from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository, Unusable, warn
-from replicate_core.spool.spool import Job, Queue, Spool
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Job, Queue
 from replicate_core.spool.uploading import open_queue
 
 LOOK_SECONDS = 0.05

@@ -21,11 +21,13 @@ import pytest
 import replicate
 from replicate_core.format import ids
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended
+from replicate_core.machine import boot
 from replicate_core.machine.files import Tree
 from replicate_core.recording import launching
 from replicate_core.repository.repository import utc_now
-from replicate_core.spool import spool, syncing
-from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool import syncing, upload_queue
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.spool.uploading import open_queue
 from replicate_core.workspace import Workspace
 
@@ -103,7 +105,7 @@ class TestSync:
         self, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         killed = Killed(project).leave()
-        monkeypatch.setattr(spool.socket, "gethostname", lambda: "another")
+        monkeypatch.setattr(upload_queue.socket, "gethostname", lambda: "another")
         assert "is running" in cli("sync")[1]
         for path in (killed.queue.directory / "owner", killed.queue.directory / "recorder"):
             os.utime(path, (1, 1))
@@ -139,7 +141,7 @@ class TestSync:
         killed = Killed(project)
         made = killed.save(0, model=b"weights")
         killed.leave()
-        monkeypatch.setattr(spool, "boot_id", lambda: "another start of the machine")
+        monkeypatch.setattr(boot, "boot_id", lambda: "another start of the machine")
         code, out, err = cli("sync")
         assert (code, out) == (0, "1111111  stored (2 jobs)\n")
         kept = project / ".replicate" / "spool" / f"torn-{killed.queue.directory.name}-1"

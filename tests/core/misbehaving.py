@@ -16,7 +16,7 @@ from replicate_core.errors import StorageFailed
 from replicate_core.machine.background import Bell
 from replicate_core.recording import launching
 from replicate_core.spool import recorder, uploading
-from replicate_core.spool.spool import Queue
+from replicate_core.spool.upload_queue import Queue
 from replicate_core.storage.store import Entry, Store
 
 PATIENCE_SECONDS = 120

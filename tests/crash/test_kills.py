@@ -102,7 +102,7 @@ RECORDING: dict[str, Step] = {
     "room for a large copy": after("replicate_core.machine.steady:set_aside"),
     "a large file copied": after("replicate_core.machine.staging:copy_steadily"),
     "a small file read": after("replicate_core.machine.staging:read_steadily"),
-    "all copied": after("replicate_core.spool.spool:Queue.stage"),
+    "all copied": after("replicate_core.spool.upload_queue:Queue.stage"),
     "before the job": before("replicate_core.spool.journal:Journal.append"),
     "half a job": ("os:write", "half", ""),
     "after the job": after("replicate_core.spool.journal:Journal.append"),
@@ -112,13 +112,13 @@ RECORDING: dict[str, Step] = {
 
 STOPPING: dict[str, Step] = {
     "before the end is recorded": before("replicate_core.recording.recording:Recording.end"),
-    "the end is recorded": before("replicate_core.spool.spool:Queue.leave"),
+    "the end is recorded": before("replicate_core.spool.upload_queue:Queue.leave"),
     "waiting for the rest": before("replicate_core.recording.recording:Recording._wait_until_stored"),
 }
 
 STORING: dict[str, Step] = {
-    "before a job is claimed": before("replicate_core.spool.spool:Queue.claim"),
-    "a job claimed": after("replicate_core.spool.spool:Queue.claim"),
+    "before a job is claimed": before("replicate_core.spool.upload_queue:Queue.claim"),
+    "a job claimed": after("replicate_core.spool.upload_queue:Queue.claim"),
     "files cut": before("replicate_core.repository.chunk_index:ChunkIndex.refresh"),
     "before an object": before("replicate_core.storage.store:LocalStore.put_file"),
     "an object not in place": after("replicate_core.storage.store:sync"),
@@ -130,12 +130,12 @@ STORING: dict[str, Step] = {
     "before the record": before("replicate_core.storage.store:LocalStore.put", "^records/.*-checkpoints"),
     "a record not in place": before("os.rename", r"/records/.*-checkpoints"),
     "after the record": after("replicate_core.storage.store:LocalStore.put", "^records/.*-checkpoints"),
-    "before it is done": before("replicate_core.spool.spool:Queue.finish"),
+    "before it is done": before("replicate_core.spool.upload_queue:Queue.finish"),
     "half done": before("os.rename", r"/state\.json"),
     "done, copies left": before("replicate_core.spool.journal:Journal.forget"),
-    "done, spares to keep": before("replicate_core.spool.spool:Queue._keep_spares"),
+    "done, spares to keep": before("replicate_core.spool.upload_queue:Queue._keep_spares"),
     "copies being removed": before("shutil.rmtree", r"\.taken"),
-    "done": after("replicate_core.spool.spool:Queue.finish"),
+    "done": after("replicate_core.spool.upload_queue:Queue.finish"),
 }
 """Of who stores, at each checkpoint."""
 
@@ -151,12 +151,12 @@ CLOSING: dict[str, Step] = {
 
 GONE: dict[str, Step] = {
     "the queue is half gone": before("shutil.rmtree", r"/\.scratch-"),
-    "the queue is gone": after("replicate_core.spool.spool:Queue.remove"),
+    "the queue is gone": after("replicate_core.spool.upload_queue:Queue.remove"),
 }
 
 OPENING: dict[str, Step] = {
     "before anything": before("replicate_core.spool.recorder:main"),
-    "the queue taken": after("replicate_core.spool.spool:Queue.take"),
+    "the queue taken": after("replicate_core.spool.upload_queue:Queue.take"),
     "before the storage is prepared": before("replicate_core.repository.repository:Repository.prepare"),
     "the storage half prepared": before("os.rename", r"/replicate\.json"),
     "the storage prepared": after("replicate_core.repository.repository:Repository.prepare"),

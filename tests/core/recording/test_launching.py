@@ -23,7 +23,7 @@ from replicate_core.recording import backlog, launching, recording
 from replicate_core.recording.launching import InlineRecorder, as_error
 from replicate_core.spool import spool
 from replicate_core.spool.recorder import LEFT
-from replicate_core.spool.spool import Queue, Trouble
+from replicate_core.spool.upload_queue import Queue, Trouble
 from replicate_core.workspace import Workspace
 
 AtExit = list[Callable[..., object]]

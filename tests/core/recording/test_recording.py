@@ -25,7 +25,7 @@ from misbehaving import PATIENCE_SECONDS, Gate, Storage, fails, nothing, remove,
 import replicate_core as replicate
 from replicate_core.recording import backlog, launching, notices, recording
 from replicate_core.repository import heartbeats
-from replicate_core.spool import leftovers, recorder, spool
+from replicate_core.spool import leftovers, recorder, upload_queue
 from replicate_core.storage.store import translated
 from replicate_core.workspace import Workspace
 
@@ -74,7 +74,7 @@ def stored() -> replicate.Experiment:
     return experiment
 
 
-def queues() -> list[spool.Queue]:
+def queues() -> list[upload_queue.Queue]:
     return Workspace().spool.queues()
 
 
@@ -834,14 +834,14 @@ class TestNoRoomForAJob:
     @pytest.fixture
     def full(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         """Whether it is so."""
-        found, plain = [False], spool.Queue.append
+        found, plain = [False], upload_queue.Queue.append
 
-        def append(self: spool.Queue, *arguments: object, **options: float) -> None:
+        def append(self: upload_queue.Queue, *arguments: object, **options: float) -> None:
             if found[0]:
                 raise OSError(28, "No space left on device")
             plain(self, *arguments, **options)
 
-        monkeypatch.setattr(spool.Queue, "append", append)
+        monkeypatch.setattr(upload_queue.Queue, "append", append)
         return found
 
     def test_loses_checkpoints_with_one_warning_each_time(
@@ -904,16 +904,16 @@ class TestCopying:
         storage.before = gate = Gate("data/")
         ids = [save(experiment, 0)]
         until(lambda: gate.held_up)
-        plain, left = spool.Queue.stage, [2]
+        plain, left = upload_queue.Queue.stage, [2]
 
-        def stage(self: spool.Queue, tree: object) -> object:
+        def stage(self: upload_queue.Queue, tree: object) -> object:
             left[0] -= 1
             if left[0] >= 0:
                 raise OSError(28, "No space left on device")
             gate.open()
             return plain(self, tree)
 
-        monkeypatch.setattr(spool.Queue, "stage", stage)
+        monkeypatch.setattr(upload_queue.Queue, "stage", stage)
         ids.append(save(experiment, 1))
         experiment.stop()
         assert_stored_once(storage, ids)
@@ -925,14 +925,14 @@ class TestCopying:
         self, project: Path, storage: Storage, told: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         experiment = begin(project)
-        plain = spool.Queue.stage
+        plain = upload_queue.Queue.stage
 
-        def stage(self: spool.Queue, tree: object) -> object:
+        def stage(self: upload_queue.Queue, tree: object) -> object:
             Path("model.bin").unlink()
             return plain(self, tree)
 
         with monkeypatch.context() as patch:
-            patch.setattr(spool.Queue, "stage", stage)
+            patch.setattr(upload_queue.Queue, "stage", stage)
             with pytest.raises(replicate.InvalidInput, match=r"model\.bin vanished while it was copied"):
                 save(experiment, 0)
         assert list((queues()[0].directory / "files").iterdir()) == []
@@ -1073,18 +1073,18 @@ class TestAFileThatMayNotBeSoLarge:
         storage.before = gate = Gate("data/")
         ids = [save(experiment, 0)]
         until(lambda: gate.held_up)
-        plain = spool.Queue.stage
+        plain = upload_queue.Queue.stage
 
-        def stage(self: spool.Queue, tree: object) -> object:
+        def stage(self: upload_queue.Queue, tree: object) -> object:
             raise OSError(errno.EFBIG, "File too large")
 
-        monkeypatch.setattr(spool.Queue, "stage", stage)
+        monkeypatch.setattr(upload_queue.Queue, "stage", stage)
         began = time.monotonic()
         ids.append(save(experiment, 1))
         assert time.monotonic() - began < 5
         (text,) = texts(told)
         assert "File too large. Raise the limit for the size of a file (`ulimit -f`)" in text
-        monkeypatch.setattr(spool.Queue, "stage", plain)
+        monkeypatch.setattr(upload_queue.Queue, "stage", plain)
         gate.open()
         experiment.stop()
         assert_stored(ids)
@@ -1116,7 +1116,7 @@ class TestASpoolThatCannotBeWritten:
         storage.before = gate = Gate("records/")
         ids = [experiment.checkpoint(None, {"loss": 1}).id]
         until(lambda: gate.held_up)
-        monkeypatch.setattr(spool.Queue, "write_problem", lambda _: "it can't be written: Read-only file system")
+        monkeypatch.setattr(upload_queue.Queue, "write_problem", lambda _: "it can't be written: Read-only file system")
         experiment.stop()
         (text,) = texts(told)
         assert "in the background, as far as that can be: it can't be written: Read-only file system" in text
@@ -1125,7 +1125,7 @@ class TestASpoolThatCannotBeWritten:
         assert_stored(ids)
 
     def test_is_told_by_trying(self, open_directory: Path, as_nobody: Callable) -> None:
-        queue = spool.Queue(open_directory)
+        queue = upload_queue.Queue(open_directory)
         with as_nobody():
             assert queue.write_problem() is None
             open_directory.chmod(0o555)

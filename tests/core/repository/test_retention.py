@@ -387,7 +387,7 @@ def test_where_a_record_can_not_be_read_nothing_is_let_go(project: Path) -> None
 
 
 def test_a_job_that_is_done_twice_loses_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from replicate_core.spool.spool import Queue
+    from replicate_core.spool.upload_queue import Queue
 
     experiment = start()
     experiment.keep()

@@ -24,7 +24,8 @@ from replicate_core.repository import heartbeats
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool import recorder
 from replicate_core.spool.recorder import Recorder, record, record_abandoned
-from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.storage.store import LocalStore
 
 

@@ -22,12 +22,15 @@ from hypothesis import strategies as st
 from replicate_core.errors import Corrupted, InvalidInput, StorageFailed
 from replicate_core.format import record_codec
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended
+from replicate_core.machine import boot as boots
 from replicate_core.machine import locks, staging
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import SMALL_BYTES, Staged
 from replicate_core.spool import spool as spools
+from replicate_core.spool import upload_queue
 from replicate_core.spool.journal import START, Position
-from replicate_core.spool.spool import ABANDONED_SECONDS, SPARES_MAX, Job, Origin, Queue, Spool, State, Trouble
+from replicate_core.spool.spool import ABANDONED_SECONDS, Spool
+from replicate_core.spool.upload_queue import SPARES_MAX, Job, Origin, Queue, State, Trouble
 
 EXPERIMENT = "e" * 32
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -215,12 +218,12 @@ class TestBeginning:
     def test_what_makes_no_sense_is_corrupted(self, queue: Queue, change: dict) -> None:
         path = queue.directory / "origin.json"
         document = json.loads(path.read_bytes())["document"] | change
-        path.write_bytes(spools.seal(document))
+        path.write_bytes(upload_queue.seal(document))
         with pytest.raises(Corrupted):
             queue.origin()
         for name in change:
             del document[name]
-        path.write_bytes(spools.seal(document))
+        path.write_bytes(upload_queue.seal(document))
         with pytest.raises(Corrupted, match=r"origin\.json can't be understood"):
             queue.origin()
 
@@ -263,7 +266,7 @@ class TestWhoseItIs:
         copy = self.copied(queue, tmp_path)
         origin = copy.directory / "origin.json"
         document = json.loads(origin.read_bytes())["document"] | {"storage": "ftp://example.org/loot"}
-        origin.write_bytes(spools.seal(document))
+        origin.write_bytes(upload_queue.seal(document))
         spool = Spool(tmp_path / "elsewhere")
         assert spool.queues() == []
         (stranger,) = spool.strangers()
@@ -298,7 +301,7 @@ class TestWhoseItIs:
         (stranger,) = spool.strangers()
         assert stranger.why.startswith("an earlier version of replicate has left it")
         assert spool.accept(stranger).directory == copy.directory
-        monkeypatch.setattr(spools, "_begun", set())  # another process
+        monkeypatch.setattr(upload_queue, "_begun", set())  # another process
         assert [found.directory for found in spool.queues()] == [copy.directory]
         assert spool.strangers() == []
 
@@ -435,9 +438,9 @@ class TestOwners:
         queue = queues.begin()
         queue.append(created())
         queue.leave()
-        monkeypatch.setattr(spools.socket, "gethostname", lambda: "another")
+        monkeypatch.setattr(upload_queue.socket, "gethostname", lambda: "another")
         assert not queue.is_abandoned()
-        long_ago = time.time() - spools.SILENT_SECONDS - 1
+        long_ago = time.time() - upload_queue.SILENT_SECONDS - 1
         for path in (queue.directory / "owner", queue.directory / "recorder", *queue.directory.glob("journal/*")):
             os.utime(path, (long_ago, long_ago))
         assert queue.is_abandoned()
@@ -460,7 +463,7 @@ class TestJobs:
         assert begun.record == created()
         assert begun.staged is not None
         assert contents(begun.staged) == {"train": b"print()"}
-        assert begun.boot == spools.boot_id()
+        assert begun.boot == boots.boot_id()
         assert (made.record, made.staged, made.blocked_seconds) == (checkpointed(1), None, 0.25)
         assert ended.record == Ended(EXPERIMENT, NOW, "failed", "ValueError: x", 1.5)
 
@@ -614,20 +617,20 @@ class TestAnotherStartOfTheMachine:
     """What was not synced may be torn, however long it looks."""
 
     def test_may_not_have_the_copies(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(spools, "boot_id", lambda: "one")
+        monkeypatch.setattr(boots, "boot_id", lambda: "one")
         job = append(queue, 1, model=b"m")
         assert job.boot == "one"
-        monkeypatch.setattr(spools, "boot_id", lambda: "two")
+        monkeypatch.setattr(boots, "boot_id", lambda: "two")
         assert queue.copy_of(job, "model") is None
         with pytest.warns(UserWarning, match="the machine stopped before model of the experiment"):
             assert queue.claim(job) is None
 
     @pytest.mark.parametrize("boot", ["two", None], ids=["another", "an unknown one"])
     def test_has_those_that_were_synced(self, queue: Queue, monkeypatch: pytest.MonkeyPatch, boot: str | None) -> None:
-        monkeypatch.setattr(spools, "boot_id", lambda: "one")
+        monkeypatch.setattr(boots, "boot_id", lambda: "one")
         job = append(queue, 1, model=bytes(LARGE), notes=b"n")
         queue.sync()
-        monkeypatch.setattr(spools, "boot_id", lambda: boot)
+        monkeypatch.setattr(boots, "boot_id", lambda: boot)
         claimed = queue.claim(job)
         assert claimed is not None
         assert contents(claimed) == {"model": bytes(LARGE), "notes": b"n"}
@@ -635,35 +638,35 @@ class TestAnotherStartOfTheMachine:
     def test_where_the_system_does_not_tell_they_are_taken_as_they_are(
         self, queue: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spools, "boot_id", lambda: None)
+        monkeypatch.setattr(boots, "boot_id", lambda: None)
         assert queue.claim(append(queue, 1, model=b"m")) is not None
 
     def test_is_told_by_the_system_or_not_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        told = spools.boot_id()
+        told = boots.boot_id()
         assert told is None or len(told) == 36
-        assert spools.boot_id() is told, "it does not change, and is asked for with every job"
-        monkeypatch.setattr(spools, "Path", lambda _: Path("/does/not/exist"))
-        assert spools.boot_id.__wrapped__() is None
+        assert boots.boot_id() is told, "it does not change, and is asked for with every job"
+        monkeypatch.setattr(boots, "Path", lambda _: Path("/does/not/exist"))
+        assert boots.boot_id.__wrapped__() is None
 
     def test_is_told_by_another_command_on_macos(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[list[str]] = []
-        monkeypatch.setattr(spools.sys, "platform", "darwin")
-        monkeypatch.setattr(spools.subprocess, "check_output", lambda command, text: asked.append(command) or "one\n")
-        assert spools.boot_id.__wrapped__() == "one"
+        monkeypatch.setattr(boots.sys, "platform", "darwin")
+        monkeypatch.setattr(boots.subprocess, "check_output", lambda command, text: asked.append(command) or "one\n")
+        assert boots.boot_id.__wrapped__() == "one"
         assert asked == [["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]]
 
         def fail(command: list[str], text: bool) -> str:
             raise subprocess.CalledProcessError(1, command)
 
-        monkeypatch.setattr(spools.subprocess, "check_output", fail)
-        assert spools.boot_id.__wrapped__() is None
+        monkeypatch.setattr(boots.subprocess, "check_output", fail)
+        assert boots.boot_id.__wrapped__() is None
 
 
 class TestSyncing:
     @pytest.fixture
     def synced(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         synced: list[str] = []
-        monkeypatch.setattr(spools, "sync", lambda path: synced.append(path.name))
+        monkeypatch.setattr(upload_queue, "sync", lambda path: synced.append(path.name))
         monkeypatch.setattr("replicate_core.spool.journal.sync", lambda path: synced.append(path.name))
         return synced
 
@@ -715,13 +718,13 @@ class TestSyncing:
         self, queue: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = append(queue, 1, model=b"m")
-        plain = spools.sync
+        plain = upload_queue.sync
 
         def late(path: Path) -> None:
             queue.withdraw(job.staged)
             plain(path)
 
-        monkeypatch.setattr(spools, "sync", late)
+        monkeypatch.setattr(upload_queue, "sync", late)
         queue.sync()
         assert not job.staged.directory.exists()
 
@@ -862,9 +865,9 @@ class TestTheState:
 @given(data=st.data())
 def test_a_state_with_anything_in_it_is_a_state(queue: Queue, damaged, data) -> None:
     trouble = Trouble("StorageFailed", "no", permanent=True)
-    whole = spools._encode_state(State(ready=True, done=1, mark=Position(1, 2), trouble=trouble))
+    whole = upload_queue._encode_state(State(ready=True, done=1, mark=Position(1, 2), trouble=trouble))
     document = data.draw(damaged(whole))
-    (queue.directory / "state.json").write_text(spools.dumps(document))
+    (queue.directory / "state.json").write_text(upload_queue.dumps(document))
     state = queue.state()
     assert isinstance(state.mark, Position)
     queue.set_state(state)
@@ -883,7 +886,9 @@ def test_a_state_with_anything_in_it_is_a_state(queue: Queue, damaged, data) -> 
     )
 )
 def test_whatever_the_state_it_comes_back(state: State) -> None:
-    assert spools._decode_state(spools.loads(spools.dumps(spools._encode_state(state)))) == state
+    assert (
+        upload_queue._decode_state(upload_queue.loads(upload_queue.dumps(upload_queue._encode_state(state)))) == state
+    )
 
 
 class TestAProjectThatIsMoved:
@@ -917,7 +922,7 @@ class TestRemoving:
     def test_nobody_sees_half_a_queue(self, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
         queue = queues.begin()
         seen = []
-        monkeypatch.setattr(spools.shutil, "rmtree", lambda *_, **__: seen.append(queues.spool.queues()))
+        monkeypatch.setattr(upload_queue.shutil, "rmtree", lambda *_, **__: seen.append(queues.spool.queues()))
         queue.remove()
         assert seen == [[]]
 

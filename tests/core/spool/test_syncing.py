@@ -19,9 +19,10 @@ from replicate_core.errors import Corrupted, InvalidInput
 from replicate_core.format import ids
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created
 from replicate_core.repository.repository import Repository, utc_now
-from replicate_core.spool import spool, syncing
-from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
+from replicate_core.spool import syncing, upload_queue
+from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import SyncResult, sync
+from replicate_core.spool.upload_queue import Origin, Queue, State, Trouble
 from replicate_core.spool.uploading import Uploader, open_queue
 from replicate_core.storage.store import LocalStore
 from replicate_core.views.source import Source
@@ -107,7 +108,7 @@ class TestSomethingStrangeInAQueue:
         self, lab: Lab, part: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         queue, _ = lab.killed(ONE, 1), lab.killed(OTHER, 1)
-        monkeypatch.setattr(spool, "_begun", set())  # another process
+        monkeypatch.setattr(upload_queue, "_begun", set())  # another process
         path = queue.directory / part
         kept = tmp_path / "kept"
         if path.exists():

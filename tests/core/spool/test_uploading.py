@@ -17,13 +17,15 @@ from misbehaving import Died, Misbehaving, Storage, fails
 from replicate_core.errors import Corrupted, InvalidInput, StorageFailed
 from replicate_core.format import ids
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended, ExperimentState
+from replicate_core.machine import boot
 from replicate_core.machine.files import Tree
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository, utc_now
-from replicate_core.spool import spool, uploading
-from replicate_core.spool.spool import Origin, Queue, Spool
+from replicate_core.spool import uploading
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.spool.uploading import Uploader, open_queue
 from replicate_core.storage.store import LocalStore
 
@@ -358,7 +360,7 @@ class TestCopies:
     ) -> None:
         """Their names are there, and what they hold is anybody's guess."""
         made = append_all(queue, project, "cff")
-        monkeypatch.setattr(spool, "boot_id", lambda: "another")
+        monkeypatch.setattr(boot, "boot_id", lambda: "another")
         with pytest.warns(UserWarning, match="had reached its disk for sure") as told:
             drain(queue, project).run()
         assert [facts.id for facts in state(project).checkpoints] == made
@@ -375,7 +377,7 @@ class TestCopies:
     ) -> None:
         append_all(queue, project, "cff")
         queue.sync()
-        monkeypatch.setattr(spool, "boot_id", lambda: "another")
+        monkeypatch.setattr(boot, "boot_id", lambda: "another")
         drain(queue, project).run()
         assert contents(project) == [b"1" * SMALL_BYTES, b"2" * 9]
 
@@ -389,7 +391,7 @@ class TestCopies:
         with pytest.raises(StorageFailed):
             found.run()
         queue.sync()
-        monkeypatch.setattr(spool, "boot_id", lambda: "another")
+        monkeypatch.setattr(boot, "boot_id", lambda: "another")
         drain(queue, project).run()
         assert state(project).created.manifest is not None
         assert contents(project) == [b"1" * SMALL_BYTES, b"2" * 9]

@@ -35,7 +35,8 @@ from replicate_core.repository import catalogue, heartbeats
 from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository
-from replicate_core.spool.spool import Origin, Queue, Spool, State, Trouble
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.upload_queue import Origin, Queue, State, Trouble
 from replicate_core.spool.uploading import Uploader
 from replicate_core.storage.store import LocalStore
 from replicate_core.views import source

@@ -1,0 +1,807 @@
+"""What one process has still to store: a queue in the spool, which one process appends to and one uploads from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+from replicate_core.errors import Corrupted, ReplicateError
+from replicate_core.format import record_codec
+from replicate_core.format.encodings import Policy
+from replicate_core.format.records import Ended, Record
+from replicate_core.format.sealed import expect_count, expect_mapping, expect_text, seal, unseal
+from replicate_core.format.values import Value, dumps, loads
+from replicate_core.machine import boot, locks, ownership, staging
+from replicate_core.machine.descriptors import Anchor, open_above
+from replicate_core.machine.files import FULL, HOME, Tree, disk_advice, sync, sync_directory, temporary_beside
+from replicate_core.machine.names import local_name, portable
+from replicate_core.machine.staging import Staged
+from replicate_core.spool.journal import START, Journal, JournalLine, Position
+from replicate_core.user_warnings import warn_only
+
+SPARES_MAX = 2
+"""Maximum number of staged copies kept to be written over."""
+
+SILENT_SECONDS = 300
+"""Ten times as long as a recorder takes from one sign of life to the next."""
+
+RESERVE_BYTES = 16 << 10
+"""Room that is set aside twice, should the disk be full: for the last job, and for saying what is in the way."""
+
+SYNC_AFTER_SECONDS = 5
+"""Copies that wait for longer are synced to disk."""
+
+_QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
+
+_NUMBER = re.compile(r"[0-9]+")
+
+
+OWNER = "owner"
+
+_RECORDER = "recorder"
+
+
+_CLOSED = b"closed"
+
+SCRATCH = ".scratch-"
+
+
+_LAST_WORD = "room-for-the-end"
+
+_NEWS = "room-for-state"
+
+
+_TAKEN = ".taken"
+
+_SYNCED = "synced"
+
+
+_WHOLE = "whole"
+
+_ORIGIN = "origin.json"
+
+
+_PROOF = "proof"
+
+_STATE = "state.json"
+
+
+_TORN = "torn-"
+
+_DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose queue it is, and where to store it."""
+
+    experiment: str
+    storage: str
+    """The URL or path, as the user gave it. It may hold credentials: only its owner can read the file."""
+    project: str
+    """The project directory, which a relative path of the storage starts from."""
+    compression: Policy
+    process: int
+    host: str
+    session: str | None = None
+    """The session of the experiment that is recorded; None for the first one."""
+    storage_options: Mapping[str, Value] = field(default_factory=dict)
+    """What its driver is told, as the user gave it: references are not resolved. As `storage`, for its owner alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is in the way of storing."""
+
+    kind: str
+    """The class of the error."""
+    message: str
+    permanent: bool
+    """Whether trying again is of no use until somebody has changed something."""
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far storing has come."""
+
+    ready: bool = False
+    """Whether the storage was reached."""
+    done: int = 0
+    """How many jobs are stored."""
+    mark: Position = START
+    """The place in the journal behind them."""
+    ended: bool = False
+    """Whether one of them was the end of the experiment."""
+    blocked_seconds: float = 0.0
+    """How long training had been held up in total when the last of them was made."""
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to store: a record, and the staged files it tells of."""
+
+    record: Record
+    staged: Staged | None
+    """None where it has no files."""
+    blocked_seconds: float
+    """How long training had been held up in total when the job was made."""
+    boot: str | None
+    """Which start of the machine that was in: copies are not synced to disk, so another one may not have them."""
+    after: Position
+    damaged: bytes = b""
+    """What stands before it in the journal, and can't be read."""
+
+
+_put_off: dict[Path, Callable[[], object]] = {}
+"""The queues of experiments that have ended in this process, to what waits until all in them is stored."""
+
+
+_begun: set[Path] = set()
+"""The queues that this process has begun or was told to accept: it needs no proof of them."""
+
+
+def believe(directory: Path) -> None:
+    """Take a queue for one of this user from now on, whatever proof it has."""
+    _begun.add(directory)
+
+
+class Queue:
+    """What one process has still to store.
+
+    Args:
+        directory: `<ulid>-<experiment>` in the spool.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.experiment = directory.name.partition("-")[2]
+        self._journal = Journal(directory / "journal")
+        self._owner = directory / OWNER
+        self._recorder = directory / _RECORDER
+        self._last_job = 0
+        self._note: int | None = None
+        self._anchor: Anchor | None = None
+
+    @classmethod
+    def create(cls, temporary: Path, final: Path, origin: Origin) -> Queue:
+        """Make a queue, owned by this process; see `Spool.begin`. Nobody looks at it before it is locked.
+
+        Args:
+            temporary: an empty directory.
+            final: what it becomes.
+            origin: what others must know of it.
+
+        Raises:
+            OSError: there is no room, or its file system knows no locks.
+        """
+        (temporary / _RECORDER).touch(mode=0o600)
+        write_privately(temporary / _ORIGIN, seal(_encode_origin(origin)))
+        cls(temporary).prove(final.name)
+        for name in ("files", "spares"):
+            (temporary / name).mkdir()
+        for name in (_LAST_WORD, _NEWS):
+            write_privately(temporary / name, bytes(RESERVE_BYTES))
+        locks.acquire(temporary / OWNER)
+        temporary.rename(final)
+        believe(final)
+        locks.moved(temporary / OWNER, final / OWNER)
+        return cls(final)
+
+    @property
+    def log(self) -> Path:
+        """Where its recorder writes what only a developer wants to know."""
+        return self.directory / "recorder.log"
+
+    def prove(self, name: str) -> None:
+        """Write down what shows that this user has made it.
+
+        Args:
+            name: the name of its directory, from now on.
+        """
+        proof = temporary_beside(self.directory / _PROOF)
+        write_privately(proof, ownership.prove(self.directory / _ORIGIN, name).encode())
+        os.replace(proof, self.directory / _PROOF)
+
+    def distrust(self) -> str | None:
+        """Why it may not be what this user has saved; None if it is."""
+        if self.directory in _begun:
+            return None
+        try:
+            if why := ownership.problem(self.directory.parent, follow=True) or ownership.problem(self.directory):
+                return why
+            proof = ownership.read_own(self.directory / _PROOF)
+            if proof is None:
+                return "an earlier version of replicate has left it, or somebody else has put it there"
+            if ownership.is_proven(self.directory / _ORIGIN, self.directory.name, proof):
+                strange = self.strange_part()
+                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue has"
+        except OSError as error:
+            return f"it can't be looked at: {error}"
+        return "it was made by another user or with another home directory, and copied there, or it was changed"
+
+    def strange_part(self) -> Path | None:
+        """What stands in place of a file or directory of a queue, and is none; None if there is no such thing."""
+        directories = {self._journal.directory, self.directory / "files", self.directory / "spares"}
+        for path in (self._owner, self._recorder, self.directory / _STATE, *directories, *self._journal.segments()):
+            with suppress(FileNotFoundError):
+                is_kind = stat.S_ISDIR if path in directories else stat.S_ISREG
+                if not is_kind(path.lstat().st_mode):
+                    return path
+        return None
+
+    def is_in_use(self) -> bool:
+        """Tell whether a living process appends or stores, whatever stands in place of its locks."""
+        return self.strange_part() is None and (self.is_owned() or self.is_taken())
+
+    def origin(self) -> Origin:
+        """What is known of the queue.
+
+        Raises:
+            Corrupted: it was damaged.
+            OSError: the queue is gone: all of it is stored.
+        """
+        path = self.directory / _ORIGIN
+        data = ownership.read_own(path)
+        if data is None:
+            path.lstat()  # raises where nothing stands there
+            raise Corrupted(f"{path} is no small file of this user")
+        fields = expect_mapping(unseal(data, key=str(path)))
+        try:
+            experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
+            compression: Policy = next(policy for policy in get_args(Policy) if policy == fields["compression"])
+            process, host = expect_count(fields["process"]), expect_text(fields["host"])
+            session = None if (found := fields.get("session")) is None else expect_text(found)
+            options = expect_mapping(fields.get("storage_options", {}))
+            return Origin(experiment, storage, local_name(project), compression, process, host, session, options)
+        except (KeyError, StopIteration) as error:
+            raise Corrupted(f"{path} can't be understood") from error
+
+    @cached_property
+    def session(self) -> str | None:
+        """The session of the experiment that is recorded; None for the first one, and where that was damaged."""
+        try:
+            return self.origin().session
+        except (OSError, Corrupted):
+            return None
+
+    def knows_storage(self) -> bool:
+        """Tell whether something was stored already where this queue is to be stored, as far as the spool knows."""
+        storage = self.origin().storage
+        if self.state().done:
+            return True
+        with suppress(OSError, Corrupted):  # another queue is gone, or damaged
+            others = [queue for queue in listed(self.directory.parent) if queue.distrust() is None]
+            return any(queue.state().done and queue.origin().storage == storage for queue in others)
+        return False
+
+    def project(self, origin: Origin) -> Path:
+        """The project directory: wherever it was moved to, if the queue was moved with it."""
+        spool, home = self.directory.parents[:2]
+        is_inside = home.name == HOME and not home.is_symlink() and not spool.is_symlink()
+        return home.parent if is_inside else Path(origin.project)
+
+    def last_sign(self) -> datetime:
+        """When the process that appends was last heard of, or its recorder."""
+        paths = (self._owner, self._recorder, *self._journal.directory.glob("*"))
+        return datetime.fromtimestamp(max(_modified(path) for path in paths), timezone.utc)
+
+    def give_sign(self) -> None:
+        """Give a sign of life to machines that do not see the locks of this one."""
+        with suppress(OSError):
+            os.utime(self._recorder)
+
+    def is_abandoned(self) -> bool:
+        """Tell whether its process is gone, and what waits here is anybody's to store.
+
+        The lock of another machine may not be seen here, if the directory is shared in a way that knows no locks: then
+        it is abandoned once there was no sign of life for `SILENT_SECONDS`.
+        """
+        if self.is_owned():
+            return False
+        try:
+            is_ours = self.origin().host == socket.gethostname()
+        except (OSError, Corrupted):
+            is_ours = True
+        return is_ours or time.time() - self.last_sign().timestamp() > SILENT_SECONDS
+
+    # The side of the process that appends.
+
+    def stage(self, tree: Tree) -> Staged:
+        """Copy the files of a tree; see `staging.stage`."""
+        self._last_job += 1
+        directory = self.directory / "files" / str(self._last_job)
+        directory.mkdir(mode=0o700)  # it may be kept outside of the queue some day
+        try:
+            return staging.stage(tree, directory, spare=self._spare)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def append(self, record: Record, staged: Staged | None = None, *, blocked_seconds: float = 0.0) -> None:
+        """Append a job: once this returns, it survives the end of this process.
+
+        Raises:
+            OSError: there is no room.
+        """
+        job: dict[str, Value] = {"record": record_codec.encode(record), "blocked_seconds": blocked_seconds}
+        if staged is not None:
+            job |= {"staged": staging.encode(staged), "files": staged.directory.name, "boot": boot.boot_id()}
+        try:
+            self._journal.append(job)
+        except OSError as error:
+            if error.errno not in FULL or not self._make_room(_LAST_WORD if isinstance(record, Ended) else None):
+                raise
+            self._journal.append(job)
+        if staged is not None:
+            with suppress(OSError):  # it is only not synced then
+                (staged.directory / _WHOLE).touch()
+
+    def withdraw(self, staged: Staged) -> bool:
+        """Remove the copies of a job, unless they are being stored already; tells whether they were removed."""
+        copies = self.directory / "files" / staged.directory.name  # the project may have been moved
+        gone = temporary_beside(copies)
+        try:
+            copies.rename(gone)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
+    def watch(self) -> None:
+        """Keep hold of where `close` leaves its note: it can be read though the queue is gone by then."""
+        self._note = open_above(self._recorder, os.O_RDONLY)
+        self._anchor = Anchor(self.directory)
+
+    def follow(self) -> bool:
+        """Find the queue where its directory was moved, with the project, say; tells whether it was. See `watch`."""
+        if self._anchor is None or not self._anchor.follow() or self._anchor.path.name != self.directory.name:
+            return False  # what is being removed has another name
+        before = (self._owner, self._recorder)
+        self._settle(self._anchor.path)
+        _begun.add(self.directory)
+        for old, new in zip(before, (self._owner, self._recorder), strict=True):
+            locks.moved(old, new)
+        return True
+
+    def _settle(self, directory: Path) -> None:
+        self.directory = directory
+        self._journal.directory = directory / "journal"
+        self._owner = directory / OWNER
+        self._recorder = directory / _RECORDER
+
+    def was_closed(self) -> bool:
+        """Tell whether the queue is gone because all was stored, and not because somebody deleted it."""
+        if self._note is None:
+            return False
+        try:
+            return os.pread(self._note, len(_CLOSED), 0) == _CLOSED
+        finally:
+            self.unwatch()
+
+    def unwatch(self) -> None:
+        """Let go of what `watch` holds."""
+        if self._note is not None:
+            os.close(self._note)
+        if self._anchor is not None:
+            self._anchor.close()
+        self._note = self._anchor = None
+
+    def exists(self) -> bool:
+        """Tell whether the queue is there, and is not being deleted, file by file."""
+        return self._owner.exists()
+
+    def put_off(self, wait: Callable[[], object] | None) -> None:
+        """Leave it to later to wait until all is stored, by calling this; None: it is being waited for."""
+        if wait is None:
+            _put_off.pop(self.directory, None)
+        else:
+            _put_off[self.directory] = wait
+
+    def catch_up(self) -> None:
+        """Wait now, if this process has put that off."""
+        if (wait := _put_off.get(self.directory)) is not None:
+            wait()
+
+    def leave(self) -> None:
+        """Append nothing any more."""
+        self._journal.close()
+        locks.release(self._owner)
+
+    def is_owned(self) -> bool:
+        """Tell whether the process that appends is alive, and may append more."""
+        return locks.is_held(self._owner)
+
+    def is_owned_by_this_process(self) -> bool:
+        """Tell whether it is this process that appends."""
+        return locks.is_own(self._owner)
+
+    def is_alive(self) -> bool | None:
+        """Tell whether a process appends or stores; None if it belongs to another user, and that can't be told."""
+        return self.is_owned() or self.is_taken() if os.access(self._owner, os.R_OK) else None
+
+    # The side of the process that stores.
+
+    def take(self) -> bool:
+        """Become the one that stores; False if another process is it.
+
+        Raises:
+            FileNotFoundError: the queue is gone.
+            OSError: this user may not.
+        """
+        return locks.acquire(self._recorder)
+
+    def give_back(self) -> None:
+        """Let another process store."""
+        locks.release(self._recorder)
+
+    def is_taken(self) -> bool:
+        """Tell whether a process is storing what is here."""
+        return locks.is_held(self._recorder)
+
+    def waiting(self, *, count_max: int | None = None) -> list[Job]:
+        """The jobs that are not stored yet, in order."""
+        return self.jobs(after=self.state().mark, count_max=count_max)
+
+    def end(self) -> Position:
+        """The place behind the last job."""
+        return self._journal.end()
+
+    def jobs(self, *, after: Position = START, count_max: int | None = None) -> list[Job]:
+        """The jobs behind a place in the journal, in order, up to one that makes no sense; some may be stored already.
+
+        Raises:
+            Corrupted: the first one makes no sense.
+        """
+        jobs: list[Job] = []
+        for line in self._journal.read(after, count_max=count_max):
+            try:
+                jobs.append(self._decode(line))
+            except ReplicateError:
+                if not jobs:
+                    raise
+                break
+        return jobs
+
+    def claim(self, job: Job) -> Staged | None:
+        """The copies of a job, now for the process that stores them; None if they were withdrawn, or may be torn."""
+        assert job.staged is not None, "only jobs with files are claimed"
+        before, claimed = self._places(job.staged)
+        with suppress(FileNotFoundError):  # withdrawn, or claimed before
+            before.directory.rename(claimed.directory)
+        if not claimed.directory.is_dir():
+            return None
+        if not _is_safe(job, claimed):
+            kept = self.directory.parent / f"{_TORN}{self.directory.name}-{claimed.directory.name.removesuffix(_TAKEN)}"
+            claimed.directory.chmod(0o700)
+            claimed.directory.rename(kept)
+            (kept / _WHOLE).unlink(missing_ok=True)
+            warn_only(
+                f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
+                f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}"
+            )
+            return None
+        return claimed
+
+    def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
+        """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
+        for job in jobs:
+            if job.damaged:
+                self._keep_unreadable(job.damaged, job.after)
+        state = self.state()
+        last = jobs[-1]
+        ended = state.ended or isinstance(last.record, Ended)
+        done = State(
+            ready=True,
+            done=state.done + len(jobs),
+            mark=last.after,
+            ended=ended,
+            blocked_seconds=last.blocked_seconds,
+        )
+        self.set_state(done)
+        self._journal.forget(done.mark)
+        if claimed is not None:
+            self._keep_spares(claimed)
+            shutil.rmtree(claimed.directory, ignore_errors=True)
+
+    def state(self) -> State:
+        """How far storing has come."""
+        try:
+            data = ownership.read_own(self.directory / _STATE)
+            return State() if data is None else _decode_state(expect_mapping(loads(data)))
+        except (Corrupted, KeyError):  # as where there is none: nothing is stored yet; or all is, and the queue is gone
+            return State()
+
+    def set_state(self, state: State) -> None:
+        """Tell others how far storing has come."""
+        try:
+            self._write_state(state)
+        except OSError as error:
+            if error.errno not in FULL or not self._make_room(_NEWS):
+                raise
+            self._write_state(state)
+        else:
+            if state.trouble is None:
+                self._keep_room(_NEWS)
+
+    def _write_state(self, state: State) -> None:
+        path = self.directory / _STATE
+        temporary = temporary_beside(path)
+        try:
+            write_privately(temporary, dumps(_encode_state(state)).encode())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def write_problem(self) -> str | None:
+        """What keeps this process from writing here; None if nothing does."""
+        probe = temporary_beside(self.directory / OWNER)
+        try:
+            write_privately(probe, b"?")
+        except OSError as error:
+            return f"{self.directory} can't be written: {error.strerror}. {disk_advice(error)}"
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+        return None
+
+    def sync(self, *, older_than_seconds: float = 0) -> None:
+        """Make what waits outlive the machine, too."""
+        for directory in [] if not (self.directory / "files").is_dir() else (self.directory / "files").iterdir():
+            with suppress(FileNotFoundError):  # claimed, withdrawn or stored meanwhile
+                is_young = time.time() - directory.stat().st_mtime < older_than_seconds
+                is_whole = (directory / _WHOLE).exists()  # else it is being copied
+                if is_young or not is_whole or (directory / _SYNCED).exists():
+                    continue
+                for copy in directory.iterdir():
+                    if copy.name != _WHOLE:
+                        sync(copy)
+                (directory / _SYNCED).touch()
+                sync_directory(directory)
+        self._journal.sync()
+
+    def close(self) -> None:
+        """Remove the queue because nothing is left to store."""
+        mark = self.state().mark
+        if damaged := self._journal.unreadable_end(mark):
+            self._keep_unreadable(damaged, mark)
+        with suppress(FileNotFoundError):
+            self._recorder.write_bytes(_CLOSED)
+        self.remove()
+
+    def kept_aside(self) -> list[Path]:
+        """What could not be stored of this queue, and is kept in the spool though all else is."""
+        return kept_aside(self.directory.parent, self.directory.name)
+
+    def _keep_unreadable(self, damaged: bytes, place: Position) -> None:
+        """Keep what can't be read of the journal, which is about to be deleted."""
+        kept = self.directory.parent / f"{_DAMAGED}{self.directory.name}-{place.segment}-{place.offset}"
+        with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
+            write_privately(kept, damaged)
+            warn_only(
+                f"{len(damaged)} bytes of the journal of the experiment {self.experiment[:7]} can't be read: another "
+                "program wrote into it, or its disk is failing. What they said is not stored; all that stands before "
+                f"and behind them is. They are kept in {kept}"
+            )
+
+    def remove(self) -> None:
+        """Remove the queue, whatever is in it."""
+        gone = self.directory.with_name(f"{SCRATCH}{self.directory.name}")  # nobody sees half a queue
+        with suppress(FileNotFoundError):
+            self.directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        locks.release(self._recorder)
+
+    def copy_of(self, job: Job, path: str) -> staging.StagedFile | None:
+        """Where the staged copy of a file is at this moment; None once the job is stored."""
+        assert job.staged is not None, "the job has files"
+        for staged in self._places(job.staged):
+            if not _is_safe(job, staged):
+                continue
+            found = next((file for file in staged.files if file.path == path), None)
+            if found is not None and found.copy.exists():
+                return found
+        return None
+
+    def has_copies(self, job: Job) -> bool:
+        """Tell whether the staged copies of a job are there: it has files that were neither withdrawn nor stored."""
+        if job.staged is None:
+            return False
+        return any(staged.directory.is_dir() and _is_safe(job, staged) for staged in self._places(job.staged))
+
+    def _places(self, staged: Staged) -> tuple[Staged, Staged]:
+        """Where copies may be: as they were staged, and once they were claimed."""
+        return staged, _moved(staged, staged.directory.with_name(staged.directory.name + _TAKEN))
+
+    def _decode(self, line: JournalLine) -> Job:
+        job = expect_mapping(line.document)
+        record = record_codec.decode(job.get("record"), key=str(self._journal.directory))
+        if record is None:
+            raise Corrupted(f"{self._journal.directory} holds a job of a kind that this version does not know")
+        staged = None
+        if "staged" in job:
+            name = expect_text(job.get("files"))
+            if not _NUMBER.fullmatch(name):
+                raise Corrupted(
+                    f"{self._journal.directory} names {name!r} as copies: they would lie outside of the queue"
+                )
+            staged = staging.decode(job["staged"], self.directory / "files" / name)
+        blocked, boot = job.get("blocked_seconds"), job.get("boot")
+        return Job(
+            record,
+            staged,
+            float(blocked) if isinstance(blocked, (int, float)) else 0.0,
+            boot if isinstance(boot, str) else None,
+            line.after,
+            line.damaged,
+        )
+
+    def spare_bytes(self, count_max: int) -> int:
+        """How much room there is in the copies that are to be written over, counting at most `count_max` files."""
+        return sum(size for size, _ in self._spares()[:count_max])
+
+    def drop_spares(self) -> bool:
+        """Remove the copies that are to be written over; tells whether there were any."""
+        found = self._spares()
+        for _, path in found:
+            path.unlink(missing_ok=True)  # the process that appends may have taken it meanwhile
+        return bool(found)
+
+    def _spare(self) -> Path | None:
+        """A copy to write over."""
+        return next((path for _, path in self._spares()), None)
+
+    def _spares(self) -> list[tuple[int, Path]]:
+        """The copies that are to be written over, and how much room each takes on the disk; the largest first."""
+        found = []
+        with suppress(OSError):
+            for name in os.listdir(self.directory / "spares"):
+                path = self.directory / "spares" / name
+                found.append((path.stat().st_blocks * 512, path))
+        return sorted(found, reverse=True)
+
+    def _keep_room(self, name: str) -> None:
+        """Set a little room aside, should the disk fill up."""
+        path = self.directory / name
+        if not path.exists():
+            with suppress(OSError):
+                write_privately(path, bytes(RESERVE_BYTES))
+
+    def _make_room(self, reserve: str | None) -> bool:
+        """Give up spare copies, and the room that was set aside; tells whether there was any."""
+        dropped = self.drop_spares()
+        with suppress(FileNotFoundError):
+            if reserve is not None:
+                (self.directory / reserve).unlink()
+                dropped = True
+        return dropped
+
+    def _keep_spares(self, claimed: Staged) -> None:
+        """Keep a few copies to be written over, unless they are objects by now: those have a second name."""
+        with suppress(OSError):
+            room = SPARES_MAX - len(os.listdir(self.directory / "spares"))
+            large = (file.copy for file in claimed.files if file.size > staging.SMALL_BYTES)
+            for copy in [copy for copy in large if copy.stat().st_nlink == 1][: max(0, room)]:
+                copy.rename(self.directory / "spares" / os.urandom(8).hex())
+
+
+def write_privately(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet; only this user can read it."""
+    with open(open_above(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def listed(directory: Path) -> list[Queue]:
+    """What has the name of a queue in a directory, in order."""
+    try:
+        names = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    return [Queue(directory / name) for name in names if _QUEUE.fullmatch(name)]
+
+
+def kept_aside(directory: Path, queue: str = "") -> list[Path]:
+    """What could not be stored, and is kept in a spool for people to look at.
+
+    Args:
+        directory: the spool.
+        queue: the name of the queue it comes from; by default any.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    return [directory / name for name in names if name.startswith((f"{_TORN}{queue}", f"{_DAMAGED}{queue}"))]
+
+
+def _is_safe(job: Job, staged: Staged) -> bool:
+    """Tell whether copies are whole: the machine may have stopped before they had reached its disk."""
+    is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
+    return is_whole and (job.boot == boot.boot_id() or (staged.directory / _SYNCED).exists())
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _size(path: Path) -> int:
+    """Size of a staged copy; -1 if it is gone, or what stands there is none that this user has made."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return -1
+    return status.st_size if staging.is_own_file(status) else -1
+
+
+def _moved(staged: Staged, directory: Path) -> Staged:
+    files = tuple(replace(file, copy=directory / file.copy.name) for file in staged.files)
+    return replace(staged, directory=directory, files=files)
+
+
+def _encode_origin(origin: Origin) -> Value:
+    return {
+        "experiment": origin.experiment,
+        "storage": origin.storage,
+        "project": portable(origin.project),
+        "compression": origin.compression,
+        "process": origin.process,
+        "host": origin.host,
+        "session": origin.session,
+        "storage_options": dict(origin.storage_options),
+    }
+
+
+def _encode_state(state: State) -> Value:
+    trouble = state.trouble
+    return {
+        "ready": state.ready,
+        "done": state.done,
+        "mark": list(state.mark),
+        "ended": state.ended,
+        "blocked_seconds": state.blocked_seconds,
+        "trouble": None
+        if trouble is None
+        else {
+            "kind": trouble.kind,
+            "message": trouble.message,
+            "permanent": trouble.permanent,
+            "attempts": trouble.attempts,
+        },
+    }
+
+
+def _decode_state(fields: dict[str, Value]) -> State:
+    mark = fields["mark"]
+    if not isinstance(mark, list) or len(mark) != 2:
+        raise Corrupted(f"{mark!r} is no place in a journal")
+    trouble = None
+    if fields["trouble"] is not None:
+        found = expect_mapping(fields["trouble"])
+        kind, message = expect_text(found["kind"]), expect_text(found["message"])
+        trouble = Trouble(kind, message, found["permanent"] is True, expect_count(found["attempts"]))
+    place = Position(expect_count(mark[0]), expect_count(mark[1]))
+    blocked = fields["blocked_seconds"]
+    return State(
+        fields["ready"] is True,
+        expect_count(fields["done"]),
+        place,
+        fields["ended"] is True,
+        float(blocked) if isinstance(blocked, (int, float)) else 0.0,
+        trouble,
+    )
