@@ -265,8 +265,8 @@ def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
         _warn_of_rank(rank)
         return resuming.one(workspace.source, experiment), NullRecording()
     place = workspace.place()
-    resuming.wait_until_over(workspace.source, experiment, place.say)
-    start = resuming.behind_the_last(workspace.source, experiment)
+    seen_over = resuming.wait_until_over(workspace.source, experiment, place.say)
+    start = resuming.behind_the_last(workspace.source, experiment, seen_over)
     recording = _go_on(workspace, place, start, path=None, strict=False)
     start_for_abandoned(workspace.spool, workspace.directory)
     return start.listed, recording

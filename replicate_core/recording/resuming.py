@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from replicate_core import formatting, user_warnings
@@ -55,6 +55,8 @@ class Candidate:
     """Why it is this experiment, in words."""
     is_over: bool = True
     """Whether its end is known; else it may still run."""
+    seen_over: Listed | None = None
+    """As it was when it was found not to run; None if nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,21 +214,21 @@ def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candid
         NotFound: see `find`; or it was deleted meanwhile.
         StorageFailed: the storage can't be reached.
     """
-    over: set[str] = set()
+    over: dict[str, Listed] = {}
     while not isinstance(found := find(source, wanted, created, over=over), Anew):
         is_own = source.is_recorded_by_this_process(found.experiment)  # left open, and ended when it is resumed
         if is_own or found.experiment in over:
-            break
-        wait_until_over(source, found.experiment, say)
+            return replace(found, seen_over=over.get(found.experiment))
+        seen = wait_until_over(source, found.experiment, say)
         if found.is_over or wanted != AUTO:
-            break
+            return replace(found, seen_over=seen)
         source.settle(found.experiment)  # how it ended may wait there, and decides
-        over.add(found.experiment)
+        over[found.experiment] = seen
     return found
 
 
-def wait_until_over(source: Source, experiment: str, say: Say) -> None:
-    """Make sure that an experiment does not run any more.
+def wait_until_over(source: Source, experiment: str, say: Say) -> Listed:
+    """Make sure that an experiment does not run any more; returns it as it was then.
 
     On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
     sign is young or from the future, it is waited for the next one.
@@ -245,9 +247,9 @@ def wait_until_over(source: Source, experiment: str, say: Say) -> None:
             f"the experiment {ids.short(experiment)} is still being recorded by another process of this machine: wait "
             "until that has ended, or stop it; resume=None begins another experiment"
         )
-    first = one(source, experiment)
+    first = now = one(source, experiment)
     if first.status != "running" or source.was_left_here(experiment, first.state.session):
-        return
+        return first
     where = "another machine" if first.heartbeat is None else first.heartbeat.host
     say(f"waiting to see whether the experiment {ids.short(experiment)} still runs on {where}")
     patience = time.monotonic() + SILENCE.total_seconds()
@@ -255,12 +257,23 @@ def wait_until_over(source: Source, experiment: str, say: Say) -> None:
         time.sleep(LOOK_SECONDS)
         now = one(source, experiment)
         if now.state.ended is not None:
-            return
+            return now
         if _life(now) != _life(first):
             raise StillRuns(
                 f"the experiment {ids.short(experiment)} is running on {where}: stop it there, or begin another "
                 "experiment with resume=None"
             )
+    return now
+
+
+def _check_not_resumed(before: Listed | None, now: Listed) -> None:
+    """Make sure that no other process has resumed an experiment since it was found not to run.
+
+    Raises:
+        StillRuns: one has.
+    """
+    if before is not None and now.status == "running" and now.state.session != before.state.session:
+        raise StillRuns(_rivals(now.experiment))
 
 
 def _life(listed: Listed) -> tuple[object, ...]:
@@ -275,10 +288,12 @@ def choose(source: Source, found: Candidate) -> Start:
     Raises:
         NotFound: it was deleted.
         Corrupted: the checkpoint that was named can't be read.
+        StillRuns: another process has resumed it since it was found not to run.
         StorageFailed: the storage can't be reached.
     """
     source.settle(found.experiment)
     listed = one(source, found.experiment)
+    _check_not_resumed(found.seen_over, listed)
     for checkpoint in reversed(listed.state.checkpoints):
         if found.checkpoint not in (None, checkpoint.id) or (checkpoint.manifest is None and found.checkpoint is None):
             continue
@@ -298,15 +313,22 @@ def choose(source: Source, found: Candidate) -> Start:
     return Start(listed, None, found.reason)
 
 
-def behind_the_last(source: Source, experiment: str) -> Start:
+def behind_the_last(source: Source, experiment: str, seen_over: Listed | None) -> Start:
     """Where more is added to an experiment that is over: behind all that it has.
+
+    Args:
+        source: what there is.
+        experiment: its id.
+        seen_over: as of `Candidate`.
 
     Raises:
         NotFound: it was deleted.
+        StillRuns: another process has resumed it since it was found not to run.
         StorageFailed: the storage can't be reached.
     """
     source.settle(experiment)
     listed = one(source, experiment)
+    _check_not_resumed(seen_over, listed)
     last = listed.state.checkpoints[-1] if listed.state.checkpoints else None
     return Start(listed, last, "more is added to it", adds=True)
 

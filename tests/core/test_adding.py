@@ -251,6 +251,22 @@ class TestOneAtATime:
             second.checkpoint(None, {})
         assert len(stored(Resumed)) == 1
 
+    def test_not_behind_what_another_machine_resumed_since_it_looked(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        identifier = trained()
+        repository = Repository(LocalStore(project / ".replicate/storage"))
+        behind_the_last = resuming.behind_the_last
+
+        def late(*arguments: object) -> resuming.Start:
+            repository.append(Resumed(identifier, utc_now(), "e" * 32, None, None))
+            return behind_the_last(*arguments)
+
+        monkeypatch.setattr(resuming, "behind_the_last", late)
+        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+            loaded(identifier).checkpoint(None, {})
+        assert len(stored(Resumed)) == 1
+
     def test_a_deleted_experiment_gets_nothing_any_more(self, project: Path) -> None:
         identifier = trained()
         experiment = loaded(identifier)

@@ -1723,6 +1723,32 @@ class TestTwoMachinesAtOnce:
         found = seen(elsewhere.id)
         assert (steps(found), found.status) == ([0, 1, 2], "finished")
 
+    @pytest.mark.parametrize("resume", ["id", "auto"])
+    def test_one_that_begins_once_the_other_has_looked_wins(
+        self, machines: Machines, elsewhere: replicate.Experiment, monkeypatch: pytest.MonkeyPatch, resume: str
+    ) -> None:
+        """What the other one goes on from is looked up anew: so it sees the winner, and must not go on from there."""
+        interrupted(elsewhere)
+        wanted = elsewhere.id if resume == "id" else "auto"
+        choose = resuming.choose
+        begun: list[replicate.Experiment] = []
+
+        def late(*arguments: object) -> resuming.Start:
+            monkeypatch.setattr(resuming, "choose", choose)
+            machines.on("three")
+            begun.append(start(resume=wanted))
+            begun[0].heartbeat  # noqa: B018  # others can see that it has begun
+            machines.on("two")
+            return choose(*arguments)
+
+        monkeypatch.setattr(resuming, "choose", late)
+        with pytest.raises(resuming.StillRuns, match="another process went on"):
+            start(resume=wanted)
+        machines.on("three")
+        save(begun[0], 2)
+        begun[0].stop()
+        assert (steps(seen(elsewhere.id)), seen(elsewhere.id).status) == ([0, 1, 2], "finished")
+
     def test_real_ones_never_both_go_on(self, train: Callable[..., Training], machines: Machines) -> None:
         first = train(machines.on("one"), steps=2)
         experiment, _ = first.begun()
