@@ -20,6 +20,7 @@ from replicate_core.progress import Progress, silent
 from replicate_core.repository.checkout import Layout, What, check_out, is_at, lay_out
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository
+from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import dataframes, metric_columns, notebook_html, plotting, preview
 from replicate_core.views.source import Source
 
@@ -246,7 +247,8 @@ class Checkpoint:
 
     def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
         """What `checkout` will write, without writing it. What is not stored yet is waited for."""
-        state = self._source.settled(self.experiment_id)
+        wait_until_stored(self._source.spool, self.experiment_id)
+        state = self._source.state(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
         if what == "code":
             return code_layout(self._source.repository, state, self._facts, only=path)
@@ -326,7 +328,9 @@ class Checkpoint:
         """The code that made it, once that is stored."""
         if self._code is None:
             # Code is stored before what it made.
-            state = self._state() if self.is_stored else self._source.settled(self.experiment_id)
+            if not self.is_stored:
+                wait_until_stored(self._source.spool, self.experiment_id)
+            state = self._state()
             facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
             key = facts.code or state.created.manifest
             self._code = _without_left_overs(self._source.repository, state, key)[0] if key else Manifest()

@@ -36,6 +36,7 @@ from replicate_core.recording.null_recording import NullRecording, Recorded
 from replicate_core.recording.recording import Recording
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.repository.checkout import Layout, What, check_out
+from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import dataframes, metric_columns, notebook_html, plotting
 from replicate_core.views.diff import differing
 from replicate_core.views.source import Listed, Source
@@ -454,7 +455,8 @@ class Experiment:
             return chosen.layout(path=path, what=what)
         if what == "files":
             raise NotFound(f"the experiment {self.short_id} has no checkpoint, so there are no files but its code")
-        return code_layout(self._source.repository, self._source.settled(self.id), only=path)
+        wait_until_stored(self._source.spool, self.id)
+        return code_layout(self._source.repository, self._source.state(self.id), only=path)
 
     def to_json(self) -> dict[str, object]:
         """What is known of it and of its checkpoints, as plain data that `json.dumps` takes."""

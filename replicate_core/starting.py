@@ -230,7 +230,7 @@ def _go_on(workspace: Workspace, place: Place, start: resuming.Start, *, path: s
     One that this process left open is ended once the new session has begun: if that fails, nothing has changed.
     """
     resumed = start.resumed(new_id(), utc_now())
-    is_open = workspace.source.is_recorded_by_this_process(resumed.experiment)
+    is_open = workspace.spool.is_recorded_by_this_process(resumed.experiment)
     left_open = open_here(resumed.experiment) if is_open else None
     recording = Recording.begin(
         place,

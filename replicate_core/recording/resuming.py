@@ -14,12 +14,14 @@ from datetime import datetime
 from replicate_core import formatting, user_warnings
 from replicate_core.errors import Corrupted, InvalidInput, NotFound
 from replicate_core.format import ids
-from replicate_core.format.records import CheckpointFacts, Created, Resumed
+from replicate_core.format.records import CheckpointFacts, Created, ExperimentState, Resumed
 from replicate_core.format.values import Value, dumps
 from replicate_core.recording.secret_params import Redactor
 from replicate_core.repository.heartbeats import INTERVAL
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository
+from replicate_core.spool.spool import Spool
+from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import metric_columns
 from replicate_core.views.diff import differing
 from replicate_core.views.source import Listed, Source
@@ -216,13 +218,13 @@ def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candid
     """
     over: dict[str, Listed] = {}
     while not isinstance(found := find(source, wanted, created, over=over), Anew):
-        is_own = source.is_recorded_by_this_process(found.experiment)  # left open, and ended when it is resumed
+        is_own = source.spool.is_recorded_by_this_process(found.experiment)  # left open, and ended when it is resumed
         if is_own or found.experiment in over:
             return replace(found, seen_over=over.get(found.experiment))
         seen = wait_until_over(source, found.experiment, say)
         if found.is_over or wanted != AUTO:
             return replace(found, seen_over=seen)
-        source.settle(found.experiment)  # how it ended may wait there, and decides
+        wait_until_stored(source.spool, found.experiment)  # how it ended may wait there, and decides
         over[found.experiment] = seen
     return found
 
@@ -237,18 +239,18 @@ def wait_until_over(source: Source, experiment: str, say: Say) -> Listed:
         StillRuns: it runs.
         NotFound: it was deleted.
     """
-    if source.is_recorded_by_this_process(experiment):
+    if source.spool.is_recorded_by_this_process(experiment):
         raise StillRuns(
             f"the experiment {ids.short(experiment)} is being recorded by this very process: use the object that "
             "replicate.init() returned, or end it first with stop()"
         )
-    if source.is_recorded_here(experiment):
+    if source.spool.is_recorded_here(experiment):
         raise StillRuns(
             f"the experiment {ids.short(experiment)} is still being recorded by another process of this machine: wait "
             "until that has ended, or stop it; resume=None begins another experiment"
         )
     first = now = one(source, experiment)
-    if first.status != "running" or source.was_left_here(experiment, first.state.session):
+    if first.status != "running" or source.spool.was_left_here(experiment, first.state.session):
         return first
     where = "another machine" if first.heartbeat is None else first.heartbeat.host
     say(f"waiting to see whether the experiment {ids.short(experiment)} still runs on {where}")
@@ -291,7 +293,7 @@ def choose(source: Source, found: Candidate) -> Start:
         StillRuns: another process has resumed it since it was found not to run.
         StorageFailed: the storage can't be reached.
     """
-    source.settle(found.experiment)
+    wait_until_stored(source.spool, found.experiment)
     listed = one(source, found.experiment)
     _check_not_resumed(found.seen_over, listed)
     for checkpoint in reversed(listed.state.checkpoints):
@@ -326,7 +328,7 @@ def behind_the_last(source: Source, experiment: str, seen_over: Listed | None) -
         StillRuns: another process has resumed it since it was found not to run.
         StorageFailed: the storage can't be reached.
     """
-    source.settle(experiment)
+    wait_until_stored(source.spool, experiment)
     listed = one(source, experiment)
     _check_not_resumed(seen_over, listed)
     last = listed.state.checkpoints[-1] if listed.state.checkpoints else None
@@ -345,21 +347,28 @@ def follow(source: Source, wanted: str, created: Created, say: Say) -> Start | N
             return _as_resumed(source, found)
         if found.is_over or wanted != AUTO:
             return choose(source, found)
-        source.settle(found.experiment)
+        wait_until_stored(source.spool, found.experiment)
         over.add(found.experiment)
     return None
 
 
 def _as_resumed(source: Source, found: Candidate) -> Start:
     """Where another process has resumed an experiment, or is about to."""
-    if source.begins_here(one(source, found.experiment).state):  # it has not said from where:
+    if _begins_here(source.spool, one(source, found.experiment).state):  # it has not said from where:
         start = choose(source, found)  # it chooses as anybody does who looks now
-        if source.begins_here(one(source, found.experiment).state):  # so nothing has changed meanwhile
+        if _begins_here(source.spool, one(source, found.experiment).state):  # so nothing has changed meanwhile
             return start
     listed = one(source, found.experiment)
     wanted = listed.state.resumed_from
     checkpoint = next((item for item in listed.state.checkpoints if item.id == wanted), None)
     return Start(listed, checkpoint, found.reason)
+
+
+def _begins_here(spool: Spool, state: ExperimentState) -> bool:
+    """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
+    queues = spool.queues_of(state.created.experiment)
+    owned = [queue.session for queue in queues if queue.is_owned()]
+    return bool(owned) and state.session not in owned
 
 
 def described(start: Start, new: Created) -> str:
@@ -410,8 +419,8 @@ def check_alone(source: Source, start: Start) -> None:
         StillRuns: one has.
     """
     experiment = start.listed.state.created.experiment
-    is_recorded = source.is_recorded_here(experiment)
-    if not start.adds and source.is_recorded_by_this_process(experiment):
+    is_recorded = source.spool.is_recorded_here(experiment)
+    if not start.adds and source.spool.is_recorded_by_this_process(experiment):
         is_recorded = False  # it is ended once this session has begun
     if is_recorded or one(source, experiment).state.session != start.listed.state.session:
         raise StillRuns(_rivals(experiment))

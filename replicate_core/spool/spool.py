@@ -135,6 +135,18 @@ class Spool:
         """The queues of one experiment, oldest first."""
         return [queue for queue in self.queues() if queue.experiment == experiment]
 
+    def is_recorded_here(self, experiment: str) -> bool:
+        """Tell whether a process of this machine records an experiment."""
+        return any(queue.is_owned() for queue in self.queues_of(experiment))
+
+    def is_recorded_by_this_process(self, experiment: str) -> bool:
+        """Tell whether this very process records an experiment."""
+        return any(queue.is_owned_by_this_process() for queue in self.queues_of(experiment))
+
+    def was_left_here(self, experiment: str, session: str | None) -> bool:
+        """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
+        return any(queue.session == session and queue.is_abandoned() for queue in self.queues_of(experiment))
+
     def begin(self, origin: Origin, ulid: str) -> Queue:
         """Make a queue, owned by this process until it ends or calls `Queue.leave`.
 

@@ -6,15 +6,15 @@ What recorders do by themselves, for those that are gone: their machine was swit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from replicate_core.errors import Corrupted, InvalidInput, ReplicateError
+from replicate_core.errors import Corrupted, InvalidInput, ReplicateError, StorageFailed
 from replicate_core.progress import Progress, silent
 from replicate_core.redaction import without_credentials
 from replicate_core.spool.spool import Spool, Stranger
-from replicate_core.spool.upload_queue import Queue
+from replicate_core.spool.upload_queue import Job, Queue
 from replicate_core.spool.uploading import open_queue
 
 Outcome: TypeAlias = Literal["stored", "recording", "failed", "refused"]
@@ -194,3 +194,44 @@ def _waiting_for(queue: Queue) -> str:
         f"for {PATIENCE_SECONDS} seconds: is it stopped, or its storage slow? After {STALLED_SECONDS // 60} minutes "
         "it is left alone; nothing is lost"
     )
+
+
+def wait_until_stored(spool: Spool, experiment: str) -> None:
+    """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
+
+    Raises:
+        StorageFailed: it can't be stored; the message says why.
+    """
+    for queue in spool.queues_of(experiment):
+        jobs = queue.waiting()
+        while queue.directory.is_dir() and _is_waiting(queue, jobs):
+            _store_or_wait(queue)
+
+
+def _store_or_wait(queue: Queue) -> None:
+    try:
+        taken = queue.take()
+    except FileNotFoundError:  # all is stored
+        return
+    except OSError as error:
+        raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
+    if taken:  # nobody else does it
+        try:
+            open_queue(queue).empty()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if isinstance(error, StorageFailed):
+                raise
+            raise StorageFailed(f"it is not stored yet, because of {queue.directory}: {error}") from error
+        finally:
+            queue.give_back()
+    elif (trouble := queue.state().trouble) is not None:
+        raise StorageFailed(f"it is not stored yet: {trouble.message}")
+    else:
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
+    """Tell whether these jobs are not all stored, or their process is gone and nobody has noted so yet."""
+    return bool(jobs and queue.state().mark < jobs[-1].after) or queue.is_abandoned()

@@ -12,6 +12,7 @@ from replicate_core.format.records import CheckpointFacts, Created, ExperimentSt
 from replicate_core.format.values import Value
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository
+from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import diff
 from replicate_core.views.diff import Change, Content, FileChange
 from replicate_core.views.preview import is_left_over
@@ -100,7 +101,8 @@ class Comparison:
 
     def _settled(self, side: Side) -> Side:
         """The side, once all of it is stored."""
-        state = self._source.settled(side.state.created.experiment)
+        wait_until_stored(self._source.spool, side.state.created.experiment)
+        state = self._source.state(side.state.created.experiment)
         if side.checkpoint is None:
             return replace(side, state=state)
         wanted = side.checkpoint.id

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple, NoReturn, overload
 
-from replicate_core.errors import Corrupted, NotFound, StorageFailed
+from replicate_core.errors import Corrupted, NotFound
 from replicate_core.format import ids, records
 from replicate_core.format.records import Checkpointed, Created, Ended, ExperimentState, Record, Resumed, Status
 from replicate_core.format.segments import Summary, summarise
@@ -29,7 +28,6 @@ from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository, Unusable, warn
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.upload_queue import Job, Queue
-from replicate_core.spool.uploading import open_queue
 
 LOOK_SECONDS = 0.05
 """How often a wait for something to be stored checks whether it is."""
@@ -99,12 +97,12 @@ class Source:
         self, open_repository: Callable[[], Repository], spool: Spool, *, check: Callable[[], object] = lambda: None
     ) -> None:
         self._open_repository = open_repository
-        self._spool = spool
+        self.spool = spool
         self._check = check
 
     def __getstate__(self) -> dict[str, object]:
         """Without connections, for pickles and copies: the storage is opened again when it is needed."""
-        return {"_open_repository": self._open_repository, "_spool": self._spool, "_check": self._check}
+        return {"_open_repository": self._open_repository, "spool": self.spool, "_check": self._check}
 
     @cached_property
     def repository(self) -> Repository:
@@ -117,13 +115,13 @@ class Source:
         Args:
             unusable: as in `Repository.read_records`.
         """
-        spooled = _look(self._spool.queues(), unusable)
+        spooled = _look(self.spool.queues(), unusable)
         stored = catalogue.read(self.repository, unusable)
         return self._checked(self._listed(spooled, stored, stored.experiments))
 
     def one(self, experiment: str) -> Listed | None:
         """One experiment; None if there is none with that id."""
-        spooled = _look(self._spool.queues_of(experiment))
+        spooled = _look(self.spool.queues_of(experiment))
         stored = catalogue.read(self.repository, experiment=experiment)
         found = stored.one(experiment)
         return self._listed(spooled, stored, {} if found is None else {experiment: found}).get(experiment)
@@ -145,7 +143,7 @@ class Source:
 
     def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
         """As `Catalogue.candidates`, with what waits; as `all`."""
-        spooled = _look(self._spool.queues())
+        spooled = _look(self.spool.queues())
         stored = catalogue.read(self.repository)
         found = {one.experiment: one for one in stored.candidates(*alternatives)}
         return self._checked(self._listed(spooled, stored, found))
@@ -154,6 +152,13 @@ class Source:
         if not found:
             self._check()
         return found
+
+    def state(self, experiment: str) -> ExperimentState:
+        """What is known of an experiment. Raises `NotFound` if there is none with that id."""
+        listed = self.one(experiment)
+        if listed is None:
+            raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
+        return listed.state
 
     def open_waiting(self, experiment: str, checkpoint: str, path: str) -> io.BufferedReader | None:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
@@ -180,73 +185,8 @@ class Source:
         staged = (job.staged for _, job in self._waiting_files(experiment, checkpoint))
         return next((dict(found.links) for found in staged if found is not None), None)
 
-    def settle(self, experiment: str) -> None:
-        """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
-
-        Raises:
-            StorageFailed: it can't be stored; the message says why.
-        """
-        for queue in self._spool.queues_of(experiment):
-            jobs = queue.waiting()
-            while queue.directory.is_dir() and _is_waiting(queue, jobs):
-                self._store_or_wait(queue)
-
-    def settled(self, experiment: str) -> ExperimentState:
-        """What is known of an experiment, once all that was recorded of it so far is stored.
-
-        Raises:
-            NotFound: there is no such experiment.
-            StorageFailed: it can't be stored; the message says why.
-        """
-        self.settle(experiment)
-        listed = self.one(experiment)
-        if listed is None:
-            raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
-        return listed.state
-
-    def is_recorded_here(self, experiment: str) -> bool:
-        """Tell whether a process of this machine records an experiment."""
-        return any(queue.is_owned() for queue in self._spool.queues_of(experiment))
-
-    def is_recorded_by_this_process(self, experiment: str) -> bool:
-        """Tell whether this very process records an experiment."""
-        return any(queue.is_owned_by_this_process() for queue in self._spool.queues_of(experiment))
-
-    def begins_here(self, state: ExperimentState) -> bool:
-        """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
-        queues = self._spool.queues_of(state.created.experiment)
-        owned = [queue.session for queue in queues if queue.is_owned()]
-        return bool(owned) and state.session not in owned
-
-    def was_left_here(self, experiment: str, session: str | None) -> bool:
-        """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
-        return any(queue.session == session and queue.is_abandoned() for queue in self._spool.queues_of(experiment))
-
-    def _store_or_wait(self, queue: Queue) -> None:
-        try:
-            taken = queue.take()
-        except FileNotFoundError:  # all is stored
-            return
-        except OSError as error:
-            raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
-        if taken:  # nobody else does it
-            try:
-                open_queue(queue).empty()
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if isinstance(error, StorageFailed):
-                    raise
-                raise StorageFailed(f"it is not stored yet, because of {queue.directory}: {error}") from error
-            finally:
-                queue.give_back()
-        elif (trouble := queue.state().trouble) is not None:
-            raise StorageFailed(f"it is not stored yet: {trouble.message}")
-        else:
-            time.sleep(LOOK_SECONDS)
-
     def _waiting_files(self, experiment: str, checkpoint: str) -> Iterable[tuple[Queue, Job]]:
-        for queue in self._spool.queues_of(experiment):
+        for queue in self.spool.queues_of(experiment):
             for job in queue.waiting():
                 record = job.record
                 if (
@@ -320,11 +260,6 @@ def _waiting_record(queue: Queue, job: Job) -> Record:
     if not isinstance(job.record, Checkpointed) or not queue.has_copies(job):
         return job.record
     return replace(job.record, checkpoints=tuple(replace(item, is_waiting=True) for item in job.record.checkpoints))
-
-
-def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
-    """Tell whether these jobs are not all stored, or their process is gone and nobody has noted so yet."""
-    return bool(jobs and queue.state().mark < jobs[-1].after) or queue.is_abandoned()
 
 
 def _private_copy(file: StagedFile) -> io.BufferedReader:

@@ -38,7 +38,6 @@ from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import sync
 from replicate_core.storage.store import LocalStore
-from replicate_core.views.source import Source
 from replicate_core.workspace import Workspace
 
 ROOT = Path(replicate.__file__).parents[1]
@@ -1167,7 +1166,7 @@ class TestTwoAtOnce:
         ran(1)
         sync(Spool(Path.cwd()))
         monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)  # both came past it
-        monkeypatch.setattr(Source, "is_recorded_by_this_process", lambda *_: False)  # they are two
+        monkeypatch.setattr(Spool, "is_recorded_by_this_process", lambda *_: False)  # they are two
         start()
         with pytest.raises(InvalidInput, match="another process went on with the experiment"):
             start()

@@ -36,6 +36,7 @@ from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository
 from replicate_core.spool.spool import Spool
+from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.spool.upload_queue import Origin, Queue, State, Trouble
 from replicate_core.spool.uploading import Uploader
 from replicate_core.storage.store import LocalStore
@@ -121,6 +122,12 @@ class Lab:
 
 def checkpoint(number: int) -> CheckpointFacts:
     return CheckpointFacts(f"{number:032}", NOW + number * SECOND, number, {"loss": 1.0})
+
+
+def stored_state(source: Source, experiment: str) -> records.ExperimentState:
+    """What is known once all is stored, as whoever checks out wants it."""
+    wait_until_stored(source.spool, experiment)
+    return source.state(experiment)
 
 
 def read(checkpoint: Checkpoint) -> bytes:
@@ -469,7 +476,7 @@ class TestCheckingOut:
         queue = lab.begin()
         lab.save(queue, 1, model=b"weights")
         queue.leave()
-        state = lab.source.settled(ONE)
+        state = stored_state(lab.source, ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
         assert not queue.directory.exists(), "nothing more will come"
         assert lab.only().status == "killed"
@@ -480,7 +487,7 @@ class TestCheckingOut:
         assert queue.take()
         storing = threading.Timer(0.2, lab.drain, args=(queue,))
         storing.start()
-        state = lab.source.settled(ONE)
+        state = stored_state(lab.source, ONE)
         storing.join()
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
 
@@ -489,7 +496,7 @@ class TestCheckingOut:
         queue.take()
         queue.set_state(State(trouble=Trouble("StorageFailed", "the bucket is gone", permanent=True)))
         with pytest.raises(StorageFailed, match="not stored yet: the bucket is gone"):
-            lab.source.settled(ONE)
+            stored_state(lab.source, ONE)
 
     def test_says_that_this_user_may_not(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         lab.begin()
@@ -499,7 +506,7 @@ class TestCheckingOut:
 
         monkeypatch.setattr(Queue, "take", refuse)
         with pytest.raises(StorageFailed, match=r"not stored yet, and can't be by this user: .*Permission denied"):
-            lab.source.settled(ONE)
+            stored_state(lab.source, ONE)
 
     def test_says_that_there_is_no_room_for_its_notes(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """The disk of the spool is full: it is stored, and can't be noted as done."""
@@ -510,7 +517,7 @@ class TestCheckingOut:
 
         monkeypatch.setattr(Queue, "set_state", full)
         with pytest.raises(StorageFailed, match="No space left on device"):
-            lab.source.settled(ONE)
+            stored_state(lab.source, ONE)
         assert not queue.is_taken()
 
     def test_takes_up_where_who_was_storing_was_killed(self, lab: Lab) -> None:
@@ -519,7 +526,7 @@ class TestCheckingOut:
         queue.take()
         queue.claim(queue.jobs()[-1])
         threading.Timer(0.2, queue.give_back).start()
-        state = lab.source.settled(ONE)
+        state = stored_state(lab.source, ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
 
     def test_a_queue_that_vanishes_meanwhile_is_stored(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,18 +539,18 @@ class TestCheckingOut:
             raise FileNotFoundError
 
         monkeypatch.setattr(Queue, "take", too_late)
-        state = lab.source.settled(ONE)
+        state = stored_state(lab.source, ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
 
     def test_of_what_is_nowhere_says_so(self, lab: Lab) -> None:
         with pytest.raises(NotFound, match=f"{'3' * 7} is no longer in "):
-            lab.source.settled("3" * 32)
+            stored_state(lab.source, "3" * 32)
 
     def test_gives_the_queue_back_though_the_storage_fails(self, lab: Lab) -> None:
         queue = lab.begin()
         (lab.project / "storage").write_text("a file where the storage is needed")
         with pytest.raises(StorageFailed):
-            lab.source.settled(ONE)
+            stored_state(lab.source, ONE)
         assert not queue.is_taken()
 
 
