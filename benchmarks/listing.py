@@ -114,7 +114,7 @@ def main() -> None:
 def measure(directory: Path, count: int, only: list[str], mlflow: str | None) -> None:
     from replicate_core.repository.compacting import compact
     from replicate_core.repository.repository import Repository
-    from replicate_core.storage.store import LocalStore
+    from replicate_core.storage.local import LocalStore
 
     storage = directory / "storage"
     runs = make(storage, count)

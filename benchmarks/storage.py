@@ -36,7 +36,7 @@ from replicate_core.repository.chunk_index import ChunkIndex
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.writing import publish
 from replicate_core.spool.upload_queue import SPARES_MAX
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 Series = Callable[[Path, int], Iterator[Path]]
 """Writes one checkpoint after the other into a directory; each is a file or a directory."""

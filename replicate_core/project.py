@@ -13,8 +13,9 @@ from replicate_core.machine.files import DEFAULT_STORAGE, working_directory
 from replicate_core.progress import Progress, silent
 from replicate_core.repository.chunk_index import GRACE
 from replicate_core.repository.repository import Repository
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.opening import found_at, is_config, scheme, within
-from replicate_core.storage.store import LocalStore, Store
+from replicate_core.storage.store import Store
 from replicate_core.views.preview import Preview
 
 if TYPE_CHECKING:  # a training needs none of these, and does not wait for them

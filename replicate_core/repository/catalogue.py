@@ -17,7 +17,7 @@ from replicate_core.format.records import ExperimentState, Record
 from replicate_core.format.segments import Piece, Segment, Summary, day_of
 from replicate_core.machine.gc_pause import collection_paused
 from replicate_core.repository.repository import Repository, Unusable
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 OPEN_DAYS_MAX = 8
 """More days than that are listed together with all others: one request for every thousand records of any day."""

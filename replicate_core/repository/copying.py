@@ -31,7 +31,7 @@ from replicate_core.repository.compacting import compact, compact_if_due
 from replicate_core.repository.reading import Wanted, plan, read
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import snapshots_of
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 FETCH_BYTES = 16 << 20
 """How much of an object is in memory at once."""

@@ -25,8 +25,8 @@ from replicate_core.repository.writing import StoredSnapshot, publish
 from replicate_core.spool import leftovers
 from replicate_core.spool.upload_queue import Job, Queue
 from replicate_core.storage.cache import cached
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.opening import open_store
-from replicate_core.storage.store import LocalStore
 
 JOBS_AT_ONCE = 2000
 """Maximum number of checkpoints without files in one record."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from replicate_core.format import segments
 from replicate_core.format.keys import MANIFESTS, RECORDS, SEGMENTS
 from replicate_core.format.sealed import is_sealed_under
-from replicate_core.storage.store import Entry, LocalStore, Store
+from replicate_core.storage.local import LocalStore
+from replicate_core.storage.store import Entry, Store
 
 CACHED_PREFIXES = (RECORDS, MANIFESTS, SEGMENTS)
 """What stands below these is written once and never changed. Segments that are no longer there are forgotten: they are

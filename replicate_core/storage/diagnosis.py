@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from replicate_core.errors import StorageFailed
 from replicate_core.redaction import redact
+from replicate_core.storage.options import hide
 
 REASON_CHARACTERS = 400
 """Azure answers with whole pages."""
@@ -299,3 +301,32 @@ def _by_number(error: BaseException) -> _Kind | None:
 
 _LASTING = {errno.EROFS: _READ_ONLY, errno.EFBIG: _TOO_LARGE}
 _NETWORK_NUMBERS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT})
+
+
+def shown_cause(error: BaseException, hidden: tuple[str, ...] = ()) -> BaseException | None:
+    """The error as the cause of ours, which a traceback shows; None if its text, or that of one behind it, must not be.
+
+    Args:
+        error: what was raised.
+        hidden: as of `translated`.
+    """
+    texts = [str(item) for item in behind(error)]
+    return error if all(hide(redact(text), hidden) == text for text in texts) else None
+
+
+def translated(error: BaseException, url: str, action: str, hidden: tuple[str, ...] = ()) -> StorageFailed:
+    """A foreign error as one of ours: what was tried, where, why, and what to do.
+
+    Args:
+        error: what was raised.
+        url: where, without credentials.
+        action: what was tried.
+        hidden: secrets that the text must not show.
+    """
+    failure = diagnose(error)
+    reason = hide(failure.reason, hidden).rstrip(". ")
+    return StorageFailed(
+        f"can't {action} in {url}: {reason}. {failure.todo}",
+        permanent=failure.permanent,
+        bucket_is_missing=failure.is_missing_bucket,
+    )

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.machine.files import is_temporary
-from replicate_core.storage.diagnosis import diagnose, is_gone
+from replicate_core.storage.diagnosis import diagnose, is_gone, shown_cause, translated
 from replicate_core.storage.drivers import LARGE_REQUESTS_AT_ONCE, OTHER, PART_BYTES, SMALL_REQUESTS_AT_ONCE, Driver
 from replicate_core.storage.exit_threads import ExitProofThreads
-from replicate_core.storage.store import Entry, check_key, shown_cause, translated
+from replicate_core.storage.store import Entry, check_key
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem

@@ -18,9 +18,11 @@ from replicate_core.format.keys import KEEPSAKE_EXPERIMENTS
 from replicate_core.format.values import Value
 from replicate_core.machine.files import DEFAULT_STORAGE, names_below
 from replicate_core.redaction import without_credentials
+from replicate_core.storage.diagnosis import shown_cause, translated
 from replicate_core.storage.drivers import DRIVERS, WEBDAV, driver_of, told
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.options import CREATE, hide, resolve, secrets
-from replicate_core.storage.store import LocalStore, Store, shown_cause, translated
+from replicate_core.storage.store import Store
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem

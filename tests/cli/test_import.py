@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 import replicate
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,8 @@ import pytest
 
 from replicate_core import workspace
 from replicate_core.errors import StorageFailed
-from replicate_core.storage.store import LocalStore, Store
+from replicate_core.storage.local import LocalStore
+from replicate_core.storage.store import Store
 
 Cli = Callable[..., tuple[int, str, str]]
 

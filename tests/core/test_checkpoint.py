@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import replicate_core as replicate
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 PRIMARY = ("loss", "minimize")
 

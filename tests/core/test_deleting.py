@@ -8,7 +8,7 @@ import pytest
 
 import replicate_core as replicate
 from replicate_core.errors import NotFound, StorageFailed
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 PRIMARY = ("loss", "minimize")
 

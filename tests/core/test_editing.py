@@ -11,7 +11,7 @@ import replicate_core as replicate
 from replicate_core.errors import InvalidInput, NotFound
 from replicate_core.format.records import Edited
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import replicate_core as replicate
 from replicate_core.filesystem import ReplicateFileSystem
 from replicate_core.format.manifest import follow
 from replicate_core.machine.files import write_atomically
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 TABLE = b"step,loss\n0,0.5\n1,0.25\n"
 

@@ -26,7 +26,7 @@ from replicate_core.format.records import Deleted, Ended
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.recording import notices
 from replicate_core.storage.fsspec_store import FsspecStore
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.workspace import Workspace
 
 

@@ -11,7 +11,7 @@ import pytest
 import replicate_core as replicate
 from replicate_core.format import manifest
 from replicate_core.machine.staging import SMALL_BYTES
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 def whence(file: object) -> list[tuple[str, int | None, str]]:

@@ -15,7 +15,7 @@ from replicate_core.format import records, sealed
 from replicate_core.format.encodings import encode
 from replicate_core.format.manifest import Encoding, File, Manifest, Part
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 BEGIN = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
 COUNT = itertools.count()

@@ -19,7 +19,7 @@ from replicate_core.format.records import Released
 from replicate_core.keepsake import importer
 from replicate_core.repository import compacting
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.workspace import Workspace
 
 DATA = Path(__file__).parents[2] / "data"

@@ -16,7 +16,7 @@ from replicate_core.repository import catalogue
 from replicate_core.repository.compacting import compact
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool.spool import Spool
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.views import source
 from replicate_core.views.source import Source
 

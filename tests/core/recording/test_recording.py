@@ -26,7 +26,7 @@ import replicate_core as replicate
 from replicate_core.recording import backlog, launching, notices, recording
 from replicate_core.repository import heartbeats
 from replicate_core.spool import leftovers, recorder, upload_queue
-from replicate_core.storage.store import translated
+from replicate_core.storage.diagnosis import translated
 from replicate_core.workspace import Workspace
 
 AtExit = list[Callable[..., object]]

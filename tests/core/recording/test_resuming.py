@@ -37,7 +37,7 @@ from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import sync
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.workspace import Workspace
 
 ROOT = Path(replicate.__file__).parents[1]

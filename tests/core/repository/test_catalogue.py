@@ -27,7 +27,7 @@ from replicate_core.format.records import (
 from replicate_core.format.sealed import seal, unseal
 from replicate_core.repository import catalogue
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

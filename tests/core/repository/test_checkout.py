@@ -19,7 +19,7 @@ from replicate_core.format.sealed import digest
 from replicate_core.repository import checkout
 from replicate_core.repository.checkout import Layout, check_out, lay_out
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from replicate_core.repository import catalogue
 from replicate_core.repository import chunk_index as known_module
 from replicate_core.repository.chunk_index import GRACE, LIFETIME, ChunkIndex, Location, recent_manifests
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 SECOND = timedelta(seconds=1)
 GZIP = Encoding("gzip", 50)

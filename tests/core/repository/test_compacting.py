@@ -19,7 +19,7 @@ from replicate_core.repository import catalogue, compacting
 from replicate_core.repository.compacting import SEGMENTS_MAX, CompactReport, compact, compact_if_due
 from replicate_core.repository.repository import Repository
 from replicate_core.storage.cache import cached
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import replicate_core as replicate
 from replicate_core.format.manifest import Part
 from replicate_core.machine import environment
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 CONTENTS = {"train.py": "print('training')\n" * 3, "empty": "", "model.bin": "the weights, all of them"}
 METRICS = {"loss": 0.25}

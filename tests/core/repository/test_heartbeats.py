@@ -14,7 +14,7 @@ from replicate_core.format.sealed import seal
 from replicate_core.repository import heartbeats
 from replicate_core.repository.heartbeats import INTERVAL, LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 ONE, OTHER = "1" * 32, "2" * 32

@@ -18,7 +18,8 @@ from replicate_core.format.manifest import File, Manifest
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended
 from replicate_core.format.sealed import digest, seal
 from replicate_core.repository.repository import Repository, utc_now
-from replicate_core.storage.store import LocalStore, Store
+from replicate_core.storage.local import LocalStore
+from replicate_core.storage.store import Store
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 

@@ -34,7 +34,7 @@ from replicate_core.machine import process_exit
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.repository import retention
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
 LOSS = PrimaryMetric("loss", "minimize")

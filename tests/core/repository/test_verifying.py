@@ -26,7 +26,7 @@ from replicate_core.repository.compacting import compact
 from replicate_core.repository.heartbeats import Heartbeat
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import Damage, VerifyReport, verify
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

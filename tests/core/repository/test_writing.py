@@ -31,7 +31,7 @@ from replicate_core.repository.chunk_index import LIFETIME, ChunkIndex
 from replicate_core.repository.reading import open_file
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.writing import StoredSnapshot, publish, store_snapshot
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
 EXPERIMENT, OTHER = "e" * 32, "f" * 32

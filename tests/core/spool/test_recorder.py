@@ -26,7 +26,7 @@ from replicate_core.spool import recorder
 from replicate_core.spool.recorder import Recorder, record, record_abandoned
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.upload_queue import Origin, Queue
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 
 @pytest.fixture

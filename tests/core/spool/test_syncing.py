@@ -24,7 +24,7 @@ from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import SyncResult, sync
 from replicate_core.spool.upload_queue import Origin, Queue, State, Trouble
 from replicate_core.spool.uploading import Uploader, open_queue
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.views.source import Source
 
 ONE, OTHER = "1" * 32, "2" * 32

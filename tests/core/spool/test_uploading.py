@@ -27,7 +27,7 @@ from replicate_core.spool import uploading
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.spool.uploading import Uploader, open_queue
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 EXPERIMENT = "e" * 32
 

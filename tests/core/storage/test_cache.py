@@ -23,8 +23,9 @@ from replicate_core.repository.repository import Repository
 from replicate_core.storage import cache
 from replicate_core.storage.cache import CachedStore, cache_directory, cached
 from replicate_core.storage.fsspec_store import FsspecStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.opening import open_store
-from replicate_core.storage.store import LocalStore, Store
+from replicate_core.storage.store import Store
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 RECORD, MANIFEST, OTHER = "records/20261123/a.json", "manifests/b.json", "data/00/c.tar"

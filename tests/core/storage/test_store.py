@@ -30,8 +30,9 @@ from replicate_core.redaction import without_credentials
 from replicate_core.storage import fsspec_store as stores
 from replicate_core.storage.drivers import Driver, told
 from replicate_core.storage.fsspec_store import FsspecStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.opening import local_root, open_store, scheme
-from replicate_core.storage.store import Entry, LocalStore, Store
+from replicate_core.storage.store import Entry, Store
 
 HERE = Path("/nowhere")
 PATH_MAX = os.pathconf("/", "PC_PATH_MAX")

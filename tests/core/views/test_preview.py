@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import replicate_core as replicate
 from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, StorageFailed
 from replicate_core.machine.file_kinds import is_data, is_secret, is_source
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.views.preview import OUTPUT_NAMES, Preview
 
 LIMIT = 100 * 10**6

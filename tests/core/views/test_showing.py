@@ -11,7 +11,7 @@ import pytest
 
 import replicate_core as replicate
 from replicate_core.errors import MissingExtra, NotFound, StorageFailed
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 
 HOSTILE = "<script>alert(1)</script>"
 

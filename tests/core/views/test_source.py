@@ -39,7 +39,7 @@ from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.spool.upload_queue import Origin, Queue, State, Trouble
 from replicate_core.spool.uploading import Uploader
-from replicate_core.storage.store import LocalStore
+from replicate_core.storage.local import LocalStore
 from replicate_core.views import source
 from replicate_core.views.source import Source
 

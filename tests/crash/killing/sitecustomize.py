@@ -131,7 +131,7 @@ def install(mine):
     wrap("os:waitpid", Ends().note)
     if plan["slow_seconds"] and mine != "training":
         for name in ("put", "put_file"):
-            wrap(f"replicate_core.storage.store:LocalStore.{name}", lambda *call: slowly(plan["slow_seconds"], *call))
+            wrap(f"replicate_core.storage.local:LocalStore.{name}", lambda *call: slowly(plan["slow_seconds"], *call))
     for number, fields in enumerate(plan["kills"]):
         if fields["role"] != mine:
             continue

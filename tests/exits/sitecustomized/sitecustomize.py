@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 if "REPLICATE_TEST_GATE" in os.environ:
-    from replicate_core.storage.store import LocalStore
+    from replicate_core.storage.local import LocalStore
 
     def _gated(method):
         def wait(self, key, *arguments):
