@@ -10,6 +10,7 @@ import click
 import replicate
 from replicate.cli import output
 from replicate_core import formatting
+from replicate_core.format import ids
 
 
 def copy(source: replicate.Project, target: replicate.Project, ids: Sequence[str] = (), *, as_json: bool) -> int:
@@ -37,6 +38,6 @@ def _say(report: replicate.CopyReport) -> None:
     if not (report.experiments or report.deleted or report.unchanged or report.failed):
         click.echo("Nothing to copy: there are no experiments.")
     for experiment, problem in report.failed.items():
-        click.echo(f"{experiment[:7]}  not copied: {output.printable(problem)}", err=True)
+        click.echo(f"{ids.short(experiment)}  not copied: {output.printable(problem)}", err=True)
     for problem in report.unusable:
         click.echo(f"left out: {output.printable(problem)}", err=True)

@@ -12,6 +12,7 @@ import replicate
 from replicate.cli import options, output
 from replicate.cli.show import INTERESTING
 from replicate_core import formatting
+from replicate_core.format import ids
 from replicate_core.format.manifest import File
 from replicate_core.views.comparing import Comparison, Side
 from replicate_core.views.diff import Change, Content, FileChange, Unset
@@ -157,8 +158,8 @@ def _side_name(side: Side) -> str:
         what = "no checkpoint"
     else:
         files = "" if checkpoint.has_files else ", no files"
-        what = f"checkpoint {checkpoint.id[:7]} (step {checkpoint.step}{files})"
-    return f"experiment {side.state.created.experiment[:7]}, {what}"
+        what = f"checkpoint {ids.short(checkpoint.id)} (step {checkpoint.step}{files})"
+    return f"experiment {ids.short(side.state.created.experiment)}, {what}"
 
 
 def _show_section(console: Console, comparison: Comparison, section: str, *, whole: bool) -> bool:

@@ -10,6 +10,7 @@ import click
 import replicate
 from replicate.cli import output
 from replicate_core import formatting
+from replicate_core.format import ids
 from replicate_core.spool import syncing
 
 FILES_SHOWN = 20
@@ -60,7 +61,7 @@ def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
     if waits:
         rows = (
             [
-                one.experiment[:7],
+                ids.short(one.experiment),
                 output.count(one.jobs, "job"),
                 "is recorded" if one.is_recorded else "its process is gone",
                 one.trouble or "",

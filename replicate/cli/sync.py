@@ -10,6 +10,7 @@ import replicate
 from replicate.cli import output
 from replicate.cli.copied import copy
 from replicate_core import formatting
+from replicate_core.format import ids
 from replicate_core.redaction import without_credentials
 from replicate_core.spool import syncing
 
@@ -67,9 +68,9 @@ def sync(  # noqa: PLR0917  # click gives each option by its place
     if not report and not others:
         click.echo("Nothing is waiting: all that was saved here is stored.")
     for synced in report:
-        click.echo(f"{synced.experiment[:7]}  {_verdict(synced)}")
+        click.echo(f"{ids.short(synced.experiment)}  {_verdict(synced)}")
     for other in others:
-        click.echo(output.printable(f"{other.queue.experiment[:7]}  is left alone: {other.why}. {other.todo}"))
+        click.echo(output.printable(f"{ids.short(other.queue.experiment)}  is left alone: {other.why}. {other.todo}"))
     return 3 if any(synced.outcome in ("failed", "refused") for synced in report) else 0
 
 
@@ -87,7 +88,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
     files = ", ".join(offer.files[:FILES_SHOWN]) + (", ..." if len(offer.files) > FILES_SHOWN else "")
     lines = [
         f"{found[0].queue.directory}: {found[0].why}.",
-        f"Experiment  {offer.experiment[:7]} of {offer.project}",
+        f"Experiment  {ids.short(offer.experiment)} of {offer.project}",
         f"Waiting     {output.count(offer.jobs, 'job')}, {formatting.size(offer.total_bytes)} of files",
         f"Files       {files or 'none'}",
         f"Storage     {offer.storage}",

@@ -10,6 +10,7 @@ import click
 import replicate
 from replicate.cli import options, output
 from replicate_core import formatting
+from replicate_core.format import ids
 
 
 @click.command(epilog="Example: replicate verify --deep 3fa2c1b")
@@ -52,8 +53,8 @@ def verify(
 def _show(damages: Sequence[replicate.Damage]) -> None:
     rows = (
         [
-            (damage.experiment or "?")[:7],
-            (damage.checkpoint or ("code" if damage.experiment else "?"))[:7],
+            ids.short(damage.experiment or "?"),
+            ids.short(damage.checkpoint or ("code" if damage.experiment else "?")),
             damage.path or "",
             damage.problem,
         ]

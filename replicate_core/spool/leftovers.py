@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from replicate_core.format import ids
 from replicate_core.format.chunks import cut
 from replicate_core.format.sealed import digest
 from replicate_core.machine.descriptors import open_above, write_all
@@ -50,7 +51,7 @@ class Maker(NamedTuple):
     checkpoint: str
 
     def __str__(self) -> str:
-        return f"checkpoint {self.checkpoint[:7]} of experiment {self.experiment[:7]}"
+        return f"checkpoint {ids.short(self.checkpoint)} of experiment {ids.short(self.experiment)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from replicate_core.errors import Corrupted, InvalidInput, ReplicateError, StorageFailed
+from replicate_core.format import ids
 from replicate_core.progress import Progress, silent
 from replicate_core.redaction import without_credentials
 from replicate_core.spool.spool import Spool, Stranger
@@ -190,9 +191,9 @@ def _empty(queue: Queue, progress: Callable[[int], object], tell: Callable[[str]
 
 def _waiting_for(queue: Queue) -> str:
     return (
-        f"waiting for another process, which is storing the experiment {queue.experiment[:7]} and has stored nothing "
-        f"for {PATIENCE_SECONDS} seconds: is it stopped, or its storage slow? After {STALLED_SECONDS // 60} minutes "
-        "it is left alone; nothing is lost"
+        f"waiting for another process, which is storing the experiment {ids.short(queue.experiment)} and has stored "
+        f"nothing for {PATIENCE_SECONDS} seconds: is it stopped, or its storage slow? After {STALLED_SECONDS // 60} "
+        "minutes it is left alone; nothing is lost"
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from replicate_core.errors import Corrupted, ReplicateError
-from replicate_core.format import record_codec
+from replicate_core.format import ids, record_codec
 from replicate_core.format.encodings import Policy
 from replicate_core.format.records import Ended, Record
 from replicate_core.format.sealed import expect_count, expect_mapping, expect_text, seal, unseal
@@ -490,7 +490,8 @@ class Queue:
             (kept / _WHOLE).unlink(missing_ok=True)
             warn_only(
                 f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
-                f"{self.experiment[:7]} had reached its disk for sure: the files are not stored, and kept in {kept}"
+                f"{ids.short(self.experiment)} had reached its disk for sure: the files are not stored, and kept "
+                f"in {kept}"
             )
             return None
         return claimed
@@ -592,9 +593,9 @@ class Queue:
         with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
             write_privately(kept, damaged)
             warn_only(
-                f"{len(damaged)} bytes of the journal of the experiment {self.experiment[:7]} can't be read: another "
-                "program wrote into it, or its disk is failing. What they said is not stored; all that stands before "
-                f"and behind them is. They are kept in {kept}"
+                f"{len(damaged)} bytes of the journal of the experiment {ids.short(self.experiment)} can't be read: "
+                "another program wrote into it, or its disk is failing. What they said is not stored; all that stands "
+                f"before and behind them is. They are kept in {kept}"
             )
 
     def remove(self) -> None:
