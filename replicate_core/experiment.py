@@ -51,7 +51,7 @@ CHECKPOINTS_SHOWN = 20
 EXPERIMENTS_SHOWN = 3
 """Maximum number of experiments in the `repr` of a list."""
 
-GoOn = Callable[[], "tuple[Listed, Recorded]"]
+Reopen = Callable[[], "tuple[Listed, Recorded]"]
 """Begins to record more of an experiment that was loaded."""
 
 
@@ -78,14 +78,14 @@ class Experiment:
         recorded: Recorded | None = None,
         *,
         resumed_from: CheckpointFacts | None = None,
-        go_on: GoOn | None = None,
+        reopen: Reopen | None = None,
         redact: bool = True,
     ) -> None:
         self._listed = listed
         self._source = source
         self._recorded = recorded
         self._resumed_from = resumed_from
-        self._go_on = go_on
+        self._reopen = reopen
         self._redact = redact
         self._was_begun = self._is_outdated = recorded is not None
 
@@ -323,8 +323,8 @@ class Experiment:
             NotFound, StorageFailed: it was loaded, and was deleted meanwhile; or its storage can't be reached.
         """
         if self._recorded is None:
-            assert self._go_on is not None, "what this process does not record was loaded"
-            self._listed, self._recorded = self._go_on()
+            assert self._reopen is not None, "what this process does not record was loaded"
+            self._listed, self._recorded = self._reopen()
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
         return self._held(facts, is_stored=False)

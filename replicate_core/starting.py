@@ -105,7 +105,7 @@ class Prepared:
             recording = Recording.begin(place, self._created, path=path, strict=strict)
         else:
             place.say(resuming.described(start, self._created))
-            recording = _go_on(workspace, place, start, path=path, strict=strict)
+            recording = _record_resumed(workspace, place, start, path=path, strict=strict)
         start_for_abandoned(workspace.spool, workspace.directory)
         begun = _experiment(workspace, self._created, start, recording)
         tell_id(begun.id)
@@ -224,7 +224,9 @@ def _created(
     )
 
 
-def _go_on(workspace: Workspace, place: Place, start: resuming.Start, *, path: str | None, strict: bool) -> Recording:
+def _record_resumed(
+    workspace: Workspace, place: Place, start: resuming.Start, *, path: str | None, strict: bool
+) -> Recording:
     """Record a session that resumes an experiment, unless another process does.
 
     One that this process left open is ended once the new session has begun: if that fails, nothing has changed.
@@ -254,8 +256,8 @@ def _go_on(workspace: Workspace, place: Place, start: resuming.Start, *, path: s
 
 def loaded(workspace: Workspace, listed: Listed) -> Experiment:
     """An experiment as users hold it, of what is known of it."""
-    go_on = partial(_add_to, workspace, listed.experiment)
-    return Experiment(listed, workspace.source, go_on=go_on, redact=workspace.config.redact)
+    reopen = partial(_add_to, workspace, listed.experiment)
+    return Experiment(listed, workspace.source, reopen=reopen, redact=workspace.config.redact)
 
 
 def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
@@ -267,7 +269,7 @@ def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
     place = workspace.place()
     seen_over = resuming.wait_until_over(workspace.source, experiment, place.say)
     start = resuming.behind_the_last(workspace.source, experiment, seen_over)
-    recording = _go_on(workspace, place, start, path=None, strict=False)
+    recording = _record_resumed(workspace, place, start, path=None, strict=False)
     start_for_abandoned(workspace.spool, workspace.directory)
     return start.listed, recording
 
@@ -275,10 +277,10 @@ def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
 def _experiment(workspace: Workspace, created: Created, start: resuming.Start | None, recorded: Recorded) -> Experiment:
     """The experiment that a process has begun, or resumed, or stands beside."""
     listed = Listed(ExperimentState(created), "running") if start is None else start.listed
-    go_on = partial(_add_to, workspace, listed.experiment)
+    reopen = partial(_add_to, workspace, listed.experiment)
     checkpoint = None if start is None else start.checkpoint
     redact = workspace.config.redact
-    return Experiment(listed, workspace.source, recorded, resumed_from=checkpoint, go_on=go_on, redact=redact)
+    return Experiment(listed, workspace.source, recorded, resumed_from=checkpoint, reopen=reopen, redact=redact)
 
 
 def _warn_of_rank(rank: Rank) -> None:

@@ -42,10 +42,10 @@ def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., obje
     monkeypatch.setattr(process_exit, "unregister", lambda one: one in pending and pending.remove(one))
     yield pending
     for callback in pending:  # its files stay open otherwise, for as long as pytest runs
-        callback.__self__._queue.leave()
+        callback.__self__._queue.finish_appending()
         callback.__self__._queue.unwatch()
         callback.__self__._project.close()
-        callback.__self__._launched.leave()
+        callback.__self__._launched.detach()
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _go_on() -> None:
+def _record_resumed() -> None:
     """In a child that another thread has forked meanwhile: nobody would go on there."""
     global _pauses  # noqa: PLW0603
     if _pauses:
@@ -39,4 +39,4 @@ def _go_on() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_go_on)
+    os.register_at_fork(after_in_child=_record_resumed)

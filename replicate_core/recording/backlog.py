@@ -169,7 +169,7 @@ class Backlog:
 
     def _wait_for_room(self, lack: StorageFailed, stall: _Stall) -> bool:
         """Wait a moment for room; False if there will be no more than now, because storing does not go on."""
-        is_alive = self._launched.attend()
+        is_alive = self._launched.ensure_running()
         waiting = self.waiting()
         is_hopeless = not waiting.total_bytes or waiting.trouble is not None or not is_alive
         if is_hopeless or stall.is_over(waiting.jobs, ROOM_SECONDS):
@@ -271,7 +271,7 @@ class Backlog:
         problem = None
         pause = FIRST_WAIT_SECONDS
         try:
-            while problem is None and self._launched.attend() and not stall.is_over(waiting.jobs, END_SECONDS):
+            while problem is None and self._launched.ensure_running() and not stall.is_over(waiting.jobs, END_SECONDS):
                 if not self._queue.directory.is_dir() and not self._queue.follow():
                     break
                 if stall.seconds > STALLED_SECONDS:

@@ -134,7 +134,7 @@ class Launched(Protocol):
             ReplicateError: it can't be; of the class that opening it here would have raised.
         """
 
-    def attend(self) -> bool:
+    def ensure_running(self) -> bool:
         """See to it that what was appended gets stored; called after each job that has files, and now and then.
 
         Returns:
@@ -153,7 +153,7 @@ class Launched(Protocol):
     def is_alive(self) -> bool:
         """Tell whether anybody is at work."""
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Ask for nothing any more; who is at work goes on."""
 
 
@@ -189,8 +189,8 @@ class ChildRecorder:
                 raise StorageFailed(f"the storage did not answer within {READY_SECONDS} seconds")
             time.sleep(0.002)
 
-    def attend(self) -> bool:
-        """See `Launched.attend`: start it again if it died."""
+    def ensure_running(self) -> bool:
+        """See `Launched.ensure_running`: start it again if it died."""
         status = self._process.poll()
         if status is None:
             if time.monotonic() - self._began_at > STEADY_SECONDS:
@@ -239,8 +239,8 @@ class ChildRecorder:
         """See `Launched.is_alive`."""
         return self._process.poll() is None and self._is_at_work()
 
-    def leave(self) -> None:
-        """See `Launched.leave`."""
+    def detach(self) -> None:
+        """See `Launched.detach`."""
         self._process.queues -= 1
         if not self._process.queues and not self._queue.directory.is_dir():
             with suppress(subprocess.TimeoutExpired):
@@ -285,8 +285,8 @@ class InlineRecorder:
         except FileNotFoundError as error:
             raise _deleted(self._queue) from error
 
-    def attend(self) -> bool:
-        """See `Launched.attend`: store what waits."""
+    def ensure_running(self) -> bool:
+        """See `Launched.ensure_running`: store what waits."""
         with self._lock:
             try:
                 if self._queue.take():  # else somebody else empties it: a checkout that waits for it
@@ -304,7 +304,7 @@ class InlineRecorder:
             if self._queue.state().ended:
                 self._drain.close(died_at=self._drain.repository.now())
         finally:
-            self._queue.give_back()
+            self._queue.release()
 
     def _beat(self) -> None:
         now = self._drain.repository.now()
@@ -327,8 +327,8 @@ class InlineRecorder:
         """See `Launched.is_alive`."""
         return False
 
-    def leave(self) -> None:
-        """See `Launched.leave`."""
+    def detach(self) -> None:
+        """See `Launched.detach`."""
 
 
 def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:

@@ -114,7 +114,7 @@ class Recording:
         self._keep: Keep | None = None
         self._is_superseded = False
         self._is_new = False
-        self._puts_off = False
+        self._wait_is_deferred = False
         """Whether it has ended, and what is left to store was not waited for yet."""
 
     @classmethod
@@ -181,13 +181,13 @@ class Recording:
             recording = cls(place, queue, launched, strict=strict, next_step=next_step)
             recording._begin(first, tree)  # its own
         except BaseException:
-            queue.leave()
+            queue.finish_appending()
             queue.remove()
             queue.unwatch()
             if recording is not None:
                 recording._project.close()  # its own
             if launched is not None:
-                launched.leave()
+                launched.detach()
             place.spool.tidy()
             raise
         return recording
@@ -205,7 +205,7 @@ class Recording:
             first = replace(first, size_bytes=staged.total_bytes)
         self._launched.wait_until_ready()
         self._append(first, staged)
-        self._launched.attend()
+        self._launched.ensure_running()
         if (trouble := self._launched.trouble()) is not None:
             raise as_error(trouble)
         process_exit.register(self.end_with_process)
@@ -240,7 +240,7 @@ class Recording:
     def wait_until_known(self, seconds: float) -> bool:
         """Wait until others can see that it has begun; tells whether they can, so many seconds later."""
         patience = time.monotonic() + seconds
-        while self._queue.state().done == 0 and self._launched.attend() and time.monotonic() < patience:
+        while self._queue.state().done == 0 and self._launched.ensure_running() and time.monotonic() < patience:
             time.sleep(WAIT_SECONDS)
         return self._queue.state().done > 0
 
@@ -297,10 +297,10 @@ class Recording:
         """
         ended = self._note_end(status, error)
         if ended is not None and not waits and self._may_wait_later():
-            self._puts_off = True
-            self._queue.put_off(self.end)
+            self._wait_is_deferred = True
+            self._queue.defer_wait(self.end)
             atexit.register(self._wait_at_exit)
-        elif ended is not None or self._puts_off:
+        elif ended is not None or self._wait_is_deferred:
             left, interruption = self._wait_for_the_rest()
             if left is not None:
                 if self._strict and interruption is None:
@@ -344,7 +344,7 @@ class Recording:
             self._over = True
             with suppress(StorageFailed):  # there is no room even for this: then it counts as killed
                 self._append(ended)
-            self._queue.leave()
+            self._queue.finish_appending()
             self._launched.wake()
         if _open.get(self._experiment) is self:
             del _open[self._experiment]
@@ -355,14 +355,14 @@ class Recording:
         """Wait until all is stored: what is left, in words, and what interrupted the waiting."""
         if os.getpid() != self._process:
             return None, None
-        if self._puts_off:
-            self._puts_off = False
-            self._queue.put_off(None)
+        if self._wait_is_deferred:
+            self._wait_is_deferred = False
+            self._queue.defer_wait(None)
             atexit.unregister(self._wait_at_exit)
         self._follow()
         left, interruption = self._wait_until_stored()
         text = None if left is None else self._backlog.what_is_left(left)
-        self._launched.leave()
+        self._launched.detach()
         self._project.close()
         if not self._queue.was_closed() and left is None:
             text = f"{self._gone()}: what was not stored by then is lost"
@@ -399,7 +399,7 @@ class Recording:
         """See to it that somebody is storing, and tell once what is in the way."""
         self._looked_at = time.monotonic()
         self._follow()
-        self._launched.attend()
+        self._launched.ensure_running()
         trouble = self._launched.trouble()
         if not self._queue.directory.is_dir():
             self._tell("gone", StorageFailed(f"{self._gone()}: nothing more of this experiment can be saved"))

@@ -323,7 +323,7 @@ def record(
             raise
         return False
     finally:
-        queue.give_back()
+        queue.release()
 
 
 def record_abandoned(spool: Spool) -> None:

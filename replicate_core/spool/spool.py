@@ -148,7 +148,7 @@ class Spool:
         return any(queue.session == session and queue.is_abandoned() for queue in self.queues_of(experiment))
 
     def begin(self, origin: Origin, ulid: str) -> Queue:
-        """Make a queue, owned by this process until it ends or calls `Queue.leave`.
+        """Make a queue, owned by this process until it ends or calls `Queue.finish_appending`.
 
         Args:
             origin: what others must know of it.

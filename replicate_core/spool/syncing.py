@@ -135,7 +135,7 @@ def sync(
         def advance(stored: int, before: int = done) -> None:
             progress(before + stored, total)
 
-        error = _empty(queue, advance, tell, anew=anew)
+        error = _upload(queue, advance, tell, anew=anew)
         done += jobs
         advance(0, done)
         report.append(SyncResult(queue.experiment, "failed" if error else "stored", jobs, error))
@@ -154,7 +154,9 @@ def _count(queue: Queue) -> int:
         return 0
 
 
-def _empty(queue: Queue, progress: Callable[[int], object], tell: Callable[[str], object], *, anew: bool) -> str | None:
+def _upload(
+    queue: Queue, progress: Callable[[int], object], tell: Callable[[str], object], *, anew: bool
+) -> str | None:
     """Empty a queue, or wait for the process that does; returns why that failed, if it did."""
     done_before = done = queue.state().done
     moved_at = time.monotonic()
@@ -166,9 +168,9 @@ def _empty(queue: Queue, progress: Callable[[int], object], tell: Callable[[str]
                     drain = open_queue(queue)
                     if anew:
                         drain.begin_again()
-                    drain.empty(progress=progress)
+                    drain.upload_all(progress=progress)
                 finally:
-                    queue.give_back()
+                    queue.release()
                 return None
             state = queue.state()
             if state.trouble is not None:
@@ -218,7 +220,7 @@ def _store_or_wait(queue: Queue) -> None:
         raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
     if taken:  # nobody else does it
         try:
-            open_queue(queue).empty()
+            open_queue(queue).upload_all()
         except FileNotFoundError:
             return
         except OSError as error:
@@ -226,7 +228,7 @@ def _store_or_wait(queue: Queue) -> None:
                 raise
             raise StorageFailed(f"it is not stored yet, because of {queue.directory}: {error}") from error
         finally:
-            queue.give_back()
+            queue.release()
     elif (trouble := queue.state().trouble) is not None:
         raise StorageFailed(f"it is not stored yet: {trouble.message}")
     else:

@@ -403,19 +403,19 @@ class Queue:
         """Tell whether the queue is there, and is not being deleted, file by file."""
         return self._owner.exists()
 
-    def put_off(self, wait: Callable[[], object] | None) -> None:
+    def defer_wait(self, wait: Callable[[], object] | None) -> None:
         """Leave it to later to wait until all is stored, by calling this; None: it is being waited for."""
         if wait is None:
             _put_off.pop(self.directory, None)
         else:
             _put_off[self.directory] = wait
 
-    def catch_up(self) -> None:
+    def wait_if_deferred(self) -> None:
         """Wait now, if this process has put that off."""
         if (wait := _put_off.get(self.directory)) is not None:
             wait()
 
-    def leave(self) -> None:
+    def finish_appending(self) -> None:
         """Append nothing any more."""
         self._journal.close()
         locks.release(self._owner)
@@ -443,7 +443,7 @@ class Queue:
         """
         return locks.acquire(self._recorder)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let another process store."""
         locks.release(self._recorder)
 

@@ -120,7 +120,7 @@ class Uploader:
                 if until():
                     return
 
-    def empty(self, *, progress: JobProgress = silent) -> None:
+    def upload_all(self, *, progress: JobProgress = silent) -> None:
         """Store all that is there, and remove the queue if its process is gone.
 
         Raises:

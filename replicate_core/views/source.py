@@ -244,7 +244,7 @@ def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled
     alive: dict[tuple[str, str | None], bool | None] = {}
     waiting: list[Record] = []
     for queue in queues:
-        queue.catch_up()  # who reads in the process that wrote finds all in its place
+        queue.wait_if_deferred()  # who reads in the process that wrote finds all in its place
         alive[queue.experiment, queue.session] = queue.is_alive()
         try:
             waiting += [_waiting_record(queue, job) for job in queue.waiting()]

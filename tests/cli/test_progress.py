@@ -224,9 +224,9 @@ class TestWhoeverImportsReplicate:
         def wait(self: recording.Recording) -> object:
             launched = self._launched
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(launched, "attend", lambda: bool(alive) and alive.pop())
+                patch.setattr(launched, "ensure_running", lambda: bool(alive) and alive.pop())
                 waited = plain(self)
-            launched.attend()
+            launched.ensure_running()
             return waited if self._queue.directory.is_dir() else (None, None)
 
         monkeypatch.setattr(recording.Recording, "_wait_until_stored", wait)

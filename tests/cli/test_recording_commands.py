@@ -61,7 +61,7 @@ class Killed:
         return facts.id
 
     def leave(self) -> Killed:
-        self.queue.leave()
+        self.queue.finish_appending()
         return self
 
 
@@ -158,7 +158,7 @@ class TestSync:
         code = (
             "import pathlib, sys, time\nfrom replicate_core.spool.uploading import open_queue\n"
             "from replicate_core.spool.spool import Queue\nqueue = Queue(pathlib.Path(sys.argv[1]))\n"
-            "print(queue.take(), flush=True)\nsys.stdin.readline()\nopen_queue(queue).empty()\n"
+            "print(queue.take(), flush=True)\nsys.stdin.readline()\nopen_queue(queue).upload_all()\n"
         )
         with subprocess.Popen(
             [sys.executable, "-c", code, str(killed.queue.directory)],
@@ -305,7 +305,7 @@ class TestAnotherUser:
         found.save(2, model=b"second")
         assert found.queue.take()
         yield found
-        found.queue.give_back()
+        found.queue.release()
         found.leave()
 
     def call(self, *arguments: str) -> tuple[int, str, str]:
@@ -347,7 +347,7 @@ class TestAnotherUser:
         """The spool of an earlier version, or of somebody who opened it to others."""
         running.queue.directory.parent.chmod(0o755)
         running.queue.directory.chmod(0o755)
-        running.queue.give_back()
+        running.queue.release()
         (path,) = running.queue.directory.glob("files/*")
         for directory in (running.queue.directory / "files", path):
             directory.chmod(0o755)
@@ -361,8 +361,8 @@ class TestAnotherUser:
         """A queue is its owner's to store, and is named where it can be seen."""
         running.queue.directory.parent.chmod(mode)
         running.queue.directory.chmod(mode)
-        running.queue.give_back()
-        running.queue.leave()
+        running.queue.release()
+        running.queue.finish_appending()
         code, out, err = self.call("sync")
         assert (code, err) == (0, "")
         if mode == 0o755:
@@ -377,8 +377,8 @@ class TestAnotherUser:
 def drain(queue: Queue) -> None:
     """Store what waits."""
     assert queue.take()
-    open_queue(queue).empty()
-    queue.give_back()
+    open_queue(queue).upload_all()
+    queue.release()
 
 
 class TestWhatSomebodyElsePutIntoTheSpool:

@@ -119,7 +119,7 @@ class Storage:
         """After a test: let the recorders end."""
         self.before = nothing
         for callback in at_exit:
-            callback.__self__._queue.leave()
+            callback.__self__._queue.finish_appending()
         for one in self.recorders:
             one.thread.join(10)
 

@@ -41,7 +41,7 @@ def trained(status: str = "finished", steps: int = 2) -> str:
     if status == "failed":
         experiment.__exit__(ValueError, ValueError("diverged"), None)
     elif status == "lost":
-        experiment._recorded._queue.leave()
+        experiment._recorded._queue.finish_appending()
     else:
         experiment.stop()
     return experiment.id
@@ -288,6 +288,6 @@ def test_what_waits_of_an_addition_is_stored_by_sync(project: Path) -> None:
     identifier = trained()
     experiment = loaded(identifier)
     experiment.checkpoint(None, {})
-    experiment._recorded._queue.leave()  # as after a SIGKILL
+    experiment._recorded._queue.finish_appending()  # as after a SIGKILL
     sync(Workspace().spool)
     assert (loaded(identifier).status, steps(loaded(identifier))) == ("finished", [0, 1, 2])

@@ -106,13 +106,13 @@ RECORDING: dict[str, Step] = {
     "before the job": before("replicate_core.spool.journal:Journal.append"),
     "half a job": ("os:write", "half", ""),
     "after the job": after("replicate_core.spool.journal:Journal.append"),
-    "the storing looked after": after("replicate_core.recording.launching:ChildRecorder.attend"),
+    "the storing looked after": after("replicate_core.recording.launching:ChildRecorder.ensure_running"),
 }
 """Of the training, at each checkpoint; some of them at the beginning, too."""
 
 STOPPING: dict[str, Step] = {
     "before the end is recorded": before("replicate_core.recording.recording:Recording.end"),
-    "the end is recorded": before("replicate_core.spool.upload_queue:Queue.leave"),
+    "the end is recorded": before("replicate_core.spool.upload_queue:Queue.finish_appending"),
     "waiting for the rest": before("replicate_core.recording.recording:Recording._wait_until_stored"),
 }
 
@@ -493,7 +493,7 @@ def test_the_recorder_is_killed_while_somebody_else_stores(case: Case) -> None:
         until(lambda: len(case.processes("recorder")) > 1)
         time.sleep(1.0)  # the second one sees that the queue is taken
     finally:
-        queue.give_back()
+        queue.release()
     assert case.wait(training) == 0
     assert case.kills("recorder") == 1
     assert Spool(case.project).queues() == []

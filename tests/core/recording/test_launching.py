@@ -439,13 +439,13 @@ class TestAQueueThatIsClosed:
     ) -> None:
         """`replicate sync`, or a checkout, between the last word of the training and the storing of it."""
         experiment = replicate.init(path=None)
-        plain = Queue.leave
+        plain = Queue.finish_appending
 
         def leave(self: Queue) -> None:
             plain(self)
             assert [one.outcome for one in replicate.Project().sync()] == ["stored"]
 
-        monkeypatch.setattr(Queue, "leave", leave)
+        monkeypatch.setattr(Queue, "finish_appending", leave)
         experiment.stop()
         assert texts(told) == []
         assert experiment.status == "finished"
@@ -524,7 +524,7 @@ class TestWithoutARecorder:
             (project / "model").write_bytes(b"x")
             experiment.checkpoint("model", {})
             assert len(queue.waiting()) == 1, "somebody else is at it"
-            queue.give_back()
+            queue.release()
             experiment.checkpoint("model", {})
             assert queue.waiting() == []
         assert texts(told) == []

@@ -92,7 +92,7 @@ def save(experiment: replicate.Experiment, step: int | None = None) -> replicate
 
 def killed(experiment: replicate.Experiment) -> replicate.Experiment:
     """As after a SIGKILL: nobody owns its queue any more."""
-    experiment._recorded._queue.leave()
+    experiment._recorded._queue.finish_appending()
     return experiment
 
 
@@ -325,7 +325,7 @@ class TestWhichRun:
 
     def test_nor_does_it_where_the_files_still_wait(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda self: False)
             first = ran(2)
         killed(start(resume=None))
         assert start().resumed_from.step == 1
@@ -641,7 +641,7 @@ class TestCode:
         Path("train.py").write_text("old")
         first = ran(1)
         Path("train.py").write_text("new")
-        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
+        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda self: False)
         second = start()
         made = save(second)
         assert kinds(Resumed) == []
@@ -1413,12 +1413,12 @@ class TestAnotherMachine:
     def test_that_stores_checkpoints_still_runs(self, machines: Machines, elsewhere: replicate.Experiment) -> None:
         """Though its signs of life do not come through."""
 
-        def go_on() -> None:
+        def reopen() -> None:
             machines.on("one")
             save(elsewhere)
             machines.on("two")
 
-        machines.meanwhile = go_on
+        machines.meanwhile = reopen
         with pytest.raises(resuming.StillRuns, match="is running on"):
             start()
         assert machines.kinds(Resumed) == []
@@ -1470,13 +1470,13 @@ class TestAnotherMachine:
     ) -> None:
         machines.beat(elsewhere.id)
 
-        def go_on() -> None:
+        def reopen() -> None:
             machines.on("one")
             save(elsewhere, 2)
             interrupted(elsewhere)
             machines.on("two")
 
-        machines.meanwhile = go_on
+        machines.meanwhile = reopen
         assert start().resumed_from.step == 2
         assert steps(seen(elsewhere.id)) == [0, 1, 2]
 
@@ -1542,7 +1542,7 @@ class TestAnotherMachine:
     ) -> None:
         machines.on("one")
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda self: False)
             late = [save(elsewhere, 2).id, elsewhere.checkpoint(None, {"loss": 9}, step=3).id]
         killed(elsewhere)
 
@@ -1569,7 +1569,7 @@ class TestAnotherMachine:
     ) -> None:
         machines.on("one")
         with monkeypatch.context() as patched:
-            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda self: False)
             save(elsewhere, 2)
         killed(elsewhere)
         machines.on("two")
@@ -1786,7 +1786,7 @@ class TestTwoMachinesAtOnce:
         machines.on("one")
         with monkeypatch.context() as patched:
             patched.setattr(starting, "KNOWN_SECONDS", 0.0)
-            patched.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda self: False)
+            patched.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda self: False)
             lonely = start()
             save(lonely, 2)
         killed(lonely)

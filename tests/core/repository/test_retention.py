@@ -161,8 +161,8 @@ def killed(experiment: replicate.Experiment) -> None:
     """The process is gone; what it left waits."""
     recording = experiment._recorded
     process_exit.unregister(recording.end_with_process)
-    recording._queue.leave()
-    recording._launched.leave()
+    recording._queue.finish_appending()
+    recording._launched.detach()
     replicate.Project().sync()
 
 

@@ -65,7 +65,7 @@ class Training:
 
     def end(self) -> None:
         self.queue.append(Ended(self.experiment, utc_now(), "finished"))
-        self.queue.leave()
+        self.queue.finish_appending()
 
     def repository(self) -> Repository:
         return Repository(LocalStore(self.project.parent / "storage"))
@@ -81,7 +81,7 @@ class Training:
 def training(project: Path, storage: Storage) -> Iterator[Training]:
     found = Training(project)
     yield found
-    found.queue.leave()
+    found.queue.finish_appending()
     for one in storage.recorders:
         one.thread.join(PATIENCE_SECONDS)
 
@@ -202,7 +202,7 @@ class TestTheEnd:
         one = start(training, storage)
         made = [training.checkpoint(), training.point()]
         until(lambda: training.queue.state().done)
-        training.queue.leave()
+        training.queue.finish_appending()
         one.thread.join(PATIENCE_SECONDS)
         assert training.stored() == made
         ended = training.state().ended
@@ -220,7 +220,7 @@ class TestTheEnd:
         assert trouble is not None
         assert trouble.kind == "Corrupted"
         assert trouble.permanent
-        training.queue.leave()
+        training.queue.finish_appending()
         one.thread.join(PATIENCE_SECONDS)
         assert one.returncode == recorder.LEFT
         assert training.queue.directory.exists()
@@ -228,7 +228,7 @@ class TestTheEnd:
     def test_a_training_that_was_killed_long_ago(self, training: Training, storage: Storage) -> None:
         """It died when it was last heard of, and not when somebody found out."""
         training.point()
-        training.queue.leave()
+        training.queue.finish_appending()
         yesterday = time.time() - 86400
         queue = training.queue.directory
         for path in (queue / "owner", queue / "recorder", *queue.glob("journal/*")):
@@ -241,7 +241,7 @@ class TestTheEnd:
         training = Training(project)
         for path in training.queue.directory.glob("journal/*"):
             path.unlink()
-        training.queue.leave()
+        training.queue.finish_appending()
         assert record(Queue(training.queue.directory))
         assert training.repository().states() == {}
         assert not training.queue.directory.exists()
@@ -323,7 +323,7 @@ class TestTheEnd:
         training.point()
         until(lambda: training.queue.state().done == 2)
         storage.before = fails(3, of="-ended")
-        training.queue.leave()
+        training.queue.finish_appending()
         one.thread.join(PATIENCE_SECONDS)
         assert training.state().ended.status == "killed"
         assert len(storage.records("ended")) == 1
@@ -419,7 +419,7 @@ class TestWhoMayStore:
     ) -> None:
         monkeypatch.setattr(recorder, "GIVE_UP", timedelta(seconds=1))
         (training.queue.directory / "origin.json").unlink()
-        training.queue.leave()
+        training.queue.finish_appending()
         storage.before = nothing
         training.queue.append(Ended(training.experiment, utc_now(), "finished"))
         thread = start(training, storage)
@@ -432,7 +432,7 @@ class TestWhoMayStore:
         self, project: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         training = Training(project)
-        training.queue.leave()
+        training.queue.finish_appending()
         monkeypatch.setattr(socket, "gethostname", lambda: "another")
         record_abandoned(training.spool)
         assert len(training.queue.waiting()) == 1
@@ -441,17 +441,17 @@ class TestWhoMayStore:
         trainings = [Training(project) for _ in range(3)]
         made = [[training.checkpoint(b"%d" % number)] for number, training in enumerate(trainings)]
         for training in trainings[:2]:
-            training.queue.leave()
+            training.queue.finish_appending()
         record_abandoned(trainings[0].spool)
         assert [training.stored() for training in trainings[:2]] == made[:2]
         assert trainings[2].queue.directory.exists()
-        trainings[2].queue.leave()
+        trainings[2].queue.finish_appending()
 
     def test_one_left_behind_in_trouble_does_not_stop_the_others(self, project: Path, storage: Storage) -> None:
         trainings = [Training(project) for _ in range(2)]
         made = [[training.checkpoint(os.urandom(9))] for training in trainings]
         for training in trainings:
-            training.queue.leave()
+            training.queue.finish_appending()
         storage.before = fails(permanent=True, of=trainings[0].experiment)
         record_abandoned(trainings[0].spool)
         assert trainings[0].queue.directory.exists()
@@ -461,7 +461,7 @@ class TestWhoMayStore:
         trainings = [Training(project) for _ in range(2)]
         made = [[training.checkpoint(os.urandom(9))] for training in trainings]
         for training in trainings:
-            training.queue.leave()
+            training.queue.finish_appending()
         (trainings[0].queue.directory / "origin.json").write_bytes(b"{}\n")
         record_abandoned(trainings[0].spool)
         assert trainings[1].stored() == made[1]
@@ -598,13 +598,13 @@ class TestAProcess:
     def test_that_is_one_too_many_waits_while_somebody_else_stores(self, training: Training) -> None:
         """A checkout that stores what it needs itself: the recorder goes on behind it."""
         assert training.queue.take()
-        threading.Timer(0.5, training.queue.give_back).start()
+        threading.Timer(0.5, training.queue.release).start()
         threading.Timer(0.7, training.end).start()
         assert self.run(training.queue.directory).returncode == 0
         assert training.state().ended.status == "finished"
 
     def test_that_stores_what_others_have_left(self, training: Training) -> None:
-        training.queue.leave()
+        training.queue.finish_appending()
         done = self.run("abandoned", training.project, training.spool.directory)
         assert (done.returncode, done.stderr) == (0, "")
         assert training.state().ended.status == "killed"

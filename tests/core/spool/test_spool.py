@@ -71,8 +71,8 @@ def queues(project: Path) -> Iterator[Queues]:
     queues = Queues(project)
     yield queues
     for queue in queues.begun:
-        queue.leave()
-        queue.give_back()
+        queue.finish_appending()
+        queue.release()
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ class TestBeginning:
         assert queue.directory.parent == tmp_path / "fast" / "disk"
         assert os.listdir(project) == []
         assert queue.project(queue.origin()) == project
-        queue.leave()
+        queue.finish_appending()
 
     def test_two_processes_that_begin_at_once_have_a_queue_each(self, project: Path, another_process: Start) -> None:
         processes: list[subprocess.Popen[str]] = []
@@ -329,7 +329,9 @@ class TestWhoseItIs:
         (open_directory / ".replicate").mkdir()
         (open_directory / ".replicate").chmod(0o777)
         first = Spool(open_directory)
-        first.begin(Origin(EXPERIMENT, "storage", str(open_directory), "auto", 1, socket.gethostname()), "01A").leave()
+        first.begin(
+            Origin(EXPERIMENT, "storage", str(open_directory), "auto", 1, socket.gethostname()), "01A"
+        ).finish_appending()
         with as_nobody():
             second = Spool(open_directory)
             origin = Origin("a" * 32, "storage", str(open_directory), "auto", 1, socket.gethostname())
@@ -337,7 +339,7 @@ class TestWhoseItIs:
             assert queue.directory.parent.name == f"spool-{os.geteuid()}"
             assert queue.project(origin) == open_directory
             assert [found.experiment for found in second.queues()] == ["a" * 32]
-            queue.leave()
+            queue.finish_appending()
         assert [found.experiment for found in first.queues()] == [EXPERIMENT]
 
     @pytest.mark.parametrize("name", ["/etc", "../../secret", "1/..", "", "."])
@@ -372,7 +374,7 @@ class TestOwners:
     def test_a_queue_is_owned_until_it_is_left(self, queue: Queue) -> None:
         assert queue.is_owned()
         assert Queue(queue.directory).is_owned()
-        queue.leave()
+        queue.finish_appending()
         assert not queue.is_owned()
 
     def test_or_until_its_process_is_killed(self, project: Path, another_process: Start) -> None:
@@ -395,11 +397,11 @@ class TestOwners:
         assert queue.take()
         assert queue.is_taken()
         assert not Queue(queue.directory).take()
-        queue.give_back()
+        queue.release()
         assert not queue.is_taken()
 
     def test_a_queue_that_is_gone_is_not_taken(self, queue: Queue) -> None:
-        queue.leave()
+        queue.finish_appending()
         queue.remove()
         with pytest.raises(FileNotFoundError):
             queue.take()
@@ -428,7 +430,7 @@ class TestOwners:
 
     def test_a_queue_is_abandoned_once_its_process_is_gone(self, queue: Queue) -> None:
         assert not queue.is_abandoned()
-        queue.leave()
+        queue.finish_appending()
         assert queue.is_abandoned()
 
     def test_a_queue_of_another_machine_is_abandoned_once_it_was_silent_for_long(
@@ -437,7 +439,7 @@ class TestOwners:
         """Its lock may not be seen here: a file system that is shared, and knows locks of one machine only."""
         queue = queues.begin()
         queue.append(created())
-        queue.leave()
+        queue.finish_appending()
         monkeypatch.setattr(upload_queue.socket, "gethostname", lambda: "another")
         assert not queue.is_abandoned()
         long_ago = time.time() - upload_queue.SILENT_SECONDS - 1
@@ -450,7 +452,7 @@ class TestOwners:
     def test_a_queue_that_does_not_say_whose_it_is_is_taken_for_one_of_this_machine(self, queue: Queue) -> None:
         (queue.directory / "origin.json").write_bytes(b"{}")
         assert not queue.is_abandoned()
-        queue.leave()
+        queue.finish_appending()
         assert queue.is_abandoned()
 
 
@@ -905,7 +907,7 @@ class TestAProjectThatIsMoved:
         spool = Spool(project, tmp_path / "fast")
         queue = spool.begin(Origin(EXPERIMENT, "storage", str(project), "auto", 1, socket.gethostname()), "01J")
         assert queue.project(queue.origin()) == project
-        queue.leave()
+        queue.finish_appending()
 
 
 class TestRemoving:
@@ -913,7 +915,7 @@ class TestRemoving:
         queue = queues.begin()
         append(queue, 1, model=bytes(LARGE))
         queue.take()
-        queue.leave()
+        queue.finish_appending()
         queue.remove()
         assert os.listdir(queues.spool.directory) == []
         assert not locks.is_held(queue.directory / "recorder")
@@ -1088,7 +1090,7 @@ class TestWhatWasAbandoned:
     def test_queues_and_what_is_not_ours_are_never_removed(self, queues: Queues) -> None:
         queue = queues.begin()
         queue.append(created())
-        queue.leave()
+        queue.finish_appending()
         (queues.spool.directory / "notes").mkdir()
         for directory in queues.spool.directory.iterdir():
             self.age(directory, 10 * ABANDONED_SECONDS)
@@ -1127,5 +1129,5 @@ def test_whatever_is_appended_is_read_as_it_was(queues: Queues, jobs) -> None:
         queue.finish([job], claimed)
         assert queue.waiting() == read[number + 1 :]
     assert replace(queue.state(), ready=True).done == len(jobs)
-    queue.leave()
+    queue.finish_appending()
     queue.remove()

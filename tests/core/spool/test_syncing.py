@@ -47,7 +47,7 @@ class Lab:
         for step in range(checkpoints):
             facts = CheckpointFacts(ids.random_id(os.urandom(ids.ID_BYTES)), utc_now(), step, {})
             queue.append(Checkpointed(experiment, (facts,)))
-        queue.leave()
+        queue.finish_appending()
         self.begun.append(queue)
         return queue
 
@@ -60,7 +60,7 @@ def lab(project: Path) -> Iterator[Lab]:
     found = Lab(project)
     yield found
     for queue in found.begun:
-        queue.give_back()
+        queue.release()
 
 
 def test_what_was_stored_and_is_gone_is_done_without_only_where_that_is_said(lab: Lab) -> None:
@@ -70,7 +70,7 @@ def test_what_was_stored_and_is_gone_is_done_without_only_where_that_is_said(lab
     open_queue(queue).run()
     facts = CheckpointFacts(OTHER, utc_now(), 1, {})
     queue.append(Checkpointed(ONE, (facts,)))
-    queue.give_back()
+    queue.release()
     shutil.rmtree(lab.project.parent / "storage")
     (failed,) = sync(lab.spool)
     assert (failed.outcome, failed.jobs) == ("failed", 1)
@@ -172,7 +172,7 @@ class TestSomebodyElseWhoIsAtIt:
             plain(self, group)
 
         monkeypatch.setattr(Uploader, "_store", slow)
-        thread = threading.Thread(target=open_queue(queue).empty)
+        thread = threading.Thread(target=open_queue(queue).upload_all)
         thread.start()
         assert sync(lab.spool, progress=lambda done, _: shown.append(done)) == [SyncResult(ONE, "stored", 6)]
         thread.join()
@@ -212,7 +212,7 @@ class TestSomebodyElseWhoIsAtIt:
     def test_who_is_killed_is_followed(self, lab: Lab) -> None:
         queue = lab.killed(ONE)
         assert queue.take()
-        threading.Timer(0.3, queue.give_back).start()
+        threading.Timer(0.3, queue.release).start()
         assert sync(lab.spool) == [SyncResult(ONE, "stored", 1)]
         assert lab.stored() == [ONE]
 
@@ -225,7 +225,7 @@ class TestSomebodyElseWhoIsAtIt:
         def too_late(self: Queue) -> bool:
             monkeypatch.undo()
             assert queue.take()
-            open_queue(queue).empty()
+            open_queue(queue).upload_all()
             return plain(self)
 
         monkeypatch.setattr(Queue, "take", too_late)

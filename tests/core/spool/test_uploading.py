@@ -41,8 +41,8 @@ def new_queue(project: Path) -> Queue:
 def queue(project: Path) -> Queue:
     found = new_queue(project)
     yield found
-    found.leave()
-    found.give_back()
+    found.finish_appending()
+    found.release()
 
 
 def append_all(queue: Queue, project: Path, kinds: str) -> list[str]:
@@ -172,7 +172,7 @@ class TestInterruptions:
             except error:
                 pass
             finally:
-                queue.give_back()
+                queue.release()
         drain(queue, project).run()
         assert [facts.id for facts in state(project).checkpoints] == made
         assert len(wanted) == len(kinds)
@@ -185,8 +185,8 @@ class TestInterruptions:
         assert state(project).ended.status == "finished"
         assert queue.waiting() == []
         assert list((queue.directory / "files").iterdir()) == []
-        queue.leave()
-        queue.give_back()
+        queue.finish_appending()
+        queue.release()
 
     def test_after_the_record_and_before_the_mark_counts_once(
         self, queue: Queue, project: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,7 +224,7 @@ class TestReaching:
         assert raised.value.permanent
         assert not (project.parent / "storage").exists()
         (project.parent / "away").rename(project.parent / "storage")
-        open_queue(queue).empty()
+        open_queue(queue).upload_all()
         assert len(state(project).checkpoints) == 2
 
     def test_does_not_where_others_began_anew_what_was_emptied(self, queue: Queue, project: Path) -> None:
@@ -238,11 +238,11 @@ class TestReaching:
             open_queue(queue).reach()
         assert raised.value.permanent
         with pytest.raises(StorageFailed, match="replicate sync --anew"):
-            open_queue(queue).empty()
+            open_queue(queue).upload_all()
         assert len(queue.waiting()) == 2
         again = open_queue(queue)
         again.begin_again()
-        again.empty()
+        again.upload_all()
         assert [facts.id for facts in state(project).checkpoints] == made
         assert contents(project)[0] is not None
         assert queue.waiting() == []
@@ -258,7 +258,7 @@ class TestReaching:
         again = open_queue(queue)
         again.begin_again()
         monkeypatch.undo()
-        again.empty()
+        again.upload_all()
         assert [facts.id for facts in state(project).checkpoints] == made
 
     def test_of_a_deleted_experiment_is_as_before(self, queue: Queue, project: Path) -> None:
@@ -266,7 +266,7 @@ class TestReaching:
         drain(queue, project).run()
         Repository(LocalStore(project.parent / "storage")).append(Deleted(EXPERIMENT))
         append_all(queue, project, "p")
-        open_queue(queue).empty()
+        open_queue(queue).upload_all()
         assert queue.waiting() == []
 
     def test_of_a_directory_is_seen_to_before_anything_is_stored(self, queue: Queue, project: Path) -> None:
@@ -284,22 +284,22 @@ class TestReaching:
 class TestEmptying:
     def test_closes_a_queue_whose_process_is_gone(self, queue: Queue, project: Path) -> None:
         append_all(queue, project, "cp")
-        queue.leave()
+        queue.finish_appending()
         died_at = queue.last_sign()
-        drain(queue, project).empty()
+        drain(queue, project).upload_all()
         assert not queue.directory.exists()
         assert (state(project).ended.status, state(project).ended.created) == ("killed", died_at)
 
     def test_closes_a_queue_that_has_ended(self, queue: Queue, project: Path) -> None:
         append_all(queue, project, "cpe")
-        drain(queue, project).empty()
+        drain(queue, project).upload_all()
         assert not queue.directory.exists()
         assert state(project).ended.status == "finished"
 
     def test_leaves_a_queue_whose_process_lives(self, queue: Queue, project: Path) -> None:
         made = append_all(queue, project, "cpf")
         counts: list[int] = []
-        drain(queue, project).empty(progress=counts.append)
+        drain(queue, project).upload_all(progress=counts.append)
         assert queue.waiting() == []
         assert queue.directory.is_dir()
         assert [facts.id for facts in state(project).checkpoints] == made
@@ -316,13 +316,13 @@ class TestEmptying:
         def dies(self: Uploader, **options: object) -> None:
             plain(self, **options)
             append_all(queue, project, "p")
-            queue.leave()
+            queue.finish_appending()
 
         monkeypatch.setattr(Uploader, "run", dies)
-        drain(queue, project).empty()
+        drain(queue, project).upload_all()
         assert len(queue.waiting()) == 1
         monkeypatch.undo()
-        drain(queue, project).empty()
+        drain(queue, project).upload_all()
         assert len(state(project).checkpoints) == 2
 
 
@@ -449,7 +449,7 @@ class TestOpening:
     def test_a_project_that_was_moved(self, project: Path) -> None:
         queue = new_queue(project)
         append_all(queue, project, "cf")
-        queue.leave()
+        queue.finish_appending()
         moved = project.parent / "moved"
         project.rename(moved)
         (queue,) = Spool(moved).queues()
@@ -457,7 +457,7 @@ class TestOpening:
         open_queue(queue).repository.prepare()
         open_queue(queue).run()
         assert contents(moved) == [b"1" * SMALL_BYTES]
-        queue.give_back()
+        queue.release()
 
     def test_what_is_said_of_it_is_damaged(self, queue: Queue) -> None:
         (queue.directory / "origin.json").write_bytes(b"{}")
@@ -494,10 +494,10 @@ class TestDamage:
         (journal,) = (queue.directory / "journal").iterdir()
         data = journal.read_bytes()
         journal.write_bytes(data[:-20] + b"#" * 19 + b"\n")
-        queue.leave()
+        queue.finish_appending()
         assert queue.take()
         with pytest.warns(UserWarning, match="can't be read"):
-            drain(queue, project).empty()
+            drain(queue, project).upload_all()
         assert not queue.directory.exists()
         (kept,) = queue.kept_aside()
         assert kept.read_bytes().endswith(b"#" * 19 + b"\n")

@@ -106,7 +106,7 @@ class TestInANotebook:
 
     def test_what_is_not_stored_yet_is_marked(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment = replicate.init({}, path=None)
-        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.attend", lambda _: False)
+        monkeypatch.setattr("replicate_core.recording.launching.InlineRecorder.ensure_running", lambda _: False)
         experiment.checkpoint(None, {"loss": 1})
         assert "not stored yet" in experiment._repr_html_()
 

@@ -79,7 +79,7 @@ class Lab:
 
     def resume(self, previous: Queue, checkpoint: str | None) -> Queue:
         """Go on with an experiment whose process has died."""
-        previous.leave()
+        previous.finish_appending()
         queue = self._queue(previous.experiment, f"{len(self.begun):032}")
         assert queue.session is not None
         queue.append(Resumed(queue.experiment, NOW, queue.session, previous.session, checkpoint))
@@ -141,8 +141,8 @@ def lab(project: Path) -> Iterator[Lab]:
     lab = Lab(project)
     yield lab
     for queue in lab.begun:
-        queue.leave()
-        queue.give_back()
+        queue.finish_appending()
+        queue.release()
 
 
 class TestWhatWaits:
@@ -274,9 +274,9 @@ class TestTheStatus:
     def test_is_running_while_only_its_recorder_is_left(self, lab: Lab) -> None:
         queue = lab.begin()
         queue.take()
-        queue.leave()
+        queue.finish_appending()
         assert lab.only().status == "running"
-        queue.give_back()
+        queue.release()
         assert lab.only().status == "lost"
 
     def test_is_running_where_its_recorder_goes_while_somebody_looks(
@@ -286,12 +286,12 @@ class TestTheStatus:
         queue = lab.begin()
         lab.drain(queue)
         queue.take()
-        queue.leave()
+        queue.finish_appending()
 
         def read_and_end(repository: Repository, *arguments: object, **options: object) -> catalogue.Catalogue:
             found = plain(repository, *arguments, **options)
             repository.append(Ended(ONE, NOW, "killed"))
-            queue.give_back()
+            queue.release()
             return found
 
         plain = catalogue.read
@@ -374,7 +374,7 @@ class TestFilesThatWait:
         assert read(found[0]) == b"weights"
         assert found[0].is_stored
         assert found[1].files == {"model": 7}
-        queue.leave()
+        queue.finish_appending()
         queue.remove()
         assert read(lab.checkpoint(made)) == b"weights"
 
@@ -385,7 +385,7 @@ class TestFilesThatWait:
             assert stream.read(10) == data[:10]
             lab.drain(queue)
             lab.save(queue, 2, model=b"x" * 3 * SMALL_BYTES)
-            queue.leave()
+            queue.finish_appending()
             queue.remove()
             assert stream.read() == data[10:]
 
@@ -475,7 +475,7 @@ class TestCheckingOut:
     def test_stores_what_was_left_behind(self, lab: Lab) -> None:
         queue = lab.begin()
         lab.save(queue, 1, model=b"weights")
-        queue.leave()
+        queue.finish_appending()
         state = stored_state(lab.source, ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
         assert not queue.directory.exists(), "nothing more will come"
@@ -525,7 +525,7 @@ class TestCheckingOut:
         lab.save(queue, 1, model=b"weights")
         queue.take()
         queue.claim(queue.jobs()[-1])
-        threading.Timer(0.2, queue.give_back).start()
+        threading.Timer(0.2, queue.release).start()
         state = stored_state(lab.source, ONE)
         assert [facts.manifest is not None for facts in state.checkpoints] == [True]
 
@@ -612,4 +612,4 @@ def test_whatever_is_stored_already_the_listing_says_the_same(tmp_path_factory, 
         assert listed.status == ("running" if state.ended is None else "interrupted")
         jobs = [job for queue in queues for job in queue.waiting()]
         assert listed.waiting - {ONE} == {item.id for job in jobs for item in getattr(job.record, "checkpoints", ())}
-    queues[-1].leave()
+    queues[-1].finish_appending()
