@@ -16,9 +16,9 @@ from typing import BinaryIO
 from replicate_core.checkpoint import Checkpoint
 from replicate_core.errors import InvalidInput
 from replicate_core.experiment import Experiment
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import File
 from replicate_core.format.records import saved_paths
-from replicate_core.format.sealed import digest
 from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
 from replicate_core.views.preview import is_left_over
 from replicate_core.views.source import Listed, Source

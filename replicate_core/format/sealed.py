@@ -11,16 +11,15 @@ was put in the place of another one does not pass unseen, either. Documents of e
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from replicate_core.errors import Corrupted
+from replicate_core.format.digest import DIGEST_NAME, digest
 from replicate_core.format.values import Value, dumps, loads
 
 FORMAT = 1
 """The storage format that this version writes, and the newest that it reads."""
 
-DIGEST_NAME = "sha256"
 COUNT_MAX = 1 << 53
 """The largest whole number that a document may hold: all JSON tools keep it exact."""
 
@@ -36,11 +35,6 @@ _MIDDLE = b'","document":'
 _TAIL = b"}"
 _BODY_AT = len(HEAD) + DIGEST_LENGTH + len(_MIDDLE)
 _KEY_HEAD = f'{{"{KEY}":'.encode()
-
-
-def digest(data: bytes | bytearray | memoryview) -> str:
-    """The digest of some bytes, in the form that is stored: `sha256:` and 64 hexadecimal characters."""
-    return f"{DIGEST_NAME}:{hashlib.sha256(data).hexdigest()}"
 
 
 def seal(document: Value) -> bytes:

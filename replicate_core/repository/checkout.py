@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from replicate_core.errors import InvalidInput, NotFound, StorageFailed
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import File, Manifest, is_forbidden, tree_problem
-from replicate_core.format.sealed import digest
 from replicate_core.machine.descriptors import write_all
 from replicate_core.machine.files import make_directories, set_aside, temporary_beside
 from replicate_core.machine.names import local_name, portable

@@ -11,7 +11,6 @@ manifests that name it are replaced, as `prune` does it. The rules are in `pruni
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,10 +20,11 @@ from threading import Lock
 
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, TooNew
 from replicate_core.format import record_codec, records
+from replicate_core.format.digest import Digest
 from replicate_core.format.keys import DATA, MANIFESTS, RECORDS, TOMBSTONES, clock_probe_key, is_record_key
 from replicate_core.format.manifest import Manifest, Part
 from replicate_core.format.records import Checkpointed, Created, Deleted, Record, Released, Repacked, Restored, Resumed
-from replicate_core.format.sealed import DIGEST_NAME, unseal_under
+from replicate_core.format.sealed import unseal_under
 from replicate_core.progress import Progress, silent
 from replicate_core.repository.catalogue import read_segments
 from replicate_core.repository.compacting import compact, compact_if_due
@@ -315,14 +315,14 @@ class _Copier:
         """Fetch an object, verify it, and store it: under its own key, or another one if that is doomed."""
         path = self._scratch / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        seen = hashlib.new(DIGEST_NAME)
+        seen = Digest()
         try:
             with open(path, "wb") as file:
                 for start in range(0, size, FETCH_BYTES):
                     data = self._source.store.get(key, start, min(start + FETCH_BYTES, size))
                     seen.update(data)
                     file.write(data)
-            if path.stat().st_size != size or whole not in (None, f"{DIGEST_NAME}:{seen.hexdigest()}"):
+            if path.stat().st_size != size or whole not in (None, str(seen)):
                 raise Corrupted(f"the object {key} in {self._source.store.url} is not what was stored")
             fetched = LocalStore(self._scratch)
             fetched.url = self._source.store.url  # what is wrong here is wrong there

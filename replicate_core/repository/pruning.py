@@ -15,9 +15,6 @@ https://github.com/gilbertchen/duplicacy/blob/master/DESIGN.md.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tarfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +24,7 @@ from typing import NoReturn
 
 from replicate_core.errors import Corrupted, NotFound, StorageFailed, TooNew
 from replicate_core.format import ids, records
+from replicate_core.format.digest import digest
 from replicate_core.format.keys import (
     DATA,
     MANIFESTS,
@@ -39,8 +37,8 @@ from replicate_core.format.keys import (
 )
 from replicate_core.format.manifest import Manifest, Part, digest_hex, objects_of, size_problem
 from replicate_core.format.records import Created, ExperimentState, Record, Repacked
-from replicate_core.format.sealed import DIGEST_NAME, digest
 from replicate_core.repository.chunk_index import GRACE
+from replicate_core.repository.pack import PackWriter, packed_bytes
 from replicate_core.repository.reading import read_stored
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
@@ -252,13 +250,7 @@ def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: ti
                 referred.setdefault(part.object, {})[part.offset] = part.stored_bytes
     may_move = referred.keys() - live.untouchable
     old = {entry.key: entry.size for entry in entries if entry.key in may_move and _age(entry, now) > grace}
-    return {key: size for key, size in old.items() if _packed_bytes(referred[key].values()) < LIVE_SHARE * size}
-
-
-def _packed_bytes(lengths: Collection[int]) -> int:
-    """What a pack of members of these lengths takes, with their headers and what they are filled up with."""
-    block = tarfile.BLOCKSIZE
-    return sum(block + length + -length % block for length in lengths) + 2 * block
+    return {key: size for key, size in old.items() if packed_bytes(referred[key].values()) < LIVE_SHARE * size}
 
 
 def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch: Path) -> None:
@@ -290,28 +282,21 @@ class _Place:
 
 def _copy(repository: Repository, parts: Sequence[Part], scratch: Path) -> dict[Part, _Place]:
     """Write parts, stored as they are, to a new pack. Raises `Corrupted` if one is damaged."""
-    path = scratch / f"repack-{os.urandom(8).hex()}.tar"
-    offsets: dict[Part, int] = {}
-    with open(path, "x+b") as pack:
+    pack = PackWriter(scratch)
+    try:
+        offsets = {}
         for part in parts:
             stored = read_stored(repository, part)  # verified: what is damaged must not be carried on
-            member = tarfile.TarInfo(digest_hex(part.digest))
-            member.size = len(stored)
-            pack.write(member.tobuf(tarfile.GNU_FORMAT))
-            offsets[part] = pack.tell()
-            pack.write(stored)
-            pack.write(bytes(-len(stored) % tarfile.BLOCKSIZE))
-        pack.write(bytes(2 * tarfile.BLOCKSIZE))
-        size = pack.tell()
-        pack.seek(0)
-        whole = hashlib.new(DIGEST_NAME)
-        while block := pack.read(1 << 20):
-            whole.update(block)
-    key = repository.new_object_key(digest("\n".join(part.digest for part in parts).encode()), ".tar")
-    repository.store.put_file(key, path)
-    path.unlink()
-    found = f"{DIGEST_NAME}:{whole.hexdigest()}"
-    return {part: _Place(replace(part, object=key, offset=offset), size, found) for part, offset in offsets.items()}
+            offsets[part] = pack.add(digest_hex(part.digest), stored)
+        pack.end()
+        key = repository.new_object_key(digest("\n".join(part.digest for part in parts).encode()), ".tar")
+        repository.store.put_file(key, pack.path)
+    finally:
+        pack.close()
+    return {
+        part: _Place(replace(part, object=key, offset=offset), pack.size, pack.digest)
+        for part, offset in offsets.items()
+    }
 
 
 def _rewritten(content: Manifest, moved: Mapping[Part, _Place]) -> Manifest:

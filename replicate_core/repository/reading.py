@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from replicate_core.errors import Corrupted, NotFound
+from replicate_core.format.digest import digest
 from replicate_core.format.encodings import decode
 from replicate_core.format.manifest import File, Part
-from replicate_core.format.sealed import digest
 from replicate_core.repository.repository import Repository
 
 if TYPE_CHECKING:

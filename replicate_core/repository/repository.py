@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from replicate_core import user_warnings
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.format import ids, manifest, record_codec, records
+from replicate_core.format.digest import DIGEST_NAME
 from replicate_core.format.keys import (
     DATA,
     FORMAT_KEY,
@@ -34,7 +35,6 @@ from replicate_core.format.keys import (
 from replicate_core.format.manifest import Manifest
 from replicate_core.format.records import ExperimentState, Record
 from replicate_core.format.sealed import (
-    DIGEST_NAME,
     FORMAT,
     expect_count,
     expect_list,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from replicate_core.errors import Corrupted, NotFound, TooNew
 from replicate_core.format import ids, records
+from replicate_core.format.digest import Digest
 from replicate_core.format.keys import DATA, HEARTBEATS, TOMBSTONES, is_heartbeat_key, is_tombstone_key
 from replicate_core.format.manifest import Manifest, Part, decode, size_problem
 from replicate_core.format.record_codec import encode
 from replicate_core.format.records import ExperimentState, Record
-from replicate_core.format.sealed import DIGEST_NAME, KEY, names_key
+from replicate_core.format.sealed import KEY, names_key
 from replicate_core.format.segments import Segment, summarise
 from replicate_core.format.values import dumps
 from replicate_core.progress import Progress, silent
@@ -263,13 +263,13 @@ class _Pack:
 
 def _pack_problem(repository: Repository, key: str, expected: str, size: int) -> str | None:
     """Say what is wrong with a pack whose parts are all right: what stands between them is needed by `tar`."""
-    whole = hashlib.new(DIGEST_NAME)
+    whole = Digest()
     try:
         for start in range(0, size, FETCH_BYTES):
             whole.update(repository.store.get(key, start, min(start + FETCH_BYTES, size)))
     except NotFound:
         return f"the object {key} is missing"
-    if f"{DIGEST_NAME}:{whole.hexdigest()}" == expected:
+    if str(whole) == expected:
         return None
     return f"the pack {key} was changed between its parts: every file is whole, but `tar` may not open it"
 

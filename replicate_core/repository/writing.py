@@ -6,10 +6,8 @@ The order is the promise: a manifest is written when every object it names is th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,14 +16,14 @@ from pathlib import Path
 
 from replicate_core.errors import StorageFailed
 from replicate_core.format.chunks import Chunk, cut
+from replicate_core.format.digest import digest
 from replicate_core.format.encodings import Policy, encode
 from replicate_core.format.file_structure import Read
 from replicate_core.format.manifest import Encoding, File, Manifest, Part
 from replicate_core.format.records import Record, Repacked
-from replicate_core.format.sealed import DIGEST_NAME, digest
-from replicate_core.machine.descriptors import opener
 from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile, open_copy
 from replicate_core.repository.chunk_index import ChunkIndex, Location
+from replicate_core.repository.pack import PackWriter
 from replicate_core.repository.repository import Repository
 
 PACK_BYTES = 64 << 20
@@ -225,7 +223,7 @@ class _Writer:
             for piece in pieces:
                 if self._find(piece.digest) is not None or piece.digest in pack.members:
                     continue
-                pack.add(file, piece, read(*piece.chunk), self._policy)
+                pack.add_chunk(file, piece, read(*piece.chunk), self._policy)
                 if pack.size > PACK_BYTES:
                     self._seal(pack)
                     pack = _Pack(self._staged.directory)
@@ -270,49 +268,21 @@ class _Writer:
         return key
 
 
-class _Pack:
-    """A tar that is being written: each member is a chunk, under the name of its file."""
+class _Pack(PackWriter):
+    """A pack of chunks, each a member under the name of its file."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / f"pack-{os.urandom(8).hex()}.tar"  # a stored pack may be a link to this very file
-        self.size = 0
-        self._hash = hashlib.new(DIGEST_NAME)
+        super().__init__(directory)
         self.members: dict[str, tuple[int, Encoding | None]] = {}
         """Digest of a chunk to where it begins, and how it is encoded."""
         self._names: set[str] = set()
-        self._file = open(self.path, "xb", opener=opener)
 
-    def add(self, file: StagedFile, piece: _Piece, data: bytes, policy: Policy) -> None:
+    def add_chunk(self, file: StagedFile, piece: _Piece, data: bytes, policy: Policy) -> None:
         """Append a chunk."""
         encoded = encode(data, policy)
         codec, stored = encoded or ("", data)
-        member = tarfile.TarInfo(self._unused_name(file, piece, codec))
-        member.size, member.mode = len(stored), file.mode
-        header = member.tobuf(tarfile.GNU_FORMAT, "utf-8")
-        padding = bytes(-len(stored) % tarfile.BLOCKSIZE)
-        encoding = Encoding(codec, len(stored)) if codec else None
-        self.members[piece.digest] = (self.size + len(header), encoding)
-        self._write(header + stored + padding)
-
-    def end(self) -> None:
-        """Write the end of the tar: it is whole then."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._file.close()
-
-    @property
-    def digest(self) -> str:
-        """Of all that was written."""
-        return f"{DIGEST_NAME}:{self._hash.hexdigest()}"
-
-    def close(self) -> None:
-        """Close the file, and remove it: what is stored has another name."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
+        offset = self.add(self._unused_name(file, piece, codec), stored, mode=file.mode)
+        self.members[piece.digest] = (offset, Encoding(codec, len(stored)) if codec else None)
 
     def _unused_name(self, file: StagedFile, piece: _Piece, codec: str) -> str:
         """The path of the file; where a chunk of it begins; and the ending by which tools know how it is encoded."""

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from replicate_core.format import ids
 from replicate_core.format.chunks import cut
-from replicate_core.format.sealed import digest
+from replicate_core.format.digest import digest
 from replicate_core.machine.descriptors import open_above, write_all
 from replicate_core.machine.file_kinds import is_data, is_source
 from replicate_core.machine.files import HOME, temporary_beside

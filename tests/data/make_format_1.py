@@ -11,7 +11,7 @@ from array import array
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from replicate_core.format import records, sealed
+from replicate_core.format import digest, records
 from replicate_core.format.encodings import encode
 from replicate_core.format.manifest import Encoding, File, Manifest, Part
 from replicate_core.repository.repository import Repository
@@ -35,13 +35,13 @@ def weights(step: int) -> bytes:
 
 
 def store(repository: Repository, data: bytes, extension: str) -> str:
-    key = repository.new_object_key(sealed.digest(data), extension)
+    key = repository.new_object_key(digest.digest(data), extension)
     repository.store.put(key, data)
     return key
 
 
 def part(key: str, data: bytes, offset: int, length: int) -> Part:
-    return Part(key, offset, length, sealed.digest(data[offset : offset + length]))
+    return Part(key, offset, length, digest.digest(data[offset : offset + length]))
 
 
 def main(directory: Path) -> None:
@@ -58,13 +58,13 @@ def main(directory: Path) -> None:
     )
     code = Manifest(
         {
-            "train.py": File(len(source), 0o755, (Part(pack, 512, len(source), sealed.digest(source), encoding),)),
+            "train.py": File(len(source), 0o755, (Part(pack, 512, len(source), digest.digest(source), encoding),)),
             "leer.txt": File(0, 0o644, ()),
         },
         {"latest.py": "train.py"},
         ("logs",),
         {pack: 512 + len(packed)},
-        {pack: sealed.digest(b"\0" * 512 + packed)},
+        {pack: digest.digest(b"\0" * 512 + packed)},
     )
     first, second = (repository.new_id() for _ in range(2))
     facts = {"user": "ann", "host": "box", "command": "train.py --password=[redacted]", "path": ".", "format": 1}
@@ -94,7 +94,7 @@ def main(directory: Path) -> None:
         codec, stored = (PLANES[step] and encode(data, PLANES[step])) or ("", data)
         key = store(repository, stored, ".tar" if codec else ".pt")
         if codec:
-            whole = Part(key, 0, len(data), sealed.digest(data), Encoding(codec, len(stored)))
+            whole = Part(key, 0, len(data), digest.digest(data), Encoding(codec, len(stored)))
             parts: tuple[Part, ...] = (whole,)
         else:
             parts = (part(key, data, 0, 1024), part(key, data, 1024, len(data) - 1024))

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from replicate_core.format import chunks, file_structure
 from replicate_core.format.chunks import GRID_BYTES, MEMBER_BYTES, cut
+from replicate_core.format.digest import digest
 from replicate_core.format.file_structure import members
-from replicate_core.format.sealed import digest
 
 LONGEST = 32 << 20
 """The most that may be read at once."""

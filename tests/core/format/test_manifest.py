@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicate_core.errors import Corrupted, InvalidInput, TooNew
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import (
     LINKS_FOLLOWED_MAX,
     PART_BYTES_MAX,
@@ -28,7 +29,7 @@ from replicate_core.format.manifest import (
     size_problem,
     tree_problem,
 )
-from replicate_core.format.sealed import COUNT_MAX, FORMAT, digest, seal, unseal
+from replicate_core.format.sealed import COUNT_MAX, FORMAT, seal, unseal
 from replicate_core.format.values import Value
 
 DIGEST = digest(b"weights")

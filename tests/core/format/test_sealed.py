@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicate_core.errors import Corrupted
+from replicate_core.format.digest import digest
 from replicate_core.format.sealed import (
     COUNT_MAX,
-    digest,
     expect_count,
     expect_list,
     expect_mapping,

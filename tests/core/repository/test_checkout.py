@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import File, Manifest, Part
-from replicate_core.format.sealed import digest
 from replicate_core.repository import checkout
 from replicate_core.repository.checkout import Layout, check_out, lay_out
 from replicate_core.repository.repository import Repository

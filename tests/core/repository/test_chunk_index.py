@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from replicate_core.errors import StorageFailed
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import Encoding, File, Manifest, Part
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, ExperimentState, Repacked
-from replicate_core.format.sealed import digest
 from replicate_core.repository import catalogue
 from replicate_core.repository import chunk_index as known_module
 from replicate_core.repository.chunk_index import GRACE, LIFETIME, ChunkIndex, Location, recent_manifests

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import Encoding, File, Part
-from replicate_core.format.sealed import digest
 from replicate_core.repository.reading import (
     FETCH_BYTES,
     FETCHES_AT_ONCE,

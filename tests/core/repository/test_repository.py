@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from replicate_core.errors import Corrupted, StorageFailed, TooNew
+from replicate_core.format.digest import digest
 from replicate_core.format.keys import FORMAT_KEY
 from replicate_core.format.manifest import File, Manifest
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Ended
-from replicate_core.format.sealed import digest, seal
+from replicate_core.format.sealed import seal
 from replicate_core.repository.repository import Repository, utc_now
 from replicate_core.storage.local import LocalStore
 from replicate_core.storage.store import Store

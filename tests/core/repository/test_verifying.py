@@ -15,10 +15,11 @@ import pytest
 import replicate_core as replicate
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
 from replicate_core.format import segments
+from replicate_core.format.digest import digest
 from replicate_core.format.manifest import Part
 from replicate_core.format.record_codec import time_text
 from replicate_core.format.records import Deleted
-from replicate_core.format.sealed import digest, seal, unseal
+from replicate_core.format.sealed import seal, unseal
 from replicate_core.format.segments import Group
 from replicate_core.machine import environment
 from replicate_core.repository import heartbeats

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from replicate_core.errors import StorageFailed
 from replicate_core.format import chunks
 from replicate_core.format.chunks import GRID_BYTES
+from replicate_core.format.digest import digest
 from replicate_core.format.encodings import Policy
 from replicate_core.format.manifest import Encoding, Manifest
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Repacked
-from replicate_core.format.sealed import digest
 from replicate_core.machine.staging import SMALL_BYTES, Staged, StagedFile
 from replicate_core.repository import chunk_index, writing
 from replicate_core.repository.chunk_index import LIFETIME, ChunkIndex

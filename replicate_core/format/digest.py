@@ -1,0 +1,27 @@
+"""Digests of bytes, in the form that is stored: sha256, at once or piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+
+DIGEST_NAME = "sha256"
+
+
+def digest(data: bytes | bytearray | memoryview) -> str:
+    """The digest of some bytes, in the form that is stored: `sha256:` and 64 hexadecimal characters."""
+    return f"{DIGEST_NAME}:{hashlib.sha256(data).hexdigest()}"
+
+
+class Digest:
+    """The digest of bytes that come piece by piece."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.new(DIGEST_NAME)
+
+    def update(self, data: bytes) -> None:
+        """Add bytes behind all others."""
+        self._hash.update(data)
+
+    def __str__(self) -> str:
+        """As `digest` writes it."""
+        return f"{DIGEST_NAME}:{self._hash.hexdigest()}"
