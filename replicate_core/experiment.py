@@ -39,7 +39,7 @@ from replicate_core.repository.checkout import Layout, What, check_out
 from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import dataframes, metric_columns, notebook_html, plotting
 from replicate_core.views.diff import differing
-from replicate_core.views.source import Listed, Source
+from replicate_core.views.source import ExperimentView, Source
 
 if TYPE_CHECKING:
     from replicate_core.views.dataframes import DataFrame
@@ -51,7 +51,7 @@ CHECKPOINTS_SHOWN = 20
 EXPERIMENTS_SHOWN = 3
 """Maximum number of experiments in the `repr` of a list."""
 
-Reopen = Callable[[], "tuple[Listed, Recorded]"]
+Reopen = Callable[[], "tuple[ExperimentView, Recorded]"]
 """Begins to record more of an experiment that was loaded."""
 
 
@@ -73,7 +73,7 @@ class Experiment:
 
     def __init__(
         self,
-        listed: Listed,
+        listed: ExperimentView,
         source: Source,
         recorded: Recorded | None = None,
         *,
@@ -491,7 +491,7 @@ class Experiment:
     def _created(self) -> Created:
         return self._listed.state.created
 
-    def _now(self) -> Listed:
+    def _now(self) -> ExperimentView:
         """What is known, with what this process has recorded meanwhile."""
         if self._is_outdated:
             with suppress(NotFound):

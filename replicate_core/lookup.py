@@ -13,7 +13,7 @@ from replicate_core.format import ids, records
 from replicate_core.machine.gc_pause import collection_paused
 from replicate_core.repository.repository import utc_now
 from replicate_core.views.comparing import Comparison, Side
-from replicate_core.views.source import Listed, Source
+from replicate_core.views.source import ExperimentView, Source
 
 if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
     pass
@@ -117,7 +117,7 @@ class Experiments:
         return prepared.begin(path=path, strict=strict)
 
 
-def _side(listed: Listed, checkpoint_id: str | None) -> Side:
+def _side(listed: ExperimentView, checkpoint_id: str | None) -> Side:
     """The checkpoint that an id stands for: that of an experiment for its best, else its latest."""
     checkpoints = listed.state.checkpoints
     if checkpoint_id is None:
@@ -125,7 +125,7 @@ def _side(listed: Listed, checkpoint_id: str | None) -> Side:
     return Side(listed.state, next(item for item in checkpoints if item.id == checkpoint_id))
 
 
-def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
+def _only_match(source: Source, prefix: str) -> tuple[ExperimentView, str | None]:
     """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
     matches = source.matching(prefix)
     if not matches:
@@ -141,7 +141,7 @@ def _only_match(source: Source, prefix: str) -> tuple[Listed, str | None]:
     return matches[0]
 
 
-def _ambiguous(prefix: str, matches: list[tuple[Listed, str | None]]) -> str:
+def _ambiguous(prefix: str, matches: list[tuple[ExperimentView, str | None]]) -> str:
     lines = [
         f"  {checkpoint or listed.experiment}  "
         f"({'checkpoint' if checkpoint else 'experiment'}, {listed.created:%Y-%m-%d %H:%M})"

@@ -21,7 +21,7 @@ from replicate_core.format.manifest import File
 from replicate_core.format.records import saved_paths
 from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
 from replicate_core.views.preview import is_left_over
-from replicate_core.views.source import Listed, Source
+from replicate_core.views.source import ExperimentView, Source
 
 COMPARED_BYTES = 1 << 20
 
@@ -37,7 +37,7 @@ class FileMatch:
     """What it is called there, relative to the project directory."""
 
 
-def whence(source: Source, file: Path, load: Callable[[Listed], Experiment]) -> list[FileMatch]:
+def whence(source: Source, file: Path, load: Callable[[ExperimentView], Experiment]) -> list[FileMatch]:
     """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
 
     What lay in the project where checkpoints of an experiment saved something is no code of it.
@@ -103,7 +103,9 @@ def _reading(file: Path) -> Iterator[_Local]:
         yield _Local(stream)
 
 
-def _stored(source: Source, listed: Mapping[str, Listed], local: _Local) -> dict[str, list[tuple[str | None, str]]]:
+def _stored(
+    source: Source, listed: Mapping[str, ExperimentView], local: _Local
+) -> dict[str, list[tuple[str | None, str]]]:
     """Experiment to its checkpoints (None: its code) that hold the file, and its path there."""
     snapshots: dict[str, list[CheckedSnapshot]] = {}
     for snapshot in snapshots_of({experiment: one.state for experiment, one in listed.items()}):
@@ -121,7 +123,7 @@ def _stored(source: Source, listed: Mapping[str, Listed], local: _Local) -> dict
     return {experiment: list(dict.fromkeys(found)) for experiment, found in held.items()}  # code is saved each session
 
 
-def _waiting(source: Source, listed: Listed, local: _Local) -> Iterator[tuple[str, str]]:
+def _waiting(source: Source, listed: ExperimentView, local: _Local) -> Iterator[tuple[str, str]]:
     """The checkpoints that are not stored yet and hold the file, and its path there."""
     experiment = listed.state.created.experiment
     for facts in listed.state.checkpoints:

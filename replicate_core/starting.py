@@ -41,7 +41,7 @@ from replicate_core.recording.secret_params import Redactor
 from replicate_core.redaction import without_credentials
 from replicate_core.repository.repository import utc_now
 from replicate_core.version import __version__
-from replicate_core.views.source import Listed
+from replicate_core.views.source import ExperimentView
 
 if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
     pass
@@ -254,13 +254,13 @@ def _record_resumed(
     return recording
 
 
-def loaded(workspace: Workspace, listed: Listed) -> Experiment:
+def loaded(workspace: Workspace, listed: ExperimentView) -> Experiment:
     """An experiment as users hold it, of what is known of it."""
     reopen = partial(_add_to, workspace, listed.experiment)
     return Experiment(listed, workspace.source, reopen=reopen, redact=workspace.config.redact)
 
 
-def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
+def _add_to(workspace: Workspace, experiment: str) -> tuple[ExperimentView, Recorded]:
     """Record a session that adds to an experiment which nobody records any more."""
     rank = this_rank()
     if rank.number != 0:
@@ -276,7 +276,7 @@ def _add_to(workspace: Workspace, experiment: str) -> tuple[Listed, Recorded]:
 
 def _experiment(workspace: Workspace, created: Created, start: resuming.Start | None, recorded: Recorded) -> Experiment:
     """The experiment that a process has begun, or resumed, or stands beside."""
-    listed = Listed(ExperimentState(created), "running") if start is None else start.listed
+    listed = ExperimentView(ExperimentState(created), "running") if start is None else start.listed
     reopen = partial(_add_to, workspace, listed.experiment)
     checkpoint = None if start is None else start.checkpoint
     redact = workspace.config.redact

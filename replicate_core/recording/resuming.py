@@ -24,7 +24,7 @@ from replicate_core.spool.spool import Spool
 from replicate_core.spool.syncing import wait_until_stored
 from replicate_core.views import metric_columns
 from replicate_core.views.diff import differing
-from replicate_core.views.source import Listed, Source
+from replicate_core.views.source import ExperimentView, Source
 
 AUTO = "auto"
 
@@ -57,7 +57,7 @@ class Candidate:
     """Why it is this experiment, in words."""
     is_over: bool = True
     """Whether its end is known; else it may still run."""
-    seen_over: Listed | None = None
+    seen_over: ExperimentView | None = None
     """As it was when it was found not to run; None if nobody has looked."""
 
 
@@ -73,7 +73,7 @@ class Anew:
 class Start:
     """Where an experiment goes on."""
 
-    listed: Listed
+    listed: ExperimentView
     checkpoint: CheckpointFacts | None
     """None: at its beginning, because none of its checkpoints has files that can be read."""
     reason: str
@@ -112,7 +112,7 @@ def find(source: Source, wanted: str, created: Created, *, over: Collection[str]
     return Candidate(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
 
 
-def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) -> Candidate | Anew:
+def decide(same: Iterable[ExperimentView], new: Created, *, over: Collection[str] = ()) -> Candidate | Anew:
     """Decide which earlier start of a run `"auto"` resumes: the latest one with the same params, unless it finished.
 
     One that has nothing to resume from yet does not hide an older one that has; one that finished ends the search.
@@ -145,17 +145,17 @@ def decide(same: Iterable[Listed], new: Created, *, over: Collection[str] = ()) 
     return Anew()
 
 
-def _found(item: Listed, over: Collection[str]) -> Candidate:
+def _found(item: ExperimentView, over: Collection[str]) -> Candidate:
     name = item.state.created.name
     reason = f"it has the same name, {name!r}" if name else "it has the same params and command"
     return Candidate(item.experiment, None, reason, is_over=item.state.ended is not None or item.experiment in over)
 
 
-def _may_run(item: Listed, over: Collection[str]) -> bool:
+def _may_run(item: ExperimentView, over: Collection[str]) -> bool:
     return item.status == "running" and item.experiment not in over
 
 
-def _can_be_resumed_from(item: Listed) -> bool:
+def _can_be_resumed_from(item: ExperimentView) -> bool:
     """Tell whether it has a checkpoint with files, stored or still to be stored."""
     return any(
         facts.manifest is not None or (facts.id in item.waiting and facts.path is not None)
@@ -163,7 +163,7 @@ def _can_be_resumed_from(item: Listed) -> bool:
     )
 
 
-def _began_after(item: Listed, finished: Listed) -> bool:
+def _began_after(item: ExperimentView, finished: ExperimentView) -> bool:
     ended = finished.state.ended
     return ended is not None and item.created > ended.created
 
@@ -178,12 +178,12 @@ def _comparable(created: Created) -> dict[str, Value]:
     return metric_columns.flat(Redactor().values(created.params))
 
 
-def _latest(item: Listed) -> str:
+def _latest(item: ExperimentView) -> str:
     name = item.state.created.name
     return f"{ids.short(item.experiment)}, the latest {f'named {name!r}' if name else 'with these params and command'}"
 
 
-def _extended(item: Listed) -> str:
+def _extended(item: ExperimentView) -> str:
     return f'resume="{ids.short(item.experiment)}" would extend that one'
 
 
@@ -216,7 +216,7 @@ def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candid
         NotFound: see `find`; or it was deleted meanwhile.
         StorageFailed: the storage can't be reached.
     """
-    over: dict[str, Listed] = {}
+    over: dict[str, ExperimentView] = {}
     while not isinstance(found := find(source, wanted, created, over=over), Anew):
         is_own = source.spool.is_recorded_by_this_process(found.experiment)  # left open, and ended when it is resumed
         if is_own or found.experiment in over:
@@ -229,7 +229,7 @@ def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candid
     return found
 
 
-def wait_until_over(source: Source, experiment: str, say: Say) -> Listed:
+def wait_until_over(source: Source, experiment: str, say: Say) -> ExperimentView:
     """Make sure that an experiment does not run any more; returns it as it was then.
 
     On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
@@ -268,7 +268,7 @@ def wait_until_over(source: Source, experiment: str, say: Say) -> Listed:
     return now
 
 
-def _check_not_resumed(before: Listed | None, now: Listed) -> None:
+def _check_not_resumed(before: ExperimentView | None, now: ExperimentView) -> None:
     """Make sure that no other process has resumed an experiment since it was found not to run.
 
     Raises:
@@ -278,7 +278,7 @@ def _check_not_resumed(before: Listed | None, now: Listed) -> None:
         raise StillRuns(_rivals(now.experiment))
 
 
-def _life(listed: Listed) -> tuple[object, ...]:
+def _life(listed: ExperimentView) -> tuple[object, ...]:
     """What changes while an experiment runs."""
     state, sign = listed.state, listed.heartbeat
     return state.session, len(state.checkpoints), None if sign is None else sign.time
@@ -315,7 +315,7 @@ def choose(source: Source, found: Candidate) -> Start:
     return Start(listed, None, found.reason)
 
 
-def behind_the_last(source: Source, experiment: str, seen_over: Listed | None) -> Start:
+def behind_the_last(source: Source, experiment: str, seen_over: ExperimentView | None) -> Start:
     """Where more is added to an experiment that is over: behind all that it has.
 
     Args:
@@ -447,7 +447,7 @@ def _rivals(experiment: str) -> str:
     )
 
 
-def one(source: Source, experiment: str) -> Listed:
+def one(source: Source, experiment: str) -> ExperimentView:
     """What is known of an experiment. Raises `NotFound`: it was deleted."""
     listed = source.one(experiment)
     if listed is None:

@@ -26,7 +26,7 @@ ATTEMPTS = 3
 """Segments that were listed may be gone a moment later, because others took their place."""
 
 
-class Stored:
+class StoredExperiment:
     """What is stored of one experiment.
 
     Args:
@@ -91,24 +91,24 @@ class Catalogue:
         """How many records no segment holds."""
 
     @cached_property
-    def experiments(self) -> dict[str, Stored]:
+    def experiments(self) -> dict[str, StoredExperiment]:
         """Every experiment that is not deleted, by id, in the order they began."""
         names = [*self._pieces, *(name for name in self._fresh if name not in self._pieces)]
         with collection_paused():
             found = (stored for name in names if (stored := self.one(name)) is not None)
             return {one.experiment: one for one in sorted(found, key=lambda one: (one.summary.created, one.experiment))}
 
-    def one(self, experiment: str) -> Stored | None:
+    def one(self, experiment: str) -> StoredExperiment | None:
         """One experiment; None if there is none with that id, or it is deleted."""
         pieces = self._pieces.get(experiment, [])
         read = partial(self.records, experiment)
         if pieces and experiment not in self._fresh:
             largest = pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=_size)
             if len(pieces) == 1 or all(set(piece.names) <= set(largest.names) for _, piece in pieces):
-                return None if largest.summary is None else Stored(experiment, largest.summary, read)
+                return None if largest.summary is None else StoredExperiment(experiment, largest.summary, read)
         found = self.records(experiment)
         state = records.fold(found).get(experiment)
-        return None if state is None else Stored(experiment, segments.summarise(state), lambda: found, state)
+        return None if state is None else StoredExperiment(experiment, segments.summarise(state), lambda: found, state)
 
     def records(self, experiment: str) -> list[Record]:
         """What is stored of an experiment, in the order of the keys, deleted or not."""
@@ -124,7 +124,7 @@ class Catalogue:
             found |= self._repository.records_at([key for key in missing if key not in found], self._unusable)
         return [found[key] for key in sorted(found)]
 
-    def candidates(self, *alternatives: Collection[str]) -> Iterator[Stored]:
+    def candidates(self, *alternatives: Collection[str]) -> Iterator[StoredExperiment]:
         """The experiments of which a record holds all texts of an alternative, and maybe some more.
 
         The texts are as `dumps` writes them.

@@ -23,7 +23,7 @@ from replicate_core.format.values import dumps
 from replicate_core.machine.gc_pause import collection_paused
 from replicate_core.machine.staging import StagedFile, open_copy
 from replicate_core.repository import catalogue, heartbeats
-from replicate_core.repository.catalogue import Catalogue, Stored
+from replicate_core.repository.catalogue import Catalogue, StoredExperiment
 from replicate_core.repository.heartbeats import LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository, Unusable, warn
 from replicate_core.spool.spool import Spool
@@ -48,15 +48,15 @@ class _State:
     def __get__(self, instance: object | None, owner: type) -> ExperimentState:
         if instance is None:  # a dataclass asks whether the field has a default
             raise AttributeError(self._name)
-        given: ExperimentState | Stored = instance.__dict__[self._name]
-        return given.state if isinstance(given, Stored) else given
+        given: ExperimentState | StoredExperiment = instance.__dict__[self._name]
+        return given.state if isinstance(given, StoredExperiment) else given
 
-    def __set__(self, instance: object, given: ExperimentState | Stored) -> None:
+    def __set__(self, instance: object, given: ExperimentState | StoredExperiment) -> None:
         instance.__dict__[self._name] = given
 
 
 @dataclass(frozen=True)
-class Listed:
+class ExperimentView:
     """What is known of one experiment."""
 
     state: _State = _State()  # a descriptor, not a default
@@ -67,21 +67,21 @@ class Listed:
     heartbeat: Heartbeat | None = None
     """Its last sign of life; None once it has ended, or if it never gave one."""
 
-    def __reduce__(self) -> tuple[type[Listed], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[ExperimentView], tuple[object, ...]]:
         """All of it, read by now, for pickles and copies."""
-        return Listed, (self.state, self.status, self.waiting, self.heartbeat)
+        return ExperimentView, (self.state, self.status, self.waiting, self.heartbeat)
 
     @property
     def experiment(self) -> str:
         """Its id."""
-        given: ExperimentState | Stored = self.__dict__["_state"]
-        return given.experiment if isinstance(given, Stored) else given.created.experiment
+        given: ExperimentState | StoredExperiment = self.__dict__["_state"]
+        return given.experiment if isinstance(given, StoredExperiment) else given.created.experiment
 
     @property
     def created(self) -> datetime:
         """When it began."""
-        given: ExperimentState | Stored = self.__dict__["_state"]
-        return given.summary.created if isinstance(given, Stored) else given.created.created
+        given: ExperimentState | StoredExperiment = self.__dict__["_state"]
+        return given.summary.created if isinstance(given, StoredExperiment) else given.created.created
 
 
 class Source:
@@ -109,7 +109,7 @@ class Source:
         """What is stored."""
         return self._open_repository()
 
-    def all(self, unusable: Unusable | None = None) -> dict[str, Listed]:
+    def all(self, unusable: Unusable | None = None) -> dict[str, ExperimentView]:
         """Every experiment that is not deleted, by id, in the order they began.
 
         Args:
@@ -119,17 +119,17 @@ class Source:
         stored = catalogue.read(self.repository, unusable)
         return self._checked(self._listed(spooled, stored, stored.experiments))
 
-    def one(self, experiment: str) -> Listed | None:
+    def one(self, experiment: str) -> ExperimentView | None:
         """One experiment; None if there is none with that id."""
         spooled = _look(self.spool.queues_of(experiment))
         stored = catalogue.read(self.repository, experiment=experiment)
         found = stored.one(experiment)
         return self._listed(spooled, stored, {} if found is None else {experiment: found}).get(experiment)
 
-    def matching(self, prefix: str) -> list[tuple[Listed, str | None]]:
+    def matching(self, prefix: str) -> list[tuple[ExperimentView, str | None]]:
         """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
         wanted = prefix.strip().lower()
-        found: list[tuple[Listed, str | None]] = []
+        found: list[tuple[ExperimentView, str | None]] = []
         begun = dumps(wanted)[:-1]
         for listed in self.candidates([f'"experiment":{begun}'], [f'"id":{begun}']).values() if wanted else ():
             own = [(listed, item.id) for item in listed.state.checkpoints if item.id.startswith(wanted)]
@@ -141,14 +141,14 @@ class Source:
         found = self.candidates([f'"name":{dumps(name)}'])
         return [identifier for identifier, listed in found.items() if listed.state.created.name == name]
 
-    def candidates(self, *alternatives: Collection[str]) -> dict[str, Listed]:
+    def candidates(self, *alternatives: Collection[str]) -> dict[str, ExperimentView]:
         """As `Catalogue.candidates`, with what waits; as `all`."""
         spooled = _look(self.spool.queues())
         stored = catalogue.read(self.repository)
         found = {one.experiment: one for one in stored.candidates(*alternatives)}
         return self._checked(self._listed(spooled, stored, found))
 
-    def _checked(self, found: dict[str, Listed]) -> dict[str, Listed]:
+    def _checked(self, found: dict[str, ExperimentView]) -> dict[str, ExperimentView]:
         if not found:
             self._check()
         return found
@@ -196,7 +196,9 @@ class Source:
                 ):
                     yield queue, job
 
-    def _listed(self, spooled: _Spooled, stored: Catalogue, found: Mapping[str, Stored]) -> dict[str, Listed]:
+    def _listed(
+        self, spooled: _Spooled, stored: Catalogue, found: Mapping[str, StoredExperiment]
+    ) -> dict[str, ExperimentView]:
         """What is known of some experiments, and of all that something waits of."""
         alive, waiting = spooled
         unstored: dict[str, set[str]] = {}
@@ -208,14 +210,14 @@ class Source:
             state = records.fold([*before, *missing]).get(experiment)
             everything.pop(experiment, None)
             if state is not None:
-                everything[experiment] = Stored(experiment, summarise(state), list, state)
+                everything[experiment] = StoredExperiment(experiment, summarise(state), list, state)
         sessions = {experiment: one.summary.session for experiment, one in everything.items()}
         running = {name: session for name, session in sessions.items() if everything[name].summary.status is None}
         signs = heartbeats.last(self.repository, running)
         now = self.repository.now()
         with collection_paused():
             return {
-                one.experiment: Listed(
+                one.experiment: ExperimentView(
                     one,
                     _status(
                         one.summary, signs.get(one.experiment), alive.get((one.experiment, one.summary.session)), now

@@ -108,7 +108,7 @@ class Lab:
         for job in queue.waiting(count_max=count):
             drain._store([job])
 
-    def only(self) -> source.Listed:
+    def only(self) -> source.ExperimentView:
         (listed,) = self.source.all().values()
         return listed
 
