@@ -185,7 +185,7 @@ class Experiment:
 
     @property
     def resumed_from(self) -> Checkpoint | None:
-        """The checkpoint that it last went on from; None if it began at its beginning."""
+        """The checkpoint that it was last resumed from; None if it began at its beginning."""
         if self._was_begun:
             return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
         wanted = self._now().state.resumed_from

@@ -44,7 +44,7 @@ class State:
     """A moment of training.
 
     Attributes:
-        epoch: the epoch to go on with, from 0.
+        epoch: the epoch to resume with, from 0.
         batches: how many were seen since training began.
         is_whole: whether the epoch before it was trained to its end; if not, `epoch` is begun again.
         best: the best value of what is monitored, so far.

@@ -117,7 +117,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             `"epoch"`, else the trainer's global step, as it is beside a `ReplicateLogger` and where validation runs
             inside of epochs; its epoch is recorded in any case.
         period: with `save_freq="epoch"`, after every how many epochs.
-        save_weights_only: save the weights without optimizer and loops: nothing to go on from.
+        save_weights_only: save the weights without optimizer and loops: nothing to resume from.
         keep_best, keep_last: keep the files of so many of the best checkpoints by the primary metric, and of the last
             ones; left out, of all, or of one where the other is given. Metrics are always kept. See `Experiment.keep`.
         max_overhead: with `save_freq="auto"`, the share of the time of training that saving may take; left out, 0.05.
@@ -178,7 +178,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
         check_resume(resume, experiment)
         if resume is not None and save_weights_only:
-            raise InvalidInput("save_weights_only leaves out what a training goes on with: leave one of both out")
+            raise InvalidInput("save_weights_only leaves out what a training resumes with: leave one of both out")
         self._has_trained = False
         self._forget()
 
@@ -285,7 +285,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._begin()  # not before: if the model could not be restored, nothing is recorded
         if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
             self._goes_on = False
-            warn(f"fit was told to go on from {told}, and does, whatever resume={self._resume!r} has found")
+            warn(f"fit was told to resume from {told}, and does, whatever resume={self._resume!r} has found")
         self._switches = states.switches(pl_module)
         states.switch(pl_module, self._switched)  # later than optimizers are made: as they were when it began
         if self._random is not None and trainer.global_rank < len(self._random):
@@ -542,7 +542,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         step = self._steps.done(trainer)
         by = averaging.averaged_by(trainer, is_over=self._is_over)
         if by is not None and not (self._is_over or self._is_at_epoch_end):
-            return  # while statistics of BatchNorm are made for the average: nothing could go on from it
+            return  # while statistics of BatchNorm are made for the average: nothing could resume from it
         self._measured.look(trainer.callback_metrics, step)
         is_last = by is not None and self._is_over  # the average, of which nothing was measured
         metrics = {} if is_last else self._measured.at(step)
@@ -576,7 +576,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             try:
                 load_plain(Path(path))
             except InvalidInput as error:  # better told now than when it is too late
-                warn(f"resume={self._resume!r} will not go on from {path}: it {error}")
+                warn(f"resume={self._resume!r} will not resume from {path}: it {error}")
         self._saved_step = self._steps.done(trainer)
         self._has_saved, self._unsaved = True, False
         return path

@@ -1,4 +1,4 @@
-"""How a training goes on from a checkpoint: its files on this machine, and Lightning restoring all of it."""
+"""How a training resumes from a checkpoint: its files on this machine, and Lightning restoring all of it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _check(path: Path, checkpoint: Checkpoint, trainer: Any) -> None:
         raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no file of torch: {error}") from error
     if not isinstance(saved, dict) or not {"loops", "optimizer_states"} <= saved.keys():
         raise InvalidInput(
-            f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to go on with: it was saved "
+            f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to resume: it was saved "
             "with save_weights_only, or by something else than Lightning"
         )
     averaged = saved.get(NAME, {}).get("averaged")
@@ -135,7 +135,7 @@ def puts_back(trainer: Any) -> bool:
 
 
 def told_path(trainer: Any) -> str | None:
-    """The path that `fit` was told to go on from, once that was read."""
+    """The path that `fit` was told to resume from, once that was read."""
     path = trainer.ckpt_path
     return None if path is None or puts_back(trainer) else str(path)
 

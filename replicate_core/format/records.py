@@ -175,7 +175,7 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The experiment goes on, in a session of its own: what came after the checkpoint it goes on from is set aside."""
+    """The experiment is resumed, in a session of its own: what came after the checkpoint that it names is set aside."""
 
     experiment: str
     created: datetime
@@ -184,7 +184,7 @@ class Resumed:
     previous: str | None
     """The session that it goes on after; None for the first one."""
     checkpoint: str | None
-    """None: it goes on from its very beginning."""
+    """None: it is resumed from its very beginning."""
     path: str | None = None
     """What was saved of the project this time; None if nothing was."""
     manifest: str | None = None
@@ -262,11 +262,11 @@ class ExperimentState:
     """In the order they were made; without those deleted or set aside by resuming."""
     ended: Ended | None = None
     resumed_from: str | None = None
-    """The checkpoint that the experiment last went on from."""
+    """The checkpoint that the experiment was last resumed from."""
     code: str | None = None
-    """Key of the manifest of the code that it last went on with; None if that is what it began with."""
+    """Key of the manifest of the code that it was last resumed with; None if that is what it began with."""
     session: str | None = None
-    """The session that it last went on in; None for the first one."""
+    """The session that it was last resumed in; None for the first one."""
     blocked_seconds: float = 0.0
     """How long `checkpoint()` held up the training in all of its sessions that ended, but for those that only added."""
 
@@ -376,7 +376,7 @@ def _lineage(
     made: Mapping[str | None, Mapping[str, CheckpointFacts]],
     ended: Mapping[str | None, Ended],
 ) -> list[Resumed]:
-    """The sessions that an experiment went on in, one after the other, without its first.
+    """The sessions that an experiment was resumed in, one after the other, without its first.
 
     They tell by their ids what went on after what: the clocks of two machines may disagree. Where two went on after the
     same one, because two machines did so at the same moment, the one counts that made checkpoints, or was gone on after

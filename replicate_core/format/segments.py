@@ -69,7 +69,7 @@ class Summary(NamedTuple):
     status: Ending | None
     """None: it has not ended."""
     session: str | None
-    """The session that it last went on in; None for the first one."""
+    """The session that it was last resumed in; None for the first one."""
 
 
 def summarise(state: ExperimentState) -> Summary:

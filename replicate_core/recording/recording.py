@@ -128,7 +128,7 @@ class Recording:
         next_step: int = 0,
         check: Callable[[], object] | None = None,
     ) -> Recording:
-        """Begin an experiment, or go on with one: its code is copied, and the storage was reached.
+        """Begin an experiment, or resume one: its code is copied, and the storage was reached.
 
         Args:
             place: where from and to.

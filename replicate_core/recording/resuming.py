@@ -285,7 +285,7 @@ def _life(listed: ExperimentView) -> tuple[object, ...]:
 
 
 def choose(source: Source, found: Candidate) -> Start:
-    """Choose the checkpoint to go on from, of an experiment that is over. All of its files are read and verified.
+    """Choose the checkpoint to resume from, of an experiment that is over. All of its files are read and verified.
 
     Raises:
         NotFound: it was deleted.
@@ -365,7 +365,7 @@ def _as_resumed(source: Source, found: Candidate) -> Start:
 
 
 def _begins_here(spool: Spool, state: ExperimentState) -> bool:
-    """Tell whether a process of this machine is about to go on with an experiment, and has not said from where."""
+    """Tell whether a process of this machine is about to resume an experiment, and has not said from where."""
     queues = spool.queues_of(state.created.experiment)
     owned = [queue.session for queue in queues if queue.is_owned()]
     return bool(owned) and state.session not in owned
@@ -376,10 +376,10 @@ def described(start: Start, new: Created) -> str:
     old = start.listed.state.created
     experiment = ids.short(old.experiment)
     if start.checkpoint is None:
-        where = "at its beginning: no checkpoint of it has files to go on from"
+        where = "at its beginning: no checkpoint of it has files to resume from"
     else:
         where = f"from its checkpoint {ids.short(start.checkpoint.id)} (step {start.checkpoint.step})"
-    said = f"going on with the experiment {experiment} {where}, because {start.reason}{_set_aside(start)}"
+    said = f"resuming the experiment {experiment} {where}, because {start.reason}{_set_aside(start)}"
     if _has_same_params(old, new):
         return said
     return f"{said}. Its params stay as they were recorded; now they are others: {_differences(old, new)}"
@@ -427,7 +427,7 @@ def check_alone(source: Source, start: Start) -> None:
 
 
 def check_unrivalled(source: Source, own: Resumed) -> None:
-    """Make sure that no other machine went on with the experiment at the same moment; called once ours is stored.
+    """Make sure that no other machine resumed the experiment at the same moment; called once ours is stored.
 
     Of two that do, the one that looks later sees the other: one of them, or each, gives up.
 
@@ -442,7 +442,7 @@ def check_unrivalled(source: Source, own: Resumed) -> None:
 
 def _rivals(experiment: str) -> str:
     return (
-        f"another process went on with the experiment {ids.short(experiment)} at the same moment: let that run, or end "
+        f"another process resumed the experiment {ids.short(experiment)} at the same moment: let that run, or end "
         "it and start this one again"
     )
 
@@ -458,7 +458,7 @@ def one(source: Source, experiment: str) -> ExperimentView:
 def check_readable(repository: Repository, checkpoint: CheckpointFacts) -> None:
     """Read and verify all files of a checkpoint. Raises `Corrupted`, and `StorageFailed`."""
     if checkpoint.manifest is None:
-        raise Corrupted(f"the checkpoint {ids.short(checkpoint.id)} has no files to go on from")
+        raise Corrupted(f"the checkpoint {ids.short(checkpoint.id)} has no files to resume from")
     for path, file in repository.manifest(checkpoint.manifest, size_bytes=checkpoint.size_bytes).files.items():
         with open_file(repository, file, name=path) as stream:
             while stream.read(COPY_BYTES):

@@ -247,7 +247,7 @@ class TestOneAtATime:
         monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)  # both came past it
         first, second = loaded(identifier), loaded(identifier)
         first.checkpoint(None, {})
-        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+        with pytest.raises(InvalidInput, match="another process resumed the experiment"):
             second.checkpoint(None, {})
         assert len(stored(Resumed)) == 1
 
@@ -263,7 +263,7 @@ class TestOneAtATime:
             return behind_the_last(*arguments)
 
         monkeypatch.setattr(resuming, "behind_the_last", late)
-        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+        with pytest.raises(InvalidInput, match="another process resumed the experiment"):
             loaded(identifier).checkpoint(None, {})
         assert len(stored(Resumed)) == 1
 

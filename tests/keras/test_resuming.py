@@ -143,7 +143,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     for _ in range(kills):
         train(tmp_path, path, how, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
     last = train(tmp_path, path, how)
-    assert "replicate: going on with the experiment" in last.stderr
+    assert "replicate: resuming the experiment" in last.stderr
     epochs, end = last.stdout.strip().split("|", 1)
     assert 0 < len(ast.literal_eval(epochs)) < EPOCHS
     assert end == wholes[how], "the best epoch, the last one, the learning rate, the weights, and those of the best"

@@ -144,7 +144,7 @@ def test_one_experiment_that_goes_on_bit_for_bit(project: Path, whole: str, stra
     train(project, strategy, namespace)
     (first,) = replicate.experiments.list()
     output = train(project, strategy, namespace, epochs=4, resume=first.id)
-    assert output.count("replicate: going on with the experiment") == 1
+    assert output.count("replicate: resuming the experiment") == 1
     assert end(output) == whole
 
     (experiment,) = replicate.experiments.list()

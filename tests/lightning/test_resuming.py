@@ -140,7 +140,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
         train(tmp_path / "killed", namespace, workers, saved, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
     last = train(tmp_path / "killed", namespace, workers, saved)
 
-    assert "replicate: going on with the experiment" in last.stderr
+    assert "replicate: resuming the experiment" in last.stderr
     assert last.stdout == whole.stdout, "epochs, steps, learning rate, weights, and what ModelCheckpoint found best"
     assert float(last.stdout.split("|")[2]) < 0.01, "the learning rate was lowered"
     (experiment,) = replicate.Project(directory=tmp_path / "killed").experiments.list()
@@ -425,7 +425,7 @@ def test_a_new_experiment_that_goes_on_from_a_file_says_where_it_comes_from(pl, 
 
 def test_a_path_that_fit_is_told_wins(one_pl, project: Path, run) -> None:
     first = run(one_pl, 3, filepath="m-{epoch}.ckpt")
-    with pytest.warns(UserWarning, match=r"fit was told to go on from m-0\.ckpt, and does"):
+    with pytest.warns(UserWarning, match=r"fit was told to resume from m-0\.ckpt, and does"):
         second = run(one_pl, 4, filepath="m-{epoch}.ckpt", options={"told": "m-0.ckpt"})
     assert (second.id, steps(second)) == (first.id, [0, 1, 2, 1, 2, 3])
 
@@ -503,7 +503,7 @@ def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> N
     def add(module, checkpoint) -> None:
         checkpoint["added"] = timedelta(1)
 
-    with pytest.warns(UserWarning, match=r"resume='auto' will not go on from model\.ckpt: it holds more") as warned:
+    with pytest.warns(UserWarning, match=r"resume='auto' will not resume from model\.ckpt: it holds more") as warned:
         run(one_pl, 2, module=make_module(one_pl, on_save_checkpoint=add))
     assert len([item for item in warned if "will not go on" in str(item.message)]) == 1
     with pytest.raises(
@@ -520,7 +520,7 @@ def test_what_holds_no_training_is_refused(one_pl, project: Path, run, content: 
         torch.save(content, "model.ckpt")
         wanted = experiment.checkpoint("model.ckpt", {})
         experiment.checkpoint(None, {})
-    with pytest.raises(replicate.InvalidInput, match="holds weights alone, and no training to go on with"):
+    with pytest.raises(replicate.InvalidInput, match="holds weights alone, and no training to resume"):
         run(one_pl, 2, resume=wanted.id)
     experiment.refresh()
     assert (steps(experiment), experiment.status) == ([0, 1], "finished"), "nothing is set aside"
@@ -584,4 +584,4 @@ def test_where_it_goes_on_is_said(one_pl, project: Path, run, monkeypatch: pytes
     monkeypatch.setattr(notices.notifier(), "inform", said.append)
     run(one_pl, 1)
     run(one_pl, 2)
-    assert re.match(r"going on with the experiment \w+ from its checkpoint \w+ \(step 0\)", said[-1])
+    assert re.match(r"resuming the experiment \w+ from its checkpoint \w+ \(step 0\)", said[-1])

@@ -397,7 +397,7 @@ class TestById:
         first = start()
         point = first.checkpoint(None, {"loss": 1})
         killed(first)
-        with pytest.raises(Corrupted, match="has no files to go on from"):
+        with pytest.raises(Corrupted, match="has no files to resume from"):
             start(resume=point.id)
 
     def test_a_damaged_checkpoint_is_refused_when_it_was_asked_for(self, project: Path) -> None:
@@ -668,9 +668,7 @@ class TestWhatIsSaid:
         killed(start())
         killed(start(resume=first.id))
         killed(start(resume=newest.id))
-        about = (
-            f"going on with the experiment {first.short_id} from its checkpoint {newest.short_id} (step 1), because "
-        )
+        about = f"resuming the experiment {first.short_id} from its checkpoint {newest.short_id} (step 1), because "
         assert said == [
             about + "it has the same name, 'digits'",
             about + "its id was given",
@@ -718,7 +716,7 @@ class TestWhatIsSaid:
         killed(start(None))
         (line,) = said
         assert line == (
-            f"going on with the experiment {first.short_id} at its beginning: no checkpoint of it has files to go on "
+            f"resuming the experiment {first.short_id} at its beginning: no checkpoint of it has files to go on "
             "from, because it has the same params and command"
         )
 
@@ -732,7 +730,7 @@ class TestWhatIsSaid:
         killed(start())
         newest = seen(first.id).checkpoints[0].short_id
         assert capsys.readouterr().err == (
-            f"replicate: going on with the experiment {first.short_id} from its checkpoint {newest} (step 0), because "
+            f"replicate: resuming the experiment {first.short_id} from its checkpoint {newest} (step 0), because "
             "it has the same name, 'digits'\n"
         )
         (project / "replicate.yaml").write_text("quiet: true\n")
@@ -974,7 +972,7 @@ class TestKilled:
         assert last.begun()[1] == 6
         _, errors = last.process.communicate(timeout=60)
         assert last.process.returncode == 0, errors
-        assert errors.startswith("replicate: going on with the experiment ")
+        assert errors.startswith("replicate: resuming the experiment ")
         (experiment,) = identifiers
         found = seen(experiment)
         assert (steps(found), found.status) == (list(range(7)), "finished")
@@ -1152,7 +1150,7 @@ class TestTwoAtOnce:
         assert winners == [["begun", experiment, "2"]], said
         assert len(losers) == 4
         assert all(
-            re.search("recorded by another process|another process went on", " ".join(loser)) for loser in losers
+            re.search("recorded by another process|another process resumed", " ".join(loser)) for loser in losers
         )
         rivals[said.index(winners[0])].made(2)
         until(lambda: len(kinds(Resumed)) == 1 and steps(seen(experiment)) == [0, 1, 2])
@@ -1168,7 +1166,7 @@ class TestTwoAtOnce:
         monkeypatch.setattr(resuming, "wait_until_over", lambda *_: None)  # both came past it
         monkeypatch.setattr(Spool, "is_recorded_by_this_process", lambda *_: False)  # they are two
         start()
-        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+        with pytest.raises(InvalidInput, match="another process resumed the experiment"):
             start()
         assert len(Spool(Path.cwd()).queues()) == 1
         assert len(kinds(Resumed)) == 1
@@ -1187,7 +1185,7 @@ class TestTwoAtOnce:
             return chosen
 
         monkeypatch.setattr(resuming, "choose", slowly)
-        with pytest.raises(InvalidInput, match="another process went on with the experiment"):
+        with pytest.raises(InvalidInput, match="another process resumed the experiment"):
             start()
         assert steps(seen(first.id)) == [0, 1]
 
@@ -1225,7 +1223,7 @@ class TestOneProcess:
         save(first, 0)
         second = start()
         assert (second.id, second.resumed_from.step) == (first.id, 0)
-        assert said[-1].startswith(f"going on with the experiment {first.short_id} from its checkpoint")
+        assert said[-1].startswith(f"resuming the experiment {first.short_id} from its checkpoint")
         save(second)
         with pytest.raises(InvalidInput, match=f"the experiment {first.short_id} was resumed by this process: use the"):
             save(first)
@@ -1671,7 +1669,7 @@ def winner(
     with monkeypatch.context() as patched:
         patched.setattr(resuming, "choose", slowly)
         patched.setattr(resuming, "check_alone", lambda *_: None)  # it was early, too
-        with pytest.raises(resuming.StillRuns, match="another process went on with the experiment"):
+        with pytest.raises(resuming.StillRuns, match="another process resumed the experiment"):
             start()
     return begun[0]
 
@@ -1701,7 +1699,7 @@ class TestTwoMachinesAtOnce:
             """Look for rivals once both have begun."""
             patched.setattr(resuming, "check_unrivalled", check)
             machines.on("three")
-            with pytest.raises(resuming.StillRuns, match="another process went on"):
+            with pytest.raises(resuming.StillRuns, match="another process resumed"):
                 start()
             machines.on("two")
             check(*arguments)
@@ -1713,7 +1711,7 @@ class TestTwoMachinesAtOnce:
             listed = Workspace().source.one(elsewhere.id)  # both looked before either began
             choose = resuming.choose
             patched.setattr(resuming, "choose", lambda *arguments: replace(choose(*arguments), listed=listed))
-            with pytest.raises(resuming.StillRuns, match="another process went on"):
+            with pytest.raises(resuming.StillRuns, match="another process resumed"):
                 start()
         assert seen(elsewhere.id).status == "interrupted"
         with start() as again:
@@ -1741,7 +1739,7 @@ class TestTwoMachinesAtOnce:
             return choose(*arguments)
 
         monkeypatch.setattr(resuming, "choose", late)
-        with pytest.raises(resuming.StillRuns, match="another process went on"):
+        with pytest.raises(resuming.StillRuns, match="another process resumed"):
             start(resume=wanted)
         machines.on("three")
         save(begun[0], 2)

@@ -259,7 +259,7 @@ def test_a_released_one_says_so(project: Path) -> None:
     ):
         gone.checkout("../back")
     assert not Path("../back").exists()
-    with pytest.raises(replicate.Corrupted, match="has no files to go on from"):
+    with pytest.raises(replicate.Corrupted, match="has no files to resume from"):
         start(resume=gone.id)
 
 
