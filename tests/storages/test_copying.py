@@ -80,10 +80,10 @@ def test_one_experiment_back_to_a_disk(experiments: list[str], tmp_path: Path) -
 
 def test_killed_while_it_copies_and_repeated(experiments: list[str], on_weak_s3: Place, s3: FaultS3) -> None:
     name(on_weak_s3, "there.yaml")
-    there = Workspace(storage="there.yaml")
+    there = replicate.Project(storage="there.yaml")
     with s3.failing(Fault("GET", "data", seconds=0.5, times=100)):
         copying = subprocess.Popen(command("sync", "here.yaml", "there.yaml"), stderr=subprocess.DEVNULL)
-        until(lambda: there.repository.store.list("data/"))
+        until(lambda: Workspace(storage="there.yaml").store.list("data/"))
         copying.send_signal(signal.SIGKILL)
         assert copying.wait() == -signal.SIGKILL
     listed = [experiment.id for experiment in there.experiments.list()]
