@@ -505,7 +505,7 @@ def test_objects_are_not_unpickled(one_pl, project: Path, run, make_module) -> N
 
     with pytest.warns(UserWarning, match=r"resume='auto' will not resume from model\.ckpt: it holds more") as warned:
         run(one_pl, 2, module=make_module(one_pl, on_save_checkpoint=add))
-    assert len([item for item in warned if "will not go on" in str(item.message)]) == 1
+    assert len([item for item in warned if "will not resume" in str(item.message)]) == 1
     with pytest.raises(
         replicate.InvalidInput, match=r"holds more than plain data .*timedelta.*, which is not unpickled"
     ):

@@ -716,7 +716,7 @@ class TestWhatIsSaid:
         killed(start(None))
         (line,) = said
         assert line == (
-            f"resuming the experiment {first.short_id} at its beginning: no checkpoint of it has files to go on "
+            f"resuming the experiment {first.short_id} at its beginning: no checkpoint of it has files to resume "
             "from, because it has the same params and command"
         )
 
