@@ -93,7 +93,7 @@ def check_template(filepath: object, *, places: Sequence[str], example: str) -> 
         example: of one that can be filled in, for the error.
 
     Raises:
-        InvalidInput: it is no path of a file of this machine, lies outside of the project, or can't be filled in.
+        InvalidInput: it is not a path of a file of this machine, lies outside of the project, or can't be filled in.
         ConfigInvalid: `replicate.yaml` can't be used.
     """
     if filepath is None:

@@ -230,7 +230,7 @@ class _Reader:
             mark = getattr(error, "problem_mark", None)
             line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or error
-            verdict = "can't be a configuration" if isinstance(error, TooLarge) else "is no valid YAML"
+            verdict = "can't be a configuration" if isinstance(error, TooLarge) else "is not valid YAML"
             raise ConfigInvalid(f"{self._file}{line}: this {verdict}: {problem}") from error
         if root is None or root.tag == "tag:yaml.org,2002:null":  # an empty file
             return
@@ -250,7 +250,7 @@ class _Reader:
             if known is not None and key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[: len(KEYS)])}"
-                raise self._error(key_node, f"{key!r} is no key of {what}: {hint}")
+                raise self._error(key_node, f"{key!r} is not a key of {what}: {hint}")
             if key in seen:
                 raise self._error(key_node, f"{key!r} stands twice in {what}")
             seen.add(key)

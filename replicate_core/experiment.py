@@ -397,7 +397,7 @@ class Experiment:
         """Give it another name; an empty one takes its name away.
 
         Raises:
-            InvalidInput: it is no text.
+            InvalidInput: it is not text.
             NotFound: the experiment was deleted.
             StorageFailed: the storage refuses.
         """

@@ -40,7 +40,7 @@ class FileMatch:
 def whence(source: Source, file: Path, load: Callable[[ExperimentView], Experiment]) -> list[FileMatch]:
     """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
 
-    What lay in the project where checkpoints of an experiment saved something is no code of it.
+    What lay in the project where checkpoints of an experiment saved something is not code of it.
 
     Args:
         source: where what is known of experiments comes from.

@@ -65,7 +65,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         period: with `save_freq="epoch"`, save after every so many epochs; metrics are recorded after each of them.
         save_weights_only: save the weights and the optimizer without the model.
         save_best_only: save a file only when what is monitored is better than ever; metrics are recorded anyway. What
-            is no single number, or was never there, can't be compared: then all are saved, with a warning.
+            is not a single number, or was never there, can't be compared: then all are saved, with a warning.
         monitor: the metric for that; left out, the primary one, else `"val_loss"`.
         mode: `"min"`, `"max"`, or `"auto"`, as the primary metric or the name of the metric says.
         initial_value_threshold: the value of `monitor` to be better than from the beginning.
@@ -600,6 +600,6 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
 
 
 def _described(value: Any) -> str:
-    """What a metric is that is no number: its shape, or what it reads."""
+    """What a metric is that is not a number: its shape, or what it reads."""
     shape = getattr(value, "shape", None)
     return repr(value) if shape is None else f"an array of shape {tuple(shape)}"

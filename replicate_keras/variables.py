@@ -175,7 +175,7 @@ def check_optimizers(model: Any, told: dict[str, Any] | None) -> None:
             )
         if not optimizer.built and saved["trains"] is None:
             raise InvalidInput(
-                f"the optimizer {place!r} trains variables that are no weights of the model: build it before fit, by "
+                f"the optimizer {place!r} trains variables that are not weights of the model: build it before fit, by "
                 "optimizer.build(variables), or keep them in the model"
             )
         if len(optimizer.variables) != saved["variables"]:

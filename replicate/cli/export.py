@@ -62,7 +62,7 @@ def export(
     if file is not None and not file.parent.is_dir():
         raise replicate.InvalidInput(f"{file} can't be written: there is no directory {file.parent}. Make it first")
     if form == "parquet" and file is None and sys.stdout.isatty():
-        raise click.UsageError("Parquet is no text for a terminal: name a FILE.")
+        raise click.UsageError("Parquet is not text for a terminal: name a FILE.")
     if raw and form != "csv":
         raise click.UsageError(f"--raw is for CSV: {form} holds texts as they were recorded.")
     project = open_project()

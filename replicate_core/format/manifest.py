@@ -127,7 +127,7 @@ def decode(document: Value, *, key: str) -> Manifest:
     """Read a manifest from plain data, and check it as something that a stranger wrote.
 
     Raises:
-        Corrupted: it is no manifest, or it asks for something that no honest manifest asks for.
+        Corrupted: it is not a manifest, or it asks for something that no honest manifest asks for.
         TooNew: it was written in a later format.
     """
     try:
@@ -228,7 +228,7 @@ def tree_problem(files: Iterable[str], links: Mapping[str, str], directories: It
         return "a path is both a file and a link"
     for path in (*files, *links, *directories):
         if blocked := next((above for above in _above(path) if above in leaves), None):
-            return f"{path!r} lies below {blocked!r}, which is no directory"
+            return f"{path!r} lies below {blocked!r}, which is not a directory"
     for path in links:
         if problem := link_problem(path, links):
             return problem
@@ -338,19 +338,19 @@ def _above(path: str) -> Iterable[str]:
 def digest_hex(digest: str) -> str:
     """The hexadecimal part of a digest, as names of objects use it."""
     if not _DIGEST.fullmatch(digest):
-        raise InvalidInput(f"{digest!r} is no digest: 'sha256:' and 64 hexadecimal characters were wanted")
+        raise InvalidInput(f"{digest!r} is not a digest: 'sha256:' and 64 hexadecimal characters were wanted")
     return digest.partition(":")[2]
 
 
 def _digest(value: Value) -> str:
     digest = expect_text(value)
     if not _DIGEST.fullmatch(digest):
-        raise Corrupted(f"{digest!r} is no digest")
+        raise Corrupted(f"{digest!r} is not a digest")
     return digest
 
 
 def _object_key(value: Value) -> str:
     key = expect_text(value)
     if not is_object_key(key):
-        raise Corrupted(f"{key!r} is no key of an object")
+        raise Corrupted(f"{key!r} is not a key of an object")
     return key

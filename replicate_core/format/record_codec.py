@@ -183,7 +183,7 @@ def decode(document: Value, *, key: str) -> Record | None:
     """Read a record from plain data; None for a kind that only later versions know.
 
     Raises:
-        Corrupted: it is no record.
+        Corrupted: it is not a record.
     """
     try:
         plain = expect_mapping(document)
@@ -295,7 +295,7 @@ def _decode_resumed(plain: dict[str, Value]) -> Resumed:
 def _decode_ended(plain: dict[str, Value]) -> Ended:
     blocked = plain["blocked_seconds"]
     if isinstance(blocked, bool) or not isinstance(blocked, (int, float)):
-        raise Corrupted(f"{blocked!r} is no number of seconds")
+        raise Corrupted(f"{blocked!r} is not a number of seconds")
     return Ended(
         experiment=_id(plain["experiment"]),
         created=parse_time(plain["created"]),
@@ -353,13 +353,13 @@ def parse_time(value: Value) -> datetime:
     text = expect_text(value)
     moment = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text)
     if moment.utcoffset() != timedelta(0) or not _YEARS[0] <= moment.year <= _YEARS[1]:
-        raise Corrupted(f"{text!r} is no time in UTC between {_YEARS[0]} and {_YEARS[1]}")
+        raise Corrupted(f"{text!r} is not a time in UTC between {_YEARS[0]} and {_YEARS[1]}")
     return moment
 
 
 def _id(value: Value) -> str:
     if not is_id(value):
-        raise Corrupted(f"{value!r} is no id")
+        raise Corrupted(f"{value!r} is not an id")
     return expect_text(value)
 
 
@@ -369,7 +369,7 @@ def _session(value: Value) -> str | None:
 
 def _manifest_key(value: Value) -> str | None:
     if value is not None and not is_manifest_key(expect_text(value)):
-        raise Corrupted(f"{value!r} is no key of a manifest")
+        raise Corrupted(f"{value!r} is not a key of a manifest")
     return _optional_text(value)
 
 
@@ -390,7 +390,7 @@ def _texts(value: Value) -> tuple[str, ...]:
 
 def _whole_number(value: Value) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise Corrupted(f"{value!r} is no whole number")
+        raise Corrupted(f"{value!r} is not a whole number")
     return value
 
 
@@ -398,4 +398,4 @@ def _ending(value: Value) -> Ending:
     for ending in get_args(Ending):
         if value == ending:
             return ending  # type: ignore[no-any-return]  # get_args can't tell that its strings are Endings
-    raise Corrupted(f"{value!r} is no status of an experiment that ended: {', '.join(get_args(Ending))}")
+    raise Corrupted(f"{value!r} is not a status of an experiment that ended: {', '.join(get_args(Ending))}")

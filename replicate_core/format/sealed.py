@@ -113,28 +113,28 @@ def _body(data: bytes) -> tuple[bytes, bytes] | None:
 def expect_count(value: Value) -> int:
     """The value, if it is a whole number from 0 to `COUNT_MAX`; else `Corrupted`."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= COUNT_MAX:
-        raise Corrupted(f"{value!r} is no whole number from 0 to {COUNT_MAX}")
+        raise Corrupted(f"{value!r} is not a whole number from 0 to {COUNT_MAX}")
     return value
 
 
 def expect_text(value: Value) -> str:
     """The value, if it is text; else `Corrupted`."""
     if not isinstance(value, str):
-        raise Corrupted(f"{value!r} is no text")
+        raise Corrupted(f"{value!r} is not text")
     return value
 
 
 def expect_list(value: Value) -> list[Value]:
     """The value, if it is a list; else `Corrupted`."""
     if not isinstance(value, list):
-        raise Corrupted(f"{value!r} is no list")
+        raise Corrupted(f"{value!r} is not a list")
     return value
 
 
 def expect_mapping(value: Value) -> dict[str, Value]:
     """The value, if it is a mapping; else `Corrupted`."""
     if not isinstance(value, dict):
-        raise Corrupted(f"{value!r} is no mapping")
+        raise Corrupted(f"{value!r} is not a mapping")
     return value
 
 

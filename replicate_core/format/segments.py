@@ -216,7 +216,7 @@ def decode(data: bytes, *, key: str) -> Segment:
 
     Raises:
         TooNew: only another version knows what its head means.
-        Corrupted: it is no segment, or was damaged.
+        Corrupted: it is not a segment, or was damaged.
     """
     text, rest = _unpack(data, HEAD_BYTES_MAX, key)
     try:
@@ -248,8 +248,8 @@ def _decode_pieces(experiments: Sequence[Value], blocks: int) -> dict[str, Piece
         experiment, number, summary, names = expect_list(item)
         block = expect_count(number)
         if not isinstance(experiment, str) or not is_id(experiment) or block >= blocks or experiment in pieces:
-            raise Corrupted(f"{experiment!r} in block {block} is no experiment of it")
-        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` refuses what is no text
+            raise Corrupted(f"{experiment!r} in block {block} is not an experiment of it")
+        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` refuses what is not text
         joined = "\n".join(texts) + "\n"
         if not _NAMES.fullmatch(joined) or joined.count("\n") != len(texts):
             raise Corrupted(f"the names of the records of {experiment} are none")

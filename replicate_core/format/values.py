@@ -177,7 +177,7 @@ def _text(text: str, name: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"{name} is no valid Unicode text: {error.reason} at character {error.start}") from error
+        raise InvalidInput(f"{name} is not valid Unicode text: {error.reason} at character {error.start}") from error
     return text
 
 

@@ -254,14 +254,14 @@ def _time(value: Value) -> datetime:
     """A moment in UTC; Keepsake wrote nanoseconds."""
     found = _TIME.fullmatch(expect_text(value))
     if found is None:
-        raise Corrupted(f"{value!r} is no time in UTC")
+        raise Corrupted(f"{value!r} is not a time in UTC")
     microseconds = int((found[2] or "")[:6].ljust(6, "0"))
     return datetime.fromisoformat(found[1]).replace(microsecond=microseconds, tzinfo=timezone.utc)
 
 
 def _id(value: Value) -> str:
     if not is_id(value):
-        raise Corrupted(f"{value!r} is no id")
+        raise Corrupted(f"{value!r} is not an id")
     return expect_text(value)
 
 

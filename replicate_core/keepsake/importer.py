@@ -145,7 +145,7 @@ class _Old:
         if not experiments:
             hint = ". It is a repository of this replicate, and needs no import" if FORMAT_KEY in sizes else ""
             raise NotFound(
-                f"{store.url} is no repository of Keepsake or of the first replicate: it has no "
+                f"{store.url} is not a repository of Keepsake or of the first replicate: it has no "
                 f"{KEEPSAKE_EXPERIMENTS}*.json{hint}"
             )
         unreadable: dict[str, str] = {}
@@ -444,7 +444,7 @@ class _Staging:
 
     def place(self, path: str) -> Path | None:
         """Where a file goes; None if a snapshot can't have it, which is noted."""
-        problem = path_problem(path) or (None if _is_unicode(path) else "is no Unicode text")
+        problem = path_problem(path) or (None if _is_unicode(path) else "is not Unicode text")
         if problem:
             self._leave_out(path, problem)
             return None

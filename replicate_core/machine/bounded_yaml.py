@@ -97,10 +97,10 @@ def read_text(file: Path) -> str:
     """Read a regular file of at most `FILE_BYTES_MAX` bytes; never waits for a pipe or a device.
 
     Raises:
-        OSError: it can't be read, is no regular file, or is larger.
+        OSError: it can't be read, is not a regular file, or is larger.
         UnicodeDecodeError: it is not UTF-8.
     """
     data = read_regular(file, FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
-        raise OSError(f"it has more than {FILE_BYTES_MAX} bytes, which is no configuration")
+        raise OSError(f"it has more than {FILE_BYTES_MAX} bytes, which is not a configuration")
     return data.decode("utf-8")

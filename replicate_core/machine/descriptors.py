@@ -45,7 +45,7 @@ def read_regular(path: Path, bytes_max: int | None = None) -> bytes:
         bytes_max: no more than this is read; by default all of it.
 
     Raises:
-        OSError: it can't be read, or is no regular file.
+        OSError: it can't be read, or is not a regular file.
     """
     _check_is_regular(os.stat(path))  # opening a device may do something
     descriptor = open_above(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -56,7 +56,7 @@ def read_regular(path: Path, bytes_max: int | None = None) -> bytes:
 
 def _check_is_regular(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no regular file, but a directory, a pipe or a device, or a link to one")
+        raise OSError("it is not a regular file, but a directory, a pipe or a device, or a link to one")
 
 
 def occupy_standard() -> None:

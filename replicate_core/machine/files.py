@@ -113,7 +113,7 @@ def scan(
 
     Raises:
         ConfigInvalid: a file of rules can't be used.
-        InvalidInput: a link leads out of the project, a name is no Unicode, or `start` can't be read.
+        InvalidInput: a link leads out of the project, a name is not Unicode, or `start` can't be read.
     """
     if inside := next((directory for directory in skipped if start.is_relative_to(directory)), None):
         raise InvalidInput(f"{start} lies in {inside}, which is where everything is stored: it can't be saved itself")
@@ -290,7 +290,7 @@ def _unicode(text: str, rules: IgnoreRules, *, what: str = "the name") -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{what} {text!r} is no Unicode text, so it can't be saved. Rename it, or {rules.advice}"
+            f"{what} {text!r} is not Unicode text, so it can't be saved. Rename it, or {rules.advice}"
         ) from error
     if len(text) > PATH_LENGTH_MAX:
         raise InvalidInput(
@@ -421,11 +421,11 @@ def _regular(path: str, flags: int) -> int:
         descriptor = open_above(path, flags | _NEVER_WAIT)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
-            raise FileNotFoundError(errno.ENOENT, "it is no regular file", path) from error
+            raise FileNotFoundError(errno.ENOENT, "it is not a regular file", path) from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "it is no regular file", path)
+        raise FileNotFoundError(errno.ENOENT, "it is not a regular file", path)
     return descriptor
 
 

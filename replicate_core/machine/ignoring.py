@@ -191,7 +191,7 @@ class IgnoreRules:
         """The rules for a project: at first those of its repository above it; `entering` adds those that it holds.
 
         Raises:
-            ConfigInvalid: a file of rules can't be read; or `.replicateignore` is no UTF-8 text, or has a pattern that
+            ConfigInvalid: a file of rules can't be read; or `.replicateignore` is not UTF-8 text, or has a pattern that
                 is none.
         """
         return cls(root, f"name it in {root / IGNORE_FILE}", tuple(_above(root)))
@@ -260,7 +260,7 @@ def _above(root: Path) -> list[_Level]:
 
 
 def _gits(path: Path, shown: str, *, below: str = "", above: str = "") -> list[_Level]:
-    """A file of git's rules; none where there is no such file. What is no pattern is passed over, as by git."""
+    """A file of git's rules; none where there is no such file. What is not a pattern is passed over, as by git."""
     if path.is_symlink() or not path.is_file():  # git follows no link there
         return []
     lines = _read(path).decode("utf-8", "surrogateescape").splitlines()

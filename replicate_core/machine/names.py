@@ -1,6 +1,6 @@
 """Names of files as they are stored, whatever the locale of the process says: their bytes, read as UTF-8.
 
-Python decodes names by the encoding of the file system, which is no UTF-8 where a locale such as `C` is forced: the
+Python decodes names by the encoding of the file system, which is not UTF-8 where a locale such as `C` is forced: the
 same file would have two names. Where it is UTF-8, as nearly everywhere, both functions return what they are given.
 """
 

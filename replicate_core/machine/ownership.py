@@ -77,7 +77,7 @@ def problem(directory: Path, *, follow: bool = False) -> str | None:
     """
     status = os.stat(directory, follow_symlinks=follow)
     if not stat.S_ISDIR(status.st_mode):
-        return f"{directory} is no directory"
+        return f"{directory} is not a directory"
     if status.st_uid != user():
         return f"{directory} belongs to the user {user_name(status.st_uid)}"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -209,9 +209,9 @@ def decode(value: Value, directory: Path) -> Staged:
 def _decode_file(value: Value, directory: Path) -> StagedFile:
     fields = expect_list(value)
     if len(fields) != 5:
-        raise Corrupted(f"{value!r} is no staged file")
+        raise Corrupted(f"{value!r} is not a staged file")
     path, mode, copy, offset, size = fields
     name = expect_text(copy)
     if not _COPY.fullmatch(name):
-        raise Corrupted(f"{name!r} is no name of a staged copy: it would lead out of {directory}")
+        raise Corrupted(f"{name!r} is not the name of a staged copy: it would lead out of {directory}")
     return StagedFile(expect_text(path), expect_count(mode), directory / name, expect_count(offset), expect_count(size))

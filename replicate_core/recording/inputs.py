@@ -45,7 +45,7 @@ def mapping(name: str, value: object) -> dict[str, Value]:
     """Check and convert a dictionary that a user gave: params, metrics.
 
     Raises:
-        InvalidInput: it is no dictionary, or holds something that can't be recorded.
+        InvalidInput: it is not a dictionary, or holds something that can't be recorded.
     """
     converted = plain(check_mapping(name, value), name=name)
     assert isinstance(converted, dict), "a mapping is converted to a dictionary"
@@ -59,7 +59,8 @@ def warn_of_secrets(found: Sequence[str]) -> None:
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     user_warnings.warn(
         f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} stands there instead, because "
-        "anyone who can read the storage can read it. Where that is no secret, write `redact: off` into replicate.yaml"
+        "anyone who can read the storage can read it. Where that is not a secret, write `redact: off` into "
+        "replicate.yaml"
     )
 
 

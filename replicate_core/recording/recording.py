@@ -201,7 +201,7 @@ class Recording:
             if tree.files and not staged.files:
                 raise InvalidInput(f"{_why_nothing(tree, staged)}: none of the code can be saved")
             if news := self._news_of_files(staged):
-                user_warnings.warn(f"{news}. Name in .replicateignore what is no code")
+                user_warnings.warn(f"{news}. Name in .replicateignore what is not code")
             first = replace(first, size_bytes=staged.total_bytes)
         self._launched.wait_until_ready()
         self._append(first, staged)
@@ -521,7 +521,7 @@ class Recording:
             return
         self._told_of_unranked = True
         warn_only(
-            f"the primary metric {primary.name!r} is no single number but {shortened(value)}: it is recorded, and "
+            f"the primary metric {primary.name!r} is not a single number but {shortened(value)}: it is recorded, and "
             "best() will pass over it. Name a metric that is one, such as the mean"
         )
 

@@ -151,7 +151,7 @@ class Journal:
         path = self._path(segment)
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise Corrupted(f"{path} is no file of a journal, but a link, a pipe or the like")
+                raise Corrupted(f"{path} is not a file of a journal, but a link, a pipe or the like")
             file = open(path, "rb", opener=_follow_nothing)
         except FileNotFoundError:  # it was forgotten meanwhile
             return

@@ -227,7 +227,7 @@ def _open(path: Path, flags: int) -> int:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
         os.close(descriptor)
-        raise PermissionError(f"{path} is no file of this user")
+        raise PermissionError(f"{path} is not a file of this user")
     return descriptor
 
 

@@ -116,7 +116,7 @@ class Spool:
         if not stranger.is_own:
             raise InvalidInput(f"{stranger.why}. {stranger.todo}")
         if strange := stranger.queue.strange_part() or ownership.strange_below(stranger.queue.directory):
-            raise InvalidInput(f"{strange} is no part of a queue: those are files and directories of this user")
+            raise InvalidInput(f"{strange} is not part of a queue: those are files and directories of this user")
         queue = Queue(self.directory / stranger.queue.directory.name)
         with self._translating():
             self._make()

@@ -257,7 +257,7 @@ class Queue:
         data = ownership.read_own(path)
         if data is None:
             path.lstat()  # raises where nothing stands there
-            raise Corrupted(f"{path} is no small file of this user")
+            raise Corrupted(f"{path} is not a small file of this user")
         fields = expect_mapping(unseal(data, key=str(path)))
         try:
             experiment, storage, project = (expect_text(fields[name]) for name in ("experiment", "storage", "project"))
@@ -790,7 +790,7 @@ def _encode_state(state: State) -> Value:
 def _decode_state(fields: dict[str, Value]) -> State:
     mark = fields["mark"]
     if not isinstance(mark, list) or len(mark) != 2:
-        raise Corrupted(f"{mark!r} is no place in a journal")
+        raise Corrupted(f"{mark!r} is not a place in a journal")
     trouble = None
     if fields["trouble"] is not None:
         found = expect_mapping(fields["trouble"])

@@ -251,7 +251,7 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
 
     def make() -> tuple[AbstractFileSystem, str]:
         if driver is WEBDAV:
-            return get_filesystem_class(kind)(**told_), path  # its server is no part of the path, as fsspec thinks
+            return get_filesystem_class(kind)(**told_), path  # its server is not part of the path, as fsspec thinks
         file_system, root = url_to_fs(url, **told_)
         return file_system, root
 

@@ -16,7 +16,7 @@ CREATE = "create"
 """The one option that is ours: make the bucket if it is missing."""
 
 SECRET_CHARACTERS_MIN = 4
-"""A shorter value is no secret; taking it out of texts would take them apart."""
+"""A shorter value is not a secret; taking it out of texts would take them apart."""
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}")
 _SECRET_OPTIONS = frozenset({"key", "connection_string", "sas"})

@@ -68,4 +68,4 @@ class Store(Protocol):
 def check_key(key: str, url: str) -> None:
     """Make sure that a key stays inside its store. Raises `InvalidInput`."""
     if key.startswith("/") or ".." in key.split("/"):
-        raise InvalidInput(f"{key!r} is no key: it leads out of {url}")
+        raise InvalidInput(f"{key!r} is not a key: it leads out of {url}")

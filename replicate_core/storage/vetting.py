@@ -144,7 +144,7 @@ def _doubts_of(scheme: str, name: str, value: Value) -> Iterator[str]:
     if variables:
         yield f"{' and '.join(f'${{{variable}}}' for variable in variables)} of your environment in {OPTIONS}.{name}"
     if name not in rules and name != CREATE:
-        yield f"{OPTIONS}.{name}, which is no plain option of {scheme}://"
+        yield f"{OPTIONS}.{name}, which is not a plain option of {scheme}://"
     elif not variables and name != CREATE and not rules[name](value):
         yield f"{OPTIONS}.{name} with a value that is not plain"
 

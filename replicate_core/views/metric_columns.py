@@ -101,7 +101,7 @@ def value(metric: str, metrics: Mapping[str, Value]) -> Value:
 
 
 def number(given: object) -> float | None:
-    """A value as something to draw; None for what is no number."""
+    """A value as something to draw; None for what is not a number."""
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         return None
     try:

@@ -84,7 +84,7 @@ class Preview:
             largest = ", ".join(f"{path} ({size(self.files[path])})" for path in list(self.data or self.files)[:NAMED])
             found.append(
                 f"the code of this project takes {size(self.total_bytes)}, more than {size(self.limit_bytes)}; "
-                f"largest: {largest}. Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
+                f"largest: {largest}. Name what is not code in .replicateignore, or set code_limit in replicate.yaml"
             )
         found += [
             f"{path} holds {' and '.join(names)} as it is, and anyone who can read the storage can read what is saved "
@@ -96,7 +96,7 @@ class Preview:
             one = len(outputs) == 1
             found.append(
                 f"{shown} {'holds' if one else 'hold'} what runs have made, by {'its name' if one else 'their names'}, "
-                f"and {'is' if one else 'are'} saved as code: leave out what is no code by a line in .gitignore or "
+                f"and {'is' if one else 'are'} saved as code: leave out what is not code by a line in .gitignore or "
                 ".replicateignore"
             )
         if secrets := [path for path in self.secrets if path not in self.plain]:

@@ -288,8 +288,8 @@ def _span(text: str, now: datetime, local: Local) -> Span:
         found = None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is no time: '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or '2026-11-24 09:30' "
-            "would be"
+            f"{text!r} is not a time: '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or "
+            "'2026-11-24 09:30' would be"
         )
     return found
 

@@ -63,7 +63,7 @@ def test_ls_quiet_prints_whole_ids(cli: Cli, experiments) -> None:
 def test_ls_json_is_valid_json_also_with_nan(cli: Cli, experiments) -> None:
     code, out, _ = cli("ls", "--json")
 
-    listed = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    listed = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert code == 0
     assert [item["id"] for item in listed] == [experiment.id for experiment in experiments]
     assert listed[1]["best_checkpoint"]["metrics"]["loss"] == 0.5

@@ -201,7 +201,7 @@ def test_json_is_for_programs(cli: Cli, keepsake: Path) -> None:
 def test_what_is_no_repository_exits_with_1(cli: Cli, project: Path) -> None:
     code, out, err = cli("import", "nothing")
     assert (code, out) == (1, "")
-    assert "is no repository of Keepsake" in err
+    assert "is not a repository of Keepsake" in err
 
 
 def test_control_characters_do_not_reach_the_terminal(cli: Cli, keepsake: Path) -> None:

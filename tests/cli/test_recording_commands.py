@@ -439,7 +439,7 @@ class TestWhatSomebodyElsePutIntoTheSpool:
         (planted / "files/1/small").symlink_to("/etc/passwd")
         code, _, err = cli("-D", str(planted.parents[2]), "sync", "--accept", planted.name, "--yes")
         assert code == 2
-        assert "small is no part of a queue: those are files and directories of this user" in err
+        assert "small is not part of a queue: those are files and directories of this user" in err
         assert not (project.parent / "storage").exists()
 
     def test_a_name_that_is_none_says_which_there_are(self, cli: Cli, planted: Path) -> None:

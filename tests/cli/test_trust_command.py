@@ -24,7 +24,7 @@ def test_a_fresh_clone_runs_nothing(cli: Cli, project: Path, asking: Path) -> No
     for command in (["ls"], ["status"], ["ps"], ["-S", str(asking), "ls"], ["-S", "sftp://host/x", "ls"]):
         code, out, err = cli(*command)
         assert (code, out) == (2, "")
-        assert "storage_options.proxy_command, which is no plain option of sftp://" in err
+        assert "storage_options.proxy_command, which is not a plain option of sftp://" in err
         assert f"run `replicate trust {asking}` once" in err
     assert [path.name for path in project.iterdir()] == ["replicate.yaml"]
 

@@ -50,7 +50,7 @@ class TestFinding:
             targets = {"link to a pipe": tmp_path / "pipe", "link to a device": Path(os.devnull)}
             file.symlink_to(targets.get(kind, tmp_path / "nowhere"))
         assert find_directory(below) == file.parent.resolve()
-        found = "No such file" if kind == "broken link" else "it is no regular file"
+        found = "No such file" if kind == "broken link" else "it is not a regular file"
         with pytest.raises(ConfigInvalid, match=rf"replicate\.yaml can't be read: .*{found}"):
             load(file.parent)
 
@@ -286,16 +286,16 @@ class TestTheSpool:
 
 
 WRONG = {
-    "bad YAML": ("storage: here\nmetrics: [unclosed\n", "line 3: this is no valid YAML"),
-    "a tab": ("metrics:\n\tloss: 1\n", "line 2: this is no valid YAML"),
+    "bad YAML": ("storage: here\nmetrics: [unclosed\n", "line 3: this is not valid YAML"),
+    "a tab": ("metrics:\n\tloss: 1\n", "line 2: this is not valid YAML"),
     "control characters": ("storage: \0\n", "no valid YAML"),
-    "two documents": ("storage: a\n---\nstorage: b\n", "line 2: this is no valid YAML"),
+    "two documents": ("storage: a\n---\nstorage: b\n", "line 2: this is not valid YAML"),
     "a list": ("- storage\n", "line 1: the file must hold `key: value` lines, for example `storage: s3://"),
     "a text": ("just text\n", "line 1: the file must hold"),
-    "an unknown key": ("# x\nstroage: here\n", "line 2: 'stroage' is no key of the file: did you mean 'storage'?"),
+    "an unknown key": ("# x\nstroage: here\n", "line 2: 'stroage' is not a key of the file: did you mean 'storage'?"),
     "a strange key": (
         "storage: a\nqqq: here\n",
-        "line 2: 'qqq' is no key .*known are: storage, .*, compression, spool, quiet, redact$",
+        "line 2: 'qqq' is not a key .*known are: storage, .*, compression, spool, quiet, redact$",
     ),
     "a key twice": ("storage: a\nstorage: b\n", "line 2: 'storage' stands twice in the file"),
     "two storages": ("storage: a\nrepository: b\n", "line 2: 'storage' and 'repository' are two names for one thing"),
@@ -316,7 +316,7 @@ WRONG = {
         "line 3: the goal of 'loss' must be .* not 'smaller'",
     ),
     "a listed goal": ("metrics:\n  loss:\n    goal: [minimize]\n", "line 3: the goal of 'loss' must be"),
-    "a mistyped goal": ("metrics: {loss: {gaol: minimize}}\n", "line 1: 'gaol' is no key of .*did you mean 'goal'"),
+    "a mistyped goal": ("metrics: {loss: {gaol: minimize}}\n", "line 1: 'gaol' is not a key of .*did you mean 'goal'"),
     "primary as a word": (
         "metrics: {a: {goal: minimize, primary: maybe}}\n",
         "'primary' of .*'a' must be true or false",
@@ -324,11 +324,11 @@ WRONG = {
     "a spool as a word": ("spool: fast\n", "line 1: spool must hold `key: value` lines, for example `limit: 50 GB`"),
     "an unknown key of the spool": (
         "storage: a\nspool:\n  limt: 1 GB\n",
-        "line 3: 'limt' is no key of spool: did you mean 'limit'",
+        "line 3: 'limt' is not a key of spool: did you mean 'limit'",
     ),
     "a strange key of the spool": (
         "spool: {zzz: 1}\n",
-        "line 1: 'zzz' is no key .*known are: directory, limit, keep_free, when_full$",
+        "line 1: 'zzz' is not a key .*known are: directory, limit, keep_free, when_full$",
     ),
     "a key of the spool twice": ("spool:\n  limit: 1\n  limit: 2\n", "line 3: 'limit' stands twice in spool"),
     "a blank directory of the spool": ("spool: {directory: ' '}\n", "line 1: 'directory' must be a"),

@@ -972,7 +972,7 @@ class TestHostileKeys:
             lambda: store.sizes([key]),
             lambda: store.delete([key]),
         ):
-            with pytest.raises(replicate.InvalidInput, match="is no key: it leads out of"):
+            with pytest.raises(replicate.InvalidInput, match="is not a key: it leads out of"):
                 request()
         assert (tmp_path / "outside").read_text() == "mine"
 

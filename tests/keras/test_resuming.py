@@ -415,7 +415,7 @@ def test_an_optimizer_that_the_model_holds_is_restored(project: Path, data, path
     [
         ("weights", None, "had an optimizer 'other', and this one has none there"),
         ("weights", "SGD", r"'other' \(SGD\) has 2 variables, and the one that was saved has 6"),
-        ("others", "Adam", "trains variables that are no weights of the model: build it before fit"),
+        ("others", "Adam", "trains variables that are not weights of the model: build it before fit"),
     ],
 )
 def test_an_optimizer_that_can_not_be_restored_is_refused(

@@ -202,7 +202,7 @@ def test_what_is_no_single_number_can_not_be_compared_so_all_are_saved(project: 
 
 def test_a_primary_metric_that_is_no_single_number_is_warned_of_once_and_the_rest_recorded(project: Path) -> None:
     callback = ReplicateCallback("model.keras", primary_metric=("added", "maximize"))
-    with pytest.warns(UserWarning, match="the primary metric 'added' is no single number") as warned:
+    with pytest.warns(UserWarning, match="the primary metric 'added' is not a single number") as warned:
         new_model().fit(X, Y, epochs=2, verbose=0, callbacks=[Logging(np.array([0.5, 0.25])), callback])
     assert len([item for item in warned if "'added'" in str(item.message)]) == 1, "once"
     assert callback.experiment.best() is None

@@ -132,7 +132,7 @@ def test_a_primary_metric_of_several_numbers_is_warned_of_and_stops_nothing(
 
     module = make_module(one_pl, on_train_epoch_end=score)
     callback = ReplicateCallback("m-{epoch}-{f1:.2f}.ckpt", primary_metric=("f1", "maximize"))
-    with pytest.warns(UserWarning, match="the primary metric 'f1' is no single number") as warned:
+    with pytest.warns(UserWarning, match="the primary metric 'f1' is not a single number") as warned:
         experiment = fit(one_pl, callback, module=module, epochs=2)
     assert len({str(item.message) for item in warned if "f1" in str(item.message)}) == 1
     assert [item.path for item in experiment.checkpoints] == ["m-0-nan.ckpt", "m-1-nan.ckpt"]

@@ -457,7 +457,7 @@ HOSTILE_SAFETENSORS = {
     "header of 2**64 bytes": framed(b"{", MAX64),
     "header longer than the file": framed(b"{}", 1 << 20),
     "no header": framed(b"{", 0),
-    "no JSON": framed(b"{this is no JSON"),
+    "no JSON": framed(b"{this is not JSON"),
     "no UTF-8": framed(b'{"\xff\xfe": 1}'),
     "UTF-16": framed('{"a": 1}'.encode("utf-16-le")),
     "100,000 deep": framed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),

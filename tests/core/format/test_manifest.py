@@ -336,7 +336,7 @@ def test_nothing_lies_below_a_file_or_a_link(above, below, kind):
     tree = {"files": {}, "links": {}, "directories": {}}
     tree[above]["a"] = "x"
     tree[kind][below] = "x"
-    assert tree_problem(**tree) == f"'{below}' lies below 'a', which is no directory"
+    assert tree_problem(**tree) == f"'{below}' lies below 'a', which is not a directory"
 
 
 def test_a_path_is_one_thing_only():
@@ -475,7 +475,7 @@ def test_objects_are_named_by_the_hexadecimal_part_of_a_digest():
 
 @pytest.mark.parametrize("text", ["", DIGEST[:-1], DIGEST.removeprefix("sha256:"), "md5:" + "0" * 64, DIGEST + "\n"])
 def test_what_is_no_digest_names_no_object(text):
-    with pytest.raises(InvalidInput, match="is no digest"):
+    with pytest.raises(InvalidInput, match="is not a digest"):
         digest_hex(text)
 
 
@@ -591,5 +591,5 @@ def test_the_digest_of_a_pack_comes_back_and_must_be_one():
     for digests in ({}, {OBJECT: DIGEST}):
         packed = dataclasses.replace(manifest, object_digests=digests)
         assert decode(encode(packed), key=KEY) == packed
-    with pytest.raises(Corrupted, match="is no digest"):
+    with pytest.raises(Corrupted, match="is not a digest"):
         decode(encode(dataclasses.replace(manifest, object_digests={OBJECT: "sha256:0"})), key=KEY)

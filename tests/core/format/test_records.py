@@ -1013,13 +1013,13 @@ def changed(word: str, place: str, value: object) -> dict:
 @pytest.mark.parametrize("value", NO_IDS, ids=repr)
 @pytest.mark.parametrize("word", SAMPLES)
 def test_an_id_that_is_none_is_corrupted(word, value):
-    with pytest.raises(Corrupted, match="is no id"):
+    with pytest.raises(Corrupted, match="is not an id"):
         decode(changed(word, "experiment", value), key=KEY)
 
 
 @pytest.mark.parametrize("value", NO_IDS, ids=repr)
 def test_an_id_of_a_checkpoint_that_is_none_is_corrupted(value):
-    with pytest.raises(Corrupted, match="is no id"):
+    with pytest.raises(Corrupted, match="is not an id"):
         decode(changed("checkpoints", "checkpoint.id", value), key=KEY)
 
 

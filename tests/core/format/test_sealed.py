@@ -105,7 +105,7 @@ def test_a_count_is_a_whole_number(count):
 
 @pytest.mark.parametrize("other", [-1, COUNT_MAX + 1, 1.0, True, "1", None, [], {}])
 def test_nothing_else_is_a_count(other):
-    with pytest.raises(Corrupted, match="is no whole number from 0 to"):
+    with pytest.raises(Corrupted, match="is not a whole number from 0 to"):
         expect_count(other)
 
 
@@ -117,19 +117,19 @@ def test_text_lists_and_mappings_are_taken_as_they_are():
 
 @pytest.mark.parametrize("other", [None, True, 1, 1.0, [], {}])
 def test_nothing_else_is_text(other):
-    with pytest.raises(Corrupted, match="is no text"):
+    with pytest.raises(Corrupted, match="is not text"):
         expect_text(other)
 
 
 @pytest.mark.parametrize("other", [None, True, 1, 1.0, "", {}])
 def test_nothing_else_is_a_list(other):
-    with pytest.raises(Corrupted, match="is no list"):
+    with pytest.raises(Corrupted, match="is not a list"):
         expect_list(other)
 
 
 @pytest.mark.parametrize("other", [None, True, 1, 1.0, "", []])
 def test_nothing_else_is_a_mapping(other):
-    with pytest.raises(Corrupted, match="is no mapping"):
+    with pytest.raises(Corrupted, match="is not a mapping"):
         expect_mapping(other)
 
 
@@ -176,5 +176,5 @@ def test_a_key_that_is_none_is_refused(strange):
 
 
 def test_what_stands_under_a_key_is_a_mapping():
-    with pytest.raises(Corrupted, match="is no mapping"):
+    with pytest.raises(Corrupted, match="is not a mapping"):
         unseal_under(KEY, seal([1]))

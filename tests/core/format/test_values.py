@@ -32,7 +32,7 @@ VALUES = st.recursive(
 
 def strict_json(text: str) -> object:
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
@@ -395,12 +395,12 @@ def test_binary_data_is_sent_to_a_checkpoint():
 
 @pytest.mark.parametrize("value", ["\ud800", Path("\udcff"), ["\ud800"]])
 def test_text_that_is_no_unicode_is_refused(value):
-    with pytest.raises(InvalidInput, match=r"params\['name'\].*is no valid Unicode text"):
+    with pytest.raises(InvalidInput, match=r"params\['name'\].*is not valid Unicode text"):
         plain({"name": value}, name="params")
 
 
 def test_a_key_that_is_no_unicode_is_refused():
-    with pytest.raises(InvalidInput, match=r"the key '\\ud800' of params\['model'\] is no valid Unicode text"):
+    with pytest.raises(InvalidInput, match=r"the key '\\ud800' of params\['model'\] is not valid Unicode text"):
         plain({"model": {"\ud800": 1}}, name="params")
 
 

@@ -428,7 +428,7 @@ class TestWhatLacks:
         whole = document.read_text()
         document.write_text(json.dumps({**json.loads(whole), "created": "yesterday"}))
         (result,) = [result for result in take_over(of_2020) if result.experiment == ONE]
-        assert "'yesterday' is no time in UTC" in result.damages[0]
+        assert "'yesterday' is not a time in UTC" in result.damages[0]
         assert "c3" * 32 in result.damages[0]
         assert (result.outcome, result.checkpoints) == ("imported", 2)
         document.write_text(whole)
@@ -490,7 +490,7 @@ class TestWhatIsLeftAlone:
         assert replicate.experiments.get(ONE).status == "finished"
 
     def test_what_is_no_old_repository(self, project: Path) -> None:
-        with pytest.raises(replicate.NotFound, match=r"is no repository of Keepsake or of the first replicate"):
+        with pytest.raises(replicate.NotFound, match=r"is not a repository of Keepsake or of the first replicate"):
             take_over("nothing")
         replicate.init({}, path=None)
         with pytest.raises(replicate.NotFound, match="a repository of this replicate, and needs no import"):
@@ -551,7 +551,7 @@ class TestArchivesOfStrangers:
 
     def test_a_file_below_a_file_is_damage(self, project: Path) -> None:
         write({f"{MADE}/out": b"a file", f"{MADE}/out/model": b"weights"})
-        assert "lies below 'out', which is no directory" in only().damages[0]
+        assert "lies below 'out', which is not a directory" in only().damages[0]
 
     def test_nothing_of_a_pickle_is_carried_out(self, project: Path, tmp_path: Path) -> None:
         evil = b"cos\nsystem\n(S'touch %s'\ntR." % os.fsencode(tmp_path / "touched")

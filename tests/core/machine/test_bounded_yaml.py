@@ -61,5 +61,5 @@ def test_an_alias_of_a_few_values_is_taken(tmp_path: Path) -> None:
 
 def test_a_pipe_that_is_named_as_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "storage.yaml")
-    with pytest.raises(ConfigInvalid, match="can't be read: it is no regular file"):
+    with pytest.raises(ConfigInvalid, match="can't be read: it is not a regular file"):
         load_file(tmp_path / "storage.yaml")

@@ -239,7 +239,7 @@ class TestScan:
     def test_a_name_that_is_no_unicode_is_an_error_that_ignoring_it_mends(self, project: Path) -> None:
         write(project, "train.py")
         Path(os.fsdecode(b"caf\xe9.bin")).write_text("?")
-        with pytest.raises(InvalidInput, match=r"is no Unicode text.*\.replicateignore"):
+        with pytest.raises(InvalidInput, match=r"is not Unicode text.*\.replicateignore"):
             scanned(project)
         assert list(scanned(project, ignored=["*.bin"]).files) == ["train.py"]
 

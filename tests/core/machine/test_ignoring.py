@@ -160,14 +160,14 @@ class TestReplicateIgnore:
     @pytest.mark.parametrize("name", [IGNORE_FILE, KEEPSAKE_IGNORE_FILE])
     def test_a_pipe_in_its_place_is_named_and_not_waited_for(self, project: Path, name: str) -> None:
         os.mkfifo(project / name)
-        with pytest.raises(ConfigInvalid, match=f"{name} can't be used: it is no regular file") as caught:
+        with pytest.raises(ConfigInvalid, match=f"{name} can't be used: it is not a regular file") as caught:
             saved(project)
         assert str(caught.value).count("can't be used") == 1
 
     @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no device to link to")
     def test_nor_is_a_device_read(self, project: Path) -> None:
         (project / IGNORE_FILE).symlink_to("/dev/zero")
-        with pytest.raises(ConfigInvalid, match="it is no regular file"):
+        with pytest.raises(ConfigInvalid, match="it is not a regular file"):
             saved(project)
 
     def test_one_that_is_a_directory_is_named(self, project: Path) -> None:

@@ -134,7 +134,7 @@ class TestADirectory:
     def test_that_is_a_link_or_a_file_has_one(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path)
         (tmp_path / "file").touch()
-        assert problem(tmp_path / "link") == f"{tmp_path / 'link'} is no directory"
+        assert problem(tmp_path / "link") == f"{tmp_path / 'link'} is not a directory"
         assert problem(tmp_path / "link", follow=True) is None
         assert problem(tmp_path / "file") is not None
 

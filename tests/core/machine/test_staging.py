@@ -88,7 +88,7 @@ class TestCopies:
             (project / name).chmod(mode)
         project.chmod(0o700)  # where the project is says nothing of what is in it
         files = {f"{name}/file": project / name / "file" for name in modes}
-        files["elsewhere/file"] = project / "keys" / "file"  # what is called otherwise in the tree is no part of it
+        files["elsewhere/file"] = project / "keys" / "file"  # what is called otherwise in the tree is not part of it
         staged = stage(Tree(files), copies)
         assert {file.path.removesuffix("/file"): file.mode for file in staged.files} == {
             "keys": 0o700,
@@ -301,7 +301,7 @@ class TestAsPlainData:
     @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../b"])
     def test_it_names_no_copy_elsewhere(self, copies: Path, name: str) -> None:
         value = {"files": [["a", 0o644, name, 0, 1]], "links": {}, "directories": []}
-        with pytest.raises(Corrupted, match="is no name of a staged copy"):
+        with pytest.raises(Corrupted, match="is not the name of a staged copy"):
             decode(value, copies)
 
 

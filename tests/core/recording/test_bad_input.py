@@ -69,7 +69,7 @@ class TestParams:
             ({"s": {1, 2j}}, r"an item of params\['s'\] is a builtins\.complex"),
             ({"z": 1j}, r"params\['z'\] is a builtins\.complex"),
             ({"b": b"\xff\xfe"}, r"params\['b'\] is binary data"),
-            ({"t": "\ud800"}, r"params\['t'\] is no valid Unicode"),
+            ({"t": "\ud800"}, r"params\['t'\] is not valid Unicode"),
             ({("a", 1): 2}, r"params has the key \('a', 1\) of type tuple"),
             ({1: "a", "1": "b"}, r"params has the key '1' twice"),
             ({"o": np.array([Thing()])}, r"params\['o'\]\[0\] is a .*Thing"),
@@ -257,7 +257,7 @@ class TestPrimaryMetric:
     @pytest.mark.parametrize("value", [[0.5, 0.25], True, "low", {"a": 1}], ids=repr)
     def test_that_is_no_single_number_is_warned_of_once(self, project: Path, value: object) -> None:
         experiment = replicate.init(path=None)
-        with pytest.warns(UserWarning, match=r"the primary metric 'f1' is no single number but .*Name a metric"):
+        with pytest.warns(UserWarning, match=r"the primary metric 'f1' is not a single number but .*Name a metric"):
             experiment.checkpoint(None, {"f1": value, "loss": 1.0}, ("f1", "maximize"))
         experiment.checkpoint(None, {"f1": value, "loss": 1.0}, ("f1", "maximize"))
         experiment.stop()
@@ -385,8 +385,8 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("storage: [\n", "line 2: this is no valid YAML"),
-            ("# mine\nstroage: x\n", "line 2: 'stroage' is no key of the file: did you mean 'storage'"),
+            ("storage: [\n", "line 2: this is not valid YAML"),
+            ("# mine\nstroage: x\n", "line 2: 'stroage' is not a key of the file: did you mean 'storage'"),
             ("storage: 5\n", "line 1: 'storage' must be a URL or a path"),
             ("metrics: 5\n", "line 1: metrics must hold"),
             ("metrics:\n  loss: {goal: down}\n", "line 2: the goal of 'loss' must be minimize or maximize"),

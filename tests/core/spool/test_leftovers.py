@@ -1,4 +1,4 @@
-"""What runs have left in a project is no code of a later run."""
+"""What runs have left in a project is not code of a later run."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ class TestWhoseItIs:
         assert Spool(tmp_path / "elsewhere").queues() == []
         (stranger,) = Spool(tmp_path / "elsewhere").strangers()
         assert not stranger.is_own
-        with pytest.raises(InvalidInput, match="is no directory"):
+        with pytest.raises(InvalidInput, match="is not a directory"):
             Spool(tmp_path / "elsewhere").accept(stranger)
 
     def test_what_an_earlier_version_left_is_accepted_once_the_user_says_so(

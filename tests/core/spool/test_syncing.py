@@ -96,7 +96,7 @@ def test_tells_what_became_of_each_and_how_far_it_is(lab: Lab, monkeypatch: pyte
 
 
 class TestSomethingStrangeInAQueue:
-    """This user has made the queue, and what stands in it now is no part of it: the others are not hindered."""
+    """This user has made the queue, and what stands in it now is not part of it: the others are not hindered."""
 
     PARTS = ("state.json", "owner", "recorder", "journal/00000001.jsonl")
 
@@ -123,7 +123,7 @@ class TestSomethingStrangeInAQueue:
         assert stored == SyncResult(OTHER, "stored", 2)
         assert (refused.experiment, refused.outcome) == (ONE, "refused")
         assert f"{path} is a link, a pipe or the like, which no queue has. Put back" in refused.error
-        with pytest.raises(InvalidInput, match="is no part of a queue: those are files and directories of this user"):
+        with pytest.raises(InvalidInput, match="is not part of a queue: those are files and directories of this user"):
             lab.spool.accept(lab.spool.strangers()[0])
 
         path.rmdir() if kind == "directory" else path.unlink()
@@ -145,7 +145,9 @@ class TestSomethingStrangeInAQueue:
             else:
                 path.mkdir()
         assert queue.state() == State()
-        with pytest.raises(Corrupted, match=r"00000001\.jsonl is no file of a journal, but a link, a pipe or the like"):
+        with pytest.raises(
+            Corrupted, match=r"00000001\.jsonl is not a file of a journal, but a link, a pipe or the like"
+        ):
             queue.waiting()
 
 

@@ -40,7 +40,7 @@ PATH_MAX = os.pathconf("/", "PC_PATH_MAX")
 
 @contextmanager
 def place(path: Path, kind: str) -> Iterator[None]:
-    """Put something at a path that is no regular file."""
+    """Put something at a path that is not a regular file."""
     with socket.socket(socket.AF_UNIX) as bound:
         if kind == "pipe":
             os.mkfifo(path)

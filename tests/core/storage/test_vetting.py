@@ -35,7 +35,7 @@ def test_plain_options_of_known_drivers_need_no_trust(location: str, options: di
 
 
 DOUBTED: list[tuple[str, dict[str, Value], str]] = [
-    ("sftp://host/x", {"proxy_command": "touch X"}, "storage_options.proxy_command, which is no plain option"),
+    ("sftp://host/x", {"proxy_command": "touch X"}, "storage_options.proxy_command, which is not a plain option"),
     ("sftp://host/x", {"client_keys": ["~/.ssh/id_rsa"]}, "storage_options.client_keys, which is no plain"),
     ("sftp://host/x", {"known_hosts": None}, "storage_options.known_hosts, which is no plain"),
     ("sftp://host/x", {"config": ["/x"]}, "storage_options.config, which"),
@@ -58,13 +58,13 @@ DOUBTED: list[tuple[str, dict[str, Value], str]] = [
     ("s3://bucket", {"config_kwargs": {"signature_version": "bearer"}}, "signature_version with a value"),
     ("s3://bucket", {"endpoint_url": "file:///etc/passwd"}, "storage_options.endpoint_url with a value"),
     ("s3://bucket", {"key": ["x"]}, "storage_options.key with a value"),
-    ("gs://bucket", {"endpoint_url": "http://evil"}, "storage_options.endpoint_url, which is no plain option of gs"),
+    ("gs://bucket", {"endpoint_url": "http://evil"}, "storage_options.endpoint_url, which is not a plain option of gs"),
     ("gs://bucket", {"token": "/home/me/key.json"}, "storage_options.token with a value"),
     ("az://c", {"account_host": "evil.org"}, "storage_options.account_host, which"),
     ("az://c", {"account_name": "evil.org/x?"}, "storage_options.account_name with a value"),
     ("webdav://host", {"verify": False}, "storage_options.verify, which"),
     ("webdav://host", {"auth": "token"}, "storage_options.auth with a value"),
-    ("memory://x", {"anything": 1}, "storage_options.anything, which is no plain option of memory"),
+    ("memory://x", {"anything": 1}, "storage_options.anything, which is not a plain option of memory"),
     ("http://host/x", {}, "a driver for http://, of which nothing is known here"),
     ("reference://x", {"fo": "x"}, "a driver for reference://"),
     ("filecache://x", {"target_protocol": "file"}, "a driver for filecache://"),
@@ -96,5 +96,5 @@ def test_a_variable_needs_trust_unless_the_driver_reads_it_for_that_option_by_it
 def test_a_storage_that_the_user_names_is_the_users_choice_and_the_options_are_not() -> None:
     assert doubts("http://host", {}, names_location=False) == []
     assert doubts("hdfs://host", {"user": "me"}, names_location=False) == [
-        "storage_options.user, which is no plain option of hdfs://"
+        "storage_options.user, which is not a plain option of hdfs://"
     ]

@@ -85,7 +85,7 @@ def test_concerns_name_what_is_largest_and_what_is_secret() -> None:
     large, secret = Preview.of(sizes, {}, LIMIT).concerns()
     assert large == (
         "the code of this project takes 3 GB, more than 100 MB; largest: data/train.csv (3 GB). "
-        "Name what is no code in .replicateignore, or set code_limit in replicate.yaml"
+        "Name what is not code in .replicateignore, or set code_limit in replicate.yaml"
     )
     assert secret == (
         ".env looks like a secret, and anyone who can read the storage can read what is saved as code: "
@@ -103,7 +103,7 @@ def test_directories_of_trainers_and_trackers_are_named_once_with_what_they_take
     (concern,) = preview.concerns()
     assert concern == (
         "lightning_logs/ (1 kB), runs/outputs/ (5 B) hold what runs have made, by their names, and are saved as code: "
-        "leave out what is no code by a line in .gitignore or .replicateignore"
+        "leave out what is not code by a line in .gitignore or .replicateignore"
     )
     (one,) = Preview.of({".keepsake/data/x": 198 * 10**6, "a": 1}, {}, 10**9).concerns()
     assert one.startswith(".keepsake/ (198 MB) holds what runs have made, by its name, and is saved as code")
