@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from misbehaving import until
+from kit import until
 
 import replicate
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from kit import PATIENCE_SECONDS, until
 
 from replicate_core.errors import StorageFailed
 from replicate_core.machine.background import Bell
@@ -18,16 +19,6 @@ from replicate_core.recording import launching
 from replicate_core.spool import recorder, uploading
 from replicate_core.spool.upload_queue import Queue
 from replicate_core.storage.store import Entry, Store
-
-PATIENCE_SECONDS = 120
-
-
-def until(condition: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.005)
 
 
 def remove(directory: Path) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from misbehaving import until
+from kit import steps, until
 
 import replicate_core as replicate
 from replicate_core.errors import InvalidInput, NotFound
@@ -51,10 +51,6 @@ def loaded(identifier: str) -> replicate.Experiment:
     experiment = replicate.experiments.get(identifier)
     assert isinstance(experiment, replicate.Experiment)
     return experiment
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def stored(*types: type[Record]) -> list[Record]:

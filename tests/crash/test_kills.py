@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
+from kit import until
 
 import replicate
 from replicate_core.spool.spool import Spool
@@ -284,14 +285,6 @@ def children() -> set[int]:
         with suppress(FileNotFoundError):  # a thread that has just ended
             found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)

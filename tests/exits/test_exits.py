@@ -15,10 +15,11 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kit import until
 
 import replicate_core as replicate
 from replicate_core.workspace import Workspace
@@ -42,15 +43,6 @@ def save_all(experiment, count=3):
         save(experiment, step)
 
 """
-
-PATIENCE_SECONDS = 120
-
-
-def until(condition: Callable[[], object], what: str, *, seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} seconds"
-        time.sleep(0.02)
 
 
 def processes_of(project: Path) -> dict[int, str]:

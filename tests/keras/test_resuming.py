@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import pytest
 from keras_forms import Subclassed
+from kit import steps
 
 import replicate
 from replicate.keras_callback import ReplicateCallback, load_model
@@ -210,10 +211,6 @@ def latest(name: str) -> str:
     """The id of the latest experiment of a name, to extend it; "auto" where there is none."""
     found = [experiment.id for experiment in replicate.experiments.list() if experiment.name == name]
     return found[-1] if found else "auto"
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def assert_equal(one: replicate.Experiment, other: replicate.Experiment) -> None:

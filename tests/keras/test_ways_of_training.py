@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from kit import steps
 
 import replicate
 import replicate_keras.callback as callback_module
@@ -25,10 +26,6 @@ def new_model(**options: object) -> keras.Model:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     model.compile(**{"optimizer": "adam", "loss": "mse"} | options)
     return model
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def test_evaluate_and_predict_record_nothing(project: Path) -> None:

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from kit import steps
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback
 from replicate_lightning import namespaces
 
 pytestmark = pytest.mark.usefixtures("no_recorder")
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def log_late(module) -> None:

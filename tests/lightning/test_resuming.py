@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kit import steps
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
@@ -217,10 +218,6 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(notices.notifier(), "inform", lines.append)
     return lines
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def weights(experiment: replicate.Experiment) -> torch.Tensor:

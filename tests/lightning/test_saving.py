@@ -12,16 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kit import steps
 
 import replicate
 import replicate_lightning.callback as callback_module
 from replicate.lightning_callback import ReplicateCallback
 
 pytestmark = pytest.mark.usefixtures("no_recorder")
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 class Clock:

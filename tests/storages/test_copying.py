@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from kit import until
 from s3_faults import Fault, FaultS3
 from storage_servers import Place
-from test_trainings import until
 
 import replicate_core as replicate
 from replicate_core.workspace import Workspace

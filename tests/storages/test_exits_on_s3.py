@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import test_exits
+from kit import until
 from s3_faults import FaultS3
 from storage_servers import Place
 from test_exits import (  # noqa: F401  # pytest runs the classes that are named here
@@ -27,7 +28,6 @@ from test_exits import (  # noqa: F401  # pytest runs the classes that are named
     Training,
     assert_ended,
     own,
-    until,
 )
 
 

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit import until
 from s3_faults import Fault, FaultS3
 from storage_servers import Place
 
@@ -73,13 +73,6 @@ def train(project: Path, steps: int, *, kill_at: int = -1) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, "train.py", str(steps), str(kill_at)], cwd=project, capture_output=True, text=True, check=False
     )
-
-
-def until(condition: Callable[[], object], *, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.1)
 
 
 def settled(project: Path) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving import until
+from kit import until
 
 from replicate_core.machine import locks
 

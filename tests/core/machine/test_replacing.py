@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from misbehaving import until
+from kit import until
 
 from replicate_core.adapters import put_in_place, written_ahead
 from replicate_core.machine import replacing

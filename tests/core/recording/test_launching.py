@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from misbehaving import PATIENCE_SECONDS, Died, Storage, fails, remove, until
+from kit import PATIENCE_SECONDS, texts, until
+from misbehaving import Died, Storage, fails, remove
 
 import replicate_core as replicate
 from replicate_core.machine.files import Tree
@@ -48,10 +49,6 @@ def storage(monkeypatch: pytest.MonkeyPatch, at_exit: AtExit, told: list) -> Ite
     found.install(monkeypatch)
     yield found
     found.settle(at_exit)
-
-
-def texts(told: list[warnings.WarningMessage]) -> list[str]:
-    return [str(item.message) for item in told]
 
 
 def recorder_of(experiment: replicate.Experiment) -> launching.ChildRecorder:

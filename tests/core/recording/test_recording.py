@@ -20,7 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from misbehaving import PATIENCE_SECONDS, Gate, Storage, fails, nothing, remove, takes, until
+from kit import PATIENCE_SECONDS, texts, until
+from misbehaving import Gate, Storage, fails, nothing, remove, takes
 
 import replicate_core as replicate
 from replicate_core.recording import backlog, launching, notices, recording
@@ -46,10 +47,6 @@ def told() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         yield found
-
-
-def texts(told: list[warnings.WarningMessage]) -> list[str]:
-    return [str(item.message) for item in told]
 
 
 def begin(project: Path, **options: object) -> replicate.Experiment:

@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from misbehaving import Storage, fails, until
+from kit import steps, until
+from misbehaving import Storage, fails
 
 import replicate_core as replicate
 from replicate_core import adapters, starting
@@ -113,10 +114,6 @@ def ran(steps: int, **options: object) -> replicate.Experiment:
 def seen(identifier: str) -> replicate.Experiment:
     """As everybody else sees an experiment."""
     return replicate.experiments.get(identifier)
-
-
-def steps(experiment: replicate.Experiment) -> list[int]:
-    return [checkpoint.step for checkpoint in experiment.checkpoints]
 
 
 def repository(storage: Path | str = ".replicate/storage") -> Repository:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from misbehaving import Storage, until
+from kit import until
+from misbehaving import Storage
 from remote import ONE, OTHER, Lab
 
 from replicate_core.errors import StorageFailed, TooNew

@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from misbehaving import PATIENCE_SECONDS, Gate, RecorderThread, Storage, fails, nothing, remove, takes, until
+from kit import PATIENCE_SECONDS, until
+from misbehaving import Gate, RecorderThread, Storage, fails, nothing, remove, takes
 
 from replicate_core.errors import StorageFailed
 from replicate_core.format import ids

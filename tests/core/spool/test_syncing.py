@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from misbehaving import until
+from kit import until
 
 from replicate_core.errors import Corrupted, InvalidInput
 from replicate_core.format import ids
