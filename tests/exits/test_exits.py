@@ -16,6 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,13 @@ class Training:
         assert_stored(experiment, [identifier for run in runs for identifier in run.said("saved")])
         return experiment
 
+    def lose_power(self) -> None:
+        """Kill all at once, while nothing can be stored; then the gate is open."""
+        for process in processes_of(self.project):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.clean_up()
+
     def clean_up(self) -> None:
         self.open()
         for run in self._runs:
@@ -221,7 +229,8 @@ class Training:
             run.process.wait()
             run.hang_up()
         for process in processes_of(self.project):
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def assert_stored(experiment: replicate.Experiment, ids: list[str]) -> None:
@@ -825,7 +834,7 @@ class TestAround:
         run = training.start(INIT + TestByCtrlC.WAITING + "time.sleep(60)\n").wait_for("ready")
         training.shut()
         run.wait_for("done")
-        training.clean_up()  # as if the machine had lost power
+        training.lose_power()
         assert training.queues()
         self.shadow(training)
         second = training.run("replicate.init(name='next')\n")
