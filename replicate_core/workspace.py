@@ -46,7 +46,11 @@ class Workspace:
         from replicate_core import config as configs  # noqa: PLC0415  # YAML takes 0.01 s, `import replicate` need not
 
         storage = renamed("storage", storage, "repository", repository)
-        found = configs.find_directory(working_directory()) if directory is None else Path(directory)
+        found = (
+            configs.find_directory(working_directory())
+            if directory is None
+            else working_directory(directory) / directory
+        )
         self.config = configs.load(found)
         beside = self.config
         self._is_named, self._has_options = storage is not None, storage_options is not None
@@ -77,6 +81,7 @@ class Workspace:
             if asked:
                 check_scheme(self.storage)  # a scheme that is mistyped is no question of trust
             check_trusted(Request(beside.file, beside.storage, beside.storage_options), asked)
+        self._creates = create
         if create:
             self.storage_options = {**self.storage_options, CREATE: True}
         self._connect()
@@ -96,7 +101,7 @@ class Workspace:
         """What it is made of, for pickles and copies; what `replicate.yaml` says is read from there again."""
         storage = self.storage if self._is_named else None
         options = dict(self.storage_options) if self._is_named or self._has_options else None
-        return _workspace_again, (str(self.directory), storage, options, self.above)
+        return _workspace_again, (str(self.directory), storage, options, self.above, self._creates)
 
     def _opened(self) -> Repository:
         return self.repository
@@ -163,9 +168,13 @@ class Workspace:
 
 
 def _workspace_again(
-    directory: str, storage: str | None, options: Mapping[str, object] | None, above: Path | None
+    directory: str,
+    storage: str | None,
+    options: Mapping[str, object] | None,
+    above: Path | None,
+    create: bool,  # noqa: FBT001  # as pickle calls it
 ) -> Workspace:
-    workspace = Workspace(directory=directory, storage=storage, storage_options=options)
+    workspace = Workspace(directory=directory, storage=storage, storage_options=options, create=create)
     if above is not None:
         workspace.above, workspace.storage = above, str(above / DEFAULT_STORAGE)
         workspace._connect()  # noqa: SLF001  # it is ours

@@ -76,6 +76,8 @@ class Tree:
     """Directories that hold nothing."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path of a directory or link that could not be read to why not: it is missing, with what is in it."""
+    root: Path | None = field(default=None, compare=False)
+    """The project directory, resolved; None: nothing is known of where the files lie."""
 
 
 def _forget(_path: str, _why: str) -> None:
@@ -120,7 +122,7 @@ def scan(
     if forbidden := next(filter(is_forbidden, start.relative_to(root).parts), None):
         raise InvalidInput(f"{start} lies in {forbidden}, which is never saved")
     if start.is_file():
-        return Tree({_unicode(_relative(root, start), rules): start.resolve()})
+        return Tree({_unicode(_relative(root, start), rules): start.resolve()}, root=root)
     if not start.is_dir():
         raise InvalidInput(f"{start} is neither a file nor a directory (a pipe or a device?): it can't be saved")
     walk = _Walk(root, rules, skipped, left_out=left_out, unwanted=unwanted, tracked=tracked)
@@ -130,7 +132,7 @@ def scan(
             raise InvalidInput(f"{problem}. Mend it, or {rules.advice}")
     found = walk.tree
     files, links = dict(sorted(found.files.items())), dict(sorted(found.links.items()))
-    return Tree(files, links, tuple(sorted(walk.empty)), found.unreadable)
+    return Tree(files, links, tuple(sorted(walk.empty)), found.unreadable, root)
 
 
 class _Walk:
@@ -446,9 +448,16 @@ def working_directory(path: object = "") -> Path:
                 "the working directory is gone: change to another one, or name the project: "
                 "`replicate -D DIRECTORY ...`, Project(directory=...)"
             ) from error
-        if isinstance(path, (str, os.PathLike)) and (Path(path).is_absolute() or "://" in os.fspath(path)):
+        if isinstance(path, (str, os.PathLike)) and (_is_whole(path) or "://" in os.fspath(path)):
             return Path("/")
         raise InvalidInput(f"path {path!r} starts from the working directory, which is gone: give it whole") from error
+
+
+def _is_whole(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).expanduser().is_absolute()
+    except RuntimeError:  # there is no home directory
+        return False
 
 
 def make_directories(directory: Path, mode: Callable[[Path], int] = lambda _: 0o777) -> None:

@@ -7,6 +7,7 @@ and what lies in a directory that is ignored can't be taken back. All of `.repli
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby
@@ -41,8 +42,21 @@ _STAR = "[^/]*"
 _TOKEN = re.compile(r"\(\?:/\.\+\)\?|\(\?:\.\+/\)\?|(?:\[\^/\]\*)+|\[\^?\]?(?:\\.|[^\]])*\]|\\.|.", re.DOTALL)
 """What an expression is made of: `/**`, `**/`, `*` (several in a row are as one), a set of characters, a character."""
 
+_IN_SET = re.compile(r"\[:(?P<name>[a-z]*):\]|(?P<low>\\.|[^\\])(?:-(?P<high>\\.|[^\\\]]))?", re.DOTALL)
+"""What stands in a set of characters: a class, a range, a character."""
+
+_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": " \t", "cntrl": "\x01-\x1f\x7f", "digit": "0-9",
+    "graph": "0-~!-.", "lower": "a-z", "print": " -~", "punct": ":-@!-.[-`{-~", "space": " \t\r\f\v", "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}  # fmt: skip
+"""Classes of ASCII characters; the slash is in none, as no set matches it."""
+
 _DIRECTORY_MARK = re.compile(r"\(\?P<\w+>/\)(\.\*)?")
 """The slash behind which a pattern that matches a directory also matches what is in it."""
+
+
+_END = re.compile(r"(?<!\\)\$(?=\)*\Z)")
 
 
 class Verdict(NamedTuple):
@@ -69,10 +83,16 @@ class Patterns:
     def __init__(self, lines: Iterable[str]) -> None:
         import pathspec  # noqa: PLC0415  # 0.01 s, which `import replicate` need not pay
 
-        patterns = pathspec.GitIgnoreSpec.from_lines(_BELOW.sub("**/*", line) for line in lines).patterns
-        used = [(bool(one.include), one.regex.pattern) for one in patterns if one.regex is not None]
-        runs = [(include, [text for _, text in run]) for include, run in groupby(used, key=lambda item: item[0])]
-        self._runs: list[_Run] = [(include, *_compiled(texts)) for include, texts in reversed(runs)]
+        said = [line for line in map(_with_plain_sets, lines) if line is not None]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of sets that may mean something else some day
+                patterns = pathspec.GitIgnoreSpec.from_lines(_BELOW.sub("**/*", line) for line in said).patterns
+                used = [(bool(one.include), one.regex.pattern) for one in patterns if one.regex is not None]
+                runs = [(kind, [text for _, text in run]) for kind, run in groupby(used, key=lambda item: item[0])]
+                self._runs: list[_Run] = [(include, *_compiled(texts)) for include, texts in reversed(runs)]
+        except re.error as error:
+            raise ValueError(f"a pattern can't be read: {error}") from error
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -90,15 +110,71 @@ class Patterns:
         return None
 
 
+def _with_plain_sets(line: str) -> str | None:
+    """A pattern whose sets of characters say the same in a way that pathspec reads as git does.
+
+    pathspec knows no `[:alpha:]`, and takes a backslash in a set for itself.
+
+    Returns:
+        None for one with a set that never ends, or of an unknown kind: git matches nothing by it.
+    """
+    made, at = "", 0
+    while at < len(line):
+        if line[at] == "[":
+            if (found := _plain_set(line, at + 1)) is None:
+                return None
+            shown, at = found
+            made += shown
+        else:
+            length = 2 if line[at] == "\\" else 1
+            made, at = made + line[at : at + length], at + length
+    return made
+
+
+def _plain_set(line: str, at: int) -> tuple[str, int] | None:
+    """The set that begins before a place in a pattern, and the place behind it; None if it is none.
+
+    The rules are those of git (`wildmatch.c`): https://git-scm.com/docs/gitignore, and POSIX' of bracket expressions.
+    """
+    sign = "!" if line[at : at + 1] in ("!", "^") else ""
+    begin = at = at + len(sign)
+    single, ranges = "", ""
+    while (found := _IN_SET.match(line, at)) is not None and (found[0] != "]" or at == begin):
+        at = found.end()
+        name, low, high = found["name"], found["low"], found["high"]
+        if name is not None:
+            if name not in _CLASSES:
+                return None
+            ranges += _CLASSES[name]
+        elif high is None:
+            single += low[-1]
+        elif high[-1] in "]\\/" or low[-1] in "]\\-^!/":
+            single += "".join(map(chr, range(ord(low[-1]), ord(high[-1]) + 1)))
+        else:
+            ranges += f"{low[-1]}-{high[-1]}"
+    if found is None:
+        return None
+    plain = "".join(sorted(set(single) - set("]^!-/")))
+    marks = "".join(mark for mark in "^!" if mark in single)
+    if not sign and marks and not (ranges or plain or "]" in single):  # at its beginning it would mean all others
+        return f"\\{marks[0]}", at + 1
+    return f"[{sign}{']' * (']' in single)}{ranges}{plain}{marks}{'-' * ('-' in single)}]", at + 1
+
+
 def _compiled(texts: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
     """Expressions for several patterns at once: those that look at a name alone, and those that need the path."""
     by_name: list[str] = []
     by_path: list[str] = []
-    for text in (_DIRECTORY_MARK.sub(r"/\\Z", text if text.startswith("^") else f".*{text}") for text in texts):
+    for text in (_whole(text if text.startswith("^") else f".*{text}") for text in texts):
         rest = text.removeprefix(_ANYWHERE)
         is_name = rest != text and "/" not in rest.replace(r"/\Z", "").replace("[^/]", "")
         (by_name if is_name else by_path).append(rest if is_name else text)
     return _any_of(by_name), _any_of(by_path)
+
+
+def _whole(text: str) -> str:
+    """An expression that matches directories themselves, and ends where the text does: `$` ends before a line break."""
+    return _END.sub(r"\\Z", _DIRECTORY_MARK.sub(r"/\\Z", text))
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:

@@ -20,7 +20,6 @@ from replicate_core.format.sealed import expect_count, expect_list, expect_mappi
 from replicate_core.format.values import Value
 from replicate_core.machine.descriptors import open_above, opener
 from replicate_core.machine.files import Tree
-from replicate_core.machine.names import local_name
 from replicate_core.machine.steady import Copied, Unreadable, copy_steadily, read_steadily
 
 SMALL_BYTES = 256 << 10
@@ -80,7 +79,7 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
     """
     files: list[StagedFile] = []
     left_out, growing = dict(tree.unreadable), []
-    reach = _Reach()
+    reach = _Reach(tree.root)
     with ExitStack() as stack:
         shared = _SharedCopy(directory / _SMALL, stack)
         for number, (path, source) in enumerate(tree.files.items()):
@@ -95,33 +94,37 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
                 own.unlink(missing_ok=True)
                 left_out[path] = error.why
                 continue
-            files.append(replace(file, mode=file.mode & reach.of(path, source)))
+            files.append(replace(file, mode=file.mode & reach.of(source)))
             if copied.is_growing:
                 growing.append(path)
     return Staged(directory, tuple(files), tree.links, tree.directories, left_out, tuple(growing))
 
 
 class _Reach:
-    """Who may reach files through the directories of a tree: a file that others may read in one that they may not."""
+    """Who may reach files through the directories of a project: a file that all may read, in one they may not enter.
 
-    def __init__(self) -> None:
-        self._known: dict[Path, int] = {}
+    Args:
+        root: the project directory, resolved; where it is says nothing of what is in it. None: all may.
+    """
 
-    def of(self, path: str, source: Path) -> int:
-        """The bits of its mode that count.
+    def __init__(self, root: Path | None) -> None:
+        self._root = root
+        self._known: dict[Path, int] = {} if root is None else {root: 0o777}
 
-        Args:
-            path: the path of a file in the tree.
-            source: the file. A directory above it counts if the tree has it, too: it has the name that `path` says.
-        """
-        mask = 0o777
-        for name, directory in zip(path.split("/")[-2::-1], source.parents, strict=False):
-            if directory.name != local_name(name):
-                break
-            if directory not in self._known:
-                self._known[directory] = self._mask(directory)
-            mask &= self._known[directory]
-        return mask
+    def of(self, source: Path) -> int:
+        """The bits of the mode of a file that count."""
+        return 0o777 if self._root is None else self._through(source.parent)
+
+    def _through(self, directory: Path) -> int:
+        if directory not in self._known:
+            resolved = directory.resolve()
+            if resolved != directory:
+                self._known[directory] = self._through(resolved)
+            elif self._root not in directory.parents:
+                self._known[directory] = 0o777
+            else:
+                self._known[directory] = self._mask(directory) & self._through(directory.parent)
+        return self._known[directory]
 
     @staticmethod
     def _mask(directory: Path) -> int:

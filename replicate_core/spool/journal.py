@@ -85,11 +85,11 @@ class Journal:
             count_max: no more than so many.
 
         Raises:
-            Corrupted: something else stands in place of a file of it.
+            Corrupted: something else stands in place of a file of it, or it can't be read.
         """
         lines: list[JournalLine] = []
         damaged = b""
-        for segment in self._segments():
+        for segment in self._readable():
             if segment < start.segment:
                 continue
             for document, damage, after in self._scan(segment, start.offset if segment == start.segment else 0):
@@ -107,7 +107,7 @@ class Journal:
         Args:
             start: a place behind which there is no document that can be read.
         """
-        segments = [segment for segment in self._segments() if segment >= start.segment]
+        segments = [segment for segment in self._readable() if segment >= start.segment]
         return b"".join(
             damage
             for segment in segments
@@ -116,7 +116,7 @@ class Journal:
 
     def end(self) -> Position:
         """The place behind the last document, which may be being written."""
-        last = max(self._segments(), default=0)
+        last = max(self._readable(), default=0)
         try:
             return Position(last, self._path(last).stat().st_size)
         except FileNotFoundError:
@@ -155,6 +155,8 @@ class Journal:
             file = open(path, "rb", opener=_follow_nothing)
         except FileNotFoundError:  # it was forgotten meanwhile
             return
+        except OSError as error:
+            raise Corrupted(f"{path} can't be read: {error}") from error
         with file:
             file.seek(offset)
             for line in file:
@@ -173,10 +175,17 @@ class Journal:
         """Its files, in order."""
         return [self._path(segment) for segment in self._segments()]
 
+    def _readable(self) -> list[int]:
+        """As `_segments`, for those who read. Raises `Corrupted` where that can't be told: it does not mean none."""
+        try:
+            return self._segments()
+        except OSError as error:
+            raise Corrupted(f"{self.directory} can't be read: {error}") from error
+
     def _segments(self) -> list[int]:
         try:
             names = os.listdir(self.directory)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # gone, or another user's
+        except (FileNotFoundError, NotADirectoryError):  # it is gone
             return []
         return sorted(int(name.removesuffix(_ENDING)) for name in names if _SEGMENT.fullmatch(name))
 

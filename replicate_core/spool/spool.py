@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import time
@@ -36,7 +37,7 @@ from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.machine import locks, ownership
 from replicate_core.machine.descriptors import opener
 from replicate_core.machine.files import HOME
-from replicate_core.spool.upload_queue import OWNER, SCRATCH, Origin, Queue, believe, kept_aside, listed
+from replicate_core.spool.upload_queue import OWNER, QUEUE, SCRATCH, Origin, Queue, believe, kept_aside, listed
 
 ABANDONED_SECONDS = 3600
 """A directory that nobody owns is removed once it is so old: its owner may be about to lock it."""
@@ -47,6 +48,7 @@ GUARD_SECONDS = 60
 _IGNORE = ".gitignore"
 _GUARD = "guard"
 _NEW = ".new-"
+_ABANDONED = re.compile(rf"{re.escape(_NEW)}{QUEUE.pattern}|{re.escape(SCRATCH)}(?:[0-9a-f]{{16}}|{QUEUE.pattern})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,13 @@ class Spool:
         for directory in dict.fromkeys((self.named, self.directory)):
             for queue in listed(directory):
                 why = queue.distrust()
-                with suppress(OSError):  # it is gone by now
+                try:
                     status = queue.directory.lstat()
-                    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == ownership.user()
-                    if why is not None and not (is_own and queue.is_in_use()):
-                        found.append(Stranger(queue, why, is_own))
+                except OSError:  # it is gone by now
+                    continue
+                is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == ownership.user()
+                if why is not None and not (is_own and queue.is_in_use()):
+                    found.append(Stranger(queue, why, is_own))
         return found
 
     def accept(self, stranger: Stranger) -> Queue:
@@ -237,7 +241,7 @@ class Spool:
         """Remove what processes that were killed have left."""
         with suppress(OSError):
             for name in os.listdir(self.directory):
-                if name.startswith((_NEW, SCRATCH)):
+                if _ABANDONED.fullmatch(name):
                     _remove_if_abandoned(self.directory / name)
 
     @contextmanager

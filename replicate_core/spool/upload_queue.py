@@ -42,7 +42,7 @@ RESERVE_BYTES = 16 << 10
 SYNC_AFTER_SECONDS = 5
 """Copies that wait for longer are synced to disk."""
 
-_QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
+QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
 
 _NUMBER = re.compile(r"[0-9]+")
 
@@ -233,18 +233,24 @@ class Queue:
         return "it was made by another user or with another home directory, and copied there, or it was changed"
 
     def strange_part(self) -> Path | None:
-        """What stands in place of a file or directory of a queue, and is none; None if there is no such thing."""
-        directories = {self._journal.directory, self.directory / "files", self.directory / "spares"}
-        for path in (self._owner, self._recorder, self.directory / _STATE, *directories, *self._journal.segments()):
-            with suppress(FileNotFoundError):
-                is_kind = stat.S_ISDIR if path in directories else stat.S_ISREG
-                if not is_kind(path.lstat().st_mode):
-                    return path
-        return None
+        """What stands in place of a file or directory of a queue, and is none; None if there is no such thing.
+
+        Raises:
+            OSError: it can't be looked at.
+        """
+        directories = (self._journal.directory, self.directory / "files", self.directory / "spares")
+        files = (self._owner, self._recorder, self.directory / _STATE)
+        for path in (*directories, *files):
+            if not _is_kind(path, stat.S_ISDIR if path in directories else stat.S_ISREG):
+                return path
+        return next((path for path in self._journal.segments() if not _is_kind(path, stat.S_ISREG)), None)
 
     def is_in_use(self) -> bool:
         """Tell whether a living process appends or stores, whatever stands in place of its locks."""
-        return self.strange_part() is None and (self.is_owned() or self.is_taken())
+        try:
+            return self.strange_part() is None and (self.is_owned() or self.is_taken())
+        except OSError:  # it can't be looked at
+            return False
 
     def origin(self) -> Origin:
         """What is known of the queue.
@@ -711,7 +717,7 @@ def listed(directory: Path) -> list[Queue]:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
-    return [Queue(directory / name) for name in names if _QUEUE.fullmatch(name)]
+    return [Queue(directory / name) for name in names if QUEUE.fullmatch(name)]
 
 
 def kept_aside(directory: Path, queue: str = "") -> list[Path]:
@@ -732,6 +738,14 @@ def _is_safe(job: Job, staged: Staged) -> bool:
     """Tell whether copies are whole: the machine may have stopped before they had reached its disk."""
     is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
     return is_whole and (job.boot == boot.boot_id() or (staged.directory / _SYNCED).exists())
+
+
+def _is_kind(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Tell whether nothing stands at a path but a thing of this kind."""
+    try:
+        return is_kind(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _modified(path: Path) -> float:

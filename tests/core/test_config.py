@@ -288,7 +288,7 @@ class TestTheSpool:
 WRONG = {
     "bad YAML": ("storage: here\nmetrics: [unclosed\n", "line 3: this is not valid YAML"),
     "a tab": ("metrics:\n\tloss: 1\n", "line 2: this is not valid YAML"),
-    "control characters": ("storage: \0\n", "no valid YAML"),
+    "control characters": ("storage: \0\n", "not valid YAML"),
     "two documents": ("storage: a\n---\nstorage: b\n", "line 2: this is not valid YAML"),
     "a list": ("- storage\n", "line 1: the file must hold `key: value` lines, for example `storage: s3://"),
     "a text": ("just text\n", "line 1: the file must hold"),

@@ -1092,8 +1092,25 @@ class TestAWorkingDirectoryThatIsGone:
             replicate.Project(storage="archive", directory=project)
 
     @pytest.mark.usefixtures("gone")
+    def test_so_does_a_relative_project(self) -> None:
+        with pytest.raises(replicate.InvalidInput, match="'project' starts from the working directory, which is gone"):
+            replicate.Project(directory="project")
+
+    @pytest.mark.usefixtures("gone")
+    def test_the_home_directory_needs_none(
+        self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert replicate.Project(directory=project, storage="~/archive").storage == str(tmp_path / "archive")
+
+    @pytest.mark.usefixtures("gone")
     def test_a_project_that_is_named_needs_none(self, project: Path, tmp_path: Path) -> None:
         named = Workspace(directory=project, storage=str(tmp_path / "archive"))
         assert list(replicate.Project(directory=project).experiments.list()) == []
         assert replicate.Project(directory=project).importable() == {}
         named.check_path(project / "model.bin")
+
+
+def test_that_the_bucket_is_to_be_made_outlives_a_pickle(project: Path) -> None:
+    again = pickle.loads(pickle.dumps(Workspace(directory=project, create=True)))
+    assert again.storage_options == {"create": True}

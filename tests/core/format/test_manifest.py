@@ -209,7 +209,7 @@ def test_an_unknown_encoding_asks_for_an_upgrade():
 def test_the_parts_of_a_file_must_add_up_to_its_size(size):
     changed = document()
     changed["files"]["model.pt"]["size"] = size
-    assert "add up" in refused(changed) or "no whole number" in refused(changed)
+    assert "add up" in refused(changed) or "not a whole number" in refused(changed)
 
 
 @pytest.mark.parametrize(("offset", "length"), [(OBJECT_BYTES - 9, 10), (OBJECT_BYTES, 10), (COUNT_MAX, 10)])

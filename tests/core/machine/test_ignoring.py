@@ -226,7 +226,30 @@ class TestWhatGitTracks:
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.b", "a b", ".a", "b!"])
 WORDS = st.sampled_from(
-    ["a", "b", "*", "?", "**", "a*", "*b", "*.b", "[ab]", "a.b", "a b", "\\!", ".a", "a\\*", "[!a]", "*a*b*", "?*b"]
+    [
+        "a",
+        "b",
+        "*",
+        "?",
+        "**",
+        "a*",
+        "*b",
+        "*.b",
+        "[ab]",
+        "a.b",
+        "a b",
+        "\\!",
+        ".a",
+        "a\\*",
+        "[!a]",
+        "*a*b*",
+        "?*b",
+        "[[:alpha:]]",
+        "[\\]a]",
+        "[a\\-b]",
+        "[b\\]",
+        "[z-a]",
+    ]
 )
 LINES = st.tuples(
     st.sampled_from(["", "", "!"]),
@@ -273,6 +296,40 @@ def test_patterns_tell_what_matches_itself_from_what_lies_in_what_matches() -> N
     assert Patterns(["src/"]).match("src/a.py", "a.py") is None
     assert Patterns(["*", "!src/"]).match("src/a.py", "a.py") is True
     assert not Patterns(["", "# nothing"])
+
+
+def test_a_set_that_git_can_not_read_is_passed_over_and_named_in_our_own_file(project: Path) -> None:
+    write(project, **{GIT_IGNORE_FILE: "[z-a]\n*.log\n", "a.log": "", "z": "", "train.py": ""})
+    assert saved(project) == {GIT_IGNORE_FILE, "z", "train.py"}
+    write(project, **{IGNORE_FILE: "[z-a]\n"})
+    with pytest.raises(ConfigInvalid, match=r"\.replicateignore can't be used: a pattern can't be read: bad character"):
+        saved(project)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "others"),
+    [
+        ("*.[[:digit:]]", ["log.1"], ["log.a", "log.:"]),
+        ("[[:punct:]x]", ["!", "-", "]", "\\", "x"], ["a", "1"]),
+        ("[![:alpha:]]", ["1", "-"], ["a", "Z"]),
+        ("[\\]]", ["]"], ["\\"]),
+        ("[a\\-c]", ["a", "-", "c"], ["b", "\\"]),
+        ("[+-\\]]", ["+", "A", "\\", "]"], ["^"]),
+        ("[\\^]", ["^"], ["a"]),
+        ("[\\!]", ["!"], ["a"]),
+        ("[b\\]", [], ["b", "b]"]),
+        ("[[:word:]]", [], ["a", ":"]),
+        ("b", ["b"], ["b\n"]),
+    ],
+)
+def test_sets_of_characters_are_those_of_git(pattern: str, names: list[str], others: list[str]) -> None:
+    patterns = Patterns([pattern])
+    assert [name for name in (*names, *others) if patterns.match(name, name)] == names
+
+
+@pytest.mark.filterwarnings("error")
+def test_sets_that_may_mean_something_else_some_day_warn_nobody() -> None:
+    assert Patterns(["[[a]", "[a||b]"]).match("[", "[") is True
 
 
 @pytest.mark.parametrize(

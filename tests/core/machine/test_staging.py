@@ -88,15 +88,24 @@ class TestCopies:
             (project / name).chmod(mode)
         project.chmod(0o700)  # where the project is says nothing of what is in it
         files = {f"{name}/file": project / name / "file" for name in modes}
-        files["elsewhere/file"] = project / "keys" / "file"  # what is called otherwise in the tree is not part of it
-        staged = stage(Tree(files), copies)
+        (project / "latest").symlink_to("keys/deep")
+        files["latest/file"] = project / "latest" / "file"
+        files["link/file"] = (project / "latest" / "file").resolve()
+        staged = stage(Tree(files, root=project), copies)
         assert {file.path.removesuffix("/file"): file.mode for file in staged.files} == {
             "keys": 0o700,
             "keys/deep": 0o700,
             "team": 0o770,
             "open": 0o775,
-            "elsewhere": 0o775,
+            "latest": 0o700,
+            "link": 0o700,
         }
+
+    def test_of_a_tree_without_a_root_modes_are_what_they_are(self, project: Path, copies: Path) -> None:
+        found = tree(project, file=b"x")
+        (project / "file").chmod(0o664)
+        project.chmod(0o700)
+        assert [file.mode for file in stage(found, copies).files] == [0o664]
 
     def test_nothing_makes_no_copies(self, copies: Path) -> None:
         assert stage(Tree(), copies) == Staged(copies)

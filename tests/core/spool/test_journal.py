@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replicate_core.errors import Corrupted
 from replicate_core.format.sealed import seal
 from replicate_core.format.values import Value
 from replicate_core.spool import journal as journals
@@ -357,3 +359,18 @@ def test_cut_at_any_byte_all_that_was_whole_is_read_and_what_follows_is_appended
         assert documents(journal, start) == [line.document for line in lines[: len(whole)] if line.after > start] + [
             "next"
         ]
+
+
+@pytest.mark.parametrize("part", ["journal", "journal/00000001.jsonl"])
+def test_one_that_can_not_be_read_is_no_empty_one(
+    open_directory: Path, as_nobody: Callable[[], AbstractContextManager[None]], part: str
+) -> None:
+    """Else all that it holds would count as stored."""
+    with as_nobody():
+        journal = Journal(open_directory / "journal")
+        journal.append({"step": 1})
+        journal.close()
+        (open_directory / part).chmod(0o311 if part == "journal" else 0)
+        for look in (journal.read, journal.unreadable_end):
+            with pytest.raises(Corrupted, match=r"can't be read: .*Permission denied"):
+                look()

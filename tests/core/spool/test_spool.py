@@ -283,6 +283,16 @@ class TestWhoseItIs:
         (stranger,) = Spool(tmp_path / "elsewhere").strangers()
         assert stranger.why == f"other users may write to {opened}"
 
+    def test_of_what_processes_have_left_only_that_is_removed_which_has_our_names(self, tmp_path: Path) -> None:
+        spool = Spool(tmp_path, tmp_path / "shared")
+        ours = [f".scratch-{'0' * 16}", ".new-01ABC-" + "a" * 32, ".scratch-01ABC-" + "a" * 32]
+        theirs = [".scratch-notes", ".new-thesis", "work"]
+        for name in (*ours, *theirs):
+            (spool.directory / name).mkdir(parents=True)
+            os.utime(spool.directory / name, (1, 1))
+        with spool.scratch():
+            assert sorted(name for name in os.listdir(spool.directory) if name in {*ours, *theirs}) == sorted(theirs)
+
     def test_a_link_to_a_queue_is_none(self, queue: Queue, tmp_path: Path) -> None:
         (tmp_path / "elsewhere/.replicate/spool").mkdir(parents=True, mode=0o700)
         (tmp_path / "elsewhere/.replicate/spool" / queue.directory.name).symlink_to(queue.directory)
@@ -1047,7 +1057,7 @@ class TestScratch:
 
 
 class TestWhatWasAbandoned:
-    @pytest.fixture(params=[".new-01J-e", ".scratch-0123", ".scratch-01J-e"])
+    @pytest.fixture(params=[".new-01J-e", ".scratch-0123456789abcdef", ".scratch-01J-e"])
     def left(self, request: pytest.FixtureRequest, queues: Queues) -> Path:
         """What a process left that was killed: `begin` before the end, `scratch`, or `remove` half way."""
         directory = queues.spool.directory / request.param

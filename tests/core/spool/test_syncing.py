@@ -131,6 +131,15 @@ class TestSomethingStrangeInAQueue:
             kept.rename(path)
         assert sync(lab.spool) == [SyncResult(ONE, "stored", 2)]
 
+    def test_a_journal_that_is_a_link_to_itself_is_named(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        queue = lab.killed(ONE, 1)
+        monkeypatch.setattr(upload_queue, "_begun", set())
+        journal = queue.directory / "journal"
+        journal.rename(queue.directory / "kept")
+        journal.symlink_to("journal")
+        (refused,) = sync(lab.spool)
+        assert f"{journal} is a link, a pipe or the like" in refused.error
+
     @pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
     def test_to_the_process_that_made_it_it_says_nothing(self, lab: Lab, kind: str, tmp_path: Path) -> None:
         """A part that was replaced while it is at it: how far storing has come is not known, and nothing hangs."""

@@ -36,8 +36,8 @@ def test_plain_options_of_known_drivers_need_no_trust(location: str, options: di
 
 DOUBTED: list[tuple[str, dict[str, Value], str]] = [
     ("sftp://host/x", {"proxy_command": "touch X"}, "storage_options.proxy_command, which is not a plain option"),
-    ("sftp://host/x", {"client_keys": ["~/.ssh/id_rsa"]}, "storage_options.client_keys, which is no plain"),
-    ("sftp://host/x", {"known_hosts": None}, "storage_options.known_hosts, which is no plain"),
+    ("sftp://host/x", {"client_keys": ["~/.ssh/id_rsa"]}, "storage_options.client_keys, which is not a plain"),
+    ("sftp://host/x", {"known_hosts": None}, "storage_options.known_hosts, which is not a plain"),
     ("sftp://host/x", {"config": ["/x"]}, "storage_options.config, which"),
     ("sftp://-oProxyCommand=x/x", {}, "a storage whose host has unusual characters"),
     ("sftp://host;touch X/x", {}, "a storage whose host has unusual characters"),
