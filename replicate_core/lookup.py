@@ -78,15 +78,12 @@ class Experiments:
             NotFound: there is none, or there are several; the message lists them.
         """
         workspace = self._workspace()
-        listed, checkpoint_id = _only_match(workspace.source, prefix)
-        experiment = loaded(workspace, listed)
-        return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
+        return _held(workspace, *_only_match(workspace.source, prefix))
 
     def matching(self, prefix: str) -> Sequence[tuple[Experiment, Checkpoint | None]]:
         """All experiments whose id begins with `prefix`, and the checkpoints that do, with their experiments."""
         workspace = self._workspace()
-        found = [(loaded(workspace, listed), wanted) for listed, wanted in workspace.source.matching(prefix)]
-        return [(one, next((item for item in one.checkpoints if item.id == wanted), None)) for one, wanted in found]
+        return [_held(workspace, *match) for match in workspace.source.matching(prefix)]
 
     def compare(self, before: str, after: str) -> Comparison:
         """What differs between two experiments or checkpoints, of which these begin the ids.
@@ -115,6 +112,14 @@ class Experiments:
         workspace = self._workspace()
         prepared = prepare_in(workspace, params, name=name, tags=tags, notes=notes, resume=resume)
         return prepared.begin(path=path, strict=strict)
+
+
+def _held(
+    workspace: Workspace, listed: ExperimentView, checkpoint_id: str | None
+) -> tuple[Experiment, Checkpoint | None]:
+    """An experiment as users hold it, and the checkpoint of it that has an id, if one is given."""
+    experiment = loaded(workspace, listed)
+    return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
 
 
 def _side(listed: ExperimentView, checkpoint_id: str | None) -> Side:

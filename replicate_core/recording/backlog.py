@@ -251,7 +251,7 @@ class Backlog:
     def what_is_left(self, left: Waiting) -> str:
         """What could not be waited for, in words."""
         what = f"{count(left.jobs, 'job')} of the experiment {ids.short(self._queue.experiment)}"
-        where = f"{left.total_bytes / 1e6:.1f} MB in {self._queue.directory}"
+        where = f"{megabytes(left.total_bytes)} in {self._queue.directory}"
         if self._launched.is_alive():
             but = f", as far as that can be: {left.trouble}" if left.trouble else ""
             return f"{what} ({where}) are still being stored in the background{but}. If that stops: `replicate sync`"
