@@ -128,7 +128,7 @@ def project_above(directory: Path) -> Path | None:
     """
     if _files(directory) or (directory / HOME).is_dir():
         return None
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path's raises where there is none
+    home = Path(os.path.expanduser("~"))  # Path's raises where there is none
     for below, above in zip((directory, *directory.parents), directory.parents, strict=False):
         if (below / ".git").exists() or above == home or _is_anybodys(above):
             return None
