@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from replicate_core.format.values import Value
 
-pytest.register_assert_rewrite("interrupted_runs", "store_suite")
+pytest.register_assert_rewrite("interrupted_runs", "projects", "sites", "store_suite", "stored_checkpoints")
 
 NOBODY = 65534
 

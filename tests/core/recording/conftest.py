@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import email.parser  # noqa: F401  # another user may not be able to import these from this Python
+import encodings.ascii  # noqa: F401
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +14,8 @@ from pathlib import Path
 import pytest
 from interrupted_runs import Training, save, start
 from machines import Machines
+from misbehaving import Storage
+from stored_checkpoints import AtExit
 
 import replicate_core as replicate
 from replicate_core.machine import environment
@@ -62,3 +67,19 @@ def elsewhere(machines: Machines) -> replicate.Experiment:
     save(experiment, 1)
     machines.on("two")
     return experiment
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch, at_exit: AtExit, told: list) -> Iterator[Storage]:
+    found = Storage()
+    found.install(monkeypatch)
+    yield found
+    found.settle(at_exit)
+
+
+@pytest.fixture
+def told() -> Iterator[list[warnings.WarningMessage]]:
+    """The warnings of a test."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield found
