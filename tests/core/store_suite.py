@@ -17,6 +17,9 @@ import pytest
 from replicate_core.errors import NotFound
 from replicate_core.storage.store import Entry, Store
 
+HERE = Path("/nowhere")
+"""The directory that relative paths would start from, and that none of these tests needs."""
+
 LARGE = 3 * (1 << 20) + 7
 
 NAMES = ["a b", "modèle 模型", "[0]", "what?", "star*", "x#y", "100%", "a+b", "a,b;c=d", "~", "{x}", ".hidden", "-"]
