@@ -10,6 +10,8 @@ import pytest
 from replicate_core.machine import process_exit
 from replicate_core.recording import notices
 
+pytest.register_assert_rewrite("trainings")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `nohup` and `&`: trainings that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -8,30 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import test_exits
+import test_surroundings
 from kit import until
 from s3_faults import FaultS3
 from storage_servers import Place
-from test_exits import (  # noqa: F401  # pytest runs the classes that are named here
-    INIT,
-    TestAtOnce,
-    TestByAnException,
-    TestByCtrlC,
-    TestByItself,
-    TestBySigterm,
-    TestBySysExit,
-    TestForks,
-    TestInATerminal,
-    TestNotebooks,
-    TestRanks,
-    TestWithoutARecorder,
-    Training,
-    assert_ended,
-    own,
-)
+from test_child_processes import TestForks, TestRanks  # noqa: F401  # pytest runs the classes that are named here
+from test_signals import TestAtOnce, TestByCtrlC, TestBySigterm  # noqa: F401
+from test_surroundings import TestInATerminal, TestNotebooks, TestWithoutARecorder  # noqa: F401
+from test_ways_to_end import TestByAnException, TestByItself, TestBySysExit  # noqa: F401
+from trainings import INIT, Training, assert_ended, own
 
 
-class TestAround(test_exits.TestAround):
+class TestAround(test_surroundings.TestAround):
     """Without those that are about a storage on this disk."""
 
     test_strange_names_of_the_project = None
