@@ -1,18 +1,12 @@
-"""A storage far away, made small: in memory, with a clock of its own, and with a log of what it was asked.
-
-`Lab` is a repository in it.
-"""
+"""A repository far away, whose clock is moved by hand."""
 
 from __future__ import annotations
 
 import gzip
 import random
-import re
-from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
-from replicate_core.errors import NotFound
+from stores import MemoryStore
+
 from replicate_core.format import segments
 from replicate_core.format.keys import SEGMENTS
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Ended, Record
@@ -20,72 +14,6 @@ from replicate_core.format.sealed import seal, unseal
 from replicate_core.repository import catalogue, compacting
 from replicate_core.repository.compacting import compact
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.store import Entry
-
-BEGAN = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
-
-
-class Remote:
-    """Strongly consistent; a key is there whole or not at all."""
-
-    url = "test://remote"
-
-    def __init__(self) -> None:
-        self.now = BEGAN
-        self.objects: dict[str, tuple[bytes, datetime]] = {}
-        self.asked: list[str] = []
-        """Verb and key, or number of keys, of every call."""
-        self.before: Callable[[str, str], object] = lambda _verb, _key: None
-        """Called before every call; may raise."""
-        self.tells_times = True
-
-    def wait(self, **duration: float) -> None:
-        self.now += timedelta(**duration)
-
-    def _ask(self, verb: str, key: str) -> None:
-        self.before(verb, key)
-        self.asked.append(f"{verb} {key}")
-
-    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        self._ask("get", key)
-        if key not in self.objects:
-            raise NotFound(key)
-        return self.objects[key][0][start:end]
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        names = list(keys)
-        if names:
-            self._ask("get_many", str(len(names)))
-        return {name: self.objects[name][0] for name in names if name in self.objects}
-
-    def put(self, key: str, data: bytes) -> None:
-        self._ask("put", key)
-        self.objects[key] = (data, self.now)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
-
-    def names(self, prefix: str) -> list[str]:
-        self._ask("names", prefix)
-        found = (key[len(prefix) :] for key in self.objects if key.startswith(prefix))
-        return sorted({re.match("[^/]*/?", name)[0] for name in found})
-
-    def list(self, prefix: str) -> list[Entry]:
-        self._ask("list", prefix)
-        found = sorted((key, value) for key, value in self.objects.items() if key.startswith(prefix))
-        return [Entry(key, len(data), written if self.tells_times else None) for key, (data, written) in found]
-
-    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        return {key: len(data) for key, data in self.get_many(keys).items()}
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._ask("delete", key)
-            self.objects.pop(key, None)
-
-    def keys(self, prefix: str) -> list[str]:
-        return sorted(key for key in self.objects if key.startswith(prefix))
-
 
 ONE, OTHER = "1" * 32, "2" * 32
 
@@ -94,7 +22,7 @@ class Lab:
     """A repository far away, whose clock is moved by hand."""
 
     def __init__(self) -> None:
-        self.remote = Remote()
+        self.remote = MemoryStore()
         self.chance = random.Random(1)
         self.repository = Repository(self.remote, now=lambda: self.remote.now, randomness=self.chance.randbytes)
         self.repository.prepare()

@@ -3,108 +3,29 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from snapshots import staged_of
+from stores import MemoryStore
 
-from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.format.keys import DATA, MANIFESTS
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted, Resumed, replace
-from replicate_core.machine.staging import Staged, StagedFile
 from replicate_core.repository.chunk_index import GRACE, ChunkIndex
 from replicate_core.repository.pruning import PruneReport, prune
 from replicate_core.repository.reading import read_all
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import snapshots_of
 from replicate_core.repository.writing import StoredSnapshot, publish
-from replicate_core.storage.store import Entry
 
 SECOND = timedelta(seconds=1)
 CONTENTS = {f"{number}.bin": random.Random(number).randbytes(2000) for number in range(10)}
 
 
-class Shelf:
-    """A store in memory with a clock of its own, which fails at a given request."""
-
-    url = "memory://shelf"
-
-    def __init__(self, objects: Mapping[str, tuple[bytes, datetime]] | None = None, at: datetime | None = None) -> None:
-        self.objects = dict(objects or {})
-        self.at = at or datetime(2026, 11, 23, tzinfo=timezone.utc)
-        self.requests = 0
-        self.fails_at: int | None = None
-        self.tells_times = True
-        self.deleted: list[str] = []
-        self.meanwhile: Callable[[str, str], object] = lambda verb, key: None
-
-    def now(self) -> datetime:
-        return self.at
-
-    def _request(self, verb: str, key: str) -> None:
-        if self.requests == self.fails_at:
-            raise StorageFailed("the network is gone")
-        self.requests += 1
-        self.meanwhile(verb, key)
-
-    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        self._request("get", key)
-        if key not in self.objects:
-            raise NotFound(key)
-        return self.objects[key][0][start:end]
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        names = list(keys)
-        self._request("get_many", "")
-        return {name: self.objects[name][0] for name in names if name in self.objects}
-
-    def put(self, key: str, data: bytes) -> None:
-        self._request("put", key)
-        self.objects[key] = (data, self.at)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
-
-    def list(self, prefix: str) -> list[Entry]:
-        self._request("list", prefix)
-        return [
-            Entry(key, len(data), written if self.tells_times else None)
-            for key, (data, written) in sorted(self.objects.items())
-            if key.startswith(prefix)
-        ]
-
-    def names(self, prefix):
-        return sorted({re.match("[^/]*/?", entry.key[len(prefix) :])[0] for entry in self.list(prefix)})
-
-    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        return {key: len(data) for key, data in self.get_many(keys).items()}
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._request("delete", key)
-            if self.objects.pop(key, None) is not None:
-                self.deleted.append(key)
-
-    def keys(self, prefix: str = "") -> set[str]:
-        return {key for key in self.objects if key.startswith(prefix)}
-
-    def stored(self) -> set[str]:
-        return self.keys(DATA) | self.keys(MANIFESTS)
-
-    def copy(self) -> Shelf:
-        return Shelf(self.objects, self.at)
-
-
-def staged_of(directory: Path, contents: dict[str, bytes]) -> Staged:
-    """A staged snapshot: every file of it has a copy of its own."""
-    files = []
-    for name, data in contents.items():
-        copy = directory / f"copy of {name}"
-        copy.write_bytes(data)
-        files.append(StagedFile(name, 0o644, copy, 0, len(data)))
-    return Staged(directory, tuple(files))
+def stored(shelf: MemoryStore) -> set[str]:
+    """The keys of what prune may delete: objects and manifests."""
+    return shelf.keys(DATA) | shelf.keys(MANIFESTS)
 
 
 def with_files(facts: CheckpointFacts, done: StoredSnapshot) -> CheckpointFacts:
@@ -114,13 +35,13 @@ def with_files(facts: CheckpointFacts, done: StoredSnapshot) -> CheckpointFacts:
 class Site:
     """A repository, and what is done with it."""
 
-    def __init__(self, shelf: Shelf, scratch: Path) -> None:
+    def __init__(self, shelf: MemoryStore, scratch: Path) -> None:
         self.shelf = shelf
         self.scratch = scratch
 
     def repository(self) -> Repository:
         """As a process sees it that begins now."""
-        return Repository(self.shelf, now=self.shelf.now)
+        return Repository(self.shelf, now=lambda: self.shelf.now)
 
     def save(self, *numbers: int, known: ChunkIndex | None = None, experiment: str | None = None) -> str:
         """Save some of `CONTENTS` as an experiment, or as a checkpoint of one; returns its id."""
@@ -169,7 +90,7 @@ class Site:
         return prune(self.repository(), scratch=self.scratch, **options)
 
     def later(self, passed: timedelta = GRACE + SECOND) -> None:
-        self.shelf.at += passed
+        self.shelf.now += passed
 
     def read(self) -> dict[str, dict[str, bytes]]:
         """Everything that is listed, read and verified: id of experiment or checkpoint to its files."""

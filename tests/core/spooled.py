@@ -66,7 +66,3 @@ def append(queue: Queue, number: int, **contents: bytes) -> Job:
     """Append a checkpoint with these files, and return it as a reader sees it."""
     queue.append(checkpointed(number), stage(queue, **contents) if contents else None)
     return Queue(queue.directory).jobs()[-1]
-
-
-def contents(staged: Staged) -> dict[str, bytes]:
-    return {file.path: file.copy.read_bytes()[file.offset :][: file.size] for file in staged.files}

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snapshots import contents
 
 from replicate_core.errors import Corrupted
 from replicate_core.format.values import dumps, loads
@@ -38,10 +39,6 @@ def tree(project: Path, **contents: bytes) -> Tree:
 
 def content(file: StagedFile) -> bytes:
     return file.copy.read_bytes()[file.offset : file.offset + file.size]
-
-
-def contents(staged: Staged) -> dict[str, bytes]:
-    return {file.path: content(file) for file in staged.files}
 
 
 class TestCopies:

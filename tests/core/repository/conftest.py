@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sites import Shelf, Site
+from sites import Site
+from stores import MemoryStore
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def shelf() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture
-def site(shelf: Shelf, tmp_path: Path) -> Site:
+def site(shelf: MemoryStore, tmp_path: Path) -> Site:
     return Site(shelf, tmp_path)

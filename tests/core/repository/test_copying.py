@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from remote import ONE, OTHER, Remote
+from remote import ONE, OTHER
+from stores import MemoryStore
 
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed, TooNew
 from replicate_core.format import records
@@ -49,7 +50,7 @@ class Side:
     """A repository that experiments are recorded in."""
 
     def __init__(self, scratch: Path, seed: int) -> None:
-        self.remote = Remote()
+        self.remote = MemoryStore()
         self.chance = random.Random(seed)
         self.scratch = scratch
         self.copies = scratch / "copies"

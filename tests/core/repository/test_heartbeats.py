@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import MemoryStore
 
-from replicate_core.errors import StorageFailed
 from replicate_core.format.sealed import seal
 from replicate_core.repository import heartbeats
 from replicate_core.repository.heartbeats import INTERVAL, LOST_AFTER, Heartbeat
 from replicate_core.repository.repository import Repository
-from replicate_core.storage.local import LocalStore
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 ONE, OTHER = "1" * 32, "2" * 32
@@ -29,36 +27,13 @@ DOCUMENT = {
 }
 
 
-class Watched(LocalStore):
-    """A local store that counts, and can be made to fail."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.asked: list[str] = []
-        self.is_broken = False
-
-    def list(self, prefix):
-        self.asked.append(prefix)
-        return super().list(prefix)
-
-    def get_many(self, keys):
-        keys = list(keys)
-        self.asked += keys
-        return super().get_many(keys)
-
-    def delete(self, keys):
-        if self.is_broken:
-            raise StorageFailed("the storage is broken")
-        super().delete(keys)
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Watched:
-    return Watched(tmp_path / "storage")
-
-
-@pytest.fixture
-def repository(store: Watched) -> Repository:
+def repository(store: MemoryStore) -> Repository:
     return Repository(store, now=lambda: NOW)
 
 
@@ -102,25 +77,26 @@ def test_each_session_has_its_own(repository: Repository) -> None:
     assert last(repository, ONE) == {}
 
 
-def test_a_storage_that_fails_at_the_end_does_no_harm(repository: Repository, store: Watched) -> None:
+def test_a_storage_that_fails_at_the_end_does_no_harm(repository: Repository, store: MemoryStore) -> None:
     heartbeats.beat(repository, sign())
-    store.is_broken = True
+    store.fails_at = len(store.asked)
     heartbeats.stop(repository, ONE, None)
+    store.fails_at = None
     assert last(repository, ONE) == {ONE: sign()}
 
 
-def test_where_nothing_runs_nothing_is_asked(repository: Repository, store: Watched) -> None:
+def test_where_nothing_runs_nothing_is_asked(repository: Repository, store: MemoryStore) -> None:
     heartbeats.beat(repository, sign())
     store.asked.clear()
     assert last(repository) == {}
     assert store.asked == []
 
 
-def test_of_many_that_run_only_those_that_gave_one_are_read(repository: Repository, store: Watched) -> None:
+def test_of_many_that_run_only_those_that_gave_one_are_read(repository: Repository, store: MemoryStore) -> None:
     heartbeats.beat(repository, sign())
     store.asked.clear()
     assert last(repository, *(f"{number:032}" for number in range(100))) == {}
-    assert store.asked == ["heartbeats/"], "each of them would cost a request that finds nothing"
+    assert store.asked == ["list heartbeats/"], "each of them would cost a request that finds nothing"
 
 
 @pytest.mark.parametrize(
@@ -170,23 +146,6 @@ TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2200, 1, 1), timezones=st.ju
     )
 )
 def test_whatever_it_says_it_comes_back(heartbeat: Heartbeat) -> None:
-    repository = Repository(InMemory())
+    repository = Repository(MemoryStore())
     heartbeats.beat(repository, heartbeat)
     assert heartbeats.last(repository, {ONE: heartbeat.session}) == {ONE: heartbeat}
-
-
-class InMemory(LocalStore):
-    """As little of a store as heartbeats need."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("/does/not/exist"))
-        self.objects: dict[str, bytes] = {}
-
-    def put(self, key, data):
-        self.objects[key] = data
-
-    def list(self, prefix):
-        return [type("Entry", (), {"key": key}) for key in self.objects if key.startswith(prefix)]
-
-    def get_many(self, keys):
-        return {key: self.objects[key] for key in keys}

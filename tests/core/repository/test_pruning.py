@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sites import SECOND, Shelf, Site, contents, mostly_dead
+from sites import SECOND, Site, contents, mostly_dead, stored
+from stores import MemoryStore
 
 import replicate_core as replicate
 from replicate_core.errors import StorageFailed
@@ -20,7 +21,7 @@ from replicate_core.repository.verifying import snapshots_of, verify
 
 
 class TestTwoPhases:
-    def test_what_is_referred_to_stays_for_ever(self, site: Site, shelf: Shelf) -> None:
+    def test_what_is_referred_to_stays_for_ever(self, site: Site, shelf: MemoryStore) -> None:
         code = site.save(0, 1)
         checkpoint = site.save(2, experiment=code)
         there = shelf.keys()
@@ -30,7 +31,7 @@ class TestTwoPhases:
         assert shelf.keys() == there
         assert site.read() == {code: contents(0, 1), checkpoint: contents(2)}
 
-    def test_so_do_checkpoints_of_an_experiment_whose_beginning_is_lost(self, site: Site, shelf: Shelf) -> None:
+    def test_so_do_checkpoints_of_an_experiment_whose_beginning_is_lost(self, site: Site, shelf: MemoryStore) -> None:
         """They are in no listing, but may be again."""
         experiment = site.save(0)
         site.save(1, experiment=experiment)
@@ -46,33 +47,35 @@ class TestTwoPhases:
         hurt = {damage.checkpoint for damage in verify(site.repository(), deep=True).damages}
         assert hurt == {None, lost}, "its code, of which nobody knew, and what was lost before"
 
-    def test_what_nothing_refers_to_is_announced_and_deleted_a_grace_later(self, site: Site, shelf: Shelf) -> None:
+    def test_what_nothing_refers_to_is_announced_and_deleted_a_grace_later(
+        self, site: Site, shelf: MemoryStore
+    ) -> None:
         kept = site.save(0)
         gone = site.save(1)
         site.delete(gone)
-        doomed = shelf.stored() - site.needed()
+        doomed = stored(shelf) - site.needed()
         assert len(doomed) == 2, "a manifest and an object"
         site.later()
 
         first = site.prune()
         assert (first.doomed.keys(), first.deleted, first.waiting) == (doomed, {}, {})
         assert first.doomed == {key: len(shelf.objects[key][0]) for key in doomed}
-        assert shelf.stored() == doomed | site.needed()
+        assert stored(shelf) == doomed | site.needed()
 
         site.later(GRACE - SECOND)
         second = site.prune()
         assert (second.deleted, second.waiting, second.doomed) == ({}, first.doomed, {})
-        assert shelf.stored() == doomed | site.needed()
+        assert stored(shelf) == doomed | site.needed()
 
         site.later(SECOND)
         third = site.prune()
         assert (third.deleted, third.waiting, third.doomed) == (first.doomed, {}, {})
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
         assert shelf.keys(TOMBSTONES) == set()
         assert site.read() == {kept: contents(0)}
         assert site.prune() == PruneReport()
 
-    def test_young_objects_stay_though_nothing_refers_to_them_yet(self, site: Site, shelf: Shelf) -> None:
+    def test_young_objects_stay_though_nothing_refers_to_them_yet(self, site: Site, shelf: MemoryStore) -> None:
         site.save(0)
         key = site.repository().new_object_key(f"sha256:{'1' * 64}", ".tar")
         shelf.put(key, b"of a writer that is not done")
@@ -82,7 +85,7 @@ class TestTwoPhases:
         site.later(SECOND)
         assert site.prune().doomed == {key: 28}
 
-    def test_what_is_shared_with_a_deleted_experiment_stays(self, site: Site, shelf: Shelf) -> None:
+    def test_what_is_shared_with_a_deleted_experiment_stays(self, site: Site, shelf: MemoryStore) -> None:
         first = site.save(0, 1)
         second = site.save(0, 1, 2)
         assert site.objects(first) < site.objects(second)
@@ -90,21 +93,21 @@ class TestTwoPhases:
         for _ in range(3):
             site.later()
             site.prune(repack=False)
-        assert site.objects(second) <= shelf.stored()
-        assert shelf.stored() == site.needed()
+        assert site.objects(second) <= stored(shelf)
+        assert stored(shelf) == site.needed()
         assert site.read() == {second: contents(0, 1, 2)}
 
-    def test_a_deleted_checkpoint_goes_alone(self, site: Site, shelf: Shelf) -> None:
+    def test_a_deleted_checkpoint_goes_alone(self, site: Site, shelf: MemoryStore) -> None:
         code = site.save(0)
         gone, kept = (site.save(number, experiment=code) for number in (1, 2))
         site.delete(code, gone)
         for _ in range(2):
             site.later()
             site.prune()
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
         assert site.read() == {code: contents(0), kept: contents(2)}
 
-    def test_what_is_referred_to_again_meanwhile_stays(self, site: Site, shelf: Shelf) -> None:
+    def test_what_is_referred_to_again_meanwhile_stays(self, site: Site, shelf: MemoryStore) -> None:
         gone = site.save(0)
         known = ChunkIndex(site.repository(), lifetime=10 * GRACE)  # longer than is right, so that it can happen
         known.refresh()
@@ -121,14 +124,14 @@ class TestTwoPhases:
         site.later()
         assert site.prune() == PruneReport()
 
-    def test_a_shorter_grace_can_be_chosen(self, site: Site, shelf: Shelf) -> None:
+    def test_a_shorter_grace_can_be_chosen(self, site: Site, shelf: MemoryStore) -> None:
         site.delete(site.save(0))
         site.later(SECOND)
         assert len(site.prune(grace=timedelta(0)).doomed) == 2
         assert len(site.prune(grace=timedelta(0)).deleted) == 2
-        assert shelf.stored() == set()
+        assert stored(shelf) == set()
 
-    def test_an_announcement_that_another_prune_has_swept_is_passed_over(self, site: Site, shelf: Shelf) -> None:
+    def test_an_announcement_that_another_prune_has_swept_is_passed_over(self, site: Site, shelf: MemoryStore) -> None:
         site.delete(site.save(0))
         site.later()
         site.prune()
@@ -139,12 +142,12 @@ class TestTwoPhases:
                 shelf.objects.pop(key)
 
         site.later()
-        shelf.meanwhile = sweep
+        shelf.before = sweep
         report = site.prune()
         assert report.deleted == {}
         assert len(report.doomed) == 2, "announced again"
 
-    def test_two_prunes_at_once_delete_once(self, site: Site, shelf: Shelf) -> None:
+    def test_two_prunes_at_once_delete_once(self, site: Site, shelf: MemoryStore) -> None:
         kept = site.save(1)
         site.delete(site.save(0))
         site.later()
@@ -158,13 +161,13 @@ class TestTwoPhases:
                 started.append(key)
                 site.prune()
 
-        shelf.meanwhile = other
+        shelf.before = other
         site.prune()
         assert started
         assert site.read() == {kept: contents(1)}
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
 
-    def test_an_empty_repository_has_nothing_to_prune(self, site: Site, shelf: Shelf) -> None:
+    def test_an_empty_repository_has_nothing_to_prune(self, site: Site, shelf: MemoryStore) -> None:
         assert site.prune() == PruneReport()
         assert shelf.keys() == set()
 
@@ -173,7 +176,7 @@ class TestResumed:
     """The code of every run of an experiment stays as long as the experiment, or a checkpoint of it, needs it."""
 
     @pytest.fixture
-    def site(self, shelf: Shelf, tmp_path: Path) -> Site:
+    def site(self, shelf: MemoryStore, tmp_path: Path) -> Site:
         """Where every record is a second younger than the one before: their order counts."""
 
         class Ticking(Site):
@@ -183,38 +186,38 @@ class TestResumed:
 
         return Ticking(shelf, tmp_path)
 
-    def rest(self, site: Site, shelf: Shelf) -> None:
+    def rest(self, site: Site, shelf: MemoryStore) -> None:
         for _ in range(4):
             site.later()
             site.prune()
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
         assert verify(site.repository(), deep=True).damages == ()
 
     def codes(self, site: Site, experiment: str) -> list[str]:
         return [item.manifest for item in snapshots_of(site.repository().states()) if item.checkpoint is None]
 
-    def test_its_code_stays_for_ever(self, site: Site, shelf: Shelf) -> None:
+    def test_its_code_stays_for_ever(self, site: Site, shelf: MemoryStore) -> None:
         experiment = site.save(0)
         first = site.save(1, experiment=experiment)
         middle = site.resume(experiment, first, 2)
         second = site.save(3, experiment=experiment)
         last = site.resume(experiment, second, 4)
-        there = shelf.stored()
+        there = stored(shelf)
         self.rest(site, shelf)
-        assert shelf.stored() == there
+        assert stored(shelf) == there
         assert self.codes(site, experiment)[1:] == [last, middle]
         assert {"2.bin", "4.bin"} <= {path for key in (middle, last) for path in site.repository().manifest(key).files}
 
-    def test_code_that_made_no_checkpoint_goes_once_it_was_replaced(self, site: Site, shelf: Shelf) -> None:
+    def test_code_that_made_no_checkpoint_goes_once_it_was_replaced(self, site: Site, shelf: MemoryStore) -> None:
         experiment = site.save(0)
         first = site.save(1, experiment=experiment)
         crashed = site.resume(experiment, first, 2)
         last = site.resume(experiment, first, 4)
         self.rest(site, shelf)
-        assert last in shelf.stored()
-        assert crashed not in shelf.stored()
+        assert last in stored(shelf)
+        assert crashed not in stored(shelf)
 
-    def test_code_goes_with_the_last_checkpoint_that_it_made(self, site: Site, shelf: Shelf) -> None:
+    def test_code_goes_with_the_last_checkpoint_that_it_made(self, site: Site, shelf: MemoryStore) -> None:
         experiment = site.save(0)
         first = site.save(1, experiment=experiment)
         middle = site.resume(experiment, first, 2)
@@ -222,13 +225,13 @@ class TestResumed:
         last = site.resume(experiment, made[1], 4)
         site.delete(experiment, made[0])
         self.rest(site, shelf)
-        assert middle in shelf.stored()
+        assert middle in stored(shelf)
         site.delete(experiment, made[1])
         self.rest(site, shelf)
-        assert middle not in shelf.stored()
-        assert last in shelf.stored()
+        assert middle not in stored(shelf)
+        assert last in stored(shelf)
 
-    def test_what_was_set_aside_goes_and_what_it_shares_stays(self, site: Site, shelf: Shelf) -> None:
+    def test_what_was_set_aside_goes_and_what_it_shares_stays(self, site: Site, shelf: MemoryStore) -> None:
         experiment = site.save(0)
         first = site.save(1, experiment=experiment)
         site.save(6, experiment=experiment)
@@ -239,7 +242,7 @@ class TestResumed:
         assert (read[first], read[again]) == (contents(1), contents(1, 7))
         assert len(read) == 3
 
-    def test_code_that_is_mostly_dead_is_packed_anew_under_its_new_name(self, site: Site, shelf: Shelf) -> None:
+    def test_code_that_is_mostly_dead_is_packed_anew_under_its_new_name(self, site: Site, shelf: MemoryStore) -> None:
         """An object of it is shared with an experiment that is gone."""
         gone = site.save(*range(10))
         (pack,) = site.objects(gone)
@@ -255,22 +258,22 @@ class TestResumed:
         assert state.code not in (None, code)
         assert [item.code for item in state.checkpoints] == [None, state.code]
         self.rest(site, shelf)
-        assert pack not in shelf.stored()
-        assert code not in shelf.stored()
+        assert pack not in stored(shelf)
+        assert code not in stored(shelf)
         assert list(site.repository().manifest(state.code).files) == ["3.bin"]
         assert site.read()[made] == contents(7)
 
-    def test_a_deleted_experiment_takes_all_its_code_with_it(self, site: Site, shelf: Shelf) -> None:
+    def test_a_deleted_experiment_takes_all_its_code_with_it(self, site: Site, shelf: MemoryStore) -> None:
         experiment = site.save(0)
         first = site.save(1, experiment=experiment)
         site.resume(experiment, first, 2)
         site.delete(experiment)
         self.rest(site, shelf)
-        assert shelf.stored() == set()
+        assert stored(shelf) == set()
 
 
 class TestDryRun:
-    def test_changes_no_key_and_says_what_would_be_done(self, site: Site, shelf: Shelf) -> None:
+    def test_changes_no_key_and_says_what_would_be_done(self, site: Site, shelf: MemoryStore) -> None:
         site.delete(site.save(0))
         site.later()
         before = dict(shelf.objects)
@@ -285,7 +288,7 @@ class TestDryRun:
         assert site.prune() == planned
         assert len(planned.deleted) == 2
 
-    def test_packs_nothing_anew(self, site: Site, shelf: Shelf) -> None:
+    def test_packs_nothing_anew(self, site: Site, shelf: MemoryStore) -> None:
         mostly_dead(site)
         before = dict(shelf.objects)
         planned = site.prune(dry_run=True)
@@ -296,7 +299,7 @@ class TestDryRun:
 
 class TestWriters:
     def test_one_whose_knowledge_is_older_than_a_quarter_of_the_grace_refers_to_nothing_doomed(
-        self, site: Site, shelf: Shelf
+        self, site: Site, shelf: MemoryStore
     ) -> None:
         gone = site.save(0)
         (pack,) = site.objects(gone)
@@ -353,12 +356,15 @@ def scene(site: Site) -> dict[str, dict[str, bytes]]:
     return site.read()
 
 
-def test_a_crash_between_any_two_requests_loses_nothing_and_a_later_prune_finishes(site: Site, shelf: Shelf) -> None:
+def test_a_crash_between_any_two_requests_loses_nothing_and_a_later_prune_finishes(
+    site: Site, shelf: MemoryStore
+) -> None:
     wanted = scene(site)
     before = shelf.copy()
+    began = len(shelf.asked)
     report = site.prune()
     assert all((report.deleted, report.doomed, report.repacked)), "the scene has some of everything"
-    requests = shelf.requests - before.requests
+    requests = len(shelf.asked) - began
     for number in range(requests):
         other = Site(before.copy(), site.scratch)
         other.shelf.fails_at = number
@@ -374,19 +380,19 @@ def test_a_crash_between_any_two_requests_loses_nothing_and_a_later_prune_finish
             other.prune()
             assert other.read() == wanted, number
             other.later()
-        assert other.shelf.stored() == other.needed(), number
+        assert stored(other.shelf) == other.needed(), number
         assert [key for key in other.shelf.keys(TOMBSTONES) if key.endswith(".json")] == [], number
     else:
         number = requests
     assert number > 20
 
 
-def test_probes_of_the_clock_that_a_crash_left_behind_are_removed_some_day(site: Site, shelf: Shelf) -> None:
+def test_probes_of_the_clock_that_a_crash_left_behind_are_removed_some_day(site: Site, shelf: MemoryStore) -> None:
     site.save(0)
-    shelf.meanwhile = lambda verb, key: (_ for _ in ()).throw(StorageFailed("crash")) if verb == "delete" else None
+    shelf.before = lambda verb, key: (_ for _ in ()).throw(StorageFailed("crash")) if verb == "delete" else None
     with pytest.raises(StorageFailed):
         site.prune()
-    shelf.meanwhile = lambda verb, key: None
+    shelf.before = lambda verb, key: None
     for _ in range(3):
         site.later()
         site.prune()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,8 +18,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from stores import MemoryStore
 
-from replicate_core.errors import Corrupted, NotFound
+from replicate_core.errors import Corrupted
 from replicate_core.format import record_codec, records
 from replicate_core.format.records import Checkpointed, CheckpointFacts, Created, Deleted
 from replicate_core.format.sealed import unseal
@@ -32,7 +32,6 @@ from replicate_core.repository.pruning import prune
 from replicate_core.repository.repository import Repository
 from replicate_core.repository.verifying import snapshots_of
 from replicate_core.repository.writing import publish
-from replicate_core.storage.store import Entry
 
 GRACE = timedelta(seconds=1200)
 CONTENTS = [bytes([number]) * 300 for number in range(8)]
@@ -81,12 +80,12 @@ class World:
         return records.fold(record for record in read if record is not None)
 
     def seen_through_segments(self) -> dict[str, records.ExperimentState]:
-        found = catalogue.read(Repository(Memory(self, None))).experiments
+        found = catalogue.read(Repository(store_of(self, None))).experiments
         return {experiment: stored.state for experiment, stored in found.items()}
 
     def dangling(self) -> list[str]:
         """What is referred to, and not there."""
-        repository = Repository(Memory(self, None))
+        repository = Repository(store_of(self, None))
         missing = []
         for snapshot in snapshots_of(self.states()):
             try:
@@ -143,52 +142,19 @@ class Actor:
             self._stopped.release()
 
 
-class Memory:
-    """A store in memory, whose clock is the world's. Strongly consistent; a key is there whole or not at all."""
+def store_of(world: World, actor: Actor | None) -> MemoryStore:
+    """The store of the world as an actor sees it, or nobody: each request takes a turn, and the world has the clock."""
+    store = MemoryStore()
+    store.objects = world.objects
 
-    url = "memory://model"
+    def take_turn(verb: str, key: str) -> None:
+        if actor is not None:
+            actor.pause()
+        store.now = world.now
+        world.deleted += verb == "delete" and key.startswith("data/")
 
-    def __init__(self, world: World, actor: Actor | None) -> None:
-        self._world = world
-        self._actor = actor
-
-    def _request(self) -> dict[str, tuple[bytes, datetime]]:
-        if self._actor is not None:
-            self._actor.pause()
-        return self._world.objects
-
-    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        objects = self._request()
-        if key not in objects:
-            raise NotFound(key)
-        return objects[key][0][start:end]
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        names = list(keys)
-        objects = self._request()
-        return {name: objects[name][0] for name in names if name in objects}
-
-    def put(self, key: str, data: bytes) -> None:
-        self._request()[key] = (data, self._world.now)
-
-    def put_file(self, key: str, path: Path) -> None:
-        self.put(key, path.read_bytes())
-
-    def list(self, prefix: str) -> list[Entry]:
-        objects = self._request()
-        found = ((key, *value) for key, value in objects.items() if key.startswith(prefix))
-        return sorted((Entry(key, len(data), at) for key, data, at in found), key=lambda entry: entry.key)
-
-    def names(self, prefix):
-        return sorted({re.match("[^/]*/?", entry.key[len(prefix) :])[0] for entry in self.list(prefix)})
-
-    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
-        return {key: len(data) for key, data in self.get_many(keys).items()}
-
-    def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._request().pop(key, None)
-            self._world.deleted += key.startswith("data/")
+    store.before = take_turn
+    return store
 
 
 def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
@@ -198,7 +164,7 @@ def writer(world: World, scratch: Path, seed: int) -> Callable[[Actor], None]:
     copies.write_bytes(b"".join(CONTENTS))
 
     def work(actor: Actor) -> None:
-        repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
+        repository = Repository(store_of(world, actor), now=lambda: world.now, randomness=world.randomness)
         known = ChunkIndex(repository, lifetime=GRACE / 4)
         experiment = repository.new_id()
         repository.append(Created(experiment, world.now))
@@ -236,7 +202,7 @@ def deleter(world: World, seed: int) -> Callable[[Actor], None]:
         if states:
             experiment, state = chance.choice(sorted(states.items()))
             some = tuple(item.id for item in state.checkpoints if chance.random() < 0.5)
-            repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
+            repository = Repository(store_of(world, actor), now=lambda: world.now, randomness=world.randomness)
             repository.append(Deleted(experiment, some if chance.random() < 0.7 else None))
         actor.pause()
 
@@ -248,7 +214,7 @@ def pruner(world: World, scratch: Path, seed: int, grace: timedelta) -> Callable
     chance = random.Random(seed)
 
     def work(actor: Actor) -> None:
-        repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
+        repository = Repository(store_of(world, actor), now=lambda: world.now, randomness=world.randomness)
         prune(repository, scratch=scratch, grace=grace, repack=chance.random() < 0.5)
         for _ in range(chance.randrange(30)):
             actor.pause()
@@ -261,7 +227,7 @@ def compactor(world: World, seed: int) -> Callable[[Actor], None]:
     chance = random.Random(seed)
 
     def work(actor: Actor) -> None:
-        repository = Repository(Memory(world, actor), now=lambda: world.now, randomness=world.randomness)
+        repository = Repository(store_of(world, actor), now=lambda: world.now, randomness=world.randomness)
         compact(repository, rebuild=chance.random() < 0.3)
         for _ in range(chance.randrange(200)):
             actor.pause()

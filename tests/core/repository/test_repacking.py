@@ -5,7 +5,9 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from sites import CONTENTS, SECOND, Shelf, Site, contents, mostly_dead, staged_of
+from sites import CONTENTS, SECOND, Site, contents, mostly_dead, stored
+from snapshots import staged_of
+from stores import MemoryStore
 
 from replicate_core.format.records import Created
 from replicate_core.repository.chunk_index import GRACE, ChunkIndex
@@ -15,7 +17,7 @@ from replicate_core.repository.writing import publish
 
 
 class TestRepacking:
-    def test_an_object_that_is_mostly_dead_is_packed_anew_and_goes(self, site: Site, shelf: Shelf) -> None:
+    def test_an_object_that_is_mostly_dead_is_packed_anew_and_goes(self, site: Site, shelf: MemoryStore) -> None:
         kept, pack = mostly_dead(site)
         size = len(shelf.objects[pack][0])
 
@@ -33,10 +35,10 @@ class TestRepacking:
         site.prune()
         site.later()
         site.prune()
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
         assert site.read() == {kept: contents(3, 7)}
 
-    def test_the_new_pack_is_a_plain_tar(self, site: Site, shelf: Shelf, tmp_path: Path) -> None:
+    def test_the_new_pack_is_a_plain_tar(self, site: Site, shelf: MemoryStore, tmp_path: Path) -> None:
         kept, _ = mostly_dead(site)
         site.prune()
         (fresh,) = site.objects(kept)
@@ -60,7 +62,9 @@ class TestRepacking:
         mostly_dead(site, needed=(0, 1, 2, 3, 4, 5, 6))
         assert site.prune().repacked == {}
 
-    def test_an_object_all_of_which_is_needed_stays_however_small_its_files(self, site: Site, shelf: Shelf) -> None:
+    def test_an_object_all_of_which_is_needed_stays_however_small_its_files(
+        self, site: Site, shelf: MemoryStore
+    ) -> None:
         repository = site.repository()
         staged = staged_of(site.scratch, {f"{number}.txt": b"%d" % number for number in range(5)})
         made = repository.new_id()
@@ -93,12 +97,12 @@ class TestRepacking:
         site.later(SECOND)
         assert len(site.prune().repacked) == 1
 
-    def test_it_can_be_left_out(self, site: Site, shelf: Shelf) -> None:
+    def test_it_can_be_left_out(self, site: Site, shelf: MemoryStore) -> None:
         _, pack = mostly_dead(site)
         assert site.prune(repack=False).repacked == {}
         assert pack in site.needed()
 
-    def test_several_objects_of_one_manifest_are_packed_anew_in_one_go(self, site: Site, shelf: Shelf) -> None:
+    def test_several_objects_of_one_manifest_are_packed_anew_in_one_go(self, site: Site, shelf: MemoryStore) -> None:
         gone = [site.save(*range(5)), site.save(*range(5, 10))]
         packs = site.objects(gone[0]) | site.objects(gone[1])
         kept = site.save(0, 9)
@@ -115,10 +119,10 @@ class TestRepacking:
         for _ in range(3):
             site.later()
             site.prune()
-        assert shelf.stored() == site.needed()
+        assert stored(shelf) == site.needed()
         assert site.read() == {kept: contents(0, 9), checkpoint: contents(9, 1)}
 
-    def test_an_object_that_many_share_is_packed_anew_once(self, site: Site, shelf: Shelf) -> None:
+    def test_an_object_that_many_share_is_packed_anew_once(self, site: Site, shelf: MemoryStore) -> None:
         gone = site.save(*range(10))
         sharing = [site.save(3), site.save(3, 4), site.save(4)]
         site.delete(gone)
@@ -127,7 +131,7 @@ class TestRepacking:
         assert len(set.union(*map(site.objects, sharing))) == 1
         assert site.read() == {sharing[0]: contents(3), sharing[1]: contents(3, 4), sharing[2]: contents(4)}
 
-    def test_a_damaged_part_is_not_carried_on_and_its_object_stays(self, site: Site, shelf: Shelf) -> None:
+    def test_a_damaged_part_is_not_carried_on_and_its_object_stays(self, site: Site, shelf: MemoryStore) -> None:
         kept, pack = mostly_dead(site)
         data, written = shelf.objects[pack]
         at = data.index(CONTENTS["7.bin"]) + 100
@@ -139,7 +143,7 @@ class TestRepacking:
         damages = verify(site.repository(), deep=True).damages
         assert [(damage.experiment, damage.path) for damage in damages] == [(kept, "7.bin")]
 
-    def test_damage_while_it_is_copied_is_not_carried_on(self, site: Site, shelf: Shelf) -> None:
+    def test_damage_while_it_is_copied_is_not_carried_on(self, site: Site, shelf: MemoryStore) -> None:
         kept, pack = mostly_dead(site)
         data, written = shelf.objects[pack]
         reads: list[str] = []
@@ -149,19 +153,19 @@ class TestRepacking:
                 reads.append(key)
                 shelf.objects[pack] = (data if len(reads) % 2 else bytes(len(data)), written)
 
-        shelf.meanwhile = damage
+        shelf.before = damage
         site.prune()
-        shelf.meanwhile = lambda verb, key: None
+        shelf.before = lambda verb, key: None
         shelf.objects[pack] = (data, written)
         assert site.read() == {kept: contents(3, 7)}
 
-    def test_an_object_that_is_gone_is_no_hindrance(self, site: Site, shelf: Shelf) -> None:
+    def test_an_object_that_is_gone_is_no_hindrance(self, site: Site, shelf: MemoryStore) -> None:
         kept, pack = mostly_dead(site)
 
         def vanish(verb: str, key: str) -> None:
             if (verb, key) == ("get", pack):
                 shelf.objects.pop(pack, None)
 
-        shelf.meanwhile = vanish
+        shelf.before = vanish
         site.prune()
         assert site.objects(kept) == {pack}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupted_runs import repository
 
 import replicate_core as replicate
 from replicate_core.errors import StorageFailed
@@ -33,7 +34,6 @@ from replicate_core.format.records import (
 from replicate_core.machine import process_exit
 from replicate_core.machine.staging import SMALL_BYTES
 from replicate_core.repository import retention
-from replicate_core.repository.repository import Repository
 from replicate_core.storage.local import LocalStore
 
 MOMENT = datetime(2026, 11, 23, 6, 28, tzinfo=timezone.utc)
@@ -178,10 +178,6 @@ def with_files(experiment: replicate.Experiment) -> list[int]:
 
 def stored_bytes() -> int:
     return sum(path.stat().st_size for path in Path(".replicate/storage/data").rglob("*") if path.is_file())
-
-
-def repository() -> Repository:
-    return Repository(LocalStore(Path(".replicate/storage")))
 
 
 LOSSES = [5, 1, 3, 2, 6, 7, 8, 9]

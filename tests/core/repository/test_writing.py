@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snapshots import staged_of
 
 from replicate_core.errors import StorageFailed
 from replicate_core.format import chunks
@@ -74,24 +75,7 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def stage(tmp_path: Path):
     """Makes a staged snapshot of contents: in one copy what is small, in copies of their own what is large."""
-    return lambda contents, **more: staged(tmp_path, contents, **more)
-
-
-def staged(tmp_path: Path, contents: dict[str, bytes], links=None, directories=(), mode: int = 0o644) -> Staged:
-    directory = Path(tempfile.mkdtemp(dir=tmp_path))
-    files = []
-    small = b""
-    for number, (path, data) in enumerate(contents.items()):
-        if len(data) > writing.SMALL_BYTES:
-            copy = directory / str(number)
-            copy.write_bytes(data)
-            files.append(StagedFile(path, mode, copy, 0, len(data)))
-        else:
-            files.append(StagedFile(path, mode, directory / "small", len(small), len(data)))
-            small += data
-    if any(file.copy.name == "small" for file in files):
-        (directory / "small").write_bytes(small)
-    return Staged(directory, tuple(files), links or {}, directories)
+    return lambda contents, **more: staged_of(tmp_path, contents, **more)
 
 
 def store(repository: Repository, snapshot: Staged, policy: Policy = "auto") -> StoredSnapshot:
@@ -607,7 +591,9 @@ def test_whatever_is_stored_comes_back(snapshots, fresh) -> None:
         process, done = ChunkIndex(repository), []
         for number, (files, policy) in enumerate(snapshots):
             links = {f"to/{number}/{at}": f"../../{path}" for at, path in enumerate(files)}
-            tree = staged(Path(name), files, links, ("nothing/here",) if not files.keys() & {"to", "nothing"} else ())
+            tree = staged_of(
+                Path(name), files, links, ("nothing/here",) if not files.keys() & {"to", "nothing"} else ()
+            )
             links = {} if "to" in files else links
             tree = Staged(tree.directory, tree.files, links, tree.directories)
             snapshot = store_snapshot(repository, ChunkIndex(repository) if fresh else process, tree, policy)
@@ -625,5 +611,5 @@ def test_whatever_is_stored_comes_back(snapshots, fresh) -> None:
 def test_large_files_come_back(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as name:
         repository = Repository(LocalStore(Path(name) / "storage"))
-        snapshot = store(repository, staged(Path(name), files))
+        snapshot = store(repository, staged_of(Path(name), files))
         assert contents(repository, stored(repository, snapshot)) == files

@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from spooled import BEGINNING, EXPERIMENT, LARGE, NOW, Queues, Start, append, contents, created
+from snapshots import contents
+from spooled import BEGINNING, EXPERIMENT, LARGE, NOW, Queues, Start, append, created
 
 from replicate_core.errors import Corrupted, StorageFailed
 from replicate_core.machine import locks

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from spooled import EXPERIMENT, LARGE, NOW, Queues, append, checkpointed, contents, created, stage
+from snapshots import contents
+from spooled import EXPERIMENT, LARGE, NOW, Queues, append, checkpointed, created, stage
 
 from replicate_core.errors import Corrupted
 from replicate_core.format.records import Ended
