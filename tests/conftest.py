@@ -74,3 +74,11 @@ def logged() -> Iterator[list[str]]:
 def no_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Store within this process: it is quicker, and what is recorded is the same."""
     monkeypatch.setenv("REPLICATE_RECORDER", "none")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said that is neither trouble nor a result."""
+    lines: list[str] = []
+    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
+    return lines

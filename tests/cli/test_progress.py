@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kit import Clock
 
 import replicate
 from replicate import progress
@@ -24,21 +25,9 @@ LEFT = Waiting(3, 12_000_000, None)
 LINE = "storing what is left, 3 to go (12 MB); Ctrl-C leaves it to the background"
 
 
-class Clock:
-    """The time, as the end of a run sees it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(progress, "time", found)
-    return found
+    return Clock(monkeypatch, progress, now=100.0)
 
 
 class Terminal:

@@ -63,12 +63,6 @@ def kinds(*types: type[Record], storage: Path | str = ".replicate/storage") -> l
     return [record for record in repository(storage).read_records() if isinstance(record, types)]
 
 
-def text_of(checkpoint: replicate.Checkpoint | None) -> str:
-    assert checkpoint is not None
-    with checkpoint.open("model.txt") as file:
-        return file.read().decode()
-
-
 def flip(checkpoint: replicate.Checkpoint) -> None:
     """Change a bit of the last file of a checkpoint, where that is stored."""
     part = list(checkpoint._manifest().files.values())[-1].parts[-1]

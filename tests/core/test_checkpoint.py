@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from projects import only
 
 import replicate_core as replicate
 from replicate_core.storage.local import LocalStore
@@ -37,11 +38,6 @@ def test_code_is_not_hidden_by_a_checkpoint_that_could_not_save_a_file_of_its_pa
 def save(experiment: replicate.Experiment, text: str, loss: float, path: str = "model.txt") -> replicate.Checkpoint:
     Path(path).write_text(text)
     return experiment.checkpoint(path, {"loss": loss}, PRIMARY)
-
-
-def only() -> replicate.Experiment:
-    (found,) = replicate.experiments.list()
-    return found
 
 
 @pytest.fixture

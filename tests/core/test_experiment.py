@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit import text_of
 
 import replicate_core as replicate
 from replicate_core.errors import InvalidInput
@@ -31,11 +32,6 @@ def begin(**options: object) -> replicate.Experiment:
     Path("model.txt").write_text("weights")
     experiment.checkpoint("model.txt", {"loss": 0.5}, ("loss", "minimize"), step=3)
     return experiment
-
-
-def text_of(checkpoint: replicate.Checkpoint) -> str:
-    with checkpoint.open("model.txt") as file:
-        return file.read().decode()
 
 
 @COPIES

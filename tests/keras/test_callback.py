@@ -4,12 +4,12 @@ import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from kit import Clock
 
 import replicate
 import replicate_keras.callback as callback_module
@@ -46,14 +46,6 @@ def ours(warned: pytest.WarningsRecorder) -> list[str]:
     """What is warned of, without what the libraries below say."""
     texts = [str(item.message) for item in warned if item.category is UserWarning]
     return [text for text in texts if "'val_loss'" in text]
-
-
-class Clock:
-    """The time as the callback sees it: it passes only as it is told."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(callback_module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def test_it_is_a_model_checkpoint() -> None:
@@ -278,7 +270,7 @@ def test_the_best_value_and_what_is_monitored_can_be_asked_for_as_of_model_check
 def test_a_full_disk_is_tried_at_the_due_moments_only(
     project: Path, monkeypatch: pytest.MonkeyPatch, save_freq: int | str
 ) -> None:
-    clock, attempts = Clock(monkeypatch), []
+    clock, attempts = Clock(monkeypatch, callback_module), []
 
     def failing(*_: object, **__: object) -> None:
         attempts.append(int(clock.now))
@@ -298,7 +290,7 @@ def test_a_full_disk_is_tried_at_the_due_moments_only(
 def test_as_often_as_is_allowed_and_the_best_only_are_both_heeded(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, callback_module)
     callback = ReplicateCallback(save_freq="auto", max_overhead=0.1, save_best_only=True, monitor="made_up", mode="min")
     save = callback_module.save
 
@@ -357,7 +349,7 @@ def test_files_of_the_best_and_the_last_are_kept(project: Path) -> None:
 
 
 def test_saving_takes_no_more_of_the_time_than_it_may(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, callback_module)
     callback = ReplicateCallback("model.keras", save_freq="auto", max_overhead=0.1)
     save = callback_module.save
 
@@ -381,7 +373,7 @@ def test_saving_takes_no_more_of_the_time_than_it_may(project: Path, monkeypatch
 
 def test_the_best_is_one_whose_model_was_saved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs have metrics more often than models: the best loss of all is of an epoch without one."""
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, callback_module)
     callback = ReplicateCallback("model.keras", primary_metric=("made_up", "minimize"), save_freq="auto")
     save = callback_module.save
 
@@ -413,7 +405,7 @@ def test_the_best_is_one_whose_model_was_saved(project: Path, monkeypatch: pytes
 
 
 def test_inside_of_a_long_epoch_it_saves_now_and_then(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+    clock = Clock(monkeypatch, callback_module)
     callback = ReplicateCallback("model.keras", save_freq="auto")
 
     class Batches(keras.callbacks.Callback):

@@ -212,14 +212,6 @@ def latest(name: str) -> str:
     return found[-1] if found else "auto"
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was said that is neither trouble nor a result."""
-    lines: list[str] = []
-    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
-    return lines
-
-
 def weights(experiment: replicate.Experiment) -> torch.Tensor:
     return torch.cat([value.detach().flatten() for value in experiment.module.state_dict().values()])
 

@@ -8,11 +8,10 @@ import warnings
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from kit import steps
+from kit import Clock, steps
 
 import replicate
 import replicate_lightning.callback as callback_module
@@ -21,20 +20,9 @@ from replicate.lightning_callback import ReplicateCallback
 pytestmark = pytest.mark.usefixtures("no_recorder")
 
 
-class Clock:
-    """The time as the callback sees it: it passes only as it is told."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(callback_module, "time", SimpleNamespace(monotonic=lambda: self.now))
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+    return Clock(monkeypatch, callback_module)
 
 
 # When.

@@ -19,20 +19,11 @@ from stored_checkpoints import AtExit
 
 import replicate_core as replicate
 from replicate_core.machine import environment
-from replicate_core.recording import notices
 
 
 @pytest.fixture
 def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "packages", lambda: {"numpy": "2.0"})  # hundreds would only make it slow
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was said that is neither trouble nor a result."""
-    lines: list[str] = []
-    monkeypatch.setattr(notices.notifier(), "inform", lines.append)
-    return lines
 
 
 @pytest.fixture

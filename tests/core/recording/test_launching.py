@@ -9,8 +9,7 @@ import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,28 +26,10 @@ from replicate_core.spool.recorder import LEFT
 from replicate_core.spool.upload_queue import Queue, Trouble
 from replicate_core.workspace import Workspace
 
-AtExit = list[Callable[..., object]]
-
 
 @pytest.fixture
 def with_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REPLICATE_RECORDER")
-
-
-@pytest.fixture
-def told() -> Iterator[list[warnings.WarningMessage]]:
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        yield found
-
-
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch, at_exit: AtExit, told: list) -> Iterator[Storage]:
-    """Recorders are threads here, and their storage can misbehave."""
-    found = Storage()
-    found.install(monkeypatch)
-    yield found
-    found.settle(at_exit)
 
 
 def recorder_of(experiment: replicate.Experiment) -> launching.ChildRecorder:

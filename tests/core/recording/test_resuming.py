@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from interrupted_runs import flip, killed, kinds, ran, save, seen, start, stored, text_of
-from kit import steps, until
+from interrupted_runs import flip, killed, kinds, ran, save, seen, start, stored
+from kit import steps, text_of, until
 from misbehaving import Storage, fails
 
 from replicate_core.errors import InvalidInput, StorageFailed

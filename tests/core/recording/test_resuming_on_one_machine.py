@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from interrupted_runs import Training, flip, kinds, linux, ran, save, seen, start, stored, text_of
-from kit import steps, until
+from interrupted_runs import Training, flip, kinds, linux, ran, save, seen, start, stored
+from kit import steps, text_of, until
 
 import replicate_core as replicate
 from replicate_core import adapters

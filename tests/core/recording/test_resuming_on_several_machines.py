@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from interrupted_runs import Training, interrupted, killed, linux, ran, save, seen, start, text_of
-from kit import steps, until
+from interrupted_runs import Training, interrupted, killed, linux, ran, save, seen, start
+from kit import steps, text_of, until
 from machines import Clock, Machines
 
 import replicate_core as replicate

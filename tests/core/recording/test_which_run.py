@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from interrupted_runs import flip, interrupted, killed, kinds, ran, save, seen, start, stored, text_of
-from kit import steps
+from interrupted_runs import flip, interrupted, killed, kinds, ran, save, seen, start, stored
+from kit import steps, text_of
 from machines import at
 
 from replicate_core.errors import Corrupted, InvalidInput, NotFound
