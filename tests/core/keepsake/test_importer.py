@@ -257,15 +257,15 @@ class TestTheFirstReplicate:
         assert len(replicate.experiments.get("a1").checkpoints) == 2
 
     def test_a_file_that_shrinks_meanwhile_is_damage(self, of_2020: Path, project: Path, monkeypatch) -> None:
-        plain = importer._Old.of
+        plain = importer._OldRepository.of
 
-        def of(store: object) -> importer._Old:
+        def of(store: object) -> importer._OldRepository:
             old = plain(store)
             (of_2020 / f"checkpoints/{'c3' * 32}/weights").write_text("1")
             (of_2020 / f"checkpoints/{'d4' * 32}/data/weights").unlink()
             return old
 
-        monkeypatch.setattr(importer._Old, "of", of)
+        monkeypatch.setattr(importer._OldRepository, "of", of)
         result = take_over(of_2020)[0]
         assert "has 1 bytes, and was listed with 5" in result.damages[0]
         assert "was listed, and is not there" in result.damages[1]
