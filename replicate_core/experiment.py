@@ -87,12 +87,12 @@ class Experiment:
         self._resumed_from = resumed_from
         self._reopen = reopen
         self._redact = redact
-        self._was_begun = self._is_outdated = recorded is not None
+        self._is_begun_here = self._is_outdated = recorded is not None
 
     def __getstate__(self) -> dict[str, object]:
         """The state for copies and pickles, which only read and do not record for this object."""
         with suppress(StorageFailed):  # then the copy has the last known state
-            self._now()
+            self._current()
         recorded = self._recorded if isinstance(self._recorded, NullRecording) else None
         return vars(self) | {"_recorded": recorded}
 
@@ -143,12 +143,12 @@ class Experiment:
 
     @property
     def path(self) -> str | None:  # noqa: D102
-        return self._now().state.created.path
+        return self._current().state.created.path
 
     @property
     def code_problem(self) -> str | None:
         """Why its code is missing although it was saved, in a sentence; None if nothing is missing."""
-        listed = self._now()
+        listed = self._current()
         is_waiting = self.id in listed.waiting
         return None if is_waiting or listed.state.code is not None else records.code_problem(listed.state.created)
 
@@ -176,20 +176,20 @@ class Experiment:
     @property
     def size_bytes(self) -> int:
         """Total size of its code and of the files of all its checkpoints."""
-        return self._now().state.created.size_bytes + sum(item.size_bytes for item in self._facts())
+        return self._current().state.created.size_bytes + sum(item.size_bytes for item in self._facts())
 
     @property
     def stored_bytes(self) -> int:
         """Number of bytes that the experiment added to the storage."""
-        return self._now().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
+        return self._current().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
 
     @property
     def resumed_from(self) -> Checkpoint | None:
         """The checkpoint that it was last resumed from; None if it was not resumed from one."""
-        if self._was_begun:
-            return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
-        wanted = self._now().state.resumed_from
-        return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
+        if self._is_begun_here:
+            return None if self._resumed_from is None else self._to_checkpoint(self._resumed_from, is_stored=True)
+        wanted = self._current().state.resumed_from
+        return next((self._to_listed(facts) for facts in self._facts() if facts.id == wanted), None)
 
     @property
     def status(self) -> Status:
@@ -199,12 +199,12 @@ class Experiment:
         """
         if self._recorded is not None and self._recorded.is_running:
             return "running"
-        return self._now().status
+        return self._current().status
 
     @property
     def error(self) -> str | None:
         """Type and message of the exception that ended it, if one did."""
-        ended = self._now().state.ended
+        ended = self._current().state.ended
         return None if ended is None else ended.error
 
     @property
@@ -213,7 +213,7 @@ class Experiment:
 
         For a resumed experiment, this includes the time in which it did not run, such as between a kill and the resume.
         """
-        ended = self._now().state.ended
+        ended = self._current().state.ended
         return None if ended is None else ended.created - self.created
 
     @property
@@ -222,7 +222,7 @@ class Experiment:
 
         For a resumed experiment, this is the sum over all its sessions.
         """
-        state = self._now().state
+        state = self._current().state
         return None if state.ended is None else timedelta(seconds=state.blocked_seconds)
 
     @property
@@ -235,14 +235,14 @@ class Experiment:
     @property
     def waiting(self) -> int:
         """Number of its checkpoints that are not stored yet, as far as this machine knows."""
-        listed = self._now()
+        listed = self._current()
         here = len(listed.waiting - {self.id})
         return here or (0 if listed.heartbeat is None else listed.heartbeat.waiting)
 
     @property
     def checkpoints(self) -> CheckpointList:
         """Its checkpoints, in the order they were made."""
-        return CheckpointList(self._listed_one(facts) for facts in self._facts())
+        return CheckpointList(self._to_listed(facts) for facts in self._facts())
 
     @property
     def primary_metric(self) -> PrimaryMetric | None:
@@ -258,7 +258,7 @@ class Experiment:
         Args:
             with_files: False considers all checkpoints, with files or not: the best value ever recorded.
         """
-        return self._maybe_listed(records.best(self._facts(), with_files=with_files))
+        return self._to_listed_or_none(records.best(self._facts(), with_files=with_files))
 
     def latest(self, *, with_files: bool = True) -> Checkpoint | None:
         """Its last checkpoint; None if there is none yet.
@@ -268,23 +268,23 @@ class Experiment:
         Args:
             with_files: False considers all checkpoints, with files or not: how far the training has come.
         """
-        return self._maybe_listed(records.latest(self._facts(), with_files=with_files))
+        return self._to_listed_or_none(records.latest(self._facts(), with_files=with_files))
 
     def better_without_files(self) -> Checkpoint | None:
         """The checkpoint with the best value ever recorded, if that is not `best()` because it has no files."""
         facts = self._facts()
         recorded = records.best(facts, with_files=False)
-        return None if recorded is records.best(facts) else self._maybe_listed(recorded)
+        return None if recorded is records.best(facts) else self._to_listed_or_none(recorded)
 
     def later_without_files(self) -> Checkpoint | None:
         """The last checkpoint of all, if that is not `latest()` because it has no files."""
         facts = self._facts()
         recorded = records.latest(facts, with_files=False)
-        return None if recorded is records.latest(facts) else self._maybe_listed(recorded)
+        return None if recorded is records.latest(facts) else self._to_listed_or_none(recorded)
 
     def best_or_latest(self) -> Checkpoint | None:
         """Its best checkpoint, else its latest: the one to use where a checkpoint is needed."""
-        return self._maybe_listed(records.best_or_latest(self._facts()))
+        return self._to_listed_or_none(records.best_or_latest(self._facts()))
 
     @property
     def is_recorded_here(self) -> bool:
@@ -329,7 +329,7 @@ class Experiment:
             self._listed, self._recorded = self._reopen()
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
-        return self._held(facts, is_stored=False)
+        return self._to_checkpoint(facts, is_stored=False)
 
     def keep(self, *, best: int = 1, last: int = 1) -> None:
         """From now on, keep only the files of the best and the last checkpoints. All metrics are kept.
@@ -403,17 +403,19 @@ class Experiment:
             NotFound: the experiment was deleted.
             StorageFailed: the storage can't be written.
         """
-        shown = self._shown("name", _text_or_empty("name", name))
+        shown = self._redacted("name", _text_or_empty("name", name))
         self._edit(lambda _: Edited(self.id, name=shown))
 
     def note(self, notes: str) -> None:
         """Replace its notes; an empty string removes them. Raises what `rename` raises."""
-        shown = self._shown("notes", _text_or_empty("notes", notes))
+        shown = self._redacted("notes", _text_or_empty("notes", notes))
         self._edit(lambda _: Edited(self.id, notes=shown))
 
     def tag(self, *tags: str) -> None:
         """Add tags. Raises what `rename` raises."""
-        added = tuple(map(partial(self._shown, "tags"), labels(tags)))  # no frame between, for the warning
+        added = tuple(
+            map(partial(self._redacted, "tags"), labels(tags))
+        )  # not a comprehension, whose frame would misplace the warning
         self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
 
     def untag(self, *tags: str) -> None:
@@ -494,7 +496,7 @@ class Experiment:
     def _created(self) -> Created:
         return self._listed.state.created
 
-    def _now(self) -> ExperimentView:
+    def _current(self) -> ExperimentView:
         """The current state, including what this process has recorded meanwhile."""
         if self._is_outdated:
             with suppress(NotFound):
@@ -502,9 +504,9 @@ class Experiment:
         return self._listed
 
     def _facts(self) -> Sequence[CheckpointFacts]:
-        return self._now().state.checkpoints
+        return self._current().state.checkpoints
 
-    def _shown(self, what: str, given: str) -> str:
+    def _redacted(self, what: str, given: str) -> str:
         """A string without secrets, as it may be recorded. Warns if a secret was removed."""
         redactor = Redactor(enabled=self._redact)
         shown = redactor.text(given, what)
@@ -526,14 +528,14 @@ class Experiment:
         if self._recorded is not None and self._recorded.end(status, error, waits=waits) is not None:
             self._is_outdated = True
 
-    def _held(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
+    def _to_checkpoint(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
         return Checkpoint(facts, self._source, experiment_id=self.id, is_stored=is_stored, on_delete=self._forget)
 
-    def _listed_one(self, facts: CheckpointFacts) -> Checkpoint:
-        return self._held(facts, is_stored=facts.id not in self._listed.waiting)
+    def _to_listed(self, facts: CheckpointFacts) -> Checkpoint:
+        return self._to_checkpoint(facts, is_stored=facts.id not in self._listed.waiting)
 
-    def _maybe_listed(self, facts: CheckpointFacts | None) -> Checkpoint | None:
-        return None if facts is None else self._listed_one(facts)
+    def _to_listed_or_none(self, facts: CheckpointFacts | None) -> Checkpoint | None:
+        return None if facts is None else self._to_listed(facts)
 
     def _discard(self) -> bool:
         """End and delete it if nothing but its beginning was recorded. Returns whether it was deleted."""
@@ -548,29 +550,29 @@ class Experiment:
         return True
 
     def _forget(self, checkpoint_id: str) -> None:
-        state = self._now().state
+        state = self._current().state
         kept = tuple(facts for facts in state.checkpoints if facts.id != checkpoint_id)
         self._listed = replace(self._listed, state=replace(state, checkpoints=kept))
 
-    def _seen(self) -> Experiment:
+    def _last_seen(self) -> Experiment:
         """The experiment in its current state or, if the storage can't be reached, in its last known state.
 
         `repr` and notebooks use this, because they must never fail.
         """
         try:
-            self._now()
+            self._current()
         except StorageFailed:
             return Experiment(self._listed, self._source)
         return self
 
     def __repr__(self) -> str:
-        seen = self._seen()
+        seen = self._last_seen()
         name = f" {self.name!r}" if self.name else ""
         return f"<Experiment {self.short_id}{name} {seen.status} checkpoints={len(seen.checkpoints)}>"
 
     def _repr_html_(self) -> str:
         """The HTML that notebooks show."""
-        seen = self._seen()
+        seen = self._last_seen()
         best, checkpoints = seen.best(), seen.checkpoints
         last = checkpoints[-CHECKPOINTS_SHOWN:]
         rest = len(checkpoints) - len(last)
@@ -737,7 +739,7 @@ class ExperimentList(Sequence[Experiment]):
                 experiment.short_id,
                 experiment.name or "",
                 notebook_html.moment(experiment.created),
-                experiment._seen().status,  # noqa: SLF001  # it is ours
+                experiment._last_seen().status,  # noqa: SLF001  # it is ours
                 ", ".join(experiment.tags),
                 notebook_html.pairs({name: each[name] for name in names if name in each}),
                 _checkpoint_cell(experiment.best(), experiment.better_without_files()),

@@ -73,12 +73,12 @@ class Experiments:
             NotFound: there is none, or there are several; the message lists them.
         """
         workspace = self._workspace()
-        return _held(workspace, *_only_match(workspace.source, prefix))
+        return _load(workspace, *_only_match(workspace.source, prefix))
 
     def matching(self, prefix: str) -> Sequence[tuple[Experiment, Checkpoint | None]]:
         """All experiments whose id begins with `prefix`, and the checkpoints that do, with their experiments."""
         workspace = self._workspace()
-        return [_held(workspace, *match) for match in workspace.source.matching(prefix)]
+        return [_load(workspace, *match) for match in workspace.source.matching(prefix)]
 
     def compare(self, before: str, after: str) -> Comparison:
         """The differences between two experiments or checkpoints, given by prefixes of their ids.
@@ -109,7 +109,7 @@ class Experiments:
         return prepared.begin(path=path, strict=strict)
 
 
-def _held(
+def _load(
     workspace: Workspace, listed: ExperimentView, checkpoint_id: str | None
 ) -> tuple[Experiment, Checkpoint | None]:
     """The `Experiment` that users hold, and its checkpoint with the given id, if any."""

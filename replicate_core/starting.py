@@ -54,12 +54,12 @@ class Prepared:
     """
 
     def __init__(
-        self, workspace: Workspace, created: Created, start: resuming.Start | None, why_anew: str | None
+        self, workspace: Workspace, created: Created, start: resuming.Start | None, why_new: str | None
     ) -> None:
         self._workspace = workspace
         self._created = created
         self._start = start
-        self._why_anew = why_anew
+        self._why_new = why_new
 
     @property
     def id(self) -> str:
@@ -95,8 +95,8 @@ class Prepared:
                 "its own"
             )
         if start is None:
-            if self._why_anew is not None:
-                place.say(f"a new experiment begins, because {self._why_anew}")
+            if self._why_new is not None:
+                place.say(f"a new experiment begins, because {self._why_new}")
             recording = Recording.begin(place, self._created, path=path, strict=strict)
         else:
             place.say(resuming.described(start, self._created))
