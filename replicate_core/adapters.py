@@ -100,7 +100,7 @@ def check_template(filepath: object, *, places: Sequence[str], example: str) -> 
     if filepath is None:
         return None
     if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
-        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
+        raise InvalidInput(f"filepath must be a local path in the project, or None, got {filepath!r}")
     path = os.fspath(filepath)
     if not path or path.endswith(("/", os.sep)):
         raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
@@ -124,7 +124,7 @@ def check_period(period: object, save_freq: object) -> int:
     if (number := whole_from_1(period)) is None:
         raise InvalidInput(f"period must be a number of epochs from 1, got {period!r}")
     if number != 1 and save_freq != EPOCH:
-        raise InvalidInput(f'period counts epochs, for save_freq="epoch", got save_freq={save_freq!r}')
+        raise InvalidInput(f'period needs save_freq="epoch", because it counts epochs, got save_freq={save_freq!r}')
     return number
 
 
@@ -137,8 +137,8 @@ def check_primary_metric(pair: object) -> PrimaryMetric | None:
     primary = PrimaryMetric.parse(pair)
     if primary is not None and primary.name in ("epoch", "step"):
         raise InvalidInput(
-            f"primary_metric names {primary.name!r}, by which no checkpoint is better than another. The last one is "
-            "always kept, and keep_last=3 keeps the last three; leave primary_metric out, or name a metric"
+            f"primary_metric names {primary.name!r}, which does not say which checkpoint is better. The last one is "
+            "always kept, and keep_last=3 keeps the last three: leave primary_metric out, or name a metric"
         )
     return primary
 
@@ -167,7 +167,7 @@ def check_overhead(max_overhead: float | None, save_freq: object) -> float:
     if max_overhead is None:
         return DEFAULT_OVERHEAD
     if save_freq != AUTO:
-        raise InvalidInput(f'max_overhead says when to save with save_freq="auto", got save_freq={save_freq!r}')
+        raise InvalidInput(f'max_overhead needs save_freq="auto", got save_freq={save_freq!r}')
     if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
         raise InvalidInput(f"max_overhead must be a share of the time between 0 and 1, got {max_overhead!r}")
     return float(max_overhead)
@@ -185,7 +185,7 @@ def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric
         check_number(f"keep_{name}", number)
     if best is not None and primary_metric is None and Workspace().config.primary_metric is None:
         raise InvalidInput(
-            "keep_best needs primary_metric, here or in replicate.yaml: by what would one be better than another?"
+            "keep_best needs primary_metric, here or in replicate.yaml, to tell which checkpoints are the best"
         )
     return given
 
@@ -193,7 +193,7 @@ def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric
 def check_experiment(experiment: object) -> None:
     """Check the experiment to record into, if one is given. Raises `InvalidInput`."""
     if experiment is not None and not isinstance(experiment, Experiment):
-        raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+        raise InvalidInput(f"experiment must be one that replicate.init returned, got {experiment!r}")
 
 
 def has_random_state(thing: object) -> bool:
@@ -232,7 +232,12 @@ def copy_for_training(original: Any, memo: dict[int, Any], *, given: Experiment 
 def check_resume(resume: object, experiment: object) -> None:
     """Check what to resume, and that no experiment is given as well. Raises `InvalidInput`."""
     if resume is not None and (not isinstance(resume, str) or not resume):
-        raise InvalidInput(f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}')
+        raise InvalidInput(
+            f'resume must be "auto" or the first characters of the id of an experiment or checkpoint, got {resume!r}'
+        )
     check_experiment(experiment)
     if resume is not None and experiment is not None:
-        raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")
+        raise InvalidInput(
+            "resume and experiment can't be given together: give resume to replicate.init, which begins the "
+            "experiment, or leave experiment out"
+        )

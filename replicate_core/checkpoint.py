@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from replicate_core.views.dataframes import DataFrame
     from replicate_core.views.plotting import Axes
 
-CODE_ALONE = 'Its code alone: `replicate checkout --code-only`, in Python what="code"'
+CODE_ALONE = 'To write its code alone: `replicate checkout --code-only`, or what="code" in Python'
 """The hint for a checkpoint without files."""
 
 METRICS_SHOWN = 4
@@ -175,7 +175,7 @@ class Checkpoint:
             if not files:
                 raise NotFound(self._no_files())
             if len(files) != 1:
-                raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
+                raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: name one of {_listed(files)}")
             path = next(iter(files))
         if path not in files:
             return self._open_code(path)
@@ -270,13 +270,13 @@ class Checkpoint:
     def caveats(self) -> list[str]:
         """What users must know before they rely on it, as short notes."""
         if self.lacks_files:
-            return ["files let go" if self.is_released else "files not saved"]
+            return ["files not kept" if self.is_released else "files not saved"]
         return [] if self.is_stored else ["not stored yet"]
 
     def _why_no_files(self) -> str:
         if self.path is None:
             return f"the checkpoint {self.short_id} (step {self.step}) has no files: none were given when it was made"
-        why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
+        why = "were deleted, as experiment.keep() asked" if self.is_released else "could not be saved when it was made"
         if self._facts.lacks is not None and not self.is_released:
             why = f"are missing: {self._facts.lacks}"
         return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
@@ -300,7 +300,7 @@ class Checkpoint:
         near = difflib.get_close_matches(path, known, n=3)
         similar = f"; similar is {', '.join(map(repr, near))}" if near else ""
         has = f"the checkpoint {self.short_id} has no file {path!r}; it has {_listed(files)}"
-        return f"{has}. Nor has its project{similar}"
+        return f"{has}. Its project has no such file either{similar}"
 
     def _open_code(self, path: str) -> io.BufferedReader:
         """Open a file of the project."""

@@ -349,8 +349,8 @@ class Experiment:
         check_number("keep(last=...)", last)
         if self._recorded is None:
             raise InvalidInput(
-                f"the experiment {self.short_id} was loaded, and is not recorded by this process: keep() is for what "
-                "checkpoint() saves from then on"
+                f"the experiment {self.short_id} was loaded, and is not recorded by this process: call keep() on the "
+                "experiment that replicate.init() returned"
             )
         self._recorded.keep(Keep(best, last))
 
@@ -413,9 +413,8 @@ class Experiment:
 
     def tag(self, *tags: str) -> None:
         """Add tags. Raises what `rename` raises."""
-        added = tuple(
-            map(partial(self._redacted, "tags"), labels(tags))
-        )  # not a comprehension, whose frame would misplace the warning
+        # `map`, because the stack frame of a comprehension would misplace the warning
+        added = tuple(map(partial(self._redacted, "tags"), labels(tags)))
         self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
 
     def untag(self, *tags: str) -> None:
@@ -459,7 +458,7 @@ class Experiment:
         if chosen is not None:
             return chosen.layout(path=path, what=what)
         if what == "files":
-            raise NotFound(f"the experiment {self.short_id} has no checkpoint, so there are no files but its code")
+            raise NotFound(f"the experiment {self.short_id} has no checkpoint, so it has no files except its code")
         wait_until_stored(self._source.spool, self.id)
         return code_layout(self._source.repository, self._source.state(self.id), only=path)
 
@@ -801,7 +800,7 @@ def _checkpoint_cell(checkpoint: Checkpoint | None, recorded: Checkpoint | None)
 
 def _recorded_line(better: Checkpoint) -> str:
     metrics = ", ".join(_primary_or_all(better).splitlines())
-    return f"the best recorded is without files: {better.short_id} (step {better.step}), {metrics}"
+    return f"the best recorded checkpoint has no files: {better.short_id} (step {better.step}), {metrics}"
 
 
 def _primary_or_all(checkpoint: Checkpoint) -> str:

@@ -134,7 +134,7 @@ def _only_match(source: Source, prefix: str) -> tuple[ExperimentView, str | None
         hint = f"{', '.join(shown)} {'has' if len(shown) == 1 else 'have'} that name" if named else ""
         raise NotFound(
             f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
-            f"{hint or '`replicate ls` shows those that are there'}"
+            f"{hint or '`replicate ls` lists the existing ones'}"
         )
     if len(matches) > 1:
         raise NotFound(_ambiguous(prefix, matches))
@@ -149,7 +149,7 @@ def _ambiguous(prefix: str, matches: list[tuple[ExperimentView, str | None]]) ->
     ]
     rest = len(matches) - CANDIDATES_SHOWN
     more = [f"  and {rest} more"] if rest > 0 else []
-    return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
+    return "\n".join([f"{len(matches)} ids begin with {prefix!r}: give more characters of one of", *lines, *more])
 
 
 experiments = Experiments(Workspace)

@@ -157,8 +157,8 @@ def join(
     checkpoint = next((item for item in found if item.id == resumed_from), None)
     if listed is None or checkpoint is None:
         raise NotFound(
-            f"the first process of this run resumes from the checkpoint {ids.short(resumed_from)}, which is not in "
-            f"{workspace.shown_storage} as this process sees it: give all of them the same storage"
+            f"the first process of this run resumes from the checkpoint {ids.short(resumed_from)}, which this process "
+            f"does not find in {workspace.shown_storage}: give all processes the same storage"
         )
     start = resuming.Start(listed, checkpoint, "the first process does")
     return _experiment(workspace, created, start, NullRecording())
@@ -284,13 +284,13 @@ def _warn_of_rank(rank: Rank) -> None:
     if rank.source == IMPORTING and is_first_worker():
         user_warnings.warn(
             "this script calls replicate.init() again while a worker of it (multiprocessing: spawn or forkserver) "
-            "imports it: nothing is recorded there. Put what the main process alone shall do below `if __name__ == "
+            "imports it: nothing is recorded there. Put what only the main process should do below `if __name__ == "
             '"__main__":`'
         )
     if rank.source in LAUNCHERS or (rank.source == "RANK" and "WORLD_SIZE" not in os.environ):
         user_warnings.warn(
             f"this process is number {rank.number} of its job ({rank.source}), and only number 0 records. If these are "
-            f"runs of their own, set {OVERRIDE}=0"
+            f"separate runs, set {OVERRIDE}=0"
         )
 
 

@@ -159,7 +159,7 @@ def _problem(document: Mapping[str, Value]) -> str | None:
         _checkpoint(document, 0, {}, [])
     except (Corrupted, InvalidInput, KeyError, ValueError) as error:
         return (
-            f"the document of the checkpoint {document.get('id')!r} can't be understood, so that it is missing here: "
+            f"the document of the checkpoint {document.get('id')!r} can't be understood, so it is missing here: "
             f"{what_is_wrong(error)}"
         )
     return None
@@ -209,7 +209,7 @@ def _primary_metric(
     try:
         return PrimaryMetric.of(pair.get("name"), pair.get("goal"))
     except InvalidInput:
-        notes.append(f"the primary metric of {what} is left out: {dict(pair)} is none")
+        notes.append(f"the primary metric of {what} is left out: {dict(pair)} is not a metric and a goal")
         return None
 
 
@@ -219,16 +219,14 @@ def _path(value: Value, what: str, notes: list[str]) -> str | None:
         return None
     path = posixpath.normpath(text)
     if path != "." and (problem := path_problem(path)):
-        notes.append(f"the path of {what} is noted as '.': {text!r} {problem}")
+        notes.append(f"the path of {what} is recorded as '.': {text!r} {problem}")
         return "."
     return path
 
 
 def _unknown(document: Mapping[str, Value], known: frozenset[str], what: str) -> list[str]:
     return [
-        f"the field {name!r} of {what} is left out: what it means is not known"
-        for name in document
-        if name not in known
+        f"the field {name!r} of {what} is left out: its meaning is not known" for name in document if name not in known
     ]
 
 

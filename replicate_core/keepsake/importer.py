@@ -154,7 +154,9 @@ class _OldRepository:
             try:
                 _check_version(store)
             except Corrupted as error:
-                unreadable[VERSION_KEY] = f"the version of the repository can't be read, and is taken for 1: {error}"
+                unreadable[VERSION_KEY] = (
+                    f"the version of the repository can't be read, and is assumed to be 1: {error}"
+                )
         separate: dict[str, list[dict[str, Value]]] = {}
         keys = [key for key in sizes if key.startswith(CHECKPOINTS) and key.endswith(".json")]
         for key, data in store.get_many(keys).items():
@@ -201,7 +203,7 @@ def _check_version(store: Store) -> None:
     if version != documents.VERSION:
         raise TooNew(
             f"the repository at {store.url} has version {version!r}; Keepsake 0.4 wrote {documents.VERSION}, "
-            "and nothing else is known here"
+            "and no other version can be imported"
         )
 
 
@@ -274,7 +276,7 @@ class _Importer:
             separate = self.old.separate.get(experiment, ())
             found = documents.experiment(self.old.document(key), separate, key=key, url=self.old.store.url)
             if found.created.experiment != experiment:
-                raise Corrupted(f"{key} tells of another experiment: {found.created.experiment}")
+                raise Corrupted(f"{key} describes another experiment: {found.created.experiment}")
         except Corrupted as error:
             return ImportResult(experiment, "failed", damages=(str(error),))
         damages = list(found.damages)
@@ -282,7 +284,9 @@ class _Importer:
             heartbeat = self.old.last_heartbeat(experiment)
         except Corrupted as error:
             heartbeat = None
-            damages.append(f"its heartbeat can't be read, so that its last checkpoint tells when it ended: {error}")
+            damages.append(
+                f"its heartbeat can't be read, so the time of its last checkpoint counts as its end: {error}"
+            )
         if heartbeat is not None and self.repository.now() - heartbeat < RUNS_WITHIN:
             return ImportResult(experiment, "running")
         return self._import(found, heartbeat, damages)
@@ -325,7 +329,7 @@ class _Importer:
 
             if self._store(place, what, record_of, report) is None:
                 report.restored += 1
-                report.notes.append(f"the files of {what} were missing here, and have come now")
+                report.notes.append(f"the files of {what} were missing here, and are imported now")
 
     def _import_code(self, parsed: Created, report: _Report) -> None:
         place = f"experiments/{parsed.experiment}"
@@ -425,7 +429,7 @@ class _Importer:
                     raise Corrupted(f"{key} was listed, and is not there") from error
                 file.write(piece)
             if file.tell() != size:
-                raise Corrupted(f"{key} has {file.tell()} bytes, and was listed with {size}")
+                raise Corrupted(f"{key} has {file.tell()} bytes, but was listed with {size}")
         return size
 
 
@@ -519,7 +523,7 @@ def _writing(target: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if isinstance(error, StorageFailed):
             raise
-        raise StorageFailed(f"can't write what was fetched to {target.parent}: {error}. Make room there") from error
+        raise StorageFailed(f"can't write fetched files to {target.parent}: {error}. Make room there") from error
 
 
 def _with_files(parsed: _Parsed, stored: _Stored) -> _Parsed:

@@ -66,8 +66,8 @@ class StoredExperiment:
             self._state = records.fold(self.records).get(self.experiment)
         if self._state is None:
             raise Corrupted(
-                f"the experiment {self.experiment} stands in a segment, and its records say otherwise: "
-                "`replicate compact --rebuild` makes the segments anew"
+                f"the experiment {self.experiment} is listed in a segment, but not in the records: "
+                "`replicate compact --rebuild` rebuilds the segments"
             )
         return self._state
 
@@ -194,7 +194,9 @@ def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
 
 def _segment_error(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | TooNew:
     key, how = (segment, "compact") if isinstance(segment, str) else (segment.key, "compact --rebuild")
-    return type(error)(f"{error}. The records are read instead of {key}: nothing is lost, `replicate {how}` mends it")
+    return type(error)(
+        f"{error}. The records are read instead of {key}: nothing is lost, and `replicate {how}` repairs it"
+    )
 
 
 def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]:
@@ -233,7 +235,7 @@ def decoded(lines: Mapping[str, bytes]) -> dict[str, Record]:
         try:
             record = record_codec.read(key, line)
         except Corrupted as error:
-            raise Corrupted(f"the segment holds something else as the record {key}, or it is damaged there") from error
+            raise Corrupted(f"the segment does not hold the record {key} as it should, or is damaged there") from error
         assert record is not None, "a segment names only records of kinds that are known"
         found[key] = record
     return found

@@ -104,7 +104,7 @@ def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only:
     )
     if only is not None and not (layout.files or layout.links or layout.directories):
         known = ", ".join(sorted({*files, *links})[:10]) or "nothing"
-        raise NotFound(f"nothing has the path {only!r} there; there is: {known}")
+        raise NotFound(f"nothing has the path {only!r}; there is: {known}")
     if problem := tree_problem(layout.files, layout.links, layout.directories):
         raise InvalidInput(f"these snapshots can't be laid out in one directory: {problem}")
     return layout
@@ -166,19 +166,21 @@ def check_out(repository: Repository, layout: Layout, directory: Path, progress:
             raise
         if error.errno == errno.ENAMETOOLONG:
             raise StorageFailed(
-                f"can't write to {directory}: {error.strerror}. Its directories are deeper, or names longer, "
-                "than this system takes there: name a directory with a shorter path"
+                f"can't write to {directory}: {error.strerror}. Directories are deeper, or names longer, than this "
+                "system allows there: choose a directory with a shorter path"
             ) from error
-        raise StorageFailed(f"can't write to {directory}: {error}. Make room there, or name another -o") from error
+        raise StorageFailed(
+            f"can't write to {directory}: {error}. Make room there, or choose another directory"
+        ) from error
 
 
 def _check_parents(root: Path, path: str) -> None:
     target = root / local_name(path)
     way = target.parent.resolve()
     if not way.is_relative_to(root):
-        raise InvalidInput(f"{target.parent} leads out of {root}: remove the link in its place, or check out elsewhere")
+        raise InvalidInput(f"{target.parent} leads out of {root}: remove the link, or check out elsewhere")
     if forbidden := next(filter(is_forbidden, way.relative_to(root).parts), None):
-        raise InvalidInput(f"{target.parent} leads into {forbidden}: remove the link in its place")
+        raise InvalidInput(f"{target.parent} leads into {forbidden}: remove the link")
     for above in reversed(target.parents):
         if above.is_relative_to(root) and above != root:
             _check_directory(above, path)

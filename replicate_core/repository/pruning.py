@@ -177,7 +177,7 @@ def _read_live(repository: Repository) -> _Live:
             read(snapshot)
         except (Corrupted, TooNew) as error:
             owner = ids.short(snapshot.checkpoint or snapshot.experiment)
-            refuse(type(error)(f"{error}. Where that can't be had, `replicate rm {owner}` gives up what it belongs to"))
+            refuse(type(error)(f"{error}. If it can't be restored, `replicate rm {owner}` deletes what it belongs to"))
     for snapshot in snapshots_of(_without_beginning(repository, found)):
         with suppress(Corrupted):
             read(snapshot)
@@ -190,7 +190,9 @@ def _content(repository: Repository, snapshot: CheckedSnapshot) -> Manifest | _U
     try:
         content = repository.manifest(key)
     except Corrupted as error:
-        return _Unusable(f"{error}. What it names is kept", objects_of(repository.manifest_document(key), key=key))
+        return _Unusable(
+            f"{error}. The objects that it names are kept", objects_of(repository.manifest_document(key), key=key)
+        )
     if problem := size_problem(content, snapshot.size_bytes):
         raise Corrupted(f"the manifest {key} {problem}")
     return content
@@ -226,7 +228,7 @@ def _sweep(
         except NotFound:  # another process swept it meanwhile
             continue
         except Corrupted as error:
-            ignored.append(f"{error}. It is not obeyed; delete it")
+            ignored.append(f"{error}. It is ignored; delete it")
             continue
         if _age(entry, now) >= grace:
             due[entry.key] = keys

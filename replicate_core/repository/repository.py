@@ -102,7 +102,7 @@ class Repository:
                 f"replicate reads up to format {FORMAT} with {DIGEST_NAME}: upgrade replicate"
             )
         if format_ < FORMAT:
-            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} names the format {format_}, which there never was")
+            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} names the format {format_}, which never existed")
         return True
 
     def prepare(self) -> None:
@@ -245,7 +245,7 @@ class Repository:
                     if not is_sealed_under(key, found[key]) or size_field.search(found[key]):
                         yield key, manifest.decode(unseal_under(key, found[key]), key=key)
                 except (Corrupted, TooNew) as error:
-                    user_warnings.warn(f"not looked into: {error}")
+                    user_warnings.warn(f"not searched: {error}")
 
     def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
         """Read several manifests; a key of None stands for no files and is skipped."""
@@ -260,7 +260,7 @@ def decode_record(key: str, data: bytes | None) -> Record:
         TooNew: it is of a kind that only later versions know.
     """
     if data is None:
-        raise Corrupted(f"the record {key} is listed, and can't be read")
+        raise Corrupted(f"the record {key} is listed, but can't be read")
     record = record_codec.read(key, data)
     if record is None:
         raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")

@@ -71,7 +71,7 @@ class Retention:
         try:
             self._delete(self._release())
         except (StorageFailed, Corrupted, TooNew) as error:
-            _log.warning("files that are not to be kept could not be let go: %s", error)
+            _log.warning("files that are no longer kept could not be deleted: %s", error)
 
     def _release(self) -> set[str]:
         """Record which checkpoints are released; returns all released checkpoints of the experiment."""

@@ -23,8 +23,7 @@ from replicate_core.repository.repository import Repository, Unusable, decode_re
 RECORDS_AT_ONCE = 2000
 
 BEGINNING_MISSING = (
-    "the record of its beginning is missing, so that no listing shows it: it was lost, or copying was broken off, and "
-    "can be repeated"
+    "the record of its beginning is missing, so no listing shows it: it was lost, or a copy was interrupted: repeat it"
 )
 
 
@@ -203,14 +202,14 @@ def _segment_problems(held: Sequence[Segment], stored: Mapping[str, Record | Non
                 read = catalogue.decoded(segment.lines(piece))
                 strange = next((key for key in read if not _is_stored(key, read[key], stored)), None)
                 if strange is not None:
-                    raise Corrupted(f"{strange} says something else, or is not there")
+                    raise Corrupted(f"the record {strange} says something else, or does not exist")
                 state = records.fold(read[key] for key in sorted(read)).get(piece.experiment)
                 if piece.summary != (None if state is None else summarise(state)):
                     raise Corrupted(f"its summary of the experiment {piece.experiment} is not what the records say")
         except Corrupted as error:
             yield (
-                f"the segment {segment.key} can't be relied on: {error}. Nothing is lost: the records are what counts, "
-                "and `replicate compact --rebuild` makes the segments anew"
+                f"the segment {segment.key} can't be used: {error}. Nothing is lost: `replicate compact --rebuild` "
+                "rebuilds the segments from the records"
             )
 
 
@@ -229,7 +228,7 @@ def _tombstone_problems(repository: Repository) -> Iterator[str]:
             except NotFound:  # another process swept it meanwhile
                 continue
             except Corrupted as error:
-                yield f"{error}. `prune` passes it over; delete it"
+                yield f"{error}. `prune` ignores it; delete it"
 
 
 def _heartbeat_problems(repository: Repository) -> Iterator[str]:
@@ -238,7 +237,7 @@ def _heartbeat_problems(repository: Repository) -> Iterator[str]:
         try:
             heartbeats.decode(key, data)
         except Corrupted as error:
-            yield f"{error}. It says only whether an experiment runs, and is written anew while it does"
+            yield f"{error}. It only tells whether an experiment runs, and is rewritten while it does"
 
 
 def _lacking(states: Mapping[str, ExperimentState]) -> Iterator[Damage]:

@@ -134,8 +134,8 @@ def store_snapshot(repository: Repository, known: ChunkIndex, staged: Staged, po
             objects, stored_bytes = tuple(manifest.object_bytes), sum(added.values())
             return StoredSnapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes, manifest.files)
     raise StorageFailed(
-        f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
-        "deleting there? Only `replicate prune` may"
+        f"objects in {repository.store.url} vanish, or the files change, while the snapshot is stored: does another "
+        "program delete objects there? Only `replicate prune` may"
     )
 
 

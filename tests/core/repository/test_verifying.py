@@ -524,7 +524,7 @@ class TestWhatIsDerived:
 
     def test_a_segment_that_holds_a_record_which_is_not_there_is_named(self, pair: Pair, segment: Path) -> None:
         next(pair.storage.glob("records/*/*-ended.json")).unlink()
-        assert "says something else, or is not there" in self.problem(pair.storage)
+        assert "says something else, or does not exist" in self.problem(pair.storage)
 
     def test_a_segment_that_holds_all_that_is_left_of_a_damaged_record_is_not_blamed(self, pair, segment) -> None:
         record = next(pair.storage.glob("records/*/*-ended.json"))
