@@ -49,35 +49,35 @@ class Workspace:
             else working_directory(directory) / directory
         )
         self.config = configs.load(found)
-        beside = self.config
+        config = self.config
         self._is_named, self._has_options = storage is not None, storage_options is not None
         is_named_by_file = storage is None
-        self.above = configs.project_above(beside.directory) if directory is None and storage is None else None
+        self.above = configs.project_above(config.directory) if directory is None and storage is None else None
         """The directory above whose `.replicate` holds this project's experiments; None if the project has its own."""
         if self.above is not None:
             self.storage = str(self.above / DEFAULT_STORAGE)
         elif storage is None:
-            self.storage = beside.storage
-            local_root(self.storage, relative_to=beside.directory)  # raises if it is not a valid storage
+            self.storage = config.storage
+            local_root(self.storage, relative_to=config.directory)  # raises if it is not a valid storage
         else:
             start = working_directory(storage)
             is_named_by_file = is_config(storage, relative_to=start)
             if is_named_by_file:
-                beside = configs.load_file(Path(storage).expanduser())
-                storage, start = beside.storage, beside.directory
+                config = configs.load_file(Path(storage).expanduser())
+                storage, start = config.storage, config.directory
             local = local_root(storage, relative_to=start)
             self.storage = storage if local is None else str(local)
         if storage_options is not None:
             self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
         else:
-            is_same_kind = scheme(self.storage) == scheme(beside.storage)
-            self.storage_options = beside.storage_options if is_same_kind else {}
-        if beside.file is not None and local_root(self.storage, relative_to=beside.directory) is None:
-            said = self.storage_options if storage_options is None else {}
-            asked = doubts(self.storage, said, names_location=is_named_by_file)
-            if asked:
+            is_same_kind = scheme(self.storage) == scheme(config.storage)
+            self.storage_options = config.storage_options if is_same_kind else {}
+        if config.file is not None and local_root(self.storage, relative_to=config.directory) is None:
+            options = self.storage_options if storage_options is None else {}
+            doubtful = doubts(self.storage, options, names_location=is_named_by_file)
+            if doubtful:
                 check_scheme(self.storage)  # a mistyped scheme is an error, whether trusted or not
-            check_trusted(Request(beside.file, beside.storage, beside.storage_options), asked)
+            check_trusted(Request(config.file, config.storage, config.storage_options), doubtful)
         self._creates = create
         if create:
             self.storage_options = {**self.storage_options, CREATE: True}

@@ -104,7 +104,9 @@ class Catalogue:
         pieces = self._pieces.get(experiment, [])
         read = partial(self.records, experiment)
         if pieces and experiment not in self._fresh:
-            largest = pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=_size)
+            largest = (
+                pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=lambda it: len(it.names))
+            )
             if len(pieces) == 1 or all(set(piece.names) <= set(largest.names) for _, piece in pieces):
                 return None if largest.summary is None else StoredExperiment(experiment, largest.summary, read)
         found = self.records(experiment)
@@ -141,10 +143,6 @@ class Catalogue:
             where = {(segment.key, piece.block) for segment, piece in self._pieces.get(experiment, [])}
             if experiment in self._fresh or where & places:
                 yield stored
-
-
-def _size(piece: Piece) -> int:
-    return len(piece.names)
 
 
 def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:

@@ -15,7 +15,7 @@ from replicate_core.errors import Corrupted, TooNew
 from replicate_core.format.manifest import Encoding, Manifest
 from replicate_core.format.records import ExperimentState
 from replicate_core.repository import catalogue
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 
 GRACE = timedelta(hours=24)
 """Minimum time from the announcement that an object will be deleted to its deletion: the grace period."""
@@ -54,27 +54,27 @@ class ChunkIndex:
         self._lifetime = lifetime
         self._locations: dict[str, Location] = {}
         self._own: dict[str, datetime] = {}
-        self._learnt: datetime | None = None
+        self._read_at: datetime | None = None
 
     def refresh(self) -> None:
         """Read the index again if it is too old."""
         if self.is_fresh():
             return
-        learnt = self._repository.now()  # before anything is read: what is read is at least as new
+        read_at = self._repository.now()  # before anything is read: what is read is at least as new
         # Objects this young can't be doomed, even if no manifest names them yet.
-        self._own = {key: written for key, written in self._own.items() if learnt - written <= 2 * self._lifetime}
+        self._own = {key: written for key, written in self._own.items() if read_at - written <= 2 * self._lifetime}
         self._locations = {found: place for found, place in self._locations.items() if place.object in self._own}
         with suppress(Corrupted, TooNew):  # if it is unknown what is doomed, no object of another process is used
             doomed = self._repository.tombstoned()
-            latest = list(catalogue.read(self._repository, _ignore).experiments.values())[-EXPERIMENTS_MAX:]
+            latest = list(catalogue.read(self._repository, ignore).experiments.values())[-EXPERIMENTS_MAX:]
             for key in recent_manifests(stored.state for stored in latest):
                 with suppress(Corrupted, TooNew):  # `verify` reports it; here its chunks just stay unknown
-                    self._learn(self._repository.manifest(key), doomed)
-        self._learnt = learnt
+                    self._add(self._repository.manifest(key), doomed)
+        self._read_at = read_at
 
     def is_fresh(self) -> bool:
         """Tell whether the index may still be relied upon."""
-        return self._learnt is not None and self._repository.now() - self._learnt <= self._lifetime
+        return self._read_at is not None and self._repository.now() - self._read_at <= self._lifetime
 
     def find(self, digest: str) -> Location | None:
         """Where a chunk is stored; None if it is not in the index."""
@@ -101,7 +101,7 @@ class ChunkIndex:
             digest: location for digest, location in self._locations.items() if location.object not in objects
         }
 
-    def _learn(self, content: Manifest, doomed: set[str]) -> None:
+    def _add(self, content: Manifest, doomed: set[str]) -> None:
         for file in content.files.values():
             for part in file.parts:
                 if part.object not in doomed:
@@ -113,10 +113,6 @@ class ChunkIndex:
         self._locations[digest] = location
         if len(self._locations) > CHUNKS_MAX:
             del self._locations[next(iter(self._locations))]
-
-
-def _ignore(_: Corrupted | TooNew) -> None:
-    """Do nothing: listings report a damaged record, training does not."""
 
 
 def recent_manifests(states: Iterable[ExperimentState]) -> Iterator[str]:

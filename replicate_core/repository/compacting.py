@@ -18,7 +18,7 @@ from replicate_core.format.keys import RECORDS, SEGMENTS, is_record_key, is_segm
 from replicate_core.format.records import Record
 from replicate_core.format.segments import Group, Segment, day_of, summarise
 from replicate_core.repository import catalogue
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 from replicate_core.storage.store import Entry
 
 UNCOVERED_MAX = 1000
@@ -91,17 +91,13 @@ def compact(repository: Repository, *, rebuild: bool = False) -> CompactReport:
 
 def compact_if_due(repository: Repository) -> CompactReport:
     """Compact if many records are in no segment, or the newest segment is a day old. Raises what `compact` raises."""
-    held = catalogue.read_segments(repository, _ignore)
+    held = catalogue.read_segments(repository, ignore)
     uncovered = len(catalogue.uncovered_keys(repository, held))
     newest = max((segment.key for segment in held), default=None)
     is_old = newest is not None and repository.now() - _made(newest) > FULL_SCAN_AFTER
     if uncovered < UNCOVERED_MAX * random.uniform(1, 2) and not is_old:  # noqa: S311  # spreads machines, hides nothing
         return CompactReport()
     return compact(repository)
-
-
-def _ignore(_: Corrupted | TooNew) -> None:
-    """Do nothing: listings report it."""
 
 
 def _made(segment: str) -> datetime:

@@ -29,7 +29,7 @@ from replicate_core.progress import Progress, silent
 from replicate_core.repository.catalogue import read_segments
 from replicate_core.repository.compacting import compact, compact_if_due
 from replicate_core.repository.reading import Wanted, plan, read
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 from replicate_core.repository.verifying import snapshots_of
 from replicate_core.storage.local import LocalStore
 
@@ -131,7 +131,7 @@ def copy(
         before += work.expected_bytes
     progress(total, total)
     # Most of the new records are in settled days, which a reader with segments does not list: they must get a segment.
-    (compact if read_segments(target, _ignore) else compact_if_due)(target)
+    (compact if read_segments(target, ignore) else compact_if_due)(target)
     return CopyReport(
         tuple(work.experiment for work in done if work.is_alive),
         tuple(work.experiment for work in done if not work.is_alive),
@@ -146,10 +146,6 @@ def copy(
 
 def _advance(progress: Progress, before: int, expected: int, total: int) -> Callable[[int], object]:
     return lambda copied: progress(before + min(copied, expected), total)
-
-
-def _ignore(_: Corrupted | TooNew) -> None:
-    """Do nothing: the compaction repairs it."""
 
 
 def _check_differ(source: Repository, target: Repository) -> None:

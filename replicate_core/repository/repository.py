@@ -278,6 +278,10 @@ def _tombstone_keys(key: str, data: bytes) -> list[str]:
     return doomed
 
 
+def ignore(_: Corrupted | TooNew) -> None:
+    """Do nothing: listings and `verify` report the error."""
+
+
 def warn(error: Corrupted | TooNew) -> None:
     """Warn of a damaged record: the others are not affected. A record of a newer version is not damaged."""
     if isinstance(error, Corrupted):

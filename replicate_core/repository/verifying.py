@@ -18,7 +18,7 @@ from replicate_core.format.values import dumps
 from replicate_core.progress import Progress, silent
 from replicate_core.repository import catalogue, heartbeats
 from replicate_core.repository.reading import FETCH_BYTES, Wanted, plan, read, read_part
-from replicate_core.repository.repository import Repository, Unusable, decode_record
+from replicate_core.repository.repository import Repository, Unusable, decode_record, ignore
 
 RECORDS_AT_ONCE = 2000
 
@@ -160,7 +160,7 @@ def verify(
         if (problem := _pack_problem(repository, key, packs[key].digest, sizes[key])) is not None:
             damages += [Damage(problem, owner.experiment, owner.checkpoint) for owner in packs[key].owners]
     if damages:  # files may have been released or deleted since the records were read
-        states = repository.states(lambda _: None)
+        states = repository.states(ignore)
         still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
         damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
     lacking = tuple(
