@@ -1,7 +1,7 @@
-"""Version control for machine learning, on any storage, with no server: the core, which knows no framework.
+"""Version control for machine learning, on any storage, without a server: the core, which knows no framework.
 
-`replicate` is the same API under the name people type. What is listed in `__all__` is the promise, and `adapters`
-one to whoever writes an adapter of a framework; everything else may change between versions.
+`replicate` is the same API under the name that people type. `__all__` is the public API, and `adapters` the API for
+adapters of frameworks; everything else may change between versions.
 """
 
 from importlib import import_module
@@ -92,15 +92,15 @@ _PLACES = {
     "experiments": ("lookup", "experiments"),
     "init": ("lookup", "init"),
 }
-"""The module of each name, and its name there: a process that needs one of them does not wait for all the others."""
+"""The module of each name, and its name there: a process imports only the modules of the names that it uses."""
 
 
 FORMER = {"Holder": "FileMatch", "Imported": "ImportResult", "Synced": "SyncResult"}
-"""What the names of the version before are called now: they work for one more."""
+"""Old name to new name of what was renamed since the previous version: the old names work for one more version."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is first used."""
+    """Import a name when it is first used."""
     name = FORMER.get(name, name)
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -111,5 +111,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What there is, imported or not."""
+    """All names, imported or not."""
     return sorted({*globals(), *__all__})

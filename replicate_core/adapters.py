@@ -1,14 +1,14 @@
-"""What an adapter of a framework needs from the core: the contract for whoever writes another one.
+"""The contract between the core and the adapters of frameworks.
 
-An adapter is a package beside this one, `replicate_keras` say. It puts a framework's words into ours by its public
-hooks, and imports from the core what the root promises and what is named here, nothing else. `__all__` is that
-contract; it changes only with a fragment in `changes/`.
+An adapter is a package beside this one, such as `replicate_keras`. It translates a framework's terms into ours, using
+the framework's public hooks. From the core, it imports only the names in `replicate_core.__all__` and the names here.
+`__all__` is the contract; it changes only with a fragment in `changes/`.
 
-- The arguments that all callbacks share are checked by `check_*`: one message for all frameworks.
+- The `check_*` functions check the arguments that all callbacks share, so that all frameworks have the same messages.
 - An experiment begins with `prepare`, which also finds what to resume from; on other ranks with `join`.
-- A file of the framework's is written beside its place by `written_ahead`, and moved there by `put_in_place`.
-- What the user should know is said by `warn` where their call is at fault, else by `warn_only`, which no filter turns
-  into the end of a training; `pass_over` names the packages between the user's line and ours.
+- `written_ahead` writes a file of the framework beside its destination, and `put_in_place` moves it there.
+- `warn` is for mistakes in the user's call, and `warn_only` for other warnings: no filter makes it end a training.
+  `pass_over` names the packages between the user's line and ours.
 """
 
 from __future__ import annotations
@@ -63,43 +63,44 @@ __all__ = [
 ]
 
 EPOCH = "epoch"
-"""Of `save_freq`: at the end of epochs."""
+"""Value of `save_freq`: save at the end of epochs."""
 
 AUTO = "auto"
-"""Of `save_freq`: as often as `max_overhead` allows."""
+"""Value of `save_freq`: save as often as `max_overhead` allows."""
 
 DEFAULT_OVERHEAD = 0.05
+"""Default of `max_overhead`: maximum share of the training time that saving may take."""
 
 _GENERATORS = frozenset({"Generator", "RandomState", "Random", "SeedGenerator"})
-"""Classes of numpy, torch, Python and Keras."""
+"""Names of the random generator classes of numpy, torch, Python and Keras."""
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Make sure that a file at `path`, relative to the working directory, could be saved once it is there.
+    """Make sure that a file at `path`, relative to the working directory, can be saved once it exists.
 
     Raises:
-        InvalidInput: it lies outside of the project.
+        InvalidInput: the path is outside the project.
         ConfigInvalid: `replicate.yaml` can't be used.
     """
     Workspace().check_path(path)
 
 
 def check_template(filepath: object, *, places: Sequence[str], example: str) -> str | None:
-    """Check where files are to be saved, which may hold names to fill in; see `expand_template`.
+    """Check a path template for the files to save; see `expand_template`.
 
     Args:
-        filepath: as the user gave it; None saves none.
-        places: what it may always name, whole numbers; everything else it names is a metric.
-        example: of one that can be filled in, for the error.
+        filepath: the template as the user gave it; None saves no files.
+        places: the names of whole numbers that it may always contain; every other name is a metric.
+        example: a valid template, for the error message.
 
     Raises:
-        InvalidInput: it is not a path of a file of this machine, lies outside of the project, or can't be filled in.
+        InvalidInput: it is not the path of a local file, is outside the project, or can't be expanded.
         ConfigInvalid: `replicate.yaml` can't be used.
     """
     if filepath is None:
         return None
     if not isinstance(filepath, (str, os.PathLike)) or "://" in str(filepath):
-        raise InvalidInput(f"filepath must be a path of this machine, in the project, or None, got {filepath!r}")
+        raise InvalidInput(f"filepath must be a local path in the project, or None, got {filepath!r}")
     path = os.fspath(filepath)
     if not path or path.endswith(("/", os.sep)):
         raise InvalidInput(f"filepath is {path!r}: give the name of a file, or None to save no files")
@@ -114,36 +115,36 @@ def check_template(filepath: object, *, places: Sequence[str], example: str) -> 
 
 
 def check_params(params: object) -> dict[str, object]:
-    """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
+    """Check hyperparameters; None stands for no hyperparameters. Raises `InvalidInput`."""
     return {} if params is None else dict(check_mapping("params", params))
 
 
 def check_period(period: object, save_freq: object) -> int:
-    """Check after every how many epochs to save. Raises `InvalidInput`."""
+    """Check the number of epochs between saves. Raises `InvalidInput`."""
     if (number := whole_from_1(period)) is None:
         raise InvalidInput(f"period must be a number of epochs from 1, got {period!r}")
     if number != 1 and save_freq != EPOCH:
-        raise InvalidInput(f'period counts epochs, for save_freq="epoch", got save_freq={save_freq!r}')
+        raise InvalidInput(f'period needs save_freq="epoch", because it counts epochs, got save_freq={save_freq!r}')
     return number
 
 
 def check_primary_metric(pair: object) -> PrimaryMetric | None:
-    """Check by what checkpoints are to be compared, which may be nothing.
+    """Check the primary metric; None stands for none.
 
     Raises:
-        InvalidInput: it is no pair of a name and a goal; or names the place in a training, which is no metric.
+        InvalidInput: it is not a pair of a name and a goal; or it names the epoch or step, which is not a metric.
     """
     primary = PrimaryMetric.parse(pair)
     if primary is not None and primary.name in ("epoch", "step"):
         raise InvalidInput(
-            f"primary_metric names {primary.name!r}, by which no checkpoint is better than another. The last one is "
-            "always kept, and keep_last=3 keeps the last three; leave primary_metric out, or name a metric"
+            f"primary_metric names {primary.name!r}, which does not say which checkpoint is better. The last one is "
+            "always kept, and keep_last=3 keeps the last three: leave primary_metric out, or name a metric"
         )
     return primary
 
 
 def expand_template(filepath: str, values: Mapping[str, object]) -> str:
-    """Fill in names, `"m-{epoch:02d}-{loss:.2f}"`; what is not there, or no number, becomes `nan`: it stops nothing."""
+    """Expand a path template, `"m-{epoch:02d}-{loss:.2f}"`. A value that is missing or not a number becomes `nan`."""
     names = {name for _, name, _, _ in string.Formatter().parse(filepath) if name is not None}
     if "" in names:
         raise ValueError("a pair of braces holds no name")
@@ -154,7 +155,7 @@ def expand_template(filepath: str, values: Mapping[str, object]) -> str:
 
 
 def whole_from_1(value: object) -> int | None:
-    """The value, if it is a whole number from 1 of any library, such as `np.int64`; else None."""
+    """The value as an int, if it is a whole number from 1, also one such as `np.int64`; else None."""
     with suppress(TypeError):
         if not isinstance(value, bool) and (number := operator.index(value)) > 0:  # type: ignore[arg-type]  # raises
             return number
@@ -162,21 +163,21 @@ def whole_from_1(value: object) -> int | None:
 
 
 def check_overhead(max_overhead: float | None, save_freq: object) -> float:
-    """Check which share of the time saving may take. Raises `InvalidInput`."""
+    """Check the maximum share of the training time that saving may take. Raises `InvalidInput`."""
     if max_overhead is None:
         return DEFAULT_OVERHEAD
     if save_freq != AUTO:
-        raise InvalidInput(f'max_overhead says when to save with save_freq="auto", got save_freq={save_freq!r}')
+        raise InvalidInput(f'max_overhead needs save_freq="auto", got save_freq={save_freq!r}')
     if isinstance(max_overhead, bool) or not isinstance(max_overhead, (int, float)) or not 0 < max_overhead < 1:
         raise InvalidInput(f"max_overhead must be a share of the time between 0 and 1, got {max_overhead!r}")
     return float(max_overhead)
 
 
 def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric | None) -> dict[str, int]:
-    """Check of how many checkpoints the files are to be kept; nothing stands for all.
+    """Check the numbers of checkpoints whose files to keep. Returns those that were given; without any, all are kept.
 
     Raises:
-        InvalidInput: a number can't be taken, or by what the best are the best is said neither here nor in the project.
+        InvalidInput: a number is invalid; or `best` is given without a primary metric in the call or the project.
         ConfigInvalid: `replicate.yaml` can't be used.
     """
     given = {name: number for name, number in (("best", best), ("last", last)) if number is not None}
@@ -184,44 +185,44 @@ def check_keep(best: int | None, last: int | None, primary_metric: PrimaryMetric
         check_number(f"keep_{name}", number)
     if best is not None and primary_metric is None and Workspace().config.primary_metric is None:
         raise InvalidInput(
-            "keep_best needs primary_metric, here or in replicate.yaml: by what would one be better than another?"
+            "keep_best needs primary_metric, here or in replicate.yaml, to tell which checkpoints are the best"
         )
     return given
 
 
 def check_experiment(experiment: object) -> None:
-    """Check what is to be recorded into, if anything. Raises `InvalidInput`."""
+    """Check the experiment to record into, if one is given. Raises `InvalidInput`."""
     if experiment is not None and not isinstance(experiment, Experiment):
-        raise InvalidInput(f"experiment must be one that replicate.init has returned, got {experiment!r}")
+        raise InvalidInput(f"experiment must be one that replicate.init returned, got {experiment!r}")
 
 
 def has_random_state(thing: object) -> bool:
-    """Tell whether an object holds a random generator of its own, such as `numpy.random.default_rng()`.
+    """Tell whether an object has a random generator as an attribute, such as `numpy.random.default_rng()`.
 
-    What it draws depends on all that was drawn before, and no global seed says what that is.
+    No global seed determines what such a generator draws next: that depends on everything it drew before.
     """
     attributes = getattr(thing, "__dict__", {})
     return any(type(value).__name__ in _GENERATORS for value in attributes.values())
 
 
 def discard(experiment: Experiment) -> bool:
-    """End an experiment whose training failed before it began, and leave nothing of it; tells whether that was so.
+    """End and delete an experiment whose training failed before it began. Returns whether it was deleted.
 
-    It is left alone where something was recorded in it, where it was resumed, and in a process that does not record it.
+    It is not deleted if a checkpoint was recorded, if it was resumed, or if this process does not record it.
     """
     return experiment._discard()  # noqa: SLF001  # it is ours
 
 
 def copy_for_training(original: Any, memo: dict[int, Any], *, given: Experiment | None) -> Any:
-    """The deep copy of a callback or logger, for another training of this process: it lacks what is not pickled.
+    """Deep-copy a callback or logger, for another training of this process, without what is not pickled.
 
     Args:
-        original: it, with a `__getstate__`.
-        memo: of `__deepcopy__`.
-        given: the experiment that the user gave it to record into, which is not copied; None: the copy begins its own.
+        original: the callback or logger; it has a `__getstate__`.
+        memo: the memo of `__deepcopy__`.
+        given: the experiment that the user gave it to record into, which is shared; None: the copy begins its own.
     """
-    of: Any = type(original)
-    copied = of.__new__(of)
+    kind: Any = type(original)
+    copied = kind.__new__(kind)
     memo[id(original)] = copied
     vars(copied).update(copy.deepcopy(original.__getstate__(), memo))
     copied.experiment = given
@@ -229,9 +230,14 @@ def copy_for_training(original: Any, memo: dict[int, Any], *, given: Experiment 
 
 
 def check_resume(resume: object, experiment: object) -> None:
-    """Check what is to be resumed, and that nothing else says so. Raises `InvalidInput`."""
+    """Check what to resume, and that no experiment is given as well. Raises `InvalidInput`."""
     if resume is not None and (not isinstance(resume, str) or not resume):
-        raise InvalidInput(f'resume must be "auto" or how the id of an experiment or checkpoint begins, got {resume!r}')
+        raise InvalidInput(
+            f'resume must be "auto" or the first characters of the id of an experiment or checkpoint, got {resume!r}'
+        )
     check_experiment(experiment)
     if resume is not None and experiment is not None:
-        raise InvalidInput("give resume to replicate.init, where the experiment was begun, or no experiment")
+        raise InvalidInput(
+            "resume and experiment can't be given together: give resume to replicate.init, which begins the "
+            "experiment, or leave experiment out"
+        )

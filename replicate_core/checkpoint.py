@@ -1,4 +1,4 @@
-"""A checkpoint as users hold it: what was recorded at one moment of an experiment, and its files."""
+"""The `Checkpoint` that users hold: what was recorded at one moment of an experiment, and its files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from replicate_core.views.dataframes import DataFrame
     from replicate_core.views.plotting import Axes
 
-CODE_ALONE = 'Its code alone: `replicate checkout --code-only`, in Python what="code"'
-"""What to do where there are no files."""
+CODE_ALONE = 'To write its code alone: `replicate checkout --code-only`, or what="code" in Python'
+"""The hint for a checkpoint without files."""
 
 METRICS_SHOWN = 4
 """Maximum number of metrics in the `repr` of a checkpoint."""
@@ -42,13 +42,13 @@ class Checkpoint:
         id: 32 hexadecimal characters.
         created: when it was made, in UTC.
         step: the iteration it belongs to.
-        metrics: name to number (or list, or text), as recorded.
+        metrics: name to number (or list, or string), as recorded.
         primary_metric: the pair (name, `"minimize"` or `"maximize"`), or None.
         path: what was saved, relative to the project directory; None if nothing was.
-        extra: what else `checkpoint()` was given by keyword.
-        size_bytes: size of its files together.
+        extra: the other keyword arguments of `checkpoint()`.
+        size_bytes: total size of its files.
         experiment_id: the experiment it belongs to.
-        is_stored: whether it was in the storage when this object was made; else it still waits in the spool of this
+        is_stored: whether it was in the storage when this object was made; if not, it waited in the spool of this
             machine.
     """
 
@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def short_id(self) -> str:
-        """The first characters of its id, as listings show it."""
+        """The first characters of its id, as shown in listings."""
         return ids.short(self.id)
 
     @property
@@ -107,23 +107,23 @@ class Checkpoint:
 
     @property
     def has_files(self) -> bool:
-        """Whether it has files to get back: stored, or waiting on this machine to be stored."""
+        """Whether its files can be read: they are stored, or wait on this machine to be stored."""
         return self._facts.has_files
 
     @property
     def lacks_files(self) -> bool:
-        """Whether only its metrics are there: its files could not be saved, or were let go."""
+        """Whether only its metrics remain: its files could not be saved, or were released."""
         return self.is_stored and self.path is not None and self._facts.manifest is None
 
     @property
     def is_released(self) -> bool:
-        """Whether its files were let go, as `Experiment.keep` was told."""
+        """Whether its files were released, that is, deleted because `Experiment.keep` no longer keeps them."""
         return self._facts.is_released
 
     @property
     def files(self) -> Mapping[str, int]:
         """Path of every file of the checkpoint to its size in bytes; paths are relative to the project directory."""
-        if self._facts.is_private and self._facts.manifest is not None:  # it may have been let go meanwhile
+        if self._facts.is_private and self._facts.manifest is not None:  # the files may have been released meanwhile
             self._refresh()
         if self._has_files_waiting():
             waiting = self._source.waiting_files(self.experiment_id, self.id)
@@ -136,14 +136,15 @@ class Checkpoint:
     def project_files(self) -> Mapping[str, int]:
         """Path of every file of the project, as it was when training began, to its size in bytes.
 
-        Without what has a path that checkpoints of the experiment saved: that is not theirs, and lay about. What people
-        write (`.py`, `.yaml`, `.md`, ...) stays, and so does all of a project that was saved as a whole.
+        Files at paths that checkpoints of the experiment saved are left out: they are leftovers of earlier runs. Files
+        that people write (`.py`, `.yaml`, `.md`, ...) are included, and so is everything if checkpoints saved the whole
+        project.
         """
         return {path: file.size for path, file in self._project_manifest().files.items()}
 
     @property
     def project_links(self) -> Mapping[str, str]:
-        """Path of every symbolic link of the project, as of `project_files`, to its target."""
+        """Path of every symbolic link of the project, chosen as in `project_files`, to its target."""
         return self._project_manifest().links
 
     @property
@@ -160,20 +161,21 @@ class Checkpoint:
         """Open a file for reading: a seekable stream that fetches and verifies only what is read.
 
         Args:
-            path: relative to the project directory: one of its files, else one of the project's (`project_files`). May
-                be left out when the checkpoint has a single file of its own.
+            path: a file of the checkpoint, else one of the project (`project_files`), relative to the project
+                directory. May be left out if the checkpoint has a single file of its own.
 
         Raises:
-            NotFound: there is no such file; the message names near ones. Or other checkpoints of the experiment saved
-                that path: what lay there in the project when training began is not handed out in its place.
-            Corrupted: while reading, when a stored byte is not what was stored.
+            NotFound: there is no such file; the message names similar ones. Also raised if only other checkpoints of
+                the experiment saved that path: the file that the project had there when training began is not opened
+                in its place.
+            Corrupted: while reading, if the storage returns other bytes than were stored.
         """
         files = self.files
         if path is None:
             if not files:
                 raise NotFound(self._no_files())
             if len(files) != 1:
-                raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: say which of {_listed(files)}")
+                raise NotFound(f"the checkpoint {self.short_id} has {len(files)} files: name one of {_listed(files)}")
             path = next(iter(files))
         if path not in files:
             return self._open_code(path)
@@ -196,30 +198,31 @@ class Checkpoint:
         output_directory: str | Path | None = None,
         quiet: bool | None = None,  # noqa: ARG002  # nothing is printed
     ) -> None:
-        """Write the project's code and the files of the checkpoint to a directory; what is in their place is replaced.
+        """Write the project's code and the files of the checkpoint to a directory; files in their place are replaced.
 
-        Code of the same paths is not written. A checkpoint without files is an error, unless only code is wanted.
+        Files of the checkpoint take the place of code with the same paths. A checkpoint without files is an error,
+        unless only code is requested.
 
         Args:
             directory: made if needed.
-            path: only this file or directory.
-            what: `"code"` or `"files"`: only the code, or only the files of the checkpoint.
-            progress: called with the bytes that are fetched and all there are.
+            path: write only this file or directory.
+            what: `"code"` or `"files"` to write only the code, or only the files of the checkpoint.
+            progress: called with the number of bytes fetched, and the total.
             output_directory: Keepsake's name for `directory`.
-            quiet: taken as by Keepsake, and without effect: nothing is printed.
+            quiet: accepted for compatibility with Keepsake, without effect: nothing is printed.
 
         Raises:
-            InvalidInput: no directory is named.
-            NotFound: nothing has that path; or the checkpoint has no files, and the message names the nearest ones that
-                have some.
-            Corrupted: a stored byte is not what was stored; then nothing was changed.
+            InvalidInput: no directory is given.
+            NotFound: nothing has that path; or the checkpoint has no files, and the message names the nearest
+                checkpoints that have some.
+            Corrupted: a stored byte is not what was stored; nothing in the directory was changed.
             StorageFailed: the storage can't be read, or the directory can't be written.
         """
         target = checkout_directory(directory, output_directory)
         check_out(self._source.repository, self.layout(path=path, what=what), target, progress)
 
     def to_json(self) -> dict[str, object]:
-        """What is known of it, as plain data that `json.dumps` takes: as `replicate show --json` prints it."""
+        """The checkpoint as plain data for `json.dumps`, as printed by `replicate show --json`."""
         primary = self.primary_metric
         return {
             "id": self.id,
@@ -237,16 +240,16 @@ class Checkpoint:
         }
 
     def delete(self) -> None:
-        """Delete the checkpoint: it is in no listing any more. `replicate prune` frees the space that only it needed.
+        """Delete the checkpoint: listings no longer show it. `replicate prune` frees the space that only it needed.
 
         Raises:
-            StorageFailed: the storage refuses.
+            StorageFailed: the storage can't be written.
         """
         self._source.repository.append(Deleted(self.experiment_id, (self.id,)))
         self._on_delete(self.id)
 
     def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
-        """What `checkout` will write, without writing it. What is not stored yet is waited for."""
+        """What `checkout` will write. Writes nothing, but waits until the checkpoint is stored."""
         wait_until_stored(self._source.spool, self.experiment_id)
         state = self._source.state(self.experiment_id)
         self._facts = next((item for item in state.checkpoints if item.id == self.id), self._facts)
@@ -265,21 +268,21 @@ class Checkpoint:
         return lay_out(manifests, replaced=self.path, only=path)
 
     def caveats(self) -> list[str]:
-        """What must be known of it before it is relied upon, in words."""
+        """What users must know before they rely on it, as short notes."""
         if self.lacks_files:
-            return ["files let go" if self.is_released else "files not saved"]
+            return ["files not kept" if self.is_released else "files not saved"]
         return [] if self.is_stored else ["not stored yet"]
 
     def _why_no_files(self) -> str:
         if self.path is None:
             return f"the checkpoint {self.short_id} (step {self.step}) has no files: none were given when it was made"
-        why = "were let go, as experiment.keep was told" if self.is_released else "could not be saved when it was made"
+        why = "were deleted, as experiment.keep() asked" if self.is_released else "could not be saved when it was made"
         if self._facts.lacks is not None and not self.is_released:
             why = f"are missing: {self._facts.lacks}"
         return f"the files of the checkpoint {self.short_id} (step {self.step}) {why}"
 
     def _no_files(self, state: ExperimentState | None = None) -> str:
-        """Why there are no files, and which checkpoints are the nearest that have some."""
+        """Say why there are no files, and name the nearest checkpoints that have some."""
         state = self._state() if state is None else state
         nearest = records.nearest_with_files(state.checkpoints, self.id)
         if not nearest:
@@ -288,7 +291,7 @@ class Checkpoint:
         return f"{self._why_no_files()}. The nearest with files: {named}"
 
     def why_not(self, path: str) -> str:
-        """Why no such file can be opened through the checkpoint, and what there is, in words."""
+        """The message that says why the checkpoint can't open a file, and which files it has."""
         state, files = self._state(), self.files
         saved = records.saved_paths(state.checkpoints)
         if not self.has_files and preview.is_left_over(path, saved):
@@ -297,7 +300,7 @@ class Checkpoint:
         near = difflib.get_close_matches(path, known, n=3)
         similar = f"; similar is {', '.join(map(repr, near))}" if near else ""
         has = f"the checkpoint {self.short_id} has no file {path!r}; it has {_listed(files)}"
-        return f"{has}. Nor has its project{similar}"
+        return f"{has}. Its project has no such file either{similar}"
 
     def _open_code(self, path: str) -> io.BufferedReader:
         """Open a file of the project."""
@@ -311,23 +314,23 @@ class Checkpoint:
         return self.path is not None and self._facts.manifest is None
 
     def _refresh(self) -> None:
-        """Look again: what was waiting is stored now."""
+        """Read the checkpoint again, because it was stored or released meanwhile."""
         listed = self._source.one(self.experiment_id)
         if listed is not None:
             self._facts = next((item for item in listed.state.checkpoints if item.id == self.id), self._facts)
             self.is_stored = self.id not in listed.waiting
 
     def _state(self) -> ExperimentState:
-        """What is known of its experiment now."""
+        """The current state of its experiment. Raises `NotFound` if it was deleted."""
         listed = self._source.one(self.experiment_id)
         if listed is None:
             raise NotFound(f"the experiment {ids.short(self.experiment_id)} was deleted")
         return listed.state
 
     def _project_manifest(self) -> Manifest:
-        """The code that made it, once that is stored."""
+        """The manifest of the code that made it; waits until that is stored."""
         if self._code is None:
-            # Code is stored before what it made.
+            # Code is stored before the checkpoints that it made.
             if not self.is_stored:
                 wait_until_stored(self._source.spool, self.experiment_id)
             state = self._state()
@@ -348,7 +351,7 @@ class Checkpoint:
         return f"<Checkpoint {self.short_id} step={self.step} {{{', '.join(shown + more)}}}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that notebooks show."""
         primary = self.primary_metric
         facts: dict[str, str | None] = {
             "id": self.id,
@@ -373,7 +376,7 @@ class Checkpoint:
 
 
 def checkout_directory(directory: str | Path | None, former: str | Path | None) -> Path:
-    """Where a checkout goes, by either of its names. Raises `InvalidInput` where it has none, or both."""
+    """The directory of a checkout, from either argument. Raises `InvalidInput` if none or both are given."""
     given, also = (None if path is None else Path(path) for path in (directory, former))
     found = renamed("directory", given, "output_directory", also)
     if found is None:
@@ -386,7 +389,7 @@ def code_layout(
 ) -> Layout:
     """What a checkout of code alone writes: the code that made a checkpoint, or that the experiment last ran with.
 
-    What lay in the project where checkpoints saved something is left out, and a warning names it.
+    Leftovers of earlier runs at paths that checkpoints saved are left out, and a warning names them.
 
     Raises:
         NotFound: no code was saved; or none of it has the path `only`.
@@ -401,7 +404,7 @@ def code_layout(
 def _code_of(
     repository: Repository, state: ExperimentState, key: str, *, only: str | None, own: str | None = None
 ) -> Manifest:
-    """The code that is written, with a warning of what is left out of it, but for what a checkpoint saved itself."""
+    """The code to write. Warns of files that are left out of it, except those in `own`, the path of the checkpoint."""
     code, left_out = _without_left_overs(repository, state, key)
     if named := [path for path in left_out if is_at(path, only) and (own is None or not is_at(path, own))]:
         names = _listed(dict.fromkeys(named))
@@ -410,9 +413,9 @@ def _code_of(
 
 
 def _without_left_overs(repository: Repository, state: ExperimentState, key: str) -> tuple[Manifest, list[str]]:
-    """The code that a manifest lists, without what lay where checkpoints saved something; and the paths of that.
+    """The code that a manifest lists, without leftovers at paths that checkpoints saved; and the paths of these.
 
-    The manifest must list as much as was recorded where that is known. Raises `Corrupted`.
+    Raises `Corrupted`, also if the total size of the files is not what was recorded.
     """
     code = repository.manifest(key, size_bytes=state.created.size_bytes if key == state.created.manifest else None)
     saved = records.saved_paths(state.checkpoints)
@@ -446,9 +449,9 @@ class CheckpointList(Sequence[Checkpoint]):
 
     @property
     def metrics(self) -> metric_columns.Columns:
-        """Name of a metric to its values, one for each checkpoint: `experiment.checkpoints.metrics["loss"]`.
+        """The values of each metric, one for each checkpoint: `experiment.checkpoints.metrics["loss"]`.
 
-        None stands for a checkpoint that does not have it.
+        The value is None for a checkpoint that does not have the metric.
         """
         return metric_columns.Columns([checkpoint._facts for checkpoint in self])  # noqa: SLF001  # it is ours
 
@@ -458,7 +461,7 @@ class CheckpointList(Sequence[Checkpoint]):
         return [checkpoint.step for checkpoint in self]
 
     def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
-        """Draw a metric over the steps, a line for each experiment; arguments and errors: `ExperimentList.plot`."""
+        """Draw a metric over the steps, one line per experiment; see `ExperimentList.plot` for arguments and errors."""
         histories: dict[str, list[CheckpointFacts]] = {}
         for checkpoint in self:
             histories.setdefault(checkpoint.experiment_id, []).append(checkpoint._facts)  # noqa: SLF001
@@ -469,7 +472,7 @@ class CheckpointList(Sequence[Checkpoint]):
         return plotting.draw_lines([line for line in lines if line.values], metric=name, logy=logy, ax=ax)
 
     def to_dataframe(self) -> DataFrame:
-        """A pandas data frame, a row for each checkpoint; metrics are in columns such as `metrics.loss`.
+        """A pandas dataframe with one row per checkpoint; metrics are in columns such as `metrics.loss`.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -493,7 +496,7 @@ class CheckpointList(Sequence[Checkpoint]):
         return f"<CheckpointList of {len(self)}{steps}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that notebooks show."""
         shown = self[: notebook_html.ROWS_MAX]
         rest = len(self) - len(shown)
         return notebook_html.page(
@@ -504,7 +507,7 @@ class CheckpointList(Sequence[Checkpoint]):
 
 
 def _row(checkpoint: Checkpoint) -> dict[str, object]:
-    """A checkpoint in a data frame: metrics and extra values under their own names, nested ones with dots."""
+    """A checkpoint as a row of a dataframe: metrics and extra values under their own names, nested ones with dots."""
     return {
         "id": checkpoint.id,
         "experiment": checkpoint.experiment_id,
@@ -519,11 +522,11 @@ def _row(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def table_of(checkpoints: CheckpointList, *, best: str | None = None) -> str:
-    """Checkpoints as a table of HTML.
+    """Checkpoints as an HTML table.
 
     Args:
-        checkpoints: all of them are shown.
-        best: the id of the one to stress.
+        checkpoints: the checkpoints to show.
+        best: the id of the checkpoint to mark as best and show in bold.
     """
     names = list(checkpoints.metrics)
     rows = [

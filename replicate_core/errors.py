@@ -1,18 +1,18 @@
-"""The errors of replicate: one tree, grouped by what the one who catches them does next.
+"""The errors of replicate: one tree, grouped by what a caller who catches them does next.
 
 ```
 ReplicateError
-  NotFound (KeyError)          an id, a file or a metric that is not there: look again
-  InvalidInput (ValueError)    a call with an argument that can't be taken: mend the call
-  ConfigInvalid (ValueError)   replicate.yaml or an ignore file is wrong: mend the file
-  StorageFailed (OSError)      the storage said no or nothing: check it, then try again
+  NotFound (KeyError)          an id, a file or a metric does not exist: check the name
+  InvalidInput (ValueError)    an argument is invalid: fix the call
+  ConfigInvalid (ValueError)   replicate.yaml or an ignore file is invalid: fix the file
+  StorageFailed (OSError)      the storage refused or did not answer: check it, then try again
   Corrupted                    stored bytes are not what was stored: restore them, or do without
-  TooNew                       written by a newer replicate: upgrade
+  TooNew                       a newer replicate wrote it: upgrade
   MissingExtra (ImportError)   an optional package is not installed: install it
 ```
 
-Every message says what was wanted, what was found and what to do. What a storage raises is translated in `store`
-and `fsspec_store` alone; what the local disk raises, where it is read or written.
+Every message says what was wanted, what was found and what to do. Only `storage.local` and `storage.fsspec_store`
+translate what a storage raises; errors of the local disk are translated where it is read or written.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from replicate_core.safe_text import printable
 
 
 class ReplicateError(Exception):
-    """The root of the tree: catch it to catch everything that replicate raises on purpose."""
+    """The base class: catch it to catch every error that replicate raises on purpose."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())  # a traceback goes to the terminal as it is
+        return printable(super().__str__())  # a traceback is printed to the terminal unescaped
 
 
 class NotFound(ReplicateError, KeyError):
@@ -36,19 +36,19 @@ class NotFound(ReplicateError, KeyError):
 
 
 class InvalidInput(ReplicateError, ValueError):
-    """An argument that can't be taken; nothing was recorded."""
+    """An argument is invalid; nothing was recorded."""
 
 
 class ConfigInvalid(ReplicateError, ValueError):
-    """A file of the project that configures replicate is wrong; the message names file and line."""
+    """A configuration file of the project is invalid; the message names the file and the line."""
 
 
 class StorageFailed(ReplicateError, OSError):
-    """The storage could not be reached, or refused; the original error is the `__cause__`.
+    """The storage could not be reached, or refused a request; the original error is the `__cause__`.
 
     Attributes:
-        permanent: whether trying again is of no use until somebody has changed something, such as who may write there.
-        bucket_is_missing: whether all it takes is that the bucket is made: `storage_options: {create: true}`.
+        permanent: whether a retry is useless until something is changed, such as the permissions of the storage.
+        bucket_is_missing: whether the bucket only needs to be made: `storage_options: {create: true}`.
     """
 
     def __init__(self, *message: str, permanent: bool = False, bucket_is_missing: bool = False) -> None:
@@ -58,7 +58,7 @@ class StorageFailed(ReplicateError, OSError):
 
 
 class Corrupted(ReplicateError):
-    """Stored bytes do not match their digest, or a stored document can't be understood."""
+    """Stored bytes do not match their digest, or a stored document can't be parsed."""
 
 
 class TooNew(ReplicateError):
@@ -66,4 +66,4 @@ class TooNew(ReplicateError):
 
 
 class MissingExtra(ReplicateError, ImportError):
-    """A package that an optional feature needs is not installed; the message has the command."""
+    """A package that an optional feature needs is not installed; the message has the command that installs it."""

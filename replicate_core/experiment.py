@@ -1,4 +1,4 @@
-"""An experiment as users hold it: what was recorded of one execution of a training script, and more to record."""
+"""The `Experiment` that users hold: what was recorded of one execution of a training script, and how to add to it."""
 
 from __future__ import annotations
 
@@ -46,29 +46,29 @@ if TYPE_CHECKING:
     from replicate_core.views.plotting import Axes
 
 CHECKPOINTS_SHOWN = 20
-"""A notebook shows so many of the last checkpoints of an experiment, and its best one."""
+"""Maximum number of the last checkpoints that a notebook shows of an experiment, beside its best one."""
 
 EXPERIMENTS_SHOWN = 3
 """Maximum number of experiments in the `repr` of a list."""
 
 Reopen = Callable[[], "tuple[ExperimentView, Recorded]"]
-"""Begins to record more of an experiment that was loaded."""
+"""Begins a session that adds to an experiment that was loaded."""
 
 
 class Experiment:
-    """One execution of a training script. Made by `replicate.init()`, found by `replicate.experiments`.
+    """One execution of a training script. Made by `replicate.init()`, found with `replicate.experiments`.
 
-    A copy or a pickle of one reads: as one that was loaded, it records nothing of what the original records.
+    A copy or a pickle only reads: like an experiment that was loaded, it does not record for the original.
 
     Attributes:
         id: 32 hexadecimal characters.
         created: when it began, in UTC.
-        name, tags, notes: what its author said of it.
+        name, tags, notes: as given by its author.
         params: its hyperparameters.
         user, host, command: who started it, where and how; credentials are redacted.
-        config: what `replicate.yaml` said.
+        config: the configuration from `replicate.yaml`.
         path: what was saved of the project, relative to its directory; None if nothing was.
-        python_version, packages, system, git: what it ran with.
+        python_version, packages, system, git: the environment it ran in.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Experiment:
         self._resumed_from = resumed_from
         self._reopen = reopen
         self._redact = redact
-        self._was_begun = self._is_outdated = recorded is not None
+        self._is_begun_here = self._is_outdated = recorded is not None
 
     def __getstate__(self) -> dict[str, object]:
-        """For copies and pickles: they read, and record nothing of what this object records."""
-        with suppress(StorageFailed):  # as it was last seen
-            self._now()
+        """The state for copies and pickles, which only read and do not record for this object."""
+        with suppress(StorageFailed):  # then the copy has the last known state
+            self._current()
         recorded = self._recorded if isinstance(self._recorded, NullRecording) else None
         return vars(self) | {"_recorded": recorded}
 
@@ -102,7 +102,7 @@ class Experiment:
 
     @property
     def short_id(self) -> str:
-        """The first characters of its id, as listings show it."""
+        """The first characters of its id, as shown in listings."""
         return ids.short(self.id)
 
     @property
@@ -143,12 +143,12 @@ class Experiment:
 
     @property
     def path(self) -> str | None:  # noqa: D102
-        return self._now().state.created.path
+        return self._current().state.created.path
 
     @property
     def code_problem(self) -> str | None:
-        """Why its code is not there, though it was saved, in a sentence; None where nothing is missing."""
-        listed = self._now()
+        """Why its code is missing although it was saved, in a sentence; None if nothing is missing."""
+        listed = self._current()
         is_waiting = self.id in listed.waiting
         return None if is_waiting or listed.state.code is not None else records.code_problem(listed.state.created)
 
@@ -162,7 +162,7 @@ class Experiment:
 
     @property
     def python_packages(self) -> Mapping[str, str]:
-        """The same as `packages`: Keepsake's name."""
+        """Keepsake's name for `packages`."""
         return self.packages
 
     @property
@@ -175,120 +175,120 @@ class Experiment:
 
     @property
     def size_bytes(self) -> int:
-        """Size of its code and of the files of all its checkpoints together."""
-        return self._now().state.created.size_bytes + sum(item.size_bytes for item in self._facts())
+        """Total size of its code and of the files of all its checkpoints."""
+        return self._current().state.created.size_bytes + sum(item.size_bytes for item in self._facts())
 
     @property
     def stored_bytes(self) -> int:
-        """What the experiment added to the storage."""
-        return self._now().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
+        """Number of bytes that the experiment added to the storage."""
+        return self._current().state.created.stored_bytes + sum(item.stored_bytes for item in self._facts())
 
     @property
     def resumed_from(self) -> Checkpoint | None:
-        """The checkpoint that it was last resumed from; None if it began at its beginning."""
-        if self._was_begun:
-            return None if self._resumed_from is None else self._held(self._resumed_from, is_stored=True)
-        wanted = self._now().state.resumed_from
-        return next((self._listed_one(facts) for facts in self._facts() if facts.id == wanted), None)
+        """The checkpoint that it was last resumed from; None if it was not resumed from one."""
+        if self._is_begun_here:
+            return None if self._resumed_from is None else self._to_checkpoint(self._resumed_from, is_stored=True)
+        wanted = self._current().state.resumed_from
+        return next((self._to_listed(facts) for facts in self._facts() if facts.id == wanted), None)
 
     @property
     def status(self) -> Status:
-        """`running` until it ended; then `finished`, `failed`, `interrupted` or `killed`.
+        """`running` until it ends; then `finished`, `failed`, `interrupted` or `killed`.
 
-        `lost` where nothing is heard of it any more, and nobody was there to see its end: the machine is gone, say.
+        `lost` if its heartbeats stopped and no process recorded its end, for example because the machine is gone.
         """
         if self._recorded is not None and self._recorded.is_running:
             return "running"
-        return self._now().status
+        return self._current().status
 
     @property
     def error(self) -> str | None:
         """Type and message of the exception that ended it, if one did."""
-        ended = self._now().state.ended
+        ended = self._current().state.ended
         return None if ended is None else ended.error
 
     @property
     def duration(self) -> timedelta | None:
-        """From its beginning to its end; None while it runs.
+        """The time from its beginning to its end; None while it runs.
 
-        That of a resumed one includes the time in which it did not run: between a kill and the next start, say.
+        For a resumed experiment, this includes the time in which it did not run, such as between a kill and the resume.
         """
-        ended = self._now().state.ended
+        ended = self._current().state.ended
         return None if ended is None else ended.created - self.created
 
     @property
     def blocked(self) -> timedelta | None:
-        """How long `checkpoint()` held up the training in total; None until it ended.
+        """The total time for which `checkpoint()` blocked the training; None until the experiment ends.
 
-        That of a resumed one is the sum over its sessions, from the first one on.
+        For a resumed experiment, this is the sum over all its sessions.
         """
-        state = self._now().state
+        state = self._current().state
         return None if state.ended is None else timedelta(seconds=state.blocked_seconds)
 
     @property
     def heartbeat(self) -> datetime | None:
-        """When it last gave a sign of life, by the clock of its machine; None once it has ended."""
+        """When it last sent a heartbeat or made a checkpoint, by the clock of its machine; None once it has ended."""
         if self._listed.heartbeat is None:
             return None
         return max([self._listed.heartbeat.time, *(facts.created for facts in self._listed.state.checkpoints[-1:])])
 
     @property
     def waiting(self) -> int:
-        """How many of its checkpoints are made and not stored yet, as far as this machine knows."""
-        listed = self._now()
+        """Number of its checkpoints that are not stored yet, as far as this machine knows."""
+        listed = self._current()
         here = len(listed.waiting - {self.id})
         return here or (0 if listed.heartbeat is None else listed.heartbeat.waiting)
 
     @property
     def checkpoints(self) -> CheckpointList:
         """Its checkpoints, in the order they were made."""
-        return CheckpointList(self._listed_one(facts) for facts in self._facts())
+        return CheckpointList(self._to_listed(facts) for facts in self._facts())
 
     @property
     def primary_metric(self) -> PrimaryMetric | None:
-        """The primary metric by which its checkpoints are compared; None if no checkpoint has any."""
+        """The primary metric by which its checkpoints are compared; None if no checkpoint has one."""
         return records.primary_metric_of(self._facts())
 
     def best(self, *, with_files: bool = True) -> Checkpoint | None:
-        """Its best checkpoint by the primary metric; of equals the first.
+        """Its best checkpoint by the primary metric; the first one of equals.
 
-        Where any of its checkpoints has files, it is the best of those that have: what has no files can't be used.
-        Checkpoints without the primary metric, or with NaN, are passed over; None when none is left.
+        If any of its checkpoints has files, only those with files are considered, because the others can't be used.
+        Checkpoints without the primary metric, or with NaN, are ignored; None if no checkpoint remains.
 
         Args:
-            with_files: False takes the best of all checkpoints, with files or not: the best value ever recorded.
+            with_files: False considers all checkpoints, with files or not: the best value ever recorded.
         """
-        return self._maybe_listed(records.best(self._facts(), with_files=with_files))
+        return self._to_listed_or_none(records.best(self._facts(), with_files=with_files))
 
     def latest(self, *, with_files: bool = True) -> Checkpoint | None:
         """Its last checkpoint; None if there is none yet.
 
-        Where any of its checkpoints has files, it is the last of those that have.
+        If any of its checkpoints has files, only those with files are considered.
 
         Args:
-            with_files: False takes the last of all checkpoints, with files or not: how far the training has come.
+            with_files: False considers all checkpoints, with files or not: how far the training has come.
         """
-        return self._maybe_listed(records.latest(self._facts(), with_files=with_files))
+        return self._to_listed_or_none(records.latest(self._facts(), with_files=with_files))
 
     def better_without_files(self) -> Checkpoint | None:
-        """The checkpoint with the best value ever recorded, where that is not `best()`, because it has no files."""
+        """The checkpoint with the best value ever recorded, if that is not `best()` because it has no files."""
         facts = self._facts()
         recorded = records.best(facts, with_files=False)
-        return None if recorded is records.best(facts) else self._maybe_listed(recorded)
+        return None if recorded is records.best(facts) else self._to_listed_or_none(recorded)
 
     def later_without_files(self) -> Checkpoint | None:
-        """The last checkpoint of all, where that is not `latest()`, because it has no files."""
+        """The last checkpoint of all, if that is not `latest()` because it has no files."""
         facts = self._facts()
         recorded = records.latest(facts, with_files=False)
-        return None if recorded is records.latest(facts) else self._maybe_listed(recorded)
+        return None if recorded is records.latest(facts) else self._to_listed_or_none(recorded)
 
     def best_or_latest(self) -> Checkpoint | None:
-        """The checkpoint that it stands for, where a checkpoint is wanted: its best, else its latest."""
-        return self._maybe_listed(records.best_or_latest(self._facts()))
+        """Its best checkpoint, else its latest: the one to use where a checkpoint is needed."""
+        return self._to_listed_or_none(records.best_or_latest(self._facts()))
 
     @property
     def is_recorded_here(self) -> bool:
-        """Whether this process records it: in a distributed run only the first one does, and nobody once it ended."""
+        """Whether this process records it now. In a distributed run, only the first process does."""
         return isinstance(self._recorded, Recording) and self._recorded.is_running
 
     def is_running(self) -> bool:
@@ -305,85 +305,87 @@ class Experiment:
     ) -> Checkpoint:
         """Record a checkpoint of this experiment.
 
-        An experiment that was loaded goes on, behind all that it has: it runs again until `stop()`, the end of a `with`
-        block or of this process. Then it is as its training has ended, with what was added.
+        If the experiment was loaded, the checkpoint is added after its existing ones, and the experiment runs until
+        `stop()` or the end of a `with` block or of this process. After that, it has the status again with which its
+        training ended.
 
         Args:
-            path: a file or directory to save, relative to the working directory; it must lie in the project. None
+            path: a file or directory to save, relative to the working directory; it must be in the project. None
                 saves no files.
-            metrics: name to value. Numbers, texts, lists; scalars and arrays of numpy, torch, TensorFlow and JAX.
-            primary_metric: one of the metrics and its goal, `("val_loss", "minimize")`. Left out, it is the one that
+            metrics: name to value. Numbers, strings, lists; scalars and arrays of numpy, torch, TensorFlow and JAX.
+            primary_metric: one of the metrics and its goal, `("val_loss", "minimize")`. By default, the one that
                 `replicate.yaml` marks as primary, if the metrics have it.
-            step: the iteration, such as the epoch; counts up from the last one (from 0) when left out.
-            **kwargs: recorded, too: as metrics where `replicate.yaml` lists them as metrics, else in `extra`.
+            step: the iteration, such as the epoch; by default, one more than the last step, starting at 0.
+            **kwargs: also recorded: as metrics if `replicate.yaml` lists them as metrics, else in `extra`.
 
         Raises:
-            InvalidInput: an argument can't be taken; nothing was recorded. Or the experiment was loaded, and another
+            InvalidInput: an argument can't be recorded; nothing was recorded. Or the experiment was loaded, and another
                 process still records it.
-            NotFound, StorageFailed: it was loaded, and was deleted meanwhile; or its storage can't be reached.
+            NotFound, StorageFailed: the experiment was loaded, and was deleted meanwhile, or its storage can't be
+                reached.
         """
         if self._recorded is None:
             assert self._reopen is not None, "what this process does not record was loaded"
             self._listed, self._recorded = self._reopen()
         facts = self._recorded.checkpoint(path, metrics, primary_metric, step, kwargs)
         self._is_outdated = True
-        return self._held(facts, is_stored=False)
+        return self._to_checkpoint(facts, is_stored=False)
 
     def keep(self, *, best: int = 1, last: int = 1) -> None:
-        """Keep files of so many checkpoints only, from now on; their metrics are always kept.
+        """From now on, keep only the files of the best and the last checkpoints. All metrics are kept.
 
-        The files of the others are deleted once the checkpoint that takes their place is stored. Those of the best
-        checkpoint by the primary metric and of the last one are kept in any case: to be used, and to be resumed from.
+        The files of other checkpoints are deleted once the checkpoint that replaces them is stored. The files of the
+        best checkpoint by the primary metric and of the last one are always kept, to use and to resume from.
         Checkpoints that never had files don't count, however good they are.
 
         Args:
-            best: how many of the best checkpoints keep their files, from 1.
-            last: how many of the last ones do, from 1.
+            best: number of the best checkpoints whose files to keep, at least 1.
+            last: number of the last checkpoints whose files to keep, at least 1.
 
         Raises:
-            InvalidInput: a number can't be taken; or this process does not record the experiment.
+            InvalidInput: a number is invalid; or this process does not record the experiment.
         """
         check_number("keep(best=...)", best)
         check_number("keep(last=...)", last)
         if self._recorded is None:
             raise InvalidInput(
-                f"the experiment {self.short_id} was loaded, and is not recorded by this process: keep() is for what "
-                "checkpoint() saves from then on"
+                f"the experiment {self.short_id} was loaded, and is not recorded by this process: call keep() on the "
+                "experiment that replicate.init() returned"
             )
         self._recorded.keep(Keep(best, last))
 
     def stop(self) -> None:
-        """End the experiment, and wait until all of it is stored.
+        """End the experiment, and wait until everything is stored.
 
-        Needed in notebooks only: elsewhere it ends with the process. A `with` block ends it, too, and notes the
-        exception that left it.
+        Only notebooks need this: elsewhere, the experiment ends with the process. A `with` block also ends it, and
+        records the exception that left the block.
 
         Raises:
-            StorageFailed: with `strict`, when something could not be stored. Without, that is a warning.
+            StorageFailed: something could not be stored, and the experiment is `strict`. If it is not, `stop` warns.
         """
         self._end("finished", None)
 
     def __enter__(self) -> Experiment:  # noqa: PYI034  # Self came with Python 3.11
-        """Return itself; the experiment ends with the `with` block."""
+        """Return the experiment, which ends with the `with` block."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """End the experiment as the block ended."""
+        """End the experiment, with the exception that left the block, if any."""
         self._end(*ending_of(error))
 
     def end_training(self, error: BaseException | None) -> None:
-        """As `__exit__`, for the adapters: the training goes on as soon as nothing can get lost any more.
+        """End the experiment as `__exit__` does, but return as soon as nothing can get lost. For adapters.
 
-        All is stored when the process ends, or reads what it has recorded, at the latest.
+        Everything is stored at the latest when the process ends or reads what it recorded.
         """
         self._end(*ending_of(error), waits=False)
 
     def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
-        """Draw a metric over the steps; arguments and errors are those of `ExperimentList.plot`."""
+        """Draw a metric over the steps; see `ExperimentList.plot` for arguments and errors."""
         return ExperimentList([self]).plot(metric, logy=logy, ax=ax)
 
     def refresh(self) -> None:
-        """Look again at what is known of the experiment.
+        """Read the experiment again.
 
         Raises:
             NotFound: it was deleted meanwhile.
@@ -394,39 +396,40 @@ class Experiment:
         self._listed, self._is_outdated = listed, False
 
     def rename(self, name: str) -> None:
-        """Give it another name; an empty one takes its name away.
+        """Change its name; an empty string removes the name.
 
         Raises:
-            InvalidInput: it is not text.
+            InvalidInput: the name is not a string.
             NotFound: the experiment was deleted.
-            StorageFailed: the storage refuses.
+            StorageFailed: the storage can't be written.
         """
-        shown = self._shown("name", _text_or_empty("name", name))
+        shown = self._redacted("name", _text_or_empty("name", name))
         self._edit(lambda _: Edited(self.id, name=shown))
 
     def note(self, notes: str) -> None:
-        """Write other notes; an empty text takes them away. Errors are those of `rename`."""
-        shown = self._shown("notes", _text_or_empty("notes", notes))
+        """Replace its notes; an empty string removes them. Raises what `rename` raises."""
+        shown = self._redacted("notes", _text_or_empty("notes", notes))
         self._edit(lambda _: Edited(self.id, notes=shown))
 
     def tag(self, *tags: str) -> None:
-        """Give it tags, beside those that it has. Errors are those of `rename`."""
-        added = tuple(map(partial(self._shown, "tags"), labels(tags)))  # no frame between, for the warning
+        """Add tags. Raises what `rename` raises."""
+        # `map`, because the stack frame of a comprehension would misplace the warning
+        added = tuple(map(partial(self._redacted, "tags"), labels(tags)))
         self._edit(lambda before: Edited(self.id, tags=tuple(dict.fromkeys((*before.tags, *added)))))
 
     def untag(self, *tags: str) -> None:
-        """Take tags away; those that it does not have are none. Errors are those of `rename`."""
+        """Remove tags; tags that it does not have are ignored. Raises what `rename` raises."""
         removed = labels(tags)
         self._edit(lambda before: Edited(self.id, tags=tuple(tag for tag in before.tags if tag not in removed)))
 
     def delete(self) -> None:
-        """Delete the experiment and its checkpoints: they are in no listing any more.
+        """Delete the experiment and its checkpoints: listings no longer show them.
 
-        What others share with it stays. `replicate prune` frees the space that only it needed. What is recorded of it
-        later, should it still run, is not seen either.
+        Data that other experiments share with it stays. `replicate prune` frees the space that only this one needed. If
+        it is still running, what it records later is not shown either.
 
         Raises:
-            StorageFailed: the storage refuses.
+            StorageFailed: the storage can't be written.
         """
         self._source.repository.append(Deleted(self.id))
         self._listed = replace(self._listed, state=replace(self._listed.state, checkpoints=()))
@@ -443,23 +446,24 @@ class Experiment:
     ) -> None:
         """Write its code and the files of its best checkpoint (else its latest) to a directory.
 
-        Of an experiment without checkpoints, that is its code. Arguments and errors are those of `Checkpoint.checkout`.
+        If the experiment has no checkpoints, only its code is written. See `Checkpoint.checkout` for arguments and
+        errors.
         """
         target = checkout_directory(directory, output_directory)
         check_out(self._source.repository, self.layout(path=path, what=what), target, progress)
 
     def layout(self, *, path: str | None = None, what: What = "all") -> Layout:
-        """What `checkout` will write, without writing it. What is not stored yet is waited for."""
+        """What `checkout` will write. Writes nothing, but waits until the experiment is stored."""
         chosen = self.best_or_latest()
         if chosen is not None:
             return chosen.layout(path=path, what=what)
         if what == "files":
-            raise NotFound(f"the experiment {self.short_id} has no checkpoint, so there are no files but its code")
+            raise NotFound(f"the experiment {self.short_id} has no checkpoint, so it has no files except its code")
         wait_until_stored(self._source.spool, self.id)
         return code_layout(self._source.repository, self._source.state(self.id), only=path)
 
     def to_json(self) -> dict[str, object]:
-        """What is known of it and of its checkpoints, as plain data that `json.dumps` takes."""
+        """The experiment and its checkpoints as plain data for `json.dumps`."""
         git = self.git
         return {
             "id": self.id,
@@ -491,25 +495,25 @@ class Experiment:
     def _created(self) -> Created:
         return self._listed.state.created
 
-    def _now(self) -> ExperimentView:
-        """What is known, with what this process has recorded meanwhile."""
+    def _current(self) -> ExperimentView:
+        """The current state, including what this process has recorded meanwhile."""
         if self._is_outdated:
             with suppress(NotFound):
                 self.refresh()
         return self._listed
 
     def _facts(self) -> Sequence[CheckpointFacts]:
-        return self._now().state.checkpoints
+        return self._current().state.checkpoints
 
-    def _shown(self, what: str, given: str) -> str:
-        """A text as it may be recorded."""
+    def _redacted(self, what: str, given: str) -> str:
+        """A string without secrets, as it may be recorded. Warns if a secret was removed."""
         redactor = Redactor(enabled=self._redact)
         shown = redactor.text(given, what)
         warn_of_secrets(redactor.found)
         return shown
 
     def _edit(self, edit: Callable[[Created], Edited]) -> None:
-        """Record what was edited, of what is known at this moment."""
+        """Record an edit of the current state, if it changes anything."""
         if isinstance(self._recorded, NullRecording):
             return
         self.refresh()
@@ -523,48 +527,51 @@ class Experiment:
         if self._recorded is not None and self._recorded.end(status, error, waits=waits) is not None:
             self._is_outdated = True
 
-    def _held(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
+    def _to_checkpoint(self, facts: CheckpointFacts, *, is_stored: bool) -> Checkpoint:
         return Checkpoint(facts, self._source, experiment_id=self.id, is_stored=is_stored, on_delete=self._forget)
 
-    def _listed_one(self, facts: CheckpointFacts) -> Checkpoint:
-        return self._held(facts, is_stored=facts.id not in self._listed.waiting)
+    def _to_listed(self, facts: CheckpointFacts) -> Checkpoint:
+        return self._to_checkpoint(facts, is_stored=facts.id not in self._listed.waiting)
 
-    def _maybe_listed(self, facts: CheckpointFacts | None) -> Checkpoint | None:
-        return None if facts is None else self._listed_one(facts)
+    def _to_listed_or_none(self, facts: CheckpointFacts | None) -> Checkpoint | None:
+        return None if facts is None else self._to_listed(facts)
 
     def _discard(self) -> bool:
-        """End it and leave nothing of it, if it is new and nothing but its beginning was recorded; tells whether."""
+        """End and delete it if nothing but its beginning was recorded. Returns whether it was deleted."""
         recorded = self._recorded
         if not isinstance(recorded, Recording) or not recorded.is_running or not recorded.is_only_begun:
             return False
         recorded.end("interrupted")
         try:
             self.delete()
-        except StorageFailed:  # where it could not be stored either, and that was warned of
+        except StorageFailed:  # `end` has already warned that the storage failed
             return False
         return True
 
     def _forget(self, checkpoint_id: str) -> None:
-        state = self._now().state
+        state = self._current().state
         kept = tuple(facts for facts in state.checkpoints if facts.id != checkpoint_id)
         self._listed = replace(self._listed, state=replace(state, checkpoints=kept))
 
-    def _seen(self) -> Experiment:
-        """Itself; as it was last seen where the storage can't be reached, because looking at something never fails."""
+    def _last_seen(self) -> Experiment:
+        """The experiment in its current state or, if the storage can't be reached, in its last known state.
+
+        `repr` and notebooks use this, because they must never fail.
+        """
         try:
-            self._now()
+            self._current()
         except StorageFailed:
             return Experiment(self._listed, self._source)
         return self
 
     def __repr__(self) -> str:
-        seen = self._seen()
+        seen = self._last_seen()
         name = f" {self.name!r}" if self.name else ""
         return f"<Experiment {self.short_id}{name} {seen.status} checkpoints={len(seen.checkpoints)}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        seen = self._seen()
+        """The HTML that notebooks show."""
+        seen = self._last_seen()
         best, checkpoints = seen.best(), seen.checkpoints
         last = checkpoints[-CHECKPOINTS_SHOWN:]
         rest = len(checkpoints) - len(last)
@@ -598,7 +605,7 @@ class Experiment:
 
 
 def check_number(what: str, number: object) -> None:
-    """Check of how many checkpoints files are to be kept; `what` names the argument. Raises `InvalidInput`."""
+    """Check a number of checkpoints whose files to keep; `what` names the argument. Raises `InvalidInput`."""
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= COUNT_MAX:
         raise InvalidInput(f"{what} must be a number of checkpoints from 1, got {number!r}")
 
@@ -621,20 +628,20 @@ class ExperimentList(Sequence[Experiment]):
         return ExperimentList(self._items[index]) if isinstance(index, slice) else self._items[index]
 
     def plot(self, metric: str | None = None, *, logy: bool = False, ax: Axes | None = None) -> Axes:
-        """Draw a metric over the steps, a line for each experiment that has it, with its name or its short id.
+        """Draw a metric over the steps, one line per experiment that has it, labelled with its name or short id.
 
         Args:
-            metric: its name; left out, the primary metric, or the only one there is.
-            logy: on a logarithmic axis.
-            ax: matplotlib axes to draw into; left out, the current ones if they are empty, else a figure is made. Of
-                the figures made so, pyplot keeps the last ten; what it does not keep can still be saved.
+            metric: its name; by default the primary metric, or the only metric there is.
+            logy: use a logarithmic axis for the metric.
+            ax: matplotlib axes to draw into; by default the current axes if they are empty, else those of a new figure.
+                pyplot keeps only the last ten of these new figures; the others can still be saved.
 
         Returns:
-            The axes, to go on with: `axes.set_title(...)`, `axes.figure.savefig(...)`.
+            The axes, for further changes: `axes.set_title(...)`, `axes.figure.savefig(...)`.
 
         Raises:
-            NotFound: no experiment has the metric; the message lists those there are.
-            InvalidInput: the metric has no numbers, or it is not clear which one is meant.
+            NotFound: no experiment has the metric; the message lists the existing ones.
+            InvalidInput: the metric has no numbers, or no metric is given and it is not clear which one is meant.
             MissingExtra: matplotlib is not installed.
         """
         name = metric_columns.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001  # it is ours
@@ -653,16 +660,16 @@ class ExperimentList(Sequence[Experiment]):
         logy: bool = False,
         ax: Axes | None = None,
     ) -> Axes:
-        """Draw a metric over a param, a point for each experiment that has both: its best checkpoint, else its latest.
+        """Draw a metric over a param, one point per experiment that has both, from its best (else latest) checkpoint.
 
         Args:
-            param: its name; names of nested ones are joined by dots, `optimizer.learning_rate`.
-            metric: as of `plot`.
-            logx: the param on a logarithmic axis.
-            logy: the metric on a logarithmic axis.
-            ax: as of `plot`.
+            param: its name; nested names are joined by dots, `optimizer.learning_rate`.
+            metric: as in `plot`.
+            logx: use a logarithmic axis for the param.
+            logy: use a logarithmic axis for the metric.
+            ax: as in `plot`.
 
-        Returns and raises what `plot` does; `NotFound` also where no experiment has the param and the metric.
+        Returns and raises what `plot` does; also raises `NotFound` if no experiment has both the param and the metric.
         """
         name = metric_columns.choose(metric, [experiment._facts() for experiment in self])  # noqa: SLF001
         points = []
@@ -684,11 +691,12 @@ class ExperimentList(Sequence[Experiment]):
         return plotting.draw_points(points, param=param, metric=name, logx=logx, logy=logy, ax=ax)
 
     def to_dataframe(self) -> DataFrame:
-        """A pandas data frame, a row for each experiment.
+        """A pandas dataframe with one row per experiment.
 
         Params are in columns such as `params.learning_rate`, the metrics of the best and of the latest checkpoint in
-        `best.metrics.loss` and `latest.metrics.loss`. Where these have files, and a better or a later one without files
-        was recorded, that one is in `best_recorded.metrics.loss` and `latest_recorded.metrics.loss`.
+        columns such as `best.metrics.loss` and `latest.metrics.loss`. If these checkpoints have files, and a better or
+        later one without files was recorded, that one is in `best_recorded.metrics.loss` and
+        `latest_recorded.metrics.loss`.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -697,7 +705,7 @@ class ExperimentList(Sequence[Experiment]):
         return dataframes.frame([_row(experiment) for experiment in self], (*columns, "checkpoints"))
 
     def _labels(self) -> list[str]:
-        """What each is called in a plot: its name, if no other one has that, else its short id."""
+        """The label of each experiment in a plot: its name if that is unique, else with its short id."""
         names = Counter(experiment.name for experiment in self)
         return [
             item.name if item.name and names[item.name] == 1 else " ".join(filter(None, [item.name, item.short_id]))
@@ -721,7 +729,7 @@ class ExperimentList(Sequence[Experiment]):
         return f"<ExperimentList of {len(self)}{': ' if self else ''}{', '.join([*map(repr, shown), *more])}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML that notebooks show."""
         shown = self[: notebook_html.ROWS_MAX]
         params = [metric_columns.flat(experiment.params) for experiment in shown]
         names = differing(params)
@@ -730,7 +738,7 @@ class ExperimentList(Sequence[Experiment]):
                 experiment.short_id,
                 experiment.name or "",
                 notebook_html.moment(experiment.created),
-                experiment._seen().status,  # noqa: SLF001  # it is ours
+                experiment._last_seen().status,  # noqa: SLF001  # it is ours
                 ", ".join(experiment.tags),
                 notebook_html.pairs({name: each[name] for name in names if name in each}),
                 _checkpoint_cell(experiment.best(), experiment.better_without_files()),
@@ -748,7 +756,7 @@ class ExperimentList(Sequence[Experiment]):
 
 
 def _row(experiment: Experiment) -> dict[str, object]:
-    """An experiment in a data frame: params and metrics under their own names, nested ones with dots."""
+    """An experiment as a row of a dataframe: params and metrics under their own names, nested ones with dots."""
     found: dict[str, object] = {
         "id": experiment.id,
         "name": experiment.name,
@@ -777,9 +785,9 @@ def _row(experiment: Experiment) -> dict[str, object]:
 
 
 def _checkpoint_cell(checkpoint: Checkpoint | None, recorded: Checkpoint | None) -> str:
-    """A checkpoint in a table of experiments: its id, step, and primary metric, else all of them.
+    """A cell of the table of experiments: id and step of a checkpoint, and its primary metric, else all its metrics.
 
-    Beside it stands the one without files that was recorded as better, or later, if there is one.
+    If a better or later checkpoint without files was recorded, the cell shows that, too.
     """
     lines = []
     if checkpoint is not None:
@@ -792,7 +800,7 @@ def _checkpoint_cell(checkpoint: Checkpoint | None, recorded: Checkpoint | None)
 
 def _recorded_line(better: Checkpoint) -> str:
     metrics = ", ".join(_primary_or_all(better).splitlines())
-    return f"the best recorded is without files: {better.short_id} (step {better.step}), {metrics}"
+    return f"the best recorded checkpoint has no files: {better.short_id} (step {better.step}), {metrics}"
 
 
 def _primary_or_all(checkpoint: Checkpoint) -> str:

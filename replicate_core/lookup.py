@@ -1,9 +1,8 @@
-"""The experiments of a project: listed, looked up, compared, begun. Here `replicate.experiments` and `init` begin."""
+"""Listing, finding, comparing and beginning the experiments of a project: `replicate.experiments` and `init`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from replicate_core import user_warnings
 from replicate_core.checkpoint import Checkpoint
@@ -12,13 +11,9 @@ from replicate_core.experiment import Experiment, ExperimentList
 from replicate_core.format import ids, records
 from replicate_core.machine.gc_pause import collection_paused
 from replicate_core.repository.repository import utc_now
+from replicate_core.starting import loaded, prepare_in
 from replicate_core.views.comparing import Comparison, Side
 from replicate_core.views.source import ExperimentView, Source
-
-if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
-    pass
-
-from replicate_core.starting import loaded, prepare_in
 from replicate_core.workspace import Workspace
 
 Filter = Callable[[Experiment], bool]
@@ -30,7 +25,7 @@ class Experiments:
     """The experiments of a project.
 
     Args:
-        project: gives the project, each time it is needed.
+        workspace: returns the workspace of the project; called each time it is needed.
     """
 
     def __init__(self, workspace: Callable[[], Workspace]) -> None:
@@ -40,14 +35,14 @@ class Experiments:
         """All experiments, in the order they began.
 
         Args:
-            filter: keeps those for which it returns true; or conditions, one or several, as the command line takes
-                them: `"metrics.loss < 0.1"`, `"created > 2 days ago"`.
-            sort: a name, as in a condition; `"loss-desc"`: the largest first.
+            filter: a function that returns true for the experiments to keep; or one or several conditions, as on the
+                command line: `"metrics.loss < 0.1"`, `"created > 2 days ago"`.
+            sort: the name to sort by, as in a condition; `"loss-desc"` puts the largest first.
 
-        A name that no experiment has is warned of, where it makes a difference.
+        Warns of a name that no experiment has, if it affects the result.
 
         Raises:
-            InvalidInput: a condition can't be read.
+            InvalidInput: a condition can't be parsed.
         """
         from replicate_core.views import query  # noqa: PLC0415
 
@@ -78,20 +73,20 @@ class Experiments:
             NotFound: there is none, or there are several; the message lists them.
         """
         workspace = self._workspace()
-        return _held(workspace, *_only_match(workspace.source, prefix))
+        return _load(workspace, *_only_match(workspace.source, prefix))
 
     def matching(self, prefix: str) -> Sequence[tuple[Experiment, Checkpoint | None]]:
         """All experiments whose id begins with `prefix`, and the checkpoints that do, with their experiments."""
         workspace = self._workspace()
-        return [_held(workspace, *match) for match in workspace.source.matching(prefix)]
+        return [_load(workspace, *match) for match in workspace.source.matching(prefix)]
 
     def compare(self, before: str, after: str) -> Comparison:
-        """What differs between two experiments or checkpoints, of which these begin the ids.
+        """The differences between two experiments or checkpoints, given by prefixes of their ids.
 
-        An experiment stands for its best checkpoint, else its latest.
+        Of an experiment, its best checkpoint is compared, else its latest.
 
         Raises:
-            NotFound: a prefix fits nothing, or several.
+            NotFound: a prefix matches no id, or several.
         """
         source = self._workspace().source
         sides = [_side(*_only_match(source, prefix)) for prefix in (before, after)]
@@ -114,16 +109,16 @@ class Experiments:
         return prepared.begin(path=path, strict=strict)
 
 
-def _held(
+def _load(
     workspace: Workspace, listed: ExperimentView, checkpoint_id: str | None
 ) -> tuple[Experiment, Checkpoint | None]:
-    """An experiment as users hold it, and the checkpoint of it that has an id, if one is given."""
+    """The `Experiment` that users hold, and its checkpoint with the given id, if any."""
     experiment = loaded(workspace, listed)
     return experiment, next((item for item in experiment.checkpoints if item.id == checkpoint_id), None)
 
 
 def _side(listed: ExperimentView, checkpoint_id: str | None) -> Side:
-    """The checkpoint that an id stands for: that of an experiment for its best, else its latest."""
+    """A side of a comparison: the given checkpoint or, without one, the best of the experiment, else its latest."""
     checkpoints = listed.state.checkpoints
     if checkpoint_id is None:
         return Side(listed.state, records.best_or_latest(checkpoints))
@@ -131,7 +126,7 @@ def _side(listed: ExperimentView, checkpoint_id: str | None) -> Side:
 
 
 def _only_match(source: Source, prefix: str) -> tuple[ExperimentView, str | None]:
-    """The experiment, or the checkpoint of it, whose id begins with `prefix`; errors as in `Experiments.find`."""
+    """The experiment, or its checkpoint, whose id begins with `prefix`; raises what `Experiments.find` raises."""
     matches = source.matching(prefix)
     if not matches:
         named = source.named(prefix.strip())
@@ -139,7 +134,7 @@ def _only_match(source: Source, prefix: str) -> tuple[ExperimentView, str | None
         hint = f"{', '.join(shown)} {'has' if len(shown) == 1 else 'have'} that name" if named else ""
         raise NotFound(
             f"no experiment or checkpoint in {source.repository.store.url} has an id that begins with {prefix!r}. "
-            f"{hint or '`replicate ls` shows those that are there'}"
+            f"{hint or '`replicate ls` lists the existing ones'}"
         )
     if len(matches) > 1:
         raise NotFound(_ambiguous(prefix, matches))
@@ -154,7 +149,7 @@ def _ambiguous(prefix: str, matches: list[tuple[ExperimentView, str | None]]) ->
     ]
     rest = len(matches) - CANDIDATES_SHOWN
     more = [f"  and {rest} more"] if rest > 0 else []
-    return "\n".join([f"{prefix!r} begins {len(matches)} ids: give more characters of one of", *lines, *more])
+    return "\n".join([f"{len(matches)} ids begin with {prefix!r}: give more characters of one of", *lines, *more])
 
 
 experiments = Experiments(Workspace)
@@ -172,38 +167,40 @@ def init(
     resume: str | None = None,
     disable_heartbeat: bool = False,  # noqa: ARG001  # the recorder sends them
 ) -> Experiment:
-    """Begin an experiment: save the project's code and the hyperparameters, and return what records the rest.
+    """Begin an experiment: save the project's code and the hyperparameters, and return the `Experiment`.
 
     The project directory is the nearest one at or above the working directory with a `replicate.yaml`, else the
-    working directory; where that lies below a directory with a `.replicate/storage`, and has no `.replicate` itself,
-    it is stored there. All of it is saved, except what `.gitignore` and `.replicateignore` files name, what earlier
-    runs have saved as checkpoints, version control, virtual environments and caches.
+    working directory. A working directory without `replicate.yaml` and `.replicate`, below a directory with a
+    `.replicate/storage`, shares that storage. The whole project is saved, except what `.gitignore` and
+    `.replicateignore` files name, what earlier runs saved as checkpoints, version control, virtual environments and
+    caches.
 
     Args:
-        params: hyperparameters: name to value, nested as you like. Numbers, texts, lists, None; scalars and arrays of
+        params: hyperparameters: name to value, possibly nested. Numbers, strings, lists, None; scalars and arrays of
             numpy, torch, TensorFlow and JAX.
         path: what to save of the project, relative to its directory: a file or a directory. None saves no code.
-        name: for people; need not be unique.
-        tags: for people, and for finding it.
-        notes: for people.
-        strict: raise `StorageFailed` from `checkpoint()` and `stop()` when the storage fails. Without, what is saved
-            waits on this machine, a warning says so, and training goes on.
-        resume: `"auto"` resumes the same run, if it was begun before and did not finish: the latest experiment of this
-            project (by the name of its directory) with the same name and params, or, where neither has a name, with the
-            same params and command. Where that has finished, or the params differ, a new experiment begins, and one
-            line says so. The first characters of an id resume that experiment, or from that checkpoint, whatever its
+        name: a name for people; need not be unique.
+        tags: tags for people, and for filters.
+        notes: notes for people.
+        strict: raise `StorageFailed` from `checkpoint()` and `stop()` if the storage fails. By default, what is saved
+            waits on this machine, a warning says so, and training continues.
+        resume: `"auto"` resumes the same run if it was begun before and did not finish: the latest experiment of this
+            project (by the name of its directory) with the same name and params or, if neither has a name, with the
+            same params and command. If that has finished, or the params differ, a new experiment begins, and a message
+            says so. The first characters of an id resume that experiment, or from that checkpoint, whatever its
             status. `experiment.resumed_from` is then the newest checkpoint whose files all verify, for the script to
-            restore from, and what came after it is set aside; it is None on a first start. What this process left open
-            is ended and resumed.
-        disable_heartbeat: taken as by Keepsake, and without effect: another process sends the heartbeats.
+            restore from, and what came after it is set aside; it is None on a first start. An experiment that this
+            process left open is ended and resumed.
+        disable_heartbeat: accepted for compatibility with Keepsake, without effect: another process sends the
+            heartbeats.
 
-    What is saved is copied at once, and stored by a process of its own while training goes on: nothing is lost should
-    this one be killed. In a distributed run the first process records; in the others the experiment does nothing.
+    What is saved is copied at once, and a separate process stores it while training continues: nothing is lost if this
+    process is killed. In a distributed run, only the first process records; in the others, the experiment does nothing.
 
     Raises:
-        InvalidInput: an argument, or a file of the project, can't be recorded; or what `resume` means is still being
-            recorded by another process.
-        NotFound, Corrupted: what `resume` names is not there, or can't be read.
+        InvalidInput: an argument, or a file of the project, can't be recorded; or another process still records the
+            experiment to resume.
+        NotFound, Corrupted: the experiment or checkpoint to resume is missing, or can't be read.
         ConfigInvalid: `replicate.yaml`, a `.gitignore` or a `.replicateignore` can't be used.
         MissingExtra: the storage needs a driver that is not installed.
         StorageFailed: the storage can't be reached or written.

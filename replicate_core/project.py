@@ -1,4 +1,4 @@
-"""A project and its storage, as users hold them: what can be looked at, checked, copied and taken care of."""
+"""The `Project` that users hold: reading, checking, copying and maintaining its storage."""
 
 from __future__ import annotations
 
@@ -32,34 +32,35 @@ from replicate_core.starting import loaded
 from replicate_core.workspace import Workspace
 
 REACH_SECONDS = 10.0
-"""How long a storage may take to answer the question whether it is there."""
+"""Maximum number of seconds that `Project.reach` waits for the storage to answer."""
 
 FORMER_PLACES = (".keepsake", DEFAULT_STORAGE)
-"""Where, in a project, Keepsake and the first replicate kept experiments unless they were told where."""
+"""The default storage directories of Keepsake and of the first replicate, relative to the project."""
 
 
 class Project:
     """A project directory, and the storage of its experiments.
 
     Args:
-        storage: a URL or path, or a file that names one, with its options, as `replicate.yaml` does: `archive.yaml`;
-            left out, the one in `replicate.yaml`, else `.replicate/storage`.
-        directory: the project directory; left out, the nearest one at or above the working directory with a
-            `replicate.yaml`, else the working directory. Without such a file, a working directory that lies below a
-            directory with a `.replicate/storage`, and has no `.replicate` itself, shares that storage: see `above`.
-        storage_options: what the driver of the storage is told: endpoint, profile, anonymous and the like; a text may
-            refer to the environment: `${NAME}`. `create: True` makes the bucket if it is missing. Left out, those in
-            `replicate.yaml`, unless `storage` is of another kind than the one they stand beside there; or those in the
-            file that `storage` names.
+        storage: a URL or path, or a file such as `archive.yaml` that names one with its options, in the format of
+            `replicate.yaml`. By default, the storage in `replicate.yaml`, else `.replicate/storage`.
+        directory: the project directory. By default, the nearest one at or above the working directory with a
+            `replicate.yaml`, else the working directory. A working directory without `replicate.yaml` and
+            `.replicate`, below a directory with a `.replicate/storage`, shares that storage: see `above`.
+        storage_options: options for the driver of the storage, such as endpoint, profile or anonymous. A string may
+            refer to environment variables: `${NAME}`. `create: True` makes the bucket if it is missing. By default, the
+            options in the file that `storage` names or, if `storage` is of the same kind as the one in
+            `replicate.yaml`, the options there.
         repository: Keepsake's name for `storage`.
-        create: make the bucket if it is missing, as `storage_options={"create": True}` beside all other options.
+        create: make the bucket if it is missing: adds `create: True` to the storage options.
 
-    The storage is opened when it is first needed. To read from one that was named here and holds no repository raises
-    `NotFound`; the default one may be empty. A project can be pickled: what it was made of is, and read again.
+    The storage is opened when it is first needed. Reading from a storage that was named here and holds no repository
+    raises `NotFound`; the default storage may be empty. A project can be pickled: the pickle holds its arguments, and
+    `replicate.yaml` is read again.
 
     Raises:
-        ConfigInvalid: `replicate.yaml` can't be used, or asks for what only the user may allow: `replicate trust`.
-        InvalidInput: what names the storage is neither a path nor a URL; or an option can't be one.
+        ConfigInvalid: `replicate.yaml` can't be used, or needs the user's permission: `replicate trust`.
+        InvalidInput: the storage is neither a path nor a URL; or an option is invalid.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Project:
         self.experiments = Experiments(lambda: self._workspace)
 
     def __reduce__(self) -> tuple[Callable[..., Project], tuple[object, ...]]:
-        """What it is made of, for pickles and copies; what `replicate.yaml` says is read from there again."""
+        """The arguments, for pickles and copies; `replicate.yaml` is read again."""
         return _project_of, (self._workspace,)
 
     @property
@@ -91,7 +92,7 @@ class Project:
 
     @property
     def above(self) -> Path | None:
-        """The directory above whose `.replicate` keeps what is recorded here, where that is not the project's own."""
+        """The directory above whose `.replicate` holds this project's experiments; None if the project has its own."""
         return self._workspace.above
 
     @property
@@ -101,16 +102,16 @@ class Project:
 
     @property
     def storage(self) -> str:
-        """The storage as it was named: a URL, or a path. It may hold credentials; see `shown_storage`."""
+        """The storage as it was given: a URL or a path. It may contain credentials; see `shown_storage`."""
         return self._workspace.storage
 
     @property
     def location(self) -> str:
-        """Where its storage is, as it was opened. Errors are those of opening it."""
+        """The URL of the opened storage. Raises what opening it raises."""
         return self._workspace.repository.store.url
 
     def directory_of(self, experiment: Experiment) -> Path:
-        """Where the files of an experiment belong: the project directory, or the one above that it was recorded in."""
+        """Where the files of an experiment belong: the project directory, or the one above if it was recorded there."""
         recorded_in = experiment.config.get("project")
         is_from_above = self._workspace.above is not None and recorded_in != self._workspace.directory.name
         return (
@@ -118,11 +119,11 @@ class Project:
         )
 
     def check_out(self, layout: Layout, directory: Path, progress: Progress = silent) -> None:
-        """Write the files of a layout to a directory, which is made if needed; what stands in their place is replaced.
+        """Write the files of a layout to a directory, which is made if needed; files in their place are replaced.
 
         Raises:
             Corrupted: a stored byte is not what was stored; nothing in the directory was changed.
-            InvalidInput: a directory stands where a file must go, or a link on the way leads out of `directory`.
+            InvalidInput: a directory is where a file must go, or a link on the way leads out of `directory`.
             StorageFailed: the storage can't be read, or the directory can't be written.
         """
         from replicate_core.repository.checkout import check_out  # noqa: PLC0415
@@ -133,22 +134,22 @@ class Project:
         """What `replicate.init()` would save as code, and what it would leave out, without saving it.
 
         Args:
-            path: as of `init`.
+            path: as in `init`.
 
         Raises:
-            InvalidInput, ConfigInvalid: `init` would fail.
+            InvalidInput, ConfigInvalid: `init` would fail with the same error.
         """
         return self._workspace.place().code(path)[2]
 
     def reach(self, *, seconds: float = REACH_SECONDS) -> bool:
-        """Look whether the storage can be reached, without changing it; tells whether anything is stored there yet.
+        """Check that the storage can be reached, without changing it. Returns whether it holds a repository yet.
 
         Args:
-            seconds: it is given up then.
+            seconds: maximum number of seconds to wait.
 
         Raises:
-            StorageFailed: it can't be, or did not answer in time.
-            MissingExtra, InvalidInput, TooNew, Corrupted: it can't be opened, or is no storage of this version.
+            StorageFailed: the storage can't be reached, or did not answer in time.
+            MissingExtra, InvalidInput, TooNew, Corrupted: it can't be opened, or this version can't read it.
         """
         try:
             return within(seconds, lambda: Repository(self._workspace.store).check_format())
@@ -160,15 +161,15 @@ class Project:
     def verify(
         self, prefixes: Sequence[str] = (), *, deep: bool = False, progress: Progress = silent
     ) -> verifying.VerifyReport:
-        """Check that every object that experiments refer to exists, or, `deep`, that every byte is what was stored.
+        """Check that every object that experiments refer to exists or, if `deep`, that every byte is what was stored.
 
         Args:
-            prefixes: of the ids of experiments and checkpoints; left out, all are checked.
-            deep: read everything, instead of comparing sizes.
-            progress: called with the bytes that are checked and all there are.
+            prefixes: of the ids of the experiments and checkpoints to check; by default, all are checked.
+            deep: read all bytes instead of comparing sizes.
+            progress: called with the number of bytes checked, and the total.
 
         Raises:
-            NotFound: a prefix fits nothing.
+            NotFound: a prefix matches no id.
             StorageFailed: the storage can't be reached.
         """
         from replicate_core.repository import verifying  # noqa: PLC0415
@@ -188,35 +189,35 @@ class Project:
         return report
 
     def prune(self, *, dry_run: bool = False, grace: timedelta = GRACE, repack: bool = True) -> pruning.PruneReport:
-        """Remove from the storage what nothing refers to any more, in two steps: announce, and a grace later delete.
+        """Remove what nothing refers to, in two steps: announce it, and delete it a grace period later.
 
-        Safe beside running experiments, on any machine.
+        This is safe while experiments run, on any machine.
 
         Args:
             dry_run: change nothing.
-            grace: from announcement to deletion. Less than 24 hours only where no experiment is running anywhere.
-            repack: pack objects anew of which little is needed.
+            grace: time from announcement to deletion. Pass less than 24 hours only if no experiment runs anywhere.
+            repack: repack objects of which little is still needed.
 
         Raises:
-            Corrupted: it can't be told what is still needed; nothing was deleted.
+            Corrupted: it can't be determined what is still needed; nothing was deleted.
             StorageFailed: the storage can't be reached.
         """
         from replicate_core.repository import pruning  # noqa: PLC0415
 
         repository = Repository(self._workspace.store)
-        if not repository.check_format():  # nothing was ever stored
+        if not repository.check_format():  # nothing has been stored yet
             self._workspace.check_is_there()
             return pruning.PruneReport()
         with self._workspace.spool.scratch() as scratch:
             return pruning.prune(repository, scratch=scratch, grace=grace, dry_run=dry_run, repack=repack)
 
     def compact(self, *, rebuild: bool = False) -> compacting.CompactReport:
-        """Put the records of many experiments together, so that listing them takes a few requests.
+        """Combine the records of many experiments, so that listing them takes only a few requests.
 
-        Recorders do so by themselves where many records have gathered. Safe beside running experiments, on any machine.
+        Recorders do this by themselves once there are many records. It is safe while experiments run, on any machine.
 
         Args:
-            rebuild: do it anew, of all records.
+            rebuild: start over with all records.
 
         Raises:
             StorageFailed: the storage can't be reached.
@@ -232,19 +233,20 @@ class Project:
     def copy_to(
         self, target: Project, prefixes: Sequence[str] = (), *, progress: Progress = silent
     ) -> copying.CopyReport:
-        """Copy to the storage of another project all that it has not, or some experiments.
+        """Copy the experiments that another project's storage lacks, or some of them.
 
-        What is there is never changed; what was deleted here or there is deleted in both. May be repeated, and goes on
-        where it was stopped. What waits in a spool is not stored yet, and so not copied.
+        What the target holds is never changed, except that what was deleted here is deleted there, too. What was
+        deleted there stays deleted. A copy may be repeated, and continues where it was stopped. What waits in a spool
+        is not stored yet, and is not copied.
 
         Args:
-            target: the other one, `Project(storage=...)`. Its storage is made where there is none.
-            prefixes: of the ids of experiments; left out, all are copied.
-            progress: called with about how many bytes are copied, and how many there are.
+            target: the other project, `Project(storage=...)`. Its storage is made if it is missing.
+            prefixes: of the ids of the experiments to copy; by default, all are copied.
+            progress: called with about how many bytes are copied, and the total.
 
         Raises:
             InvalidInput: both storages are the same.
-            NotFound: a prefix fits no experiment, or there is nothing to copy.
+            NotFound: a prefix matches no experiment, or there is nothing to copy.
             StorageFailed: one of the storages can't be reached.
         """
         from replicate_core.repository import copying  # noqa: PLC0415
@@ -266,18 +268,18 @@ class Project:
     def sync(
         self, *, anew: bool = False, progress: Progress = silent, tell: Callable[[str], object] = str
     ) -> list[syncing.SyncResult]:
-        """Store what waits in the spool of this project and that no living process of its own will store.
+        """Store what waits in the spool of this project, unless a living recorder will store it.
 
-        Experiments whose process is gone are ended, as killed if they did not live to say otherwise.
+        Experiments whose process is gone are ended: as killed, unless the process recorded another end.
 
         Args:
-            anew: also where the storage was emptied since, or is another one: what waits is stored without what is
-                gone. By default it stays where it is, because the disk of the storage may only not be there.
-            progress: called with the number of jobs that are done, and of all there are.
-            tell: called with what is waited for, if that takes longer than people expect.
+            anew: also store if the storage was emptied or replaced since, without what is gone. By default, everything
+                stays in the spool then, because the disk of the storage may only be unmounted.
+            progress: called with the number of jobs done, and the total.
+            tell: called with a message that says what `sync` waits for, if that takes long.
 
         Returns:
-            What became of each experiment that had something waiting; what could not be stored stays where it is.
+            The result for each experiment that had something waiting; what could not be stored stays in the spool.
         """
         from replicate_core.spool import syncing  # noqa: PLC0415
 
@@ -287,10 +289,10 @@ class Project:
         """The experiments and checkpoints that hold the bytes of a file on this machine, whatever its name.
 
         Args:
-            file: its path; it may have been renamed, or copied out of the project.
+            file: its path; the file may have been renamed, or copied out of the project.
 
         Raises:
-            InvalidInput: it can't be read.
+            InvalidInput: the file can't be read.
             StorageFailed: the storage can't be reached.
         """
         from replicate_core.provenance import whence  # noqa: PLC0415
@@ -300,21 +302,21 @@ class Project:
     def import_from(
         self, url: str, *, dry_run: bool = False, progress: Progress = silent
     ) -> list[importer.ImportResult]:
-        """Take over the experiments of a repository that Keepsake 0.4, or the first replicate of 2020, has written.
+        """Import the experiments of a repository that Keepsake 0.4 or the first replicate (2020) wrote.
 
-        Ids are kept. What is there already is passed over, so that it can be done again; nothing is changed there.
+        Ids are kept. An import can be repeated: it skips what was imported before. The old repository is not changed.
 
         Args:
-            url: where it lies: a URL, or a path relative to the working directory.
+            url: the old repository: a URL, or a path relative to the working directory.
             dry_run: read and check everything, and store nothing.
-            progress: called with how many experiments are done, and how many there are.
+            progress: called with the number of experiments done, and the total.
 
         Returns:
-            What became of each experiment.
+            The result for each experiment.
 
         Raises:
-            NotFound: no such repository is there.
-            TooNew: it was written in a format that is not known.
+            NotFound: there is no such repository.
+            TooNew: the old repository has an unknown version.
             InvalidInput, MissingExtra, StorageFailed: one of the two storages can't be opened, read or written.
         """
         from replicate_core.keepsake import importer  # noqa: PLC0415
@@ -335,12 +337,12 @@ class Project:
             )
 
     def importable(self, *, remote: bool = True) -> dict[str, int]:
-        """Where experiments of Keepsake, or of the first replicate, lie that are not here, and how many.
+        """The places with experiments of Keepsake or of the first replicate that are not imported yet, and how many.
 
-        They are looked for where both kept them by default, and in the storage. `import_from` takes them over.
+        Looks in the default places of both, and in the storage. `import_from` imports them.
 
         Args:
-            remote: also look into a storage that is not on the disks of this machine.
+            remote: also look in the storage if it is not on a disk of this machine.
 
         Raises:
             StorageFailed: the storage can't be reached.
@@ -364,35 +366,35 @@ class Project:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether something waits on this machine that only `sync` will store: its process is gone."""
+        """Whether something waits on this machine that only `sync` will store, because its process is gone."""
         return any(queue.is_abandoned() and not queue.is_taken() for queue in self._workspace.spool.queues())
 
     @property
     def spool_directory(self) -> Path:
-        """Where what is recorded here waits to be stored."""
+        """The directory where recorded data waits to be stored."""
         return self._workspace.spool.directory
 
     def waiting(self) -> list[syncing.Queued]:
-        """What waits on this machine, by experiment and session. The storage is not asked."""
+        """What waits on this machine, by experiment and session. Does not access the storage."""
         from replicate_core.spool import syncing  # noqa: PLC0415
 
         return syncing.queued(self._workspace.spool)
 
     def strangers(self) -> list[Stranger]:
-        """What looks as if it waited, and is not known to be of this user: nothing of it is stored."""
+        """Queues in the spool that are not known to be this user's: nothing of them is stored."""
         return self._workspace.spool.strangers()
 
     def accept(self, stranger: Stranger) -> None:
-        """Take a stranger for something of this user, because the user says so; `sync` stores it then.
+        """Accept a stranger as this user's own, because the user says so; `sync` stores it then.
 
         Raises:
-            InvalidInput: it belongs to another user; or it holds links or other things that no queue has.
+            InvalidInput: it belongs to another user; or it contains links or other things that no queue has.
             StorageFailed: the spool can't be written.
         """
         self._workspace.spool.accept(stranger)
 
     def kept_aside(self) -> list[Path]:
-        """What could not be stored, and is kept for people to look at."""
+        """What could not be stored, and is kept for people to inspect."""
         return self._workspace.spool.kept_aside()
 
     def __repr__(self) -> str:

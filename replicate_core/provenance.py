@@ -1,7 +1,7 @@
-"""Where a file comes from: the experiments and checkpoints that hold its bytes, under whatever name.
+"""Where a file comes from: the experiments and checkpoints that hold its bytes, under any name.
 
-Manifests know the digests of the parts of every file. The file is digested at the very places where those of the same
-size were cut, so that it does not matter how: nothing that is stored needs to be fetched but manifests.
+Manifests hold the digests of the parts of every file. To compare a local file with a stored one of the same size, it is
+digested in the same parts. So only manifests are fetched, and it does not matter how files were cut.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class FileMatch:
 
     experiment: Experiment
     checkpoint: Checkpoint | None
-    """None: it is among the code of the experiment."""
+    """None: the file is part of the code of the experiment."""
     path: str
-    """What it is called there, relative to the project directory."""
+    """The path of the file in the snapshot, relative to the project directory."""
 
 
 def whence(source: Source, file: Path, load: Callable[[ExperimentView], Experiment]) -> list[FileMatch]:
-    """Every snapshot that holds a file of the same bytes; the code of an experiment before its checkpoints.
+    """Every snapshot that holds a file with the same bytes; the code of an experiment comes before its checkpoints.
 
-    What lay in the project where checkpoints of an experiment saved something is not code of it.
+    Leftovers in the project, at paths that checkpoints of the experiment saved, do not count as its code.
 
     Args:
-        source: where what is known of experiments comes from.
-        file: on this machine.
-        load: makes what users hold of what is known of an experiment.
+        source: gives the experiments.
+        file: a file on this machine.
+        load: makes the `Experiment` that users hold.
 
     Raises:
         InvalidInput: the file can't be read.
@@ -65,7 +65,7 @@ def whence(source: Source, file: Path, load: Callable[[ExperimentView], Experime
 
 
 class _Local:
-    """A file on this machine, digested where it is asked for."""
+    """A file on this machine, whose parts are digested on demand."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.size = os.fstat(stream.fileno()).st_size
@@ -106,7 +106,7 @@ def _reading(file: Path) -> Iterator[_Local]:
 def _stored(
     source: Source, listed: Mapping[str, ExperimentView], local: _Local
 ) -> dict[str, list[tuple[str | None, str]]]:
-    """Experiment to its checkpoints (None: its code) that hold the file, and its path there."""
+    """Experiment to its checkpoints (None: its code) that hold the file, each with the path of the file there."""
     snapshots: dict[str, list[CheckedSnapshot]] = {}
     for snapshot in snapshots_of({experiment: one.state for experiment, one in listed.items()}):
         snapshots.setdefault(snapshot.manifest, []).append(snapshot)
@@ -120,11 +120,12 @@ def _stored(
             saved = saved_paths(checkpoints)
             found = [(owner.checkpoint, path) for path in paths[key] if not is_left_over(path, saved)]
             held.setdefault(owner.experiment, []).extend(found)
-    return {experiment: list(dict.fromkeys(found)) for experiment, found in held.items()}  # code is saved each session
+    # Without duplicates: each session saves the code again.
+    return {experiment: list(dict.fromkeys(found)) for experiment, found in held.items()}
 
 
 def _waiting(source: Source, listed: ExperimentView, local: _Local) -> Iterator[tuple[str, str]]:
-    """The checkpoints that are not stored yet and hold the file, and its path there."""
+    """The checkpoints that hold the file but are not stored yet, each with the path of the file there."""
     experiment = listed.state.created.experiment
     for facts in listed.state.checkpoints:
         if facts.id in listed.waiting and facts.path is not None:

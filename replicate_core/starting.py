@@ -1,4 +1,4 @@
-"""How an experiment begins in this process: what it is, what it resumes from, and which process records it."""
+"""Starting an experiment in this process: what to record, what to resume from, and which process records it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from replicate_core import user_warnings
 from replicate_core.checkpoint import Checkpoint
@@ -42,49 +41,45 @@ from replicate_core.redaction import without_credentials
 from replicate_core.repository.repository import utc_now
 from replicate_core.version import __version__
 from replicate_core.views.source import ExperimentView
-
-if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
-    pass
-
 from replicate_core.workspace import Workspace
 
 KNOWN_SECONDS = 30.0
-"""How long a process that resumes waits, at most, until other machines can see that."""
+"""Maximum number of seconds that a resuming process waits until other machines can see that it resumes."""
 
 
 class Prepared:
-    """An experiment that is about to begin, or to be resumed: nothing of it is recorded yet.
+    """An experiment that is about to begin or to be resumed: nothing is recorded yet.
 
-    For what must be restored before anything is recorded, so that a resume that fails leaves things as they were.
+    A caller can restore its model before anything is recorded, so that a failed resume changes nothing.
     """
 
     def __init__(
-        self, workspace: Workspace, created: Created, start: resuming.Start | None, why_anew: str | None
+        self, workspace: Workspace, created: Created, start: resuming.Start | None, why_new: str | None
     ) -> None:
         self._workspace = workspace
         self._created = created
         self._start = start
-        self._why_anew = why_anew
+        self._why_new = why_new
 
     @property
     def id(self) -> str:
-        """The id that the experiment has, or will have."""
+        """The id of the experiment."""
         return self._created.experiment if self._start is None else self._start.listed.experiment
 
     @property
     def short_id(self) -> str:
-        """The first characters of its id, as listings show it."""
+        """The first characters of its id, as shown in listings."""
         return ids.short(self.id)
 
     @property
     def resumed_from(self) -> Checkpoint | None:
-        """The checkpoint to restore from, whose files all verify; None where training begins at its beginning."""
+        """The checkpoint to restore from, whose files all verify; None if training starts from scratch."""
         if self._start is None or self._start.checkpoint is None:
             return None
         return _experiment(self._workspace, self._created, self._start, NullRecording()).resumed_from
 
     def begin(self, *, path: str | None = ".", strict: bool = False) -> Experiment:
-        """Record that it begins, or is resumed; arguments and errors are those of `init`."""
+        """Record that the experiment begins or is resumed; see `init` for arguments and errors."""
         workspace, start = self._workspace, self._start
         rank = this_rank()
         if rank.number != 0:
@@ -100,8 +95,8 @@ class Prepared:
                 "its own"
             )
         if start is None:
-            if self._why_anew is not None:
-                place.say(f"a new experiment begins, because {self._why_anew}")
+            if self._why_new is not None:
+                place.say(f"a new experiment begins, because {self._why_new}")
             recording = Recording.begin(place, self._created, path=path, strict=strict)
         else:
             place.say(resuming.described(start, self._created))
@@ -120,9 +115,9 @@ def prepare(
     notes: str | None = None,
     resume: str | None = None,
 ) -> Prepared:
-    """Find what `init` would resume, and record nothing yet: for the adapters, which restore a model first.
+    """Find what `init` would resume, without recording anything: adapters restore a model first.
 
-    Arguments and errors are those of `init`.
+    See `init` for arguments and errors.
     """
     return prepare_in(Workspace(), params, name=name, tags=tags, notes=notes, resume=resume)
 
@@ -136,23 +131,23 @@ def join(
     tags: Iterable[str] = (),
     notes: str | None = None,
 ) -> Experiment:
-    """The experiment that the first process of a distributed run records, for another one, which records nothing.
+    """The experiment of a distributed run, for the processes that record nothing because the first one does.
 
     Args:
         experiment: its id.
         resumed_from: the id of the checkpoint that it resumes from, if any.
-        params: as of `init`; they count where the experiment is a new one, as the others.
-        name: as of `init`.
-        tags: as of `init`.
-        notes: as of `init`.
+        params: as in `init`; like `name`, `tags` and `notes`, only used if the experiment is new.
+        name: as in `init`.
+        tags: as in `init`.
+        notes: as in `init`.
 
     Raises:
-        NotFound: that checkpoint can't be seen from here.
-        InvalidInput: an argument can't be taken.
+        NotFound: this process does not find the checkpoint in its storage.
+        InvalidInput: an argument can't be recorded.
         StorageFailed: the storage can't be reached.
     """
     workspace = Workspace()
-    redactor = Redactor(enabled=workspace.config.redact)  # the first process warns of what it leaves out
+    redactor = Redactor(enabled=workspace.config.redact)  # only the first process warns of secrets
     created = replace(_created(workspace, redactor, params, name=name, tags=tags, notes=notes), experiment=experiment)
     know_id(experiment)
     if resumed_from is None:
@@ -162,8 +157,8 @@ def join(
     checkpoint = next((item for item in found if item.id == resumed_from), None)
     if listed is None or checkpoint is None:
         raise NotFound(
-            f"the first process of this run resumes from the checkpoint {ids.short(resumed_from)}, which is not in "
-            f"{workspace.shown_storage} as this process sees it: give all of them the same storage"
+            f"the first process of this run resumes from the checkpoint {ids.short(resumed_from)}, which this process "
+            f"does not find in {workspace.shown_storage}: give all processes the same storage"
         )
     start = resuming.Start(listed, checkpoint, "the first process does")
     return _experiment(workspace, created, start, NullRecording())
@@ -178,12 +173,12 @@ def prepare_in(
     notes: str | None,
     resume: str | None,
 ) -> Prepared:
-    """As `prepare`, in a project."""
+    """Do what `prepare` does, in a workspace."""
     redactor = Redactor(enabled=workspace.config.redact)
     created = _created(workspace, redactor, params, name=name, tags=tags, notes=notes)
     warn_of_secrets(redactor.found)
     rank = this_rank()
-    if resume is None or rank.source == IMPORTING:  # which is no reason to reach the storage
+    if resume is None or rank.source == IMPORTING:  # neither needs the storage
         return Prepared(workspace, created, None, None)
     wanted, say = text("resume", resume), workspace.place().say
     source = workspace.source_to_record
@@ -204,7 +199,7 @@ def _created(
     tags: Iterable[str],
     notes: str | None,
 ) -> Created:
-    """What is known of an experiment that is about to begin."""
+    """The first record of an experiment that is about to begin."""
     return Created(
         experiment=new_id(),
         created=utc_now(),
@@ -227,9 +222,10 @@ def _created(
 def _record_resumed(
     workspace: Workspace, place: Place, start: resuming.Start, *, path: str | None, strict: bool
 ) -> Recording:
-    """Record a session that resumes an experiment, unless another process does.
+    """Record a session that resumes an experiment, unless another process records it.
 
-    One that this process left open is ended once the new session has begun: if that fails, nothing has changed.
+    A session that this process left open is ended only after the new session has begun, so that a failure changes
+    nothing.
     """
     resumed = start.resumed(new_id(), utc_now())
     is_open = workspace.spool.is_recorded_by_this_process(resumed.experiment)
@@ -248,20 +244,20 @@ def _record_resumed(
         try:
             resuming.check_unrivalled(workspace.source, resumed)
         except BaseException as error:
-            with suppress(StorageFailed):  # of the two errors the first one counts
+            with suppress(StorageFailed):  # the first error is the one to report
                 recording.end("interrupted", str(error))
             raise
     return recording
 
 
 def loaded(workspace: Workspace, listed: ExperimentView) -> Experiment:
-    """An experiment as users hold it, of what is known of it."""
+    """The `Experiment` that users hold, from its state in the repository."""
     reopen = partial(_add_to, workspace, listed.experiment)
     return Experiment(listed, workspace.source, reopen=reopen, redact=workspace.config.redact)
 
 
 def _add_to(workspace: Workspace, experiment: str) -> tuple[ExperimentView, Recorded]:
-    """Record a session that adds to an experiment which nobody records any more."""
+    """Begin a session that adds to an experiment that no process records any more."""
     rank = this_rank()
     if rank.number != 0:
         _warn_of_rank(rank)
@@ -275,7 +271,7 @@ def _add_to(workspace: Workspace, experiment: str) -> tuple[ExperimentView, Reco
 
 
 def _experiment(workspace: Workspace, created: Created, start: resuming.Start | None, recorded: Recorded) -> Experiment:
-    """The experiment that a process has begun, or resumed, or stands beside."""
+    """The `Experiment` that this process begins or resumes, or that another process of the run records."""
     listed = ExperimentView(ExperimentState(created), "running") if start is None else start.listed
     reopen = partial(_add_to, workspace, listed.experiment)
     checkpoint = None if start is None else start.checkpoint
@@ -284,17 +280,17 @@ def _experiment(workspace: Workspace, created: Created, start: resuming.Start | 
 
 
 def _warn_of_rank(rank: Rank) -> None:
-    """Say that this process does not record, where it is not sure that it is one of a distributed run."""
+    """Warn that this process does not record, if it is not certain that it belongs to a distributed run."""
     if rank.source == IMPORTING and is_first_worker():
         user_warnings.warn(
             "this script calls replicate.init() again while a worker of it (multiprocessing: spawn or forkserver) "
-            "imports it: nothing is recorded there. Put what the main process alone shall do below `if __name__ == "
+            "imports it: nothing is recorded there. Put what only the main process should do below `if __name__ == "
             '"__main__":`'
         )
     if rank.source in LAUNCHERS or (rank.source == "RANK" and "WORLD_SIZE" not in os.environ):
         user_warnings.warn(
             f"this process is number {rank.number} of its job ({rank.source}), and only number 0 records. If these are "
-            f"runs of their own, set {OVERRIDE}=0"
+            f"separate runs, set {OVERRIDE}=0"
         )
 
 

@@ -1,4 +1,4 @@
-"""A project directory as the machinery sees it: its configuration, its spool, its storage."""
+"""The workspace: the configuration, the spool and the storage of a project directory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from replicate_core.errors import NotFound, StorageFailed
 from replicate_core.format.values import Value, renamed
@@ -24,14 +23,12 @@ from replicate_core.storage.trust import Request, check_trusted
 from replicate_core.storage.vetting import doubts
 from replicate_core.views.source import Source
 
-if TYPE_CHECKING:  # a training needs none of these, and does not wait for them
-    pass
-
 
 class Workspace:
     """A project directory, its spool, and its storage, which is opened when it is first needed.
 
-    Arguments and errors are those of `Project`. It can be pickled: what it was made of is, and read again.
+    See `Project` for arguments and errors. A workspace can be pickled: the pickle holds its arguments, and
+    `replicate.yaml` is read again.
     """
 
     def __init__(
@@ -52,35 +49,35 @@ class Workspace:
             else working_directory(directory) / directory
         )
         self.config = configs.load(found)
-        beside = self.config
+        config = self.config
         self._is_named, self._has_options = storage is not None, storage_options is not None
         is_named_by_file = storage is None
-        self.above = configs.project_above(beside.directory) if directory is None and storage is None else None
-        """The directory above whose `.replicate` keeps what is recorded here, where that is not the project's own."""
+        self.above = configs.project_above(config.directory) if directory is None and storage is None else None
+        """The directory above whose `.replicate` holds this project's experiments; None if the project has its own."""
         if self.above is not None:
             self.storage = str(self.above / DEFAULT_STORAGE)
         elif storage is None:
-            self.storage = beside.storage
-            local_root(self.storage, relative_to=beside.directory)  # raises where it can be none
+            self.storage = config.storage
+            local_root(self.storage, relative_to=config.directory)  # raises if it is not a valid storage
         else:
             start = working_directory(storage)
             is_named_by_file = is_config(storage, relative_to=start)
             if is_named_by_file:
-                beside = configs.load_file(Path(storage).expanduser())
-                storage, start = beside.storage, beside.directory
+                config = configs.load_file(Path(storage).expanduser())
+                storage, start = config.storage, config.directory
             local = local_root(storage, relative_to=start)
             self.storage = storage if local is None else str(local)
         if storage_options is not None:
             self.storage_options: Mapping[str, Value] = mapping("storage_options", storage_options)
         else:
-            is_same_kind = scheme(self.storage) == scheme(beside.storage)
-            self.storage_options = beside.storage_options if is_same_kind else {}
-        if beside.file is not None and local_root(self.storage, relative_to=beside.directory) is None:
-            said = self.storage_options if storage_options is None else {}
-            asked = doubts(self.storage, said, names_location=is_named_by_file)
-            if asked:
-                check_scheme(self.storage)  # a scheme that is mistyped is no question of trust
-            check_trusted(Request(beside.file, beside.storage, beside.storage_options), asked)
+            is_same_kind = scheme(self.storage) == scheme(config.storage)
+            self.storage_options = config.storage_options if is_same_kind else {}
+        if config.file is not None and local_root(self.storage, relative_to=config.directory) is None:
+            options = self.storage_options if storage_options is None else {}
+            doubtful = doubts(self.storage, options, names_location=is_named_by_file)
+            if doubtful:
+                check_scheme(self.storage)  # a mistyped scheme is an error, whether trusted or not
+            check_trusted(Request(config.file, config.storage, config.storage_options), doubtful)
         self._creates = create
         if create:
             self.storage_options = {**self.storage_options, CREATE: True}
@@ -90,7 +87,7 @@ class Workspace:
         self.spool = Spool(self.above or self.config.directory, self.config.spool.directory)
         self.source = Source(self._opened, self.spool, check=self.check_is_there)
         self.source_to_record = Source(self._opened, self.spool)
-        """As `source`, for callers that will make the storage if it is not there yet."""
+        """Like `source`, for callers that make the storage if it is missing."""
 
     @property
     def directory(self) -> Path:
@@ -98,29 +95,29 @@ class Workspace:
         return self.config.directory
 
     def __reduce__(self) -> tuple[Callable[..., Workspace], tuple[object, ...]]:
-        """What it is made of, for pickles and copies; what `replicate.yaml` says is read from there again."""
+        """The arguments, for pickles and copies; `replicate.yaml` is read again."""
         storage = self.storage if self._is_named else None
         options = dict(self.storage_options) if self._is_named or self._has_options else None
-        return _workspace_again, (str(self.directory), storage, options, self.above, self._creates)
+        return _unpickled, (str(self.directory), storage, options, self.above, self._creates)
 
     def _opened(self) -> Repository:
         return self.repository
 
     def check_path(self, path: str | os.PathLike[str]) -> None:
-        """Make sure that a file at `path`, relative to the working directory, could be saved once it is there.
+        """Make sure that a file at `path`, relative to the working directory, can be saved once it exists.
 
         Raises:
-            InvalidInput: it lies outside of the project.
+            InvalidInput: the path is outside the project.
         """
         check_inside(working_directory(path), self.directory, path)
 
     def place(self) -> Place:
-        """Where its experiments are recorded from, and to."""
+        """The project and the storage, as a recording needs them."""
         return Place(self.config, self.storage, self.spool, self.open_patiently, self.storage_options)
 
     @cached_property
     def repository(self) -> Repository:
-        """What is stored at the storage.
+        """The repository in the storage.
 
         Raises:
             ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
@@ -129,23 +126,23 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        """Its storage, as it is: nothing is cached."""
+        """The storage, without a cache."""
         return open_store(self.storage, relative_to=self.directory, options=self.storage_options)
 
     def check_is_there(self) -> None:
-        """Make sure that a storage which was named holds a repository; called where nothing was found in it.
+        """Make sure that a storage that the user named holds a repository; called if nothing was found in it.
 
         Raises:
-            NotFound: it does not.
+            NotFound: it holds none.
         """
         if self._is_named and not self.storage_options.get(CREATE) and not Repository(self.store).check_format():
             raise NotFound(f"there is no repository at {self.store.url}: {found_at(self.store)}")
 
     def store_to_read(self) -> Store:
-        """What is read from only, and must be there: a bucket that is missing is not made.
+        """The storage for reading only: a missing bucket is not made.
 
         Raises:
-            NotFound: it is missing.
+            NotFound: the bucket is missing.
         """
         options = {name: value for name, value in self.storage_options.items() if name != CREATE}
         try:
@@ -157,7 +154,7 @@ class Workspace:
             raise
 
     def open_patiently(self) -> Repository:
-        """What is stored at the storage, for recording: as `repository`, but nobody waits for a request."""
+        """The repository for recording: like `repository`, but requests may take longer, as no user waits for them."""
         store = open_store(self.storage, relative_to=self.directory, options=self.storage_options, patient=True)
         return Repository(cached(store))
 
@@ -167,7 +164,7 @@ class Workspace:
         return without_credentials(self.storage)
 
 
-def _workspace_again(
+def _unpickled(
     directory: str,
     storage: str | None,
     options: Mapping[str, object] | None,

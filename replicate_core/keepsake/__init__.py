@@ -1,4 +1,4 @@
-"""Repositories of Keepsake and of the first replicate: an island that reads what they wrote, and stores it here.
+"""Importing repositories of Keepsake and of the first replicate.
 
-It may import `repository` and below. Nothing but `Project.import_from` needs it.
+This package may import `repository` and below. Only `Project` uses it.
 """

@@ -1,7 +1,7 @@
-"""What Keepsake 0.4 and the first replicate of 2020 wrote about experiments, read as our records.
+"""Parsing the documents of Keepsake 0.4 and of the first replicate (2020) into our records.
 
-Pure. A document may come from anyone, so everything in it is checked. What is missing or can't be taken over becomes a
-note for the user, and no guess. Where the documents and the files lie is in `importer`.
+This module is pure. A document may come from anyone, so everything in it is checked. Nothing is guessed: what is
+missing or can't be imported becomes a note for the user. `importer` knows where the documents and the files are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VERSION = 1
 """The version in `repository.json` that Keepsake 0.4 wrote; there was no other."""
 
 _FLOATS = {"[NaN]": math.nan, "[+Infinity]": math.inf, "[-Infinity]": -math.inf}
-"""How Keepsake wrote the floats that JSON has no word for."""
+"""How Keepsake wrote the floats that JSON can't represent."""
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z")
 
@@ -45,22 +45,22 @@ _CHECKPOINT_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class OldExperiment:
-    """An experiment as its documents tell of it; neither its files nor those of its checkpoints are known here."""
+    """An experiment as its documents describe it, without its files and those of its checkpoints."""
 
     created: Created
     checkpoints: tuple[CheckpointFacts, ...]
     """In the order they were made."""
     notes: tuple[str, ...]
-    """What could not be taken over as it was."""
+    """What could not be imported unchanged."""
     damages: tuple[str, ...] = ()
-    """Which of the checkpoints that have documents of their own are missing, because those can't be understood."""
+    """The checkpoints that are missing because their own documents can't be read, one message each."""
 
 
 def load(data: bytes, *, key: str) -> dict[str, Value]:
     """Read a document.
 
     Raises:
-        Corrupted: it is none.
+        Corrupted: it is not a JSON object.
     """
     try:
         return expect_mapping(_with_floats(expect_mapping(plain(json.loads(data.decode()), name=key))))
@@ -79,10 +79,10 @@ def _with_floats(value: Value) -> Value:
 
 
 def heartbeat(document: Mapping[str, Value], *, key: str) -> datetime:
-    """When an experiment last gave a sign of life.
+    """The time of the last heartbeat of an experiment.
 
     Raises:
-        Corrupted: the document does not say.
+        Corrupted: the document has no valid time.
     """
     try:
         return _time(document["last_heartbeat"])
@@ -91,10 +91,10 @@ def heartbeat(document: Mapping[str, Value], *, key: str) -> datetime:
 
 
 def owner(document: Mapping[str, Value], *, key: str) -> str:
-    """The id of the experiment that a checkpoint of 2020 belongs to: each had a document of its own.
+    """The id of the experiment of a checkpoint from 2020, when each checkpoint had a document of its own.
 
     Raises:
-        Corrupted: the document does not say.
+        Corrupted: the document has no valid id.
     """
     found = document.get("experiment_id")
     if not is_id(found):
@@ -105,16 +105,16 @@ def owner(document: Mapping[str, Value], *, key: str) -> str:
 def experiment(
     document: Mapping[str, Value], separate: Iterable[Mapping[str, Value]], *, key: str, url: str
 ) -> OldExperiment:
-    """Read what is said of an experiment.
+    """Parse the documents of an experiment.
 
     Args:
-        document: its own document, with its checkpoints in it if Keepsake wrote it.
-        separate: those of its checkpoints that have documents of their own, as in 2020.
-        key: where the document lies, for errors.
-        url: the repository that it lies in, without credentials.
+        document: the document of the experiment; Keepsake put the checkpoints in it, too.
+        separate: the documents of its checkpoints, which had documents of their own in 2020.
+        key: the key of the document, for errors.
+        url: the URL of the repository, without credentials.
 
     Raises:
-        Corrupted: it can't be told which experiment it is, or when it began.
+        Corrupted: the document can't be understood, for example because it lacks the id or the start time.
     """
     try:
         return _experiment(document, separate, url)
@@ -154,19 +154,19 @@ def _experiment(document: Mapping[str, Value], separate: Iterable[Mapping[str, V
 
 
 def _problem(document: Mapping[str, Value]) -> str | None:
-    """Why a checkpoint that has a document of its own can't be taken over; None if it can."""
+    """Why a checkpoint that has a document of its own can't be imported; None if it can."""
     try:
         _checkpoint(document, 0, {}, [])
     except (Corrupted, InvalidInput, KeyError, ValueError) as error:
         return (
-            f"the document of the checkpoint {document.get('id')!r} can't be understood, so that it is missing here: "
+            f"the document of the checkpoint {document.get('id')!r} can't be understood, so it is missing here: "
             f"{what_is_wrong(error)}"
         )
     return None
 
 
 def _in_order(documents: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
-    """As they were made: those of 2020 are found by their random names. Equals stay as they stand."""
+    """Sort checkpoints by time: those of 2020 are listed by their random names. The sort is stable."""
     return sorted(documents, key=lambda document: _time(document["created"]))
 
 
@@ -189,7 +189,7 @@ def _checkpoint(
 
 
 def _goals(config: Value) -> dict[str, PrimaryMetric]:
-    """The metrics that a config of 2020 marks as primary: checkpoints did not name theirs then."""
+    """The metrics that a config of 2020 marks as primary, by name: its checkpoints did not name theirs."""
     listed = expect_mapping(config).get("metrics")
     items = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     marked = [(item.get("name"), item.get("goal")) for item in items if item.get("primary") is True]
@@ -209,7 +209,7 @@ def _primary_metric(
     try:
         return PrimaryMetric.of(pair.get("name"), pair.get("goal"))
     except InvalidInput:
-        notes.append(f"the primary metric of {what} is left out: {dict(pair)} is none")
+        notes.append(f"the primary metric of {what} is left out: {dict(pair)} is not a metric and a goal")
         return None
 
 
@@ -219,21 +219,19 @@ def _path(value: Value, what: str, notes: list[str]) -> str | None:
         return None
     path = posixpath.normpath(text)
     if path != "." and (problem := path_problem(path)):
-        notes.append(f"the path of {what} is noted as '.': {text!r} {problem}")
+        notes.append(f"the path of {what} is recorded as '.': {text!r} {problem}")
         return "."
     return path
 
 
 def _unknown(document: Mapping[str, Value], known: frozenset[str], what: str) -> list[str]:
     return [
-        f"the field {name!r} of {what} is left out: what it means is not known"
-        for name in document
-        if name not in known
+        f"the field {name!r} of {what} is left out: its meaning is not known" for name in document if name not in known
     ]
 
 
 def _redacted(value: Value) -> Value:
-    """What a config says, without credentials."""
+    """A config, without credentials."""
     if isinstance(value, str):
         return without_credentials(value) if "://" in value else redact(value)
     if isinstance(value, list):
@@ -246,12 +244,12 @@ def _redacted(value: Value) -> Value:
 def _redacted_command(line: str) -> str:
     try:
         return redact_command(shlex.split(line))
-    except ValueError:  # a quote that does not end
+    except ValueError:  # an unclosed quote
         return redact(line)
 
 
 def _time(value: Value) -> datetime:
-    """A moment in UTC; Keepsake wrote nanoseconds."""
+    """Parse a time in UTC; Keepsake wrote nanoseconds."""
     found = _TIME.fullmatch(expect_text(value))
     if found is None:
         raise Corrupted(f"{value!r} is not a time in UTC")
@@ -266,5 +264,5 @@ def _id(value: Value) -> str:
 
 
 def _text(value: Value) -> str | None:
-    """A text; None where there is none, or an empty one."""
+    """A string, or None if it is missing or empty."""
     return expect_text(value) or None if value is not None else None

@@ -1,8 +1,8 @@
-"""Taking over what Keepsake 0.4, or the first replicate of 2020, has stored: experiments, checkpoints, and their files.
+"""Importing what Keepsake 0.4 or the first replicate (2020) stored: experiments, checkpoints, and their files.
 
-Ids are kept, so that an import can be made again: what is there is passed over, and one that was broken off goes on.
-Archives are read as something that a stranger wrote, nothing in them is carried out, and nothing is changed where they
-lie. What the documents mean is in `documents`.
+Ids are kept, so that an import can be repeated: it skips what was imported before, and completes an import that was
+interrupted. Archives are untrusted input: nothing in them is executed. The old repository is never changed. `documents`
+knows what the documents mean.
 """
 
 from __future__ import annotations
@@ -42,35 +42,36 @@ HEARTBEATS = "metadata/heartbeats/"
 VERSION_KEY = "repository.json"
 
 RUNS_WITHIN = timedelta(seconds=30)
-"""An experiment whose last heartbeat is younger still runs: so said Keepsake, which beat every five seconds."""
+"""Maximum age of the last heartbeat of an experiment that still runs. Keepsake had the same limit, and sent a heartbeat
+every five seconds."""
 
 FETCH_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
 
-_Said = TypeVar("_Said", Created, CheckpointFacts)
+_Parsed = TypeVar("_Parsed", Created, CheckpointFacts)
 _Stored: TypeAlias = "StoredSnapshot | str"
-"""What was stored of the files at a place; or, as a string, why nothing was."""
+"""The snapshot that was stored of the files at a place, or, as a string, why none was."""
 
 Outcome: TypeAlias = Literal["imported", "completed", "present", "deleted", "running", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What became of one experiment."""
+    """The result of importing one experiment."""
 
     experiment: str
     outcome: Outcome
-    """`completed`: some of it was there already. `present`: all of it was, or what is missing still is. `deleted`: it
-    was, and was deleted here. `running`: it has not ended yet, and was left alone. `failed`: what tells of it can't be
-    read."""
+    """`imported`: the experiment is new. `completed`: a part of it had been imported before. `present`: everything had
+    been imported before, or what is missing still is. `deleted`: it had been imported and was deleted here. `running`:
+    it has not ended yet, and was skipped. `failed`: its document can't be read."""
     checkpoints: int = 0
-    """How many checkpoints came new."""
+    """Number of checkpoints that are new."""
     size_bytes: int = 0
-    """Size of their files, and of the code."""
+    """Total size of their files and of the code."""
     notes: tuple[str, ...] = ()
-    """What could not be taken over as it was."""
+    """What could not be imported unchanged."""
     damages: tuple[str, ...] = ()
-    """What can't be read where it came from: it is missing here."""
+    """What can't be read in the old repository, and is missing here."""
 
 
 def import_all(
@@ -82,28 +83,28 @@ def import_all(
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> list[ImportResult]:
-    """Take over every experiment of an old repository that is not there yet.
+    """Import every experiment of an old repository that was not imported before.
 
     Args:
-        source: where the old repository lies.
-        repository: where to.
-        scratch: a directory for what is fetched; there must be room for the files of one checkpoint, twice.
+        source: the store of the old repository.
+        repository: the repository to import to.
+        scratch: a directory for fetched files; it needs room for twice the files of one checkpoint.
         policy: what to compress.
         dry_run: read and check everything, and store nothing.
-        progress: called with how many experiments are done, and how many there are.
+        progress: called with the number of experiments done, and the total.
 
     Raises:
         NotFound: there is no old repository.
-        TooNew: it was written in a format that is not known.
+        TooNew: the old repository has an unknown version.
         StorageFailed: a storage can't be reached or written.
     """
-    old = _Old.of(source)
+    old = _OldRepository.of(source)
     if not dry_run:
         repository.prepare()
-    importer = _Importer(old, _There.of(repository), repository, ChunkIndex(repository), policy, scratch, dry_run)
+    importer = _Importer(old, _Known.of(repository), repository, ChunkIndex(repository), policy, scratch, dry_run)
     results: list[ImportResult] = []
     for number, key in enumerate(old.experiments, start=1):
-        results.append(importer.take_over(key))
+        results.append(importer.import_experiment(key))
         progress(number, len(old.experiments))
     if any(result.outcome in ("imported", "completed") for result in results) and not dry_run:
         compact_if_due(repository)
@@ -111,9 +112,9 @@ def import_all(
 
 
 def count_of_new(source: Store, repository: Repository) -> int:
-    """How many experiments of an old repository a repository has never heard of; 0 where there is no old one.
+    """Number of experiments of an old repository that a repository has no record of; 0 if there is no old repository.
 
-    Names alone are listed: nothing is read.
+    Only keys are listed: no document is read.
     """
     names = (name.removesuffix(".json") for name in source.names(KEEPSAKE_EXPERIMENTS) if name.endswith(".json"))
     found = {name for name in names if ids.is_id(name)}
@@ -124,22 +125,22 @@ def count_of_new(source: Store, repository: Repository) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Old:
-    """What lies in an old repository."""
+class _OldRepository:
+    """The contents of an old repository."""
 
     store: Store
     sizes: Mapping[str, int]
     experiments: Sequence[str]
     """The keys of the documents of its experiments."""
     below: Mapping[str, Sequence[str]]
-    """Place of a snapshot to the keys of its files, as they were stored in 2020: each by itself."""
+    """Place of a snapshot to the keys of its files: in 2020, each file was stored by itself."""
     separate: Mapping[str, Sequence[Mapping[str, Value]]]
-    """Experiment to the documents of those of its checkpoints that have one of their own, as in 2020."""
+    """Experiment to the documents of its checkpoints, if these have documents of their own, as in 2020."""
     unreadable: Mapping[str, str]
-    """Key of such a document, or of that of the version, to why it can't be read."""
+    """Key of each document of a checkpoint or of the version that can't be read, and why."""
 
     @classmethod
-    def of(cls, store: Store) -> _Old:
+    def of(cls, store: Store) -> _OldRepository:
         sizes = {entry.key: entry.size for entry in store.list("")}
         experiments = [key for key in sizes if key.startswith(KEEPSAKE_EXPERIMENTS) and key.endswith(".json")]
         if not experiments:
@@ -153,7 +154,9 @@ class _Old:
             try:
                 _check_version(store)
             except Corrupted as error:
-                unreadable[VERSION_KEY] = f"the version of the repository can't be read, and is taken for 1: {error}"
+                unreadable[VERSION_KEY] = (
+                    f"the version of the repository can't be read, and is assumed to be 1: {error}"
+                )
         separate: dict[str, list[dict[str, Value]]] = {}
         keys = [key for key in sizes if key.startswith(CHECKPOINTS) and key.endswith(".json")]
         for key, data in store.get_many(keys).items():
@@ -172,16 +175,16 @@ class _Old:
         """The key of the archive of the files at a place, as Keepsake packed them; None if there is none."""
         return key if (key := f"{place}.tar.gz") in self.sizes else None
 
-    def path(self, said: str | None, place: str) -> str | None:
-        """What was saved of the project: in 2020 it was all of it, without saying so."""
-        return "." if said is None and (self.archive(place) or place in self.below) else said
+    def path(self, recorded: str | None, place: str) -> str | None:
+        """The path that was saved of the project: in 2020, it was the whole project, and no path was recorded."""
+        return "." if recorded is None and (self.archive(place) or place in self.below) else recorded
 
     def document(self, key: str) -> dict[str, Value]:
         """Read a document. Raises `Corrupted`."""
         return _document(self.store, key)
 
-    def last_sign(self, experiment: str) -> datetime | None:
-        """The last sign of life of an experiment; None if it left none. Raises `Corrupted`."""
+    def last_heartbeat(self, experiment: str) -> datetime | None:
+        """The time of the last heartbeat of an experiment; None if it has none. Raises `Corrupted`."""
         key = f"{HEARTBEATS}{experiment}.json"
         return documents.heartbeat(self.document(key), key=key) if key in self.sizes else None
 
@@ -195,29 +198,29 @@ def _document(store: Store, key: str) -> dict[str, Value]:
 
 
 def _check_version(store: Store) -> None:
-    """Raises `TooNew` where a later Keepsake wrote the repository; `Corrupted` where that can't be read."""
+    """Raises `TooNew` if a later Keepsake wrote the repository, and `Corrupted` if the version can't be read."""
     version = _document(store, VERSION_KEY).get("version")
     if version != documents.VERSION:
         raise TooNew(
             f"the repository at {store.url} has version {version!r}; Keepsake 0.4 wrote {documents.VERSION}, "
-            "and nothing else is known here"
+            "and no other version can be imported"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
-    """What the repository knows already, by id; what was deleted, too: it stays deleted."""
+class _Known:
+    """What the repository has recorded already, by id. It includes what was deleted, so that this stays deleted."""
 
     created: frozenset[str]
     checkpoints: frozenset[str]
     ended: Mapping[str, datetime]
-    """Experiment to when it ended, as far as an import said so."""
+    """Experiment to the time of its end, as an import recorded it."""
     deleted: frozenset[str]
     lacking: Mapping[str, frozenset[str | None]]
-    """Experiment to which of its checkpoints came over without their files; None among them stands for its code."""
+    """Experiment to its checkpoints that were imported without their files; None among them stands for its code."""
 
     @classmethod
-    def of(cls, repository: Repository) -> _There:
+    def of(cls, repository: Repository) -> _Known:
         stored = repository.read_records()
         return cls(
             frozenset(record.experiment for record in stored if isinstance(record, Created)),
@@ -235,80 +238,82 @@ class _There:
 
 
 def _lacking(state: records.ExperimentState) -> frozenset[str | None]:
-    """Which snapshots of an experiment are known to have had files that are not here; what was let go is not meant."""
+    """The snapshots of an experiment whose files are missing here, except those that were released."""
     of_checkpoints = (item.id for item in state.checkpoints if item.path and not item.manifest and not item.is_released)
     of_code = [None] if state.created.path and not state.created.manifest else []
     return frozenset([*of_checkpoints, *of_code])
 
 
 @dataclass(slots=True)
-class _Gathered:
-    """What is to be said of an experiment once it is done."""
+class _Report:
+    """What to report of an experiment after its import."""
 
     notes: list[str]
     damages: list[str]
     size_bytes: int = 0
     restored: int = 0
-    """How many snapshots came over whose files were missing here."""
+    """Number of snapshots whose files were missing here and are imported now."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Importer:
-    """Takes over one experiment after the other."""
+    """Imports one experiment after the other."""
 
-    old: _Old
-    there: _There
+    old: _OldRepository
+    known: _Known
     repository: Repository
-    known: ChunkIndex
+    chunks: ChunkIndex
     policy: Policy
     scratch: Path
     dry_run: bool
 
-    def take_over(self, key: str) -> ImportResult:
-        """Take over the experiment that the document at `key` tells of."""
+    def import_experiment(self, key: str) -> ImportResult:
+        """Import the experiment whose document is at `key`."""
         experiment = _id_in(key)
-        if experiment in self.there.deleted:
+        if experiment in self.known.deleted:
             return ImportResult(experiment, "deleted")
         try:
             separate = self.old.separate.get(experiment, ())
             found = documents.experiment(self.old.document(key), separate, key=key, url=self.old.store.url)
             if found.created.experiment != experiment:
-                raise Corrupted(f"{key} tells of another experiment: {found.created.experiment}")
+                raise Corrupted(f"{key} describes another experiment: {found.created.experiment}")
         except Corrupted as error:
             return ImportResult(experiment, "failed", damages=(str(error),))
         damages = list(found.damages)
         try:
-            last_sign = self.old.last_sign(experiment)
+            heartbeat = self.old.last_heartbeat(experiment)
         except Corrupted as error:
-            last_sign = None
-            damages.append(f"its heartbeat can't be read, so that its last checkpoint tells when it ended: {error}")
-        if last_sign is not None and self.repository.now() - last_sign < RUNS_WITHIN:
+            heartbeat = None
+            damages.append(
+                f"its heartbeat can't be read, so the time of its last checkpoint counts as its end: {error}"
+            )
+        if heartbeat is not None and self.repository.now() - heartbeat < RUNS_WITHIN:
             return ImportResult(experiment, "running")
-        return self._take_over(found, last_sign, damages)
+        return self._import(found, heartbeat, damages)
 
-    def _take_over(self, found: OldExperiment, last_sign: datetime | None, damages: list[str]) -> ImportResult:
+    def _import(self, found: OldExperiment, heartbeat: datetime | None, damages: list[str]) -> ImportResult:
         experiment = found.created.experiment
-        new = [facts for facts in found.checkpoints if facts.id not in self.there.checkpoints]
-        is_new = experiment not in self.there.created
+        new = [facts for facts in found.checkpoints if facts.id not in self.known.checkpoints]
+        is_new = experiment not in self.known.created
         moments = [found.created.created, *(facts.created for facts in found.checkpoints)]
-        end = max([*moments, last_sign or moments[0]])
-        ended = self.there.ended.get(experiment)
+        end = max([*moments, heartbeat or moments[0]])
+        ended = self.known.ended.get(experiment)
         is_whole = not is_new and not new and ended is not None and end <= ended
-        gathered = _Gathered([] if is_whole else list(found.notes), damages)
+        report = _Report([] if is_whole else list(found.notes), damages)
         if is_new:
-            self._take_over_code(replace(found.created, replicate_version=__version__), gathered)
+            self._import_code(replace(found.created, replicate_version=__version__), report)
         else:
-            self._restore(found, self.there.lacking.get(experiment, frozenset()), gathered)
-        self._take_over_checkpoints(experiment, new, gathered)
+            self._restore(found, self.known.lacking.get(experiment, frozenset()), report)
+        self._import_checkpoints(experiment, new, report)
         if not is_whole:
-            self._append(Ended(experiment, end, "finished"))  # again, if it has grown: one before that does not count
-        outcome: Outcome = "imported" if is_new else "present" if is_whole and not gathered.restored else "completed"
+            self._append(Ended(experiment, end, "finished"))  # again if it has new checkpoints: the last one counts
+        outcome: Outcome = "imported" if is_new else "present" if is_whole and not report.restored else "completed"
         return ImportResult(
-            experiment, outcome, len(new), gathered.size_bytes, tuple(gathered.notes), tuple(gathered.damages)
+            experiment, outcome, len(new), report.size_bytes, tuple(report.notes), tuple(report.damages)
         )
 
-    def _restore(self, found: OldExperiment, lacking: frozenset[str | None], gathered: _Gathered) -> None:
-        """Look again for the files that could not be taken over before."""
+    def _restore(self, found: OldExperiment, lacking: frozenset[str | None], report: _Report) -> None:
+        """Try again to import the files that could not be imported before."""
         experiment = found.created.experiment
         places: dict[str | None, tuple[str, str]] = {None: (f"experiments/{experiment}", "the code")}
         places |= {
@@ -322,13 +327,13 @@ class _Importer:
             def record_of(stored: StoredSnapshot, checkpoint: str | None = checkpoint) -> Restored:
                 return Restored(experiment, checkpoint, stored.manifest, stored.size_bytes, stored.stored_bytes)
 
-            if self._store(place, what, record_of, gathered) is None:
-                gathered.restored += 1
-                gathered.notes.append(f"the files of {what} were missing here, and have come now")
+            if self._store(place, what, record_of, report) is None:
+                report.restored += 1
+                report.notes.append(f"the files of {what} were missing here, and are imported now")
 
-    def _take_over_code(self, said: Created, gathered: _Gathered) -> None:
-        place = f"experiments/{said.experiment}"
-        created = replace(said, path=self.old.path(said.path, place))
+    def _import_code(self, parsed: Created, report: _Report) -> None:
+        place = f"experiments/{parsed.experiment}"
+        created = replace(parsed, path=self.old.path(parsed.path, place))
 
         def record_of(stored: _Stored) -> Created:
             return _with_files(created, stored)
@@ -336,14 +341,14 @@ class _Importer:
         if created.path is None:
             self._append(created)
         else:
-            self._store_or_record(place, "the code", record_of, gathered)
+            self._store_or_record(place, "the code", record_of, report)
 
-    def _take_over_checkpoints(self, experiment: str, new: Sequence[CheckpointFacts], gathered: _Gathered) -> None:
-        """Those without files are recorded together with the next one that has some: one small object less each."""
+    def _import_checkpoints(self, experiment: str, new: Sequence[CheckpointFacts], report: _Report) -> None:
+        """Import checkpoints. Those without files share the record of the next one with files, to save objects."""
         pending: list[CheckpointFacts] = []
-        for said in new:
-            place = f"checkpoints/{said.id}"
-            facts = replace(said, path=self.old.path(said.path, place))
+        for parsed in new:
+            place = f"checkpoints/{parsed.id}"
+            facts = replace(parsed, path=self.old.path(parsed.path, place))
             if facts.path is None:
                 pending.append(facts)
                 continue
@@ -354,37 +359,35 @@ class _Importer:
             ) -> Checkpointed:
                 return Checkpointed(experiment, (*before, _with_files(facts, stored)))
 
-            self._store_or_record(place, f"the checkpoint {ids.short(facts.id)}", record_of, gathered)
+            self._store_or_record(place, f"the checkpoint {ids.short(facts.id)}", record_of, report)
             pending.clear()
         if pending:
             self._append(Checkpointed(experiment, tuple(pending)))
 
-    def _store_or_record(
-        self, place: str, what: str, record_of: Callable[[_Stored], Record], gathered: _Gathered
-    ) -> None:
-        """Store the files at a place, and the record of them; where there are none, the record says why."""
-        if (why := self._store(place, what, record_of, gathered)) is not None:
+    def _store_or_record(self, place: str, what: str, record_of: Callable[[_Stored], Record], report: _Report) -> None:
+        """Store the files at a place, and their record; if there are no files, the record says why."""
+        if (why := self._store(place, what, record_of, report)) is not None:
             self._append(record_of(why))
 
     def _store(
-        self, place: str, what: str, record_of: Callable[[StoredSnapshot], Record], gathered: _Gathered
+        self, place: str, what: str, record_of: Callable[[StoredSnapshot], Record], report: _Report
     ) -> str | None:
-        """Store the files at a place of the old repository, and the record of them.
+        """Store the files at a place of the old repository, and their record.
 
         Returns:
-            Why the files are missing here; None if they are not. It is named to the user, too.
+            Why the files are missing, which is also reported to the user; None if they were stored.
         """
         try:
-            with self._fetched(place, what, gathered.notes) as staged:
+            with self._fetched(place, what, report.notes) as staged:
                 if staged is not None:
-                    gathered.size_bytes += staged.total_bytes
+                    report.size_bytes += staged.total_bytes
                     if not self.dry_run:
-                        publish(self.repository, self.known, staged, self.policy, record_of)
+                        publish(self.repository, self.chunks, staged, self.policy, record_of)
                     return None
         except Corrupted as error:
-            gathered.damages.append(f"the files of {what} can't be read, and are missing here: {error}")
+            report.damages.append(f"the files of {what} can't be read, and are missing here: {error}")
             return f"damaged where they were imported from: {error}"
-        gathered.notes.append(f"the files of {what} are not there: they were deleted, or never stored")
+        report.notes.append(f"the files of {what} are not there: they were deleted, or never stored")
         return "deleted, or never stored, where they were imported from"
 
     def _append(self, record: Record) -> None:
@@ -393,10 +396,10 @@ class _Importer:
 
     @contextmanager
     def _fetched(self, place: str, what: str, notes: list[str]) -> Iterator[Staged | None]:
-        """Fetch the files at a place: an archive, or a directory; None where there is neither.
+        """Fetch the files at a place, from an archive or a directory; None if there is neither.
 
         Raises:
-            Corrupted: they are damaged.
+            Corrupted: the files are damaged.
         """
         directory = Path(tempfile.mkdtemp(dir=self.scratch))
         try:
@@ -416,7 +419,7 @@ class _Importer:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _fetch(self, key: str, target: Path) -> int:
-        """Fetch a key to a file, a piece at a time. Returns its size."""
+        """Fetch an object to a file, piece by piece. Returns its size."""
         size = self.old.sizes[key]
         with _writing(target) as file:
             for start in range(0, size, FETCH_BYTES):
@@ -426,12 +429,12 @@ class _Importer:
                     raise Corrupted(f"{key} was listed, and is not there") from error
                 file.write(piece)
             if file.tell() != size:
-                raise Corrupted(f"{key} has {file.tell()} bytes, and was listed with {size}")
+                raise Corrupted(f"{key} has {file.tell()} bytes, but was listed with {size}")
         return size
 
 
 class _Staging:
-    """Files of a snapshot, laid down one after the other, each under a number, once their names were checked."""
+    """Stages the files of a snapshot: checks their paths, and writes each under a number."""
 
     def __init__(self, directory: Path, what: str, notes: list[str]) -> None:
         self._directory = directory
@@ -443,7 +446,7 @@ class _Staging:
         self._count = 0
 
     def place(self, path: str) -> Path | None:
-        """Where a file goes; None if a snapshot can't have it, which is noted."""
+        """Where to write a file; None, and a note, if a snapshot can't hold it."""
         problem = path_problem(path) or (None if _is_unicode(path) else "is not Unicode text")
         if problem:
             self._leave_out(path, problem)
@@ -452,14 +455,14 @@ class _Staging:
         return self._directory / str(self._count)
 
     def add(self, path: str, copy: Path, size: int, mode: int) -> None:
-        """Take a file that was laid down where `place` said."""
+        """Add a file that was written to the path that `place` returned."""
         self._files[path] = StagedFile(path, mode, copy, 0, size)
 
     def unpack(self, archive: Path, key: str, *, prefix: str) -> None:
-        """Lay down what is in a `.tar.gz`, whose members stand below a directory named `prefix`.
+        """Unpack a `.tar.gz`, whose members are below a directory named `prefix`.
 
         Raises:
-            Corrupted: it is none, or not whole: gzip knows by its checksum.
+            Corrupted: it is not such an archive, or it is incomplete: the checksum of gzip tells.
         """
         try:
             with gzip.open(archive) as stream:
@@ -494,7 +497,7 @@ class _Staging:
             self.add(path, copy, member.size, member.mode & 0o777)
 
     def staged(self) -> Staged:
-        """What was laid down. Raises `Corrupted` where it can't be one tree."""
+        """The staged files. Raises `Corrupted` if they can't be in one directory tree."""
         bad = {path for path in self._links if link_problem(path, self._links)}
         for path in sorted(bad):
             self._leave_out(path, f"is a link to {self._links[path]!r}, which leads out of the snapshot")
@@ -511,24 +514,24 @@ class _Staging:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[IO[bytes]]:
-    """A fresh file in the scratch directory."""
+    """Open a new file in the scratch directory for writing. Raises `StorageFailed` if it can't be written."""
     try:
         with open(target, "xb") as file:
             yield file
-    except gzip.BadGzipFile:  # an OSError of what is read, not of what is written
+    except gzip.BadGzipFile:  # an OSError, but from reading, not from writing
         raise
     except OSError as error:
         if isinstance(error, StorageFailed):
             raise
-        raise StorageFailed(f"can't write what was fetched to {target.parent}: {error}. Make room there") from error
+        raise StorageFailed(f"can't write fetched files to {target.parent}: {error}. Make room there") from error
 
 
-def _with_files(said: _Said, stored: _Stored) -> _Said:
-    """What is recorded, with the files that were stored for it, or with the reason why none were."""
+def _with_files(parsed: _Parsed, stored: _Stored) -> _Parsed:
+    """What to record: the parsed document with the files that were stored for it, or with the reason why none were."""
     if isinstance(stored, str):
-        return replace(said, lacks=stored)
+        return replace(parsed, lacks=stored)
     size, added = stored.size_bytes, stored.stored_bytes
-    return replace(said, manifest=stored.manifest, size_bytes=size, stored_bytes=added)
+    return replace(parsed, manifest=stored.manifest, size_bytes=size, stored_bytes=added)
 
 
 def _id_in(key: str) -> str:

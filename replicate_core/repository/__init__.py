@@ -1,4 +1,5 @@
-"""What is stored: writing it, reading it, and taking care of it.
+"""The repository: writing, reading and maintaining what is stored.
 
-What is here knows records, snapshots and objects in a store, whoever recorded them. It may import `storage` and below.
+These modules know the records, snapshots and objects in a store, and nothing of the process that recorded them. They
+may import `storage` and below.
 """

@@ -1,7 +1,7 @@
-"""What is stored, by experiment: which there are is known at once, what each recorded is read where it is looked at.
+"""The stored experiments: their ids are known at once, their records are read on first use.
 
-Segments, where there are any, and the records that they do not hold, merged by name. Whatever is wrong with a segment,
-the records themselves are read instead: they are what counts. `verify`, `prune` and `compact` go by those alone.
+The catalogue merges the segments with the records that no segment holds. If a segment can't be used, the records
+themselves are read instead: they are authoritative. `verify`, `prune` and `compact` rely on the records alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from replicate_core.repository.repository import Repository, Unusable
 from replicate_core.storage.local import LocalStore
 
 OPEN_DAYS_MAX = 8
-"""More days than that are listed together with all others: one request for every thousand records of any day."""
+"""Maximum number of open days to list one by one. If there are more, all days are listed together, with one request for
+every thousand records."""
 
 ATTEMPTS = 3
-"""Segments that were listed may be gone a moment later, because others took their place."""
+"""Maximum number of attempts to read the segments: another process may replace them after they were listed."""
 
 
 class StoredExperiment:
@@ -32,8 +33,8 @@ class StoredExperiment:
     Args:
         experiment: its id.
         summary: what a listing needs of it.
-        read: gives its records, in the order of their keys.
-        state: what they fold to, where that is known already.
+        read: returns its records, in the order of their keys.
+        state: what the records fold to, if that is known already.
     """
 
     def __init__(
@@ -58,21 +59,21 @@ class StoredExperiment:
         """What its records fold to.
 
         Raises:
-            Corrupted: it is not there any more, or never was, whatever a segment says.
-            StorageFailed: it can't be read.
+            Corrupted: a segment lists the experiment, but its records are gone or never existed.
+            StorageFailed: the storage can't be read.
         """
         if self._state is None:
             self._state = records.fold(self.records).get(self.experiment)
         if self._state is None:
             raise Corrupted(
-                f"the experiment {self.experiment} stands in a segment, and its records say otherwise: "
-                "`replicate compact --rebuild` makes the segments anew"
+                f"the experiment {self.experiment} is listed in a segment, but not in the records: "
+                "`replicate compact --rebuild` rebuilds the segments"
             )
         return self._state
 
 
 class Catalogue:
-    """What was there when it was read; see `read`."""
+    """The experiments that were stored when the catalogue was read; see `read`."""
 
     def __init__(
         self, repository: Repository, held: Sequence[Segment], uncovered: Mapping[str, Record], unusable: Unusable
@@ -88,7 +89,7 @@ class Catalogue:
         for key, record in uncovered.items():
             self._fresh.setdefault(record.experiment, {})[key] = record
         self.uncovered = len(uncovered)
-        """How many records no segment holds."""
+        """Number of records that no segment holds."""
 
     @cached_property
     def experiments(self) -> dict[str, StoredExperiment]:
@@ -103,7 +104,9 @@ class Catalogue:
         pieces = self._pieces.get(experiment, [])
         read = partial(self.records, experiment)
         if pieces and experiment not in self._fresh:
-            largest = pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=_size)
+            largest = (
+                pieces[0][1] if len(pieces) == 1 else max((piece for _, piece in pieces), key=lambda it: len(it.names))
+            )
             if len(pieces) == 1 or all(set(piece.names) <= set(largest.names) for _, piece in pieces):
                 return None if largest.summary is None else StoredExperiment(experiment, largest.summary, read)
         found = self.records(experiment)
@@ -111,30 +114,30 @@ class Catalogue:
         return None if state is None else StoredExperiment(experiment, segments.summarise(state), lambda: found, state)
 
     def records(self, experiment: str) -> list[Record]:
-        """What is stored of an experiment, in the order of the keys, deleted or not."""
+        """The records of an experiment, in the order of their keys, even if it was deleted."""
         found = dict(self._fresh.get(experiment, {}))
         missing: list[str] = []
         for segment, piece in self._pieces.get(experiment, []):
             try:
                 found |= decoded(segment.lines(piece))
             except (Corrupted, TooNew) as error:
-                self._unusable(_blamed(segment, error))
+                self._unusable(_segment_error(segment, error))
                 missing += piece.keys
         if missing:
             found |= self._repository.records_at([key for key in missing if key not in found], self._unusable)
         return [found[key] for key in sorted(found)]
 
     def candidates(self, *alternatives: Collection[str]) -> Iterator[StoredExperiment]:
-        """The experiments of which a record holds all texts of an alternative, and maybe some more.
+        """The experiments that have a record with all strings of one alternative, and maybe some more.
 
-        The texts are as `dumps` writes them.
+        The strings are as `dumps` writes them.
         """
         wanted = [[text.encode() for text in texts] for texts in alternatives]
         places: set[tuple[str, int]] = set()
         for segment in self._segments:
             try:
                 places |= {(segment.key, number) for number in segment.blocks_with(*wanted)}
-            except Corrupted:  # then each experiment in it is looked at, and that says so
+            except Corrupted:  # then every experiment in it is a candidate, and reading it reports the damage
                 places |= {(segment.key, number) for number in range(len(segment.ends))}
         for experiment, stored in self.experiments.items():
             where = {(segment.key, piece.block) for segment, piece in self._pieces.get(experiment, [])}
@@ -142,41 +145,37 @@ class Catalogue:
                 yield stored
 
 
-def _size(piece: Piece) -> int:
-    return len(piece.names)
-
-
 def read(repository: Repository, unusable: Unusable | None = None, *, experiment: str | None = None) -> Catalogue:
-    """See what is stored.
+    """Read which experiments are stored.
 
     Args:
-        repository: where.
-        unusable: as in `Repository.read_records`; it may be called later, too, when something is looked at.
-        experiment: of the records that no segment holds, only those of this one are read; None: all.
+        repository: where to look.
+        unusable: as in `Repository.read_records`; it may also be called later, when records are read.
+        experiment: of the records that no segment holds, read only those of this experiment; None: all.
 
     Raises:
-        TooNew, Corrupted: what is stored is no repository that can be read.
+        TooNew, Corrupted: this version can't read the repository.
         StorageFailed: the storage can't be reached.
     """
     repository.check_format()
-    say = unusable or _warn
-    held = read_segments(repository, say)
+    report = unusable or _warn
+    held = read_segments(repository, report)
     keys = uncovered_keys(repository, held)
     wanted = [key for key in keys if experiment is None or f"-{experiment}-" in key]
-    return Catalogue(repository, held, repository.records_at(wanted, unusable), say)
+    return Catalogue(repository, held, repository.records_at(wanted, unusable), report)
 
 
 def _warn(error: Corrupted | TooNew) -> None:
-    """Warn of damage to a segment; one that another version wrote is none."""
+    """Warn of a damaged segment. A segment that a newer version wrote is not damaged."""
     if isinstance(error, Corrupted):
         user_warnings.warn(str(error))
 
 
 def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
-    """The segments that can be read, the oldest first; `unusable` is called with what is wrong with the others."""
+    """The readable segments, oldest first; `unusable` is called with the error of each of the others."""
     found: dict[str, bytes] = {}
     for _ in range(ATTEMPTS):
-        # not `names`: s3fs makes two requests of that where there is nothing
+        # `list` instead of `names`: for an empty directory, s3fs makes two requests for `names`
         keys = [entry.key for entry in repository.store.list(SEGMENTS) if is_segment_key(entry.key)]
         found = repository.store.get_many(keys) if keys else {}
         if len(found) == len(keys):
@@ -187,13 +186,15 @@ def read_segments(repository: Repository, unusable: Unusable) -> list[Segment]:
             try:
                 held.append(segments.decode(data, key=key))
             except (Corrupted, TooNew) as error:
-                unusable(_blamed(key, error))
+                unusable(_segment_error(key, error))
     return held
 
 
-def _blamed(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | TooNew:
+def _segment_error(segment: Segment | str, error: Corrupted | TooNew) -> Corrupted | TooNew:
     key, how = (segment, "compact") if isinstance(segment, str) else (segment.key, "compact --rebuild")
-    return type(error)(f"{error}. The records are read instead of {key}: nothing is lost, `replicate {how}` mends it")
+    return type(error)(
+        f"{error}. The records are read instead of {key}: nothing is lost, and `replicate {how}` repairs it"
+    )
 
 
 def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]:
@@ -210,9 +211,9 @@ def uncovered_keys(repository: Repository, held: Sequence[Segment]) -> list[str]
 
 
 def _listed(repository: Repository, settled: frozenset[str]) -> Iterable[str]:
-    """The keys of the records outside of settled days, and maybe some more."""
+    """The keys of the records that are not in settled days, and maybe some more."""
     store = repository.store
-    is_quick = isinstance(store, LocalStore)  # to look through all days costs next to nothing
+    is_quick = isinstance(store, LocalStore)  # listing all days costs next to nothing
     if not settled and not is_quick:
         return [entry.key for entry in store.list(RECORDS) if is_record_key(entry.key)]
     open_days = [name for name in store.names(RECORDS) if is_quick or name.removesuffix("/") not in settled]
@@ -226,13 +227,13 @@ def _keys_below(repository: Repository, name: str) -> list[str]:
 
 
 def decoded(lines: Mapping[str, bytes]) -> dict[str, Record]:
-    """Records that a segment holds, by key, verified. Raises `Corrupted`, also where they are not what it says."""
+    """Decode and verify records that a segment holds, by key. Raises `Corrupted`, also if one does not fit its key."""
     found: dict[str, Record] = {}
     for key, line in lines.items():
         try:
             record = record_codec.read(key, line)
         except Corrupted as error:
-            raise Corrupted(f"the segment holds something else as the record {key}, or it is damaged there") from error
+            raise Corrupted(f"the segment does not hold the record {key} as it should, or is damaged there") from error
         assert record is not None, "a segment names only records of kinds that are known"
         found[key] = record
     return found

@@ -1,7 +1,7 @@
-"""Laying the files of snapshots out in a local directory.
+"""Checking out the files of snapshots to a local directory.
 
-Everything is fetched and verified first, beside its destination; only then is it moved into place. What one snapshot
-says about a path, a later one may replace: an experiment's code first, then the files of a checkpoint.
+All files are fetched and verified beside their destination before any is moved into place. A later snapshot overrides
+the paths of an earlier one: first comes the code of an experiment, then the files of a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from replicate_core.repository.reading import Wanted, read_all
 from replicate_core.repository.repository import Repository
 
 What: TypeAlias = Literal["all", "code", "files"]
-"""What is wanted of a checkpoint: the code and its files, or one of the two."""
+"""What to check out of a checkpoint: its code and its files, or only one of the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class Layout:
     directories: tuple[str, ...]
 
     def existing(self, directory: Path) -> list[str]:
-        """The paths that stand in `directory` already, and would be replaced."""
+        """The paths that already exist in `directory`."""
         return [path for path in (*self.files, *self.links) if os.path.lexists(directory / local_name(path))]
 
     def replaced(self, directory: Path) -> list[str]:
-        """Those of them that are not already what the checkout will make of them: what stands there would be lost."""
-        return [path for path in self.existing(directory) if not self._is_there(directory / local_name(path), path)]
+        """The existing paths whose content differs from the checkout: what they hold now would be lost."""
+        return [path for path in self.existing(directory) if not self._is_current(directory / local_name(path), path)]
 
-    def _is_there(self, found: Path, path: str) -> bool:
+    def _is_current(self, found: Path, path: str) -> bool:
         if found.is_symlink() or path in self.links:
             return found.is_symlink() and self.links.get(path) == portable(os.readlink(found))
         return found.is_file() and _has_content(found, self.files[path])
@@ -64,11 +64,11 @@ def _has_content(found: Path, file: File) -> bool:
 
 
 def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only: str | None = None) -> Layout:
-    """Plan a checkout of snapshots, later ones over earlier ones.
+    """Plan a checkout of snapshots; later ones override earlier ones.
 
     Args:
         manifests: the snapshots.
-        replaced: what the last snapshot is a snapshot of: of this file or directory nothing of the others remains.
+        replaced: the file or directory that the last snapshot replaces: nothing that the others have there remains.
         only: a file or directory; nothing else is written.
 
     Raises:
@@ -104,19 +104,19 @@ def lay_out(manifests: Sequence[Manifest], *, replaced: str | None = None, only:
     )
     if only is not None and not (layout.files or layout.links or layout.directories):
         known = ", ".join(sorted({*files, *links})[:10]) or "nothing"
-        raise NotFound(f"nothing has the path {only!r} there; there is: {known}")
+        raise NotFound(f"nothing has the path {only!r}; there is: {known}")
     if problem := tree_problem(layout.files, layout.links, layout.directories):
         raise InvalidInput(f"these snapshots can't be laid out in one directory: {problem}")
     return layout
 
 
 def _makes_room(path: str, new: AbstractSet[str], in_order: Sequence[str]) -> bool:
-    """Tell whether a file or link makes room for new paths: it is one of them, or above one, or below one."""
+    """Tell whether a file or link must make room for new paths: it is one of them, or above one, or below one."""
     return path in new or _is_above(path, in_order) or not new.isdisjoint(_parents(path))
 
 
 def _is_above(directory: str, in_order: Sequence[str]) -> bool:
-    """Tell whether one of these paths, which are in order, lies in a directory."""
+    """Tell whether one of these sorted paths lies in a directory."""
     after = bisect.bisect_left(in_order, f"{directory}/")
     return after < len(in_order) and in_order[after].startswith(f"{directory}/")
 
@@ -127,29 +127,29 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def is_at(path: str, only: str | None) -> bool:
-    """Tell whether a path is that of a file or directory, or lies in it; None: in the project as a whole."""
+    """Tell whether `path` is `only`, or lies in it; None stands for the whole project."""
     return only in (None, ".", path) or path.startswith(f"{only}/")
 
 
 def check_out(repository: Repository, layout: Layout, directory: Path, progress: Progress = silent) -> None:
-    """Write the files of a layout to a directory, which is made if needed; what stands in their place is replaced.
+    """Write the files of a layout to a directory, which is made if needed; files in their place are replaced.
 
     Args:
-        repository: holds their bytes.
+        repository: holds the bytes of the files.
         layout: what to write.
-        directory: where to.
-        progress: called with the bytes that are fetched and all there are.
+        directory: where to write it.
+        progress: called with the number of bytes fetched, and the total.
 
     Raises:
         Corrupted: a stored byte is not what was stored; nothing in the directory was changed.
-        InvalidInput: a directory stands where a file must go, or a link on the way leads out of `directory`.
+        InvalidInput: a directory is where a file must go, or a link on the way leads out of `directory`.
         StorageFailed: the storage can't be read, or the directory can't be written.
     """
     try:
         make_directories(directory)
         root = directory.resolve()
         for path in (*layout.files, *layout.links, *layout.directories):
-            _check_way(root, path)
+            _check_parents(root, path)
         for path in (*layout.files, *layout.links):
             _check_replaceable(root / local_name(path))
         for path in layout.directories:
@@ -166,19 +166,21 @@ def check_out(repository: Repository, layout: Layout, directory: Path, progress:
             raise
         if error.errno == errno.ENAMETOOLONG:
             raise StorageFailed(
-                f"can't write to {directory}: {error.strerror}. Its directories are deeper, or names longer, "
-                "than this system takes there: name a directory with a shorter path"
+                f"can't write to {directory}: {error.strerror}. Directories are deeper, or names longer, than this "
+                "system allows there: choose a directory with a shorter path"
             ) from error
-        raise StorageFailed(f"can't write to {directory}: {error}. Make room there, or name another -o") from error
+        raise StorageFailed(
+            f"can't write to {directory}: {error}. Make room there, or choose another directory"
+        ) from error
 
 
-def _check_way(root: Path, path: str) -> None:
+def _check_parents(root: Path, path: str) -> None:
     target = root / local_name(path)
     way = target.parent.resolve()
     if not way.is_relative_to(root):
-        raise InvalidInput(f"{target.parent} leads out of {root}: remove the link in its place, or check out elsewhere")
+        raise InvalidInput(f"{target.parent} leads out of {root}: remove the link, or check out elsewhere")
     if forbidden := next(filter(is_forbidden, way.relative_to(root).parts), None):
-        raise InvalidInput(f"{target.parent} leads into {forbidden}: remove the link in its place")
+        raise InvalidInput(f"{target.parent} leads into {forbidden}: remove the link")
     for above in reversed(target.parents):
         if above.is_relative_to(root) and above != root:
             _check_directory(above, path)
@@ -195,7 +197,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _fetch(repository: Repository, files: Sequence[File], staging: Path, progress: Progress) -> None:
-    """Write each file under its number."""
+    """Fetch the files to `staging`, each under its number."""
     for number, file in enumerate(files):
         os.close(_create(file, staging / str(number)))
     done, total = 0, sum(file.size for file in files)
@@ -205,7 +207,7 @@ def _fetch(repository: Repository, files: Sequence[File], staging: Path, progres
 
 
 def _write(staging: Path, pieces: Sequence[tuple[Wanted, bytes]]) -> int:
-    """Write what one request brought; returns how many bytes that were."""
+    """Write what one request fetched; returns the number of bytes."""
     for number, parts in itertools.groupby(pieces, lambda piece: piece[0].file):
         descriptor = os.open(staging / str(number), os.O_WRONLY)
         try:
@@ -224,7 +226,7 @@ def _create(file: File, path: Path) -> int:
 
 
 def _mode(saved: int) -> int:
-    """The mode of a new file, less what the user's umask says: group and others get nothing where they had nothing."""
+    """The mode of a new file, before the user's umask: group and others get no access if they had none."""
     group = 0o060 if saved & 0o070 else 0
     others = 0o006 if saved & 0o007 else 0
     return 0o600 | group | others | saved & 0o111
@@ -235,7 +237,7 @@ def _move_into_place(layout: Layout, staging: Path, root: Path) -> None:
     shared = sorted(path for path, file in layout.files.items() if file.mode & 0o077)
 
     def mode(directory: Path) -> int:
-        """A directory with files of this user alone was closed to others, maybe."""
+        """The mode of a new directory: private if all its files are, because it may have been private, too."""
         path = portable(directory.relative_to(root).as_posix())
         return 0o700 if _is_above(path, private) and not _is_above(path, shared) else 0o777
 

@@ -1,7 +1,7 @@
-"""Which chunks a repository has already, as far as one process knows: what it wrote, and what recent manifests say.
+"""The chunk index: the chunks that one process knows to be stored, from its own writes and from recent manifests.
 
-Knowledge is never complete: a chunk that is not known is stored again, which costs space and never correctness. And it
-is never old: what `prune` may delete is announced a whole grace before, and knowledge lives for a quarter of it.
+The index need not be complete: a chunk that is not in it is stored again, which costs space but is always correct. It
+must not be old: `prune` announces a deletion a whole grace period ahead, and an entry expires after a quarter of that.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from replicate_core.errors import Corrupted, TooNew
 from replicate_core.format.manifest import Encoding, Manifest
 from replicate_core.format.records import ExperimentState
 from replicate_core.repository import catalogue
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 
 GRACE = timedelta(hours=24)
-"""From the announcement that an object will be deleted to its deletion, at least."""
+"""Minimum time from the announcement that an object will be deleted to its deletion: the grace period."""
 
 LIFETIME = GRACE / 4
-"""How long what is known may be relied upon."""
+"""Maximum time for which the index may be relied upon after it was read."""
 
 EXPERIMENTS_MAX = 32
-"""How many of the latest experiments are read: of each, its code and its last files."""
+"""Maximum number of experiments to read, latest first: of each, the manifests of its code and of its last files."""
 
 CHUNKS_MAX = 1_000_000
-"""More are forgotten, the oldest first: about 300 bytes of memory each."""
+"""Maximum number of chunks in the index, about 300 bytes of memory each. The oldest are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Location:
 
 
 class ChunkIndex:
-    """What one process knows of a repository.
+    """The chunks that one process knows to be in a repository.
 
     Args:
         repository: the repository.
-        lifetime: how long that may be relied upon.
+        lifetime: how long the index may be relied upon after it was read.
     """
 
     def __init__(self, repository: Repository, *, lifetime: timedelta = LIFETIME) -> None:
@@ -54,30 +54,30 @@ class ChunkIndex:
         self._lifetime = lifetime
         self._locations: dict[str, Location] = {}
         self._own: dict[str, datetime] = {}
-        self._learnt: datetime | None = None
+        self._read_at: datetime | None = None
 
     def refresh(self) -> None:
-        """Read again what is there, if what is known is too old."""
+        """Read the index again if it is too old."""
         if self.is_fresh():
             return
-        learnt = self._repository.now()  # before anything is read: what is read is at least so new
-        # Nothing so young can be doomed, whether a manifest names it yet or not.
-        self._own = {key: written for key, written in self._own.items() if learnt - written <= 2 * self._lifetime}
+        read_at = self._repository.now()  # before anything is read: what is read is at least as new
+        # Objects this young can't be doomed, even if no manifest names them yet.
+        self._own = {key: written for key, written in self._own.items() if read_at - written <= 2 * self._lifetime}
         self._locations = {found: place for found, place in self._locations.items() if place.object in self._own}
-        with suppress(Corrupted, TooNew):  # what is doomed can't be told: then nothing of others is relied upon
+        with suppress(Corrupted, TooNew):  # if it is unknown what is doomed, no object of another process is used
             doomed = self._repository.tombstoned()
-            latest = list(catalogue.read(self._repository, _ignore).experiments.values())[-EXPERIMENTS_MAX:]
+            latest = list(catalogue.read(self._repository, ignore).experiments.values())[-EXPERIMENTS_MAX:]
             for key in recent_manifests(stored.state for stored in latest):
-                with suppress(Corrupted, TooNew):  # `verify` names it; here it only teaches nothing
-                    self._learn(self._repository.manifest(key), doomed)
-        self._learnt = learnt
+                with suppress(Corrupted, TooNew):  # `verify` reports it; here its chunks just stay unknown
+                    self._add(self._repository.manifest(key), doomed)
+        self._read_at = read_at
 
     def is_fresh(self) -> bool:
-        """Tell whether what is known may still be relied upon."""
-        return self._learnt is not None and self._repository.now() - self._learnt <= self._lifetime
+        """Tell whether the index may still be relied upon."""
+        return self._read_at is not None and self._repository.now() - self._read_at <= self._lifetime
 
     def find(self, digest: str) -> Location | None:
-        """Where a chunk is, if that is known."""
+        """Where a chunk is stored; None if it is not in the index."""
         return self._locations.get(digest)
 
     def wrote(self, digest: str, location: Location) -> None:
@@ -85,13 +85,13 @@ class ChunkIndex:
         self._own.setdefault(location.object, self._repository.now())
         self._remember(digest, location)
 
-    def lost(self, objects: set[str]) -> None:
+    def deleted(self, objects: set[str]) -> None:
         """Forget objects that this process has stored and deleted."""
         self._own = {key: written for key, written in self._own.items() if key not in objects}
         self.forget(objects)
 
     def missing(self, objects: Iterable[str]) -> set[str]:
-        """Those objects that others wrote and that are no longer there."""
+        """The objects that other processes wrote and that are gone from the storage."""
         foreign = set(objects) - self._own.keys()
         return foreign - self._repository.store.sizes(sorted(foreign)).keys() if foreign else set()
 
@@ -101,7 +101,7 @@ class ChunkIndex:
             digest: location for digest, location in self._locations.items() if location.object not in objects
         }
 
-    def _learn(self, content: Manifest, doomed: set[str]) -> None:
+    def _add(self, content: Manifest, doomed: set[str]) -> None:
         for file in content.files.values():
             for part in file.parts:
                 if part.object not in doomed:
@@ -115,12 +115,8 @@ class ChunkIndex:
             del self._locations[next(iter(self._locations))]
 
 
-def _ignore(_: Corrupted | TooNew) -> None:
-    """A damaged record is reported by listings, not during a training."""
-
-
 def recent_manifests(states: Iterable[ExperimentState]) -> Iterator[str]:
-    """Of each experiment: the code, and the last files; what came before is referred to by those."""
+    """The manifests of the code and of the last files of each experiment: these refer to the chunks of earlier ones."""
     for state in states:
         yield from filter(None, [state.code or state.created.manifest])
         shared = (item.manifest for item in state.checkpoints if not item.is_private)

@@ -1,7 +1,7 @@
-"""Compaction: records are put into segments, which readers fetch instead; the records stay, and are what counts.
+"""Compaction: copy records into segments, which readers fetch instead. The records stay and are authoritative.
 
-Safe beside any number of writers, readers, and others that do the same: a segment has a name of its own, and only says
-what stands in records that are never changed. One that another has taken the place of is deleted after that is stored.
+Compaction is safe beside any number of readers, writers and other compactions: each segment has a name of its own, and
+repeats only records, which never change. A segment is deleted only after the one that replaces it is stored.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from replicate_core.format.keys import RECORDS, SEGMENTS, is_record_key, is_segm
 from replicate_core.format.records import Record
 from replicate_core.format.segments import Group, Segment, day_of, summarise
 from replicate_core.repository import catalogue
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 from replicate_core.storage.store import Entry
 
 UNCOVERED_MAX = 1000
-"""A recorder that has ended compacts when so many records are in no segment, or up to twice as many, by chance: of many
-that end together not all begin at once."""
+"""Maximum number of records that no segment holds: a recorder compacts at its end if there are more. Each recorder
+multiplies this by a random factor from 1 to 2, so that recorders that end together do not all compact at once."""
 
 SEGMENTS_MAX = 8
-"""When there are more, one takes the place of all."""
+"""Maximum number of segments: if there are more, the next one replaces them all."""
 
 SETTLED_AFTER = timedelta(hours=24)
-"""A day in which nothing was written for so long, by the clock of the storage, is over: the clocks of machines differ
-by less, and no write is under way for longer. What `prune` relies on, too."""
+"""Time without a write, by the clock of the storage, after which a day is settled: the clocks of machines differ by
+less, and no write takes longer. `prune` relies on the same."""
 
-LOOKED_THROUGH_AFTER = timedelta(hours=24)
-"""So long after the last one, a compaction is due, whatever there is: it looks through days that are over, too, in case
-that something was copied there."""
+FULL_SCAN_AFTER = timedelta(hours=24)
+"""Time after the newest segment at which a compaction is due in any case: it also lists settled days, in case records
+were copied there."""
 
 FETCHED_AT_ONCE = 2000
 
@@ -44,21 +44,21 @@ class CompactReport:
     """What a compaction did."""
 
     records: int = 0
-    """How many records were put into the new segment that were in none before."""
+    """Number of records in the new segment that were in no segment before."""
     unusable: int = 0
-    """How many can't be: each is read by itself, as before. `verify` says what is wrong with those that are damaged."""
+    """Number of records that no segment can hold: each is read by itself, as before. `verify` reports damaged ones."""
     segment: str | None = None
-    """The key of the new one; None: there was nothing to do."""
+    """The key of the new segment; None if there was nothing to do."""
     replaced: int = 0
-    """How many others it took the place of."""
+    """Number of segments that the new one replaced."""
 
 
 def compact(repository: Repository, *, rebuild: bool = False) -> CompactReport:
-    """Put all records that no segment holds into a new one.
+    """Put all records that no segment holds into a new segment.
 
     Args:
         repository: its store may be cached.
-        rebuild: make one new segment of all records, and delete all others.
+        rebuild: make one new segment of all records, and delete all other segments.
 
     Raises:
         StorageFailed: the storage can't be reached.
@@ -90,22 +90,18 @@ def compact(repository: Repository, *, rebuild: bool = False) -> CompactReport:
 
 
 def compact_if_due(repository: Repository) -> CompactReport:
-    """Compact, where many records are in no segment, or nobody has looked for a day. Errors as of `compact`."""
-    held = catalogue.read_segments(repository, _ignore)
+    """Compact if many records are in no segment, or the newest segment is a day old. Raises what `compact` raises."""
+    held = catalogue.read_segments(repository, ignore)
     uncovered = len(catalogue.uncovered_keys(repository, held))
     newest = max((segment.key for segment in held), default=None)
-    is_old = newest is not None and repository.now() - _made(newest) > LOOKED_THROUGH_AFTER
+    is_old = newest is not None and repository.now() - _made(newest) > FULL_SCAN_AFTER
     if uncovered < UNCOVERED_MAX * random.uniform(1, 2) and not is_old:  # noqa: S311  # spreads machines, hides nothing
         return CompactReport()
     return compact(repository)
 
 
-def _ignore(_: Corrupted | TooNew) -> None:
-    """Listings report it."""
-
-
 def _made(segment: str) -> datetime:
-    """When a segment was made, by its name; long ago where that says nothing."""
+    """When a segment was made, by its name; 1970 if the name does not tell."""
     try:
         milliseconds = ids.ulid_number(segment[len(SEGMENTS) :].partition(".")[0]) >> 80
     except InvalidInput:
@@ -114,10 +110,10 @@ def _made(segment: str) -> datetime:
 
 
 def _settled(entries: Iterable[Entry]) -> set[str]:
-    """The days that are over: nothing was written there for long before the last thing that was written anywhere."""
+    """The settled days: their last write is older than the newest record by `SETTLED_AFTER`."""
     last: dict[str, datetime] = {}
     for entry in entries:
-        if entry.modified is None:  # the storage does not tell
+        if entry.modified is None:  # the storage does not tell times
             return set()
         last[day_of(entry.key)] = max(entry.modified, last.get(day_of(entry.key), entry.modified))
     newest = max(last.values(), default=datetime.now(timezone.utc))
@@ -126,7 +122,7 @@ def _settled(entries: Iterable[Entry]) -> set[str]:
 
 
 def _usable(repository: Repository, keys: Sequence[str]) -> dict[str, tuple[bytes, Record]]:
-    """Of these records those that can be put into a segment, as they are stored and as what they say."""
+    """The records that a segment can hold, by key: their stored bytes, and the decoded record."""
     found: dict[str, tuple[bytes, Record]] = {}
     for start in range(0, len(keys), FETCHED_AT_ONCE):
         for key, data in repository.store.get_many(keys[start : start + FETCHED_AT_ONCE]).items():
@@ -137,7 +133,7 @@ def _usable(repository: Repository, keys: Sequence[str]) -> dict[str, tuple[byte
 
 
 def _rescued(held: Sequence[Segment], keys: set[str]) -> dict[str, tuple[bytes, Record]]:
-    """Of records that can't be used what segments hold of them: it may be all that is left."""
+    """What segments hold of records that can't be used: it may be the only copy left."""
     found: dict[str, tuple[bytes, Record]] = {}
     for segment in held:
         for piece in segment.pieces.values():
@@ -151,7 +147,7 @@ def _rescued(held: Sequence[Segment], keys: set[str]) -> dict[str, tuple[bytes, 
 
 
 def _record(key: str, data: bytes) -> Record | None:
-    """What a record says; None if it can't be put into a segment, or would not be the same there."""
+    """Decode a record; None if a segment can't hold it, or would not hold the same bytes."""
     if data.count(b"\n") != 1 or not data.endswith(b"\n"):
         return None
     try:
@@ -166,7 +162,7 @@ def _groups(
     fresh: Mapping[str, tuple[bytes, Record]],
     touched: set[str] | None,
 ) -> list[Group]:
-    """All that is known of the experiments that were touched, or of all, those that began first first."""
+    """The groups of the experiments that were touched, or of all (None), in the order they began."""
     lines: dict[str, dict[str, bytes]] = {}
     decoded: dict[str, Record] = {}
     for key, (line, record) in fresh.items():
@@ -189,7 +185,7 @@ def _groups(
 
 
 def _lines(repository: Repository, segment: Segment, piece: segments.Piece) -> dict[str, bytes]:
-    """The records of a piece as they are stored; where the segment is damaged, those themselves."""
+    """The stored bytes of the records of a piece; where the segment is damaged, the records themselves are read."""
     try:
         lines = segment.lines(piece)
     except Corrupted:
@@ -199,7 +195,7 @@ def _lines(repository: Repository, segment: Segment, piece: segments.Piece) -> d
 
 
 def _replaceable(repository: Repository, found: Sequence[Segment]) -> list[str]:
-    """The segments that a new one has taken the place of: those that were read, and those that are damaged."""
+    """The segments that a new one replaces: those that were read, and those that are damaged."""
     read = [segment.key for segment in found]
     damaged: list[str] = []
     for key in (entry.key for entry in repository.store.list(SEGMENTS)):
@@ -208,6 +204,6 @@ def _replaceable(repository: Repository, found: Sequence[Segment]) -> list[str]:
                 segments.decode(repository.store.get(key), key=key)
             except Corrupted:
                 damaged.append(key)
-            except (NotFound, TooNew):  # another version's
+            except (NotFound, TooNew):  # already deleted, or written by a newer version
                 continue
     return read + damaged

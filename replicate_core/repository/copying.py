@@ -1,12 +1,12 @@
-"""Copying experiments from one repository to another: what the other one has not, and nothing that is changed by it.
+"""Copying experiments from one repository (the source) to another (the target).
 
-In the order that keeps the other one readable at every moment: objects, manifests, records; of an experiment that is
-new there its beginning last. A process that dies in between leaves objects that nothing refers to, and the next one
-begins where it stopped. Every byte is verified before it is stored. Heartbeats, tombstones and
-segments are not copied: what they say is about the repository that they stand in.
+Only what the target lacks is copied, and nothing in the target is changed. The order keeps the target readable at every
+moment: objects, manifests, records, and the record that begins a new experiment last. A process that dies leaves
+objects that nothing refers to, and the next one continues where it stopped. Every byte is verified before it is stored.
+Heartbeats, tombstones and segments are not copied: they describe the repository that they are in.
 
-What is doomed there is not relied upon, though it be just what is wanted: it is stored again under another key, and the
-manifests that name it are replaced, as `prune` does it. The rules are in `pruning`.
+An object that is doomed in the target is not relied upon: it is stored again under another key, and the manifests that
+name it are replaced, as in `prune`. The rules are in `pruning`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from replicate_core.progress import Progress, silent
 from replicate_core.repository.catalogue import read_segments
 from replicate_core.repository.compacting import compact, compact_if_due
 from replicate_core.repository.reading import Wanted, plan, read
-from replicate_core.repository.repository import Repository
+from replicate_core.repository.repository import Repository, ignore
 from replicate_core.repository.verifying import snapshots_of
 from replicate_core.storage.local import LocalStore
 
 FETCH_BYTES = 16 << 20
-"""How much of an object is in memory at once."""
+"""Maximum number of bytes of an object that are in memory at once."""
 
 OBJECTS_AT_ONCE = 4
 
 RECORDS_AT_ONCE = 2000
 
-DOOMED_FOR = timedelta(minutes=10)
-"""How long it is believed what is doomed in the other repository: much less than a writer may."""
+DOOMED_LIFETIME = timedelta(minutes=10)
+"""Maximum time for which the list of doomed keys of the target is relied upon: much less than a writer may."""
 
 _ORDER = ("deleted", "released", "repacked", "resumed", "edited", "checkpoints", "restored", "ended", "created")
-"""Of an experiment, what hides something comes before what shows it."""
+"""The order in which the records of an experiment are copied, by kind: those that hide something come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +52,39 @@ class CopyReport:
     """What was copied."""
 
     experiments: tuple[str, ...] = ()
-    """Those of which something was."""
+    """The experiments of which something was copied."""
     deleted: tuple[str, ...] = ()
-    """Those of which only that they were deleted: now they are in the target, too."""
+    """The experiments that are deleted in the source: now they are deleted in the target, too."""
     unchanged: int = 0
-    """How many there were of which all was there already."""
+    """Number of experiments that the target already had completely."""
     records: int = 0
     objects: int = 0
     bytes_copied: int = 0
-    """Bytes of objects."""
+    """Number of bytes of objects that were copied."""
     failed: Mapping[str, str] = field(default_factory=dict)
-    """Experiments that could not be copied, of which nothing new is shown there, and why."""
+    """Experiments that could not be copied, and why. The target shows nothing new of them."""
     unusable: tuple[str, ...] = ()
-    """What is wrong with records that were left out, because nobody knows what they say."""
+    """The errors of records that were left out, because they can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is to be done for one experiment."""
+    """What to copy of one experiment."""
 
     experiment: str
     log: Sequence[Record]
     """All its records in the source, in the order of their keys."""
     missing: Mapping[str, tuple[bytes, Record]]
-    """Those that the target has not, by key: as they are stored, and what they say."""
+    """The records that the target lacks, by key: their stored bytes, and the decoded record."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is an experiment: it was not deleted."""
+        """Whether the experiment exists, that is, was not deleted."""
         return bool(records.fold(self.log))
 
     @property
     def expected_bytes(self) -> int:
-        """About how much is to be copied: what it once added to the source."""
+        """About how many bytes will be copied: the bytes that the missing records added to the source."""
         return sum(map(_added_bytes, (record for _, record in self.missing.values())))
 
 
@@ -96,19 +96,19 @@ def copy(
     experiments: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> CopyReport:
-    """Copy all that one repository has and another has not.
+    """Copy everything that one repository has and another lacks.
 
     Args:
         source: read without any cache.
-        target: written to; made where there is none.
-        scratch: a local directory for objects on their way.
-        experiments: the ids of those that are copied; None: all.
-        progress: called after every object with about how many bytes are done, and how many there are.
+        target: written to; made if it is missing.
+        scratch: a local directory for objects in transit.
+        experiments: the ids of the experiments to copy; None: all.
+        progress: called after every object with about how many bytes are done, and the total.
 
     Raises:
-        InvalidInput: both are the same.
-        NotFound: there is nothing to copy from.
-        Corrupted, TooNew: what is doomed in the target can't be told.
+        InvalidInput: source and target are the same repository.
+        NotFound: there is no repository to copy from.
+        Corrupted, TooNew: it can't be determined what is doomed in the target.
         StorageFailed: one of the storages can't be reached.
     """
     if not source.check_format():
@@ -130,8 +130,8 @@ def copy(
             failed[work.experiment] = str(error)
         before += work.expected_bytes
     progress(total, total)
-    # Most records stand in days that are over, where no listing looks that goes by segments.
-    (compact if read_segments(target, _ignore) else compact_if_due)(target)
+    # Most of the new records are in settled days, which a reader with segments does not list: they must get a segment.
+    (compact if read_segments(target, ignore) else compact_if_due)(target)
     return CopyReport(
         tuple(work.experiment for work in done if work.is_alive),
         tuple(work.experiment for work in done if not work.is_alive),
@@ -148,13 +148,9 @@ def _advance(progress: Progress, before: int, expected: int, total: int) -> Call
     return lambda copied: progress(before + min(copied, expected), total)
 
 
-def _ignore(_: Corrupted | TooNew) -> None:
-    """A compaction mends it."""
-
-
 def _check_differ(source: Repository, target: Repository) -> None:
-    """Make sure that both are not the same, under whatever names: what is written into one must not be in the other."""
-    probe = clock_probe_key(target.new_ulid())  # `prune` clears away what is left of it
+    """Make sure that source and target differ, whatever their URLs: a key written to one must not be in the other."""
+    probe = clock_probe_key(target.new_ulid())  # `prune` deletes it if this process dies
     target.store.put(probe, b"")
     try:
         if probe.removeprefix(TOMBSTONES) in source.store.names(TOMBSTONES):
@@ -164,29 +160,29 @@ def _check_differ(source: Repository, target: Repository) -> None:
 
 
 class _Copier:
-    """Copies experiment by experiment; remembers what is there meanwhile."""
+    """Copies one experiment after the other, and keeps track of what the target holds."""
 
     def __init__(self, source: Repository, target: Repository, scratch: Path) -> None:
         self.objects = 0
         self.bytes_copied = 0
         self.advance: Callable[[int], object] = lambda _: None
-        """Called with how many bytes of an experiment are copied."""
+        """Called with the number of bytes copied of the current experiment."""
         self._source = source
         self._target = target
         self._scratch = scratch
         self._there = {entry.key: entry.size for prefix in (DATA, MANIFESTS) for entry in target.store.list(prefix)}
-        """What the target has, and how large it is."""
+        """Key to size of every object and manifest in the target."""
         self._own: set[str] = set()
-        """What was stored there just now: nothing so young can be doomed."""
+        """The keys that this copy stored: they are too young to be doomed."""
         self._moved: dict[str, str] = {}
-        """Objects that are doomed in the target, and under which key they were stored there again."""
+        """Objects that are doomed in the target: old key to the key under which they were stored again."""
         self._doomed: set[str] = set()
         self._doomed_known: datetime | None = None
         self._verified: set[Part] = set()
         self._lock = Lock()
 
     def plan(self, experiments: Collection[str] | None) -> tuple[list[_Work], int, list[str]]:
-        """What is to be done; how many experiments need nothing; and what is wrong with records that can't be used."""
+        """Returns what to copy, the number of experiments that need nothing, and the errors of unusable records."""
         there = {entry.key for entry in self._target.store.list(RECORDS)}
         found, unusable = self._records(experiments)
         works = []
@@ -219,30 +215,32 @@ class _Copier:
         return found, unusable
 
     def carry_out(self, work: _Work) -> None:
-        """Copy what is new of an experiment.
+        """Copy what the target lacks of an experiment.
 
         Raises:
-            Corrupted, NotFound, TooNew: something is damaged, or gone; nothing that names it is stored.
+            Corrupted, NotFound, TooNew: something is damaged or gone; nothing that names it was stored.
         """
         contents = self._contents(work)
-        replaced = self._place(contents)
-        if replaced:  # from now on nobody looks for the old ones
+        replaced = self._store(contents)
+        if replaced:  # from now on, no reader looks for the old ones
             self._target.append(Repacked(work.experiment, replaced))
-        for key in sorted(work.missing, key=lambda key: (_rank(work.missing[key][1]), key)):
+        order = {key: _ORDER.index(record_codec.kind(record)) for key, (_, record) in work.missing.items()}
+        for key in sorted(work.missing, key=lambda key: (order[key], key)):
             self._target.store.put(key, work.missing[key][0])
         objects = {self._moved.get(key, key) for content in contents.values() for key in content.object_bytes}
         foreign = sorted(objects - self._own)
         lost = set(foreign) - self._target.store.sizes(foreign).keys() if foreign else set()
-        if lost:  # somebody has deleted them meanwhile
+        if lost:  # another process deleted them meanwhile
             self._doomed |= lost
-            hurt = {key: content for key, content in contents.items() if lost & content.object_bytes.keys()}
-            healed = self._place(hurt)
+            damaged = {key: content for key, content in contents.items() if lost & content.object_bytes.keys()}
+            healed = self._store(damaged)
             self._target.append(Repacked(work.experiment, {replaced.get(key, key): new for key, new in healed.items()}))
 
     def _contents(self, work: _Work) -> dict[str, Manifest]:
-        """The manifests to be copied: those that new records name, and that are there.
+        """The manifests to copy: those that the missing records name.
 
-        Of what was let go they need not be; nor of what was set aside, but it may count once both logs are one.
+        A manifest that no checkpoint needs any more may be missing in the source, but is copied if it is there: a
+        session that was set aside may count again once the records of both repositories are merged.
         """
         states = records.fold(work.log)
         if not states and not any(isinstance(record, Deleted) and record.checkpoints is None for record in work.log):
@@ -257,12 +255,12 @@ class _Copier:
                     raise
         return contents
 
-    def _place(self, contents: Mapping[str, Manifest]) -> dict[str, str]:
-        """Store manifests, and before them the objects that they name; returns those that got another key, and which.
+    def _store(self, contents: Mapping[str, Manifest]) -> dict[str, str]:
+        """Store the objects that manifests name, then the manifests; returns old key to new key of the replaced ones.
 
-        Nothing that is doomed is relied upon; what is lost counts as doomed.
+        No doomed key is relied upon; lost keys count as doomed.
         """
-        self._see_what_is_doomed()
+        self._refresh_doomed()
         self._copy_objects(contents)
         replaced: dict[str, str] = {}
         for key, content in contents.items():
@@ -277,14 +275,14 @@ class _Copier:
                 self._own.add(key)
         return replaced
 
-    def _see_what_is_doomed(self) -> None:
+    def _refresh_doomed(self) -> None:
         now = self._target.now()
-        if self._doomed_known is None or now - self._doomed_known > DOOMED_FOR:
+        if self._doomed_known is None or now - self._doomed_known > DOOMED_LIFETIME:
             self._doomed |= self._target.tombstoned() - self._own
             self._doomed_known = now
 
     def _copy_objects(self, contents: Mapping[str, Manifest]) -> None:
-        """Copy the objects that the target has not, or that are doomed there."""
+        """Copy the objects that the target lacks, or that are doomed there."""
         parts: dict[str, set[Part]] = {}
         for content in contents.values():
             for file in content.files.values():
@@ -299,7 +297,7 @@ class _Copier:
                     copied_before |= {replace(part, object=name) for part in parts.get(key, ())} - self._verified
                 elif self._there.get(key) != size or key in self._doomed:
                     needed[key] = size, content.object_digests.get(key)
-        for fetch in plan(map(Wanted, copied_before)):  # for another experiment, which needs other parts of them
+        for fetch in plan(map(Wanted, copied_before)):  # copied for another experiment, which needs other parts of it
             read(self._target, fetch)
         self._verified |= copied_before
         before = self.bytes_copied
@@ -312,7 +310,7 @@ class _Copier:
             one.result()
 
     def _copy_object(self, key: str, size: int, whole: str | None, parts: Collection[Part], before: int) -> None:
-        """Fetch an object, verify it, and store it: under its own key, or another one if that is doomed."""
+        """Fetch an object, verify it, and store it: under its own key, or under a new one if that is doomed."""
         path = self._scratch / key
         path.parent.mkdir(parents=True, exist_ok=True)
         seen = Digest()
@@ -325,7 +323,7 @@ class _Copier:
             if path.stat().st_size != size or whole not in (None, str(seen)):
                 raise Corrupted(f"the object {key} in {self._source.store.url} is not what was stored")
             fetched = LocalStore(self._scratch)
-            fetched.url = self._source.store.url  # what is wrong here is wrong there
+            fetched.url = self._source.store.url  # errors must name the source
             for fetch in plan(map(Wanted, parts)):
                 read(Repository(fetched), fetch)
             name = self._new_key(key) if key in self._doomed else key
@@ -343,14 +341,14 @@ class _Copier:
             self.advance(self.bytes_copied - before)
 
     def _new_key(self, key: str) -> str:
-        """A fresh key for what is stored under a key that is doomed."""
+        """A new key for an object whose key is doomed."""
         digits, _, rest = key.rpartition("/")[2].partition("-")
         _, dot, extension = rest.partition(".")
         return self._target.new_object_key(f"sha256:{digits}", dot + extension)
 
 
 def _added_bytes(record: Record) -> int:
-    """What storing the files of a record added to the storage."""
+    """Number of bytes that the files of a record added to the storage."""
     match record:
         case Created() | Resumed() | Restored():
             return record.stored_bytes
@@ -360,7 +358,7 @@ def _added_bytes(record: Record) -> int:
 
 
 def _named(log: Sequence[Record], missing: Iterable[Record]) -> list[str]:
-    """The manifests that some records name, without those of checkpoints that others delete or release."""
+    """The manifests that the missing records name, except those of checkpoints that the log deletes or releases."""
     gone = {
         identifier
         for record in log
@@ -381,12 +379,8 @@ def _named(log: Sequence[Record], missing: Iterable[Record]) -> list[str]:
     return [key for key in named if key is not None]
 
 
-def _rank(record: Record) -> int:
-    return _ORDER.index(record_codec.kind(record))
-
-
 def _renamed(content: Manifest, moved: Mapping[str, str]) -> Manifest:
-    """The same files, in objects under other keys."""
+    """The same files, with new keys for the objects that moved."""
 
     def name(key: str) -> str:
         return moved.get(key, key)

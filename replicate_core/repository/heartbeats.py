@@ -1,7 +1,7 @@
-"""Signs of life: one small document per running session of an experiment, which its recorder writes again and again.
+"""Heartbeats: one small document per running session of an experiment, which its recorder rewrites periodically.
 
-The only keys of a repository that are rewritten; each has one writer. They are no record: what they said is of no
-interest once the experiment has ended, and they are deleted then.
+Heartbeats are the only keys of a repository that are rewritten; each has one writer. A heartbeat is not a record: it is
+deleted when its session ends.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from replicate_core.format.values import Value
 from replicate_core.repository.repository import Repository
 
 INTERVAL = timedelta(seconds=30)
-"""From one heartbeat to the next."""
+"""Time between two heartbeats."""
 
 LOST_AFTER = timedelta(minutes=5)
-"""An experiment without a sign of life for so long is lost: the clocks of two machines differ by less."""
+"""Time without a heartbeat after which an experiment is lost: the clocks of two machines differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life."""
+    """A heartbeat of a session."""
 
     experiment: str
     session: str | None
-    """The session of the experiment that gave it; None for the first one."""
+    """The session of the experiment; None for the first one."""
     time: datetime
-    """When it was given, by the clock of the machine that gave it."""
+    """When it was written, by the clock of the machine that wrote it."""
     host: str
     process: int
-    """The process that is recorded."""
+    """The id of the process that is recorded."""
     waiting: int
-    """How many jobs were still to be stored."""
+    """Number of jobs that were not stored yet."""
 
 
 def beat(repository: Repository, heartbeat: Heartbeat) -> None:
-    """Give a sign of life. Raises `StorageFailed`."""
+    """Write a heartbeat. Raises `StorageFailed`."""
     document: dict[str, Value] = {
         "experiment": heartbeat.experiment,
         "session": heartbeat.session,
@@ -56,31 +56,31 @@ def beat(repository: Repository, heartbeat: Heartbeat) -> None:
 
 
 def stop(repository: Repository, experiment: str, session: str | None) -> None:
-    """Remove the sign of life of a session that has ended."""
-    with suppress(StorageFailed):  # it does no harm
+    """Remove the heartbeat of a session that has ended."""
+    with suppress(StorageFailed):  # a heartbeat that stays does no harm
         repository.store.delete([_key(experiment, session)])
 
 
 def last(repository: Repository, sessions: Mapping[str, str | None]) -> dict[str, Heartbeat]:
-    """The last sign of life of each of these experiments; without those that gave none.
+    """The last heartbeat of each of these experiments that has one, by experiment.
 
     Args:
-        repository: where they are stored.
-        sessions: experiment to the session of it that is asked for.
+        repository: where the heartbeats are stored.
+        sessions: experiment to the session whose heartbeat to read.
     """
     wanted = {_key(experiment, session) for experiment, session in sessions.items()}
     listed = [entry.key for entry in repository.store.list(HEARTBEATS)] if wanted else []
     found = repository.store.get_many(key for key in listed if key in wanted)
     heartbeats: dict[str, Heartbeat] = {}
     for key, data in found.items():
-        with suppress(Corrupted):  # half of one, on a storage that writes in place
+        with suppress(Corrupted):  # partly written, on a storage that writes in place
             heartbeat = decode(key, data)
             heartbeats[heartbeat.experiment] = heartbeat
     return heartbeats
 
 
 def decode(key: str, data: bytes) -> Heartbeat:
-    """Read a sign of life. Raises `Corrupted`, also where it is that of another session."""
+    """Read a heartbeat. Raises `Corrupted`, also if it is that of another session."""
     try:
         fields = unseal_under(key, data)
         heartbeat = Heartbeat(

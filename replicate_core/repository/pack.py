@@ -1,4 +1,4 @@
-"""Packs: tars of members that are read by their offsets, written member by member."""
+"""Packs: tar files that are written member by member, and whose members are read by offset."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from replicate_core.machine.descriptors import opener
 
 
 class PackWriter:
-    """A pack that is being written, to a file of its own.
+    """Writes a pack to a new file.
 
     Args:
-        directory: where the file is made: a stored pack may be a link to this very file.
+        directory: where the file is made. A pack stored on the same disk may be a hard link to this file.
 
     Raises:
-        OSError: there is no room; so do `add` and `end`.
+        OSError: the file can't be written, for example because the disk is full. `add` and `end` raise it, too.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -29,11 +29,11 @@ class PackWriter:
 
     @property
     def digest(self) -> str:
-        """Of all that was written."""
+        """The digest of everything written so far."""
         return str(self._digest)
 
     def add(self, name: str, data: bytes, *, mode: int = 0o644) -> int:
-        """Append a member; returns the offset at which its bytes begin."""
+        """Append a member; returns the offset of its first byte."""
         member = tarfile.TarInfo(name)
         member.size, member.mode = len(data), mode
         header = member.tobuf(tarfile.GNU_FORMAT, "utf-8")
@@ -42,12 +42,12 @@ class PackWriter:
         return offset
 
     def end(self) -> None:
-        """Write the end of the tar: it is whole then."""
+        """Write the end of the tar, and close the file."""
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         self._file.close()
 
     def close(self) -> None:
-        """Close the file, and remove it: what is stored has another name."""
+        """Close the file and remove it; a stored pack has another name."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -58,6 +58,6 @@ class PackWriter:
 
 
 def packed_bytes(lengths: Collection[int]) -> int:
-    """What a pack of members of these lengths takes, with their headers and what they are filled up with."""
+    """The size of a pack with members of these lengths, including headers and padding."""
     block = tarfile.BLOCKSIZE
     return sum(block + length + -length % block for length in lengths) + 2 * block

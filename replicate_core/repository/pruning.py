@@ -1,15 +1,17 @@
-"""Removing what nothing refers to any more, beside writers that know nothing of it, without a lock.
+"""Pruning: removing objects and manifests that nothing refers to, without a lock, while other processes write.
 
-In two phases. First objects and manifests are listed, and then everything that refers to them is read; what is old and
-not referred to is announced as doomed, in a tombstone. A whole grace later everything is read again, and what is doomed
-and still not referred to is deleted. Writers refer to an object of others only if they have read lately, within a
-quarter of the grace, that something refers to it and that it is not doomed; and no key is ever used twice. So whoever
-might still refer to a doomed object has published that long before it is deleted.
+Pruning has two phases. The first lists objects and manifests, and then reads everything that refers to them. Those that
+are old and not referred to are announced as doomed, in a tombstone. After a grace period, the second phase reads
+everything again, and deletes what is doomed and still not referred to.
 
-Only what is ours by the grammar of keys is ever announced or deleted. A tombstone that is damaged, or dooms anything
-else, is not obeyed at all, and named.
+This is safe because a writer refers to an object of another process only if it has read, within the last quarter of the
+grace period, that something refers to the object and that it is not doomed; and no key is ever used twice. So any
+writer that still refers to a doomed object has published its record long before the object is deleted.
 
-Ages are measured by the clock of the storage alone. The same two phases, for the same reason: Duplicacy's fossils,
+Only keys that match our grammar are ever announced or deleted. A tombstone that is damaged, or that dooms any other
+key, is ignored entirely and reported.
+
+Ages are measured by the clock of the storage alone. Duplicacy's fossils have the same two phases, for the same reason:
 https://github.com/gilbertchen/duplicacy/blob/master/DESIGN.md.
 """
 
@@ -45,7 +47,7 @@ from replicate_core.repository.verifying import CheckedSnapshot, snapshots_of
 from replicate_core.storage.store import Entry
 
 LIVE_SHARE = 0.5
-"""An object of which less is referred to is packed anew."""
+"""Minimum share of an object that must be referred to: an object with less is repacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +55,22 @@ class PruneReport:
     """What `prune` did, or would do. Sizes are in bytes."""
 
     deleted: Mapping[str, int] = field(default_factory=dict)
-    """Keys whose time had come, and their sizes."""
+    """Keys that were deleted, and their sizes."""
     doomed: Mapping[str, int] = field(default_factory=dict)
-    """Keys that were announced now."""
+    """Keys whose deletion this run announced."""
     waiting: Mapping[str, int] = field(default_factory=dict)
-    """Keys that were announced before, and are not due yet."""
+    """Keys that an earlier run announced, and that are not due yet."""
     young: Mapping[str, int] = field(default_factory=dict)
-    """Keys that nothing refers to either, and that may be about to be referred to: they were just written."""
+    """Keys that nothing refers to yet, but that were written so lately that something may soon."""
     repacked: Mapping[str, int] = field(default_factory=dict)
-    """Objects that were packed anew, because most of them is referred to by nothing; they are doomed next time."""
+    """Objects that were repacked because little of them is referred to; the next run dooms them."""
     passed_over: tuple[str, ...] = ()
-    """What is wrong with tombstones that were not obeyed, and with snapshots that can't be read, whose objects stay."""
+    """The errors of tombstones that were ignored, and of snapshots that can't be read, whose objects stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unusable:
-    """A manifest that is as it was written, and says what is never laid out: a path in `.git`, say."""
+    """A manifest that is intact but can't be checked out, for example because it has a path in `.git`."""
 
     problem: str
     objects: frozenset[str]
@@ -76,12 +78,12 @@ class _Unusable:
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """What is referred to."""
+    """Everything that experiments refer to."""
 
     states: Mapping[str, ExperimentState]
     manifests: Mapping[str, Manifest]
     unusable: Mapping[str, _Unusable]
-    """What is known of manifests that nobody can use, by key."""
+    """The manifests that can't be used, by key."""
 
     @property
     def keys(self) -> set[str]:
@@ -90,29 +92,29 @@ class _Live:
 
     @property
     def untouchable(self) -> frozenset[str]:
-        """The objects of manifests that can't be used: nobody can say which of their bytes are needed."""
+        """The objects of manifests that can't be used: it is unknown which of their bytes are needed."""
         return frozenset[str]().union(*(item.objects for item in self.unusable.values()))
 
 
 def prune(
     repository: Repository, *, scratch: Path, grace: timedelta = GRACE, dry_run: bool = False, repack: bool = True
 ) -> PruneReport:
-    """Delete what was doomed a grace ago, pack anew what is mostly dead, and doom what nothing refers to now.
+    """Delete what was doomed a grace period ago, repack what is mostly dead, and doom what nothing refers to now.
 
     Args:
         repository: read without any cache.
-        scratch: a local directory for packs that are made anew.
-        grace: from announcement to deletion. Shorter than `GRACE` only where nobody writes: writers rely on it.
-        dry_run: only say what would be done.
-        repack: pack objects anew of which less than `LIVE_SHARE` is referred to.
+        scratch: a local directory for new packs.
+        grace: time from announcement to deletion. Writers rely on `GRACE`: pass less only while nobody writes.
+        dry_run: only report what would be done.
+        repack: repack objects of which less than `LIVE_SHARE` is referred to.
 
     Raises:
         Corrupted: something that may refer to objects can't be read; nothing was deleted.
         StorageFailed: the storage can't be reached, or does not tell when it wrote something.
     """
     now = _clock(repository)
-    deleted, waiting, disobeyed = _sweep(repository, now, grace, dry_run=dry_run)
-    # Objects are listed before what refers to them is read: what is written meanwhile is not listed, or is young.
+    deleted, waiting, ignored = _sweep(repository, now, grace, dry_run=dry_run)
+    # Objects are listed before what refers to them is read: an object written meanwhile is not listed, or is young.
     listed = [entry for prefix in (DATA, MANIFESTS) for entry in repository.store.list(prefix)]
     entries = [entry for entry in listed if is_object_key(entry.key) or is_manifest_key(entry.key)]
     live = _read_live(repository)
@@ -126,12 +128,12 @@ def prune(
             _repack(repository, live, mostly_dead, scratch)
         if doomed:
             repository.put_tombstone(sorted(doomed))
-    passed_over = (*disobeyed, *(item.problem for item in live.unusable.values()))
+    passed_over = (*ignored, *(item.problem for item in live.unusable.values()))
     return PruneReport(deleted, doomed, waiting, young, mostly_dead, passed_over)
 
 
 def _clock(repository: Repository) -> datetime:
-    """The time, by the clock that tells the age of objects."""
+    """The current time, by the clock of the storage."""
     probe = clock_probe_key(repository.new_ulid())
     repository.store.put(probe, b"")
     try:
@@ -153,7 +155,7 @@ def _age(entry: Entry, now: datetime) -> timedelta:
 
 
 def _read_live(repository: Repository) -> _Live:
-    """Read everything that refers to objects; whatever can't be read might, too."""
+    """Read everything that refers to objects. Raises if anything can't be read, because it may refer to some, too."""
 
     def refuse(error: Corrupted | TooNew) -> NoReturn:
         raise type(error)(f"nothing was pruned, because it is not known what is still needed: {error}") from error
@@ -175,7 +177,7 @@ def _read_live(repository: Repository) -> _Live:
             read(snapshot)
         except (Corrupted, TooNew) as error:
             owner = ids.short(snapshot.checkpoint or snapshot.experiment)
-            refuse(type(error)(f"{error}. Where that can't be had, `replicate rm {owner}` gives up what it belongs to"))
+            refuse(type(error)(f"{error}. If it can't be restored, `replicate rm {owner}` deletes what it belongs to"))
     for snapshot in snapshots_of(_without_beginning(repository, found)):
         with suppress(Corrupted):
             read(snapshot)
@@ -183,19 +185,21 @@ def _read_live(repository: Repository) -> _Live:
 
 
 def _content(repository: Repository, snapshot: CheckedSnapshot) -> Manifest | _Unusable:
-    """What a manifest refers to. Raises `Corrupted` and `TooNew` where that is not known."""
+    """What a manifest refers to. Raises `Corrupted` and `TooNew` if that can't be determined."""
     key = snapshot.manifest
     try:
         content = repository.manifest(key)
     except Corrupted as error:
-        return _Unusable(f"{error}. What it names is kept", objects_of(repository.manifest_document(key), key=key))
+        return _Unusable(
+            f"{error}. The objects that it names are kept", objects_of(repository.manifest_document(key), key=key)
+        )
     if problem := size_problem(content, snapshot.size_bytes):
         raise Corrupted(f"the manifest {key} {problem}")
     return content
 
 
 def _without_beginning(repository: Repository, found: Sequence[Record]) -> Mapping[str, ExperimentState]:
-    """The experiments that are in no listing, but may be again, with what they refer to."""
+    """The experiments that no listing shows because the record of their beginning is missing; a copy may restore it."""
     headless = records.headless(found)
     begun = (Created(experiment, repository.now()) for experiment in headless)
     return records.fold([*begun, *(record for own in headless.values() for record in own)])
@@ -204,45 +208,45 @@ def _without_beginning(repository: Repository, found: Sequence[Record]) -> Mappi
 def _sweep(
     repository: Repository, now: datetime, grace: timedelta, *, dry_run: bool
 ) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """Delete what was announced long enough ago and is still not needed.
+    """Delete what was announced long enough ago and is still not referred to.
 
     Returns:
-        What was deleted, what must wait, and what is wrong with tombstones that are not obeyed.
+        The deleted keys and the waiting keys, with their sizes, and the errors of the tombstones that were ignored.
     """
     due: dict[str, list[str]] = {}
     waiting: set[str] = set()
-    disobeyed: list[str] = []
+    ignored: list[str] = []
     entries = repository.store.list(TOMBSTONES)
     probes = [entry.key for entry in entries if is_clock_probe_key(entry.key) and _age(entry, now) > grace]
-    if probes and not dry_run:  # nobody cleared them away
+    if probes and not dry_run:  # the processes that wrote them have died
         repository.store.delete(probes)
     for entry in entries:
         if not is_tombstone_key(entry.key):
             continue
         try:
             keys = repository.tombstone(entry.key)
-        except NotFound:  # someone else has swept it meanwhile
+        except NotFound:  # another process swept it meanwhile
             continue
         except Corrupted as error:
-            disobeyed.append(f"{error}. It is not obeyed; delete it")
+            ignored.append(f"{error}. It is ignored; delete it")
             continue
         if _age(entry, now) >= grace:
             due[entry.key] = keys
         else:
             waiting.update(keys)
     if not due:
-        return {}, repository.store.sizes(sorted(waiting)), disobeyed
+        return {}, repository.store.sizes(sorted(waiting)), ignored
     live = _read_live(repository).keys
     doomed = sorted({key for keys in due.values() for key in keys} - live)
     sizes = repository.store.sizes(doomed)
     if not dry_run:
         repository.store.delete(doomed)
         repository.store.delete(due)
-    return sizes, repository.store.sizes(sorted(waiting - live)), disobeyed
+    return sizes, repository.store.sizes(sorted(waiting - live)), ignored
 
 
 def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: timedelta) -> dict[str, int]:
-    """Objects of which so little is referred to that it would take much less in a new pack, with their sizes."""
+    """Objects that a new pack would shrink below `LIVE_SHARE` of their size, with their sizes."""
     referred: dict[str, dict[int, int]] = {}
     for content in live.manifests.values():
         for file in content.files.values():
@@ -254,7 +258,7 @@ def _mostly_dead(entries: Sequence[Entry], live: _Live, now: datetime, grace: ti
 
 
 def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch: Path) -> None:
-    """Copy what is needed of these objects to new packs, and replace the manifests that name them."""
+    """Copy the parts of these objects that are still needed to new packs, and replace the manifests that name them."""
     parts = {part for content in live.manifests.values() for file in content.files.values() for part in file.parts}
     by_object: dict[str, list[Part]] = {key: [] for key in keys}
     for part in sorted(parts, key=lambda part: part.offset):
@@ -262,7 +266,7 @@ def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch:
             by_object[part.object].append(part)
     moved: dict[Part, _Place] = {}
     for group in by_object.values():
-        with suppress(Corrupted):  # `verify` names whom it hurts; here it stays as it is
+        with suppress(Corrupted):  # a damaged object stays as it is; `verify` reports which files it damages
             moved |= _copy(repository, group, scratch)
     for snapshot in snapshots_of(live.states):
         content = live.manifests.get(snapshot.manifest)
@@ -273,7 +277,7 @@ def _repack(repository: Repository, live: _Live, keys: Collection[str], scratch:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a part is now, and how large the object is."""
+    """Where a part is after repacking, with size and digest of its object."""
 
     part: Part
     object_bytes: int
@@ -281,12 +285,12 @@ class _Place:
 
 
 def _copy(repository: Repository, parts: Sequence[Part], scratch: Path) -> dict[Part, _Place]:
-    """Write parts, stored as they are, to a new pack. Raises `Corrupted` if one is damaged."""
+    """Copy parts to a new pack, without decoding them. Raises `Corrupted` if one is damaged."""
     pack = PackWriter(scratch)
     try:
         offsets = {}
         for part in parts:
-            stored = read_stored(repository, part)  # verified: what is damaged must not be carried on
+            stored = read_stored(repository, part)  # verified: damage must not be copied
             offsets[part] = pack.add(digest_hex(part.digest), stored)
         pack.end()
         key = repository.new_object_key(digest("\n".join(part.digest for part in parts).encode()), ".tar")
@@ -300,7 +304,7 @@ def _copy(repository: Repository, parts: Sequence[Part], scratch: Path) -> dict[
 
 
 def _rewritten(content: Manifest, moved: Mapping[Part, _Place]) -> Manifest:
-    """The same files, with the parts where they are now."""
+    """The same files, with their parts at the new places."""
     files = {
         path: replace(file, parts=tuple(moved[part].part if part in moved else part for part in file.parts))
         for path, file in content.files.items()

@@ -1,6 +1,6 @@
-"""Reading the files of a snapshot back: part by part, and no byte is handed over before its digest was checked.
+"""Reading the files of a snapshot, part by part. No byte is returned before its digest is checked.
 
-Parts that lie near one another in an object are fetched by one request, and several requests run at once.
+Parts that are close to one another in an object are fetched with one request, and several requests run at once.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FETCH_BYTES = 4 << 20
-"""One request brings about so much; a longer part is fetched alone."""
+"""Maximum number of bytes that one request fetches; a longer part is fetched alone."""
 
 GAP_BYTES = 64 << 10
-"""So much between two parts is fetched with them and thrown away: cheaper than another request."""
+"""Maximum gap between two parts of one request: fetching it is cheaper than another request."""
 
 FETCHES_AT_ONCE = 4
 
 KEPT_BYTES = 16 << 20
-"""What an open file holds in memory: going back and forth does not fetch it again."""
+"""Maximum number of bytes that an open file caches in memory, so that seeking back does not fetch them again."""
 
 READ_AHEAD = 4
-"""Parts that are fetched together once a file is read from part to part."""
+"""Number of parts that are fetched together while a file is read in sequence."""
 
 
 class Wanted(NamedTuple):
-    """A part, and where it belongs: which file of several, and where in it."""
+    """A part, and where it belongs: the number of its file, and its position there."""
 
     part: Part
     file: int = 0
@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Parts that lie near one another in one object, in the order in which they lie there."""
+    """One request: parts that are close to one another in an object, in the order of their offsets."""
 
     object: str
     start: int
@@ -95,7 +95,7 @@ def _fetch_of(gathered: list[Wanted], end: int) -> Fetch:
 
 
 def read(repository: Repository, fetch: Fetch) -> list[tuple[Wanted, bytes]]:
-    """Make one request, and give the parts it brings, decoded and verified.
+    """Make one request, and return the parts that it fetched, decoded and verified.
 
     Raises:
         Corrupted: the object is missing or damaged.
@@ -112,7 +112,7 @@ def read(repository: Repository, fetch: Fetch) -> list[tuple[Wanted, bytes]]:
 
 
 def read_stored(repository: Repository, part: Part) -> bytes:
-    """Fetch one part as it is stored, encoded or not, after its content was verified; errors as in `read`."""
+    """Fetch the stored bytes of one part, encoded or not, and verify its content; raises what `read` raises."""
     try:
         stored = repository.store.get(part.object, part.offset, part.offset + part.stored_bytes)
     except NotFound as error:
@@ -135,7 +135,7 @@ def _verified(repository: Repository, part: Part, stored: memoryview) -> bytes:
 
 
 def read_part(repository: Repository, part: Part) -> bytes:
-    """Fetch one part; errors as in `read`."""
+    """Fetch one part; raises what `read` raises."""
     ((_, data),) = read(repository, next(plan([Wanted(part)])))
     return data
 
@@ -143,21 +143,19 @@ def read_part(repository: Repository, part: Part) -> bytes:
 def read_all(
     repository: Repository, files: Sequence[File], receive: Callable[[Sequence[tuple[Wanted, bytes]]], T]
 ) -> Iterator[T]:
-    """Fetch the bytes of files, in any order, and hand them over: a few requests run at once.
-
-    No more is held in memory than they bring.
+    """Fetch the bytes of files, in any order, with a few requests at once. Memory holds only what these fetch.
 
     Args:
         repository: holds the bytes.
-        files: whose bytes.
-        receive: called with what each request brought, verified, by the thread that made it; each piece says which of
-            the files it belongs to, and where in it.
+        files: the files to fetch.
+        receive: called with the verified parts of each request, in the thread that made the request; each part says
+            which of the files it belongs to, and its position there.
 
     Yields:
-        What `receive` returned, for one request after the other.
+        The result of `receive` for each request, in order.
 
     Raises:
-        Corrupted: an object is missing or damaged; what was handed over until then is verified.
+        Corrupted: an object is missing or damaged; everything that `receive` got before is verified.
     """
     fetches = plan(item for number, file in enumerate(files) for item in wanted_of(file, number))
     running: deque[Future[T]] = deque()
@@ -175,7 +173,7 @@ def read_all(
 
 
 def open_file(repository: Repository, file: File, *, name: str) -> io.BufferedReader:
-    """Open a file of a snapshot for reading: seekable, verified, and only what is read is fetched."""
+    """Open a file of a snapshot for reading: seekable and verified. Only the parts that are read are fetched."""
     return io.BufferedReader(_StoredFile(repository, file, name), buffer_size=1 << 16)
 
 
@@ -229,7 +227,7 @@ class _StoredFile(io.RawIOBase):
             try:
                 self._fetch(number, parts)
             except Corrupted:
-                self._fetch(number, parts[:1])  # what was read ahead must not hide what is good
+                self._fetch(number, parts[:1])  # damage in a part that was read ahead must not hide this one
         self._last = number
         self._kept.move_to_end(number)
         while len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_BYTES:

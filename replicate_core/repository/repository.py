@@ -1,6 +1,6 @@
-"""The repository: what stands under which key of a store, and how documents are written and read there.
+"""The repository: which keys of a store hold what, and how documents are written and read.
 
-Records and manifests go through here, sealed; the bytes of files go through `writing` and `reading`. What records
+This module seals and unseals records and manifests; `writing` and `reading` handle the bytes of files. What records
 mean is in `records`.
 """
 
@@ -48,7 +48,7 @@ from replicate_core.format.values import Value, loads
 from replicate_core.storage.store import Store
 
 MANIFESTS_MAX = 64
-"""Maximum number of manifests kept in memory: that of a large file takes some 100 kB."""
+"""Maximum number of manifests cached in memory: the manifest of a large file takes about 100 kB."""
 
 MANIFESTS_AT_ONCE = 256
 
@@ -58,7 +58,7 @@ Unusable = Callable[[Corrupted | TooNew], None]
 
 
 def utc_now() -> datetime:
-    """The time, with its zone."""
+    """The current time in UTC, as an aware datetime."""
     return datetime.now(timezone.utc)
 
 
@@ -66,9 +66,9 @@ class Repository:
     """Everything stored at one storage URL.
 
     Args:
-        store: where the bytes go.
+        store: holds the bytes.
         now: the clock.
-        randomness: gives as many random bytes as it is asked for.
+        randomness: returns the given number of random bytes.
     """
 
     def __init__(self, store: Store, *, now: Clock = utc_now, randomness: Randomness = os.urandom) -> None:
@@ -80,11 +80,11 @@ class Repository:
         self._manifests: dict[str, Manifest] = {}
 
     def check_format(self) -> bool:
-        """Tell whether a repository is there already.
+        """Tell whether the store holds a repository already.
 
         Raises:
-            TooNew: it was made by a newer version.
-            Corrupted: what stands there is something else.
+            TooNew: a newer version made the repository.
+            Corrupted: the document that names the format is something else.
             StorageFailed: the storage can't be reached.
         """
         try:
@@ -102,33 +102,33 @@ class Repository:
                 f"replicate reads up to format {FORMAT} with {DIGEST_NAME}: upgrade replicate"
             )
         if format_ < FORMAT:
-            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} names the format {format_}, which there never was")
+            raise Corrupted(f"{FORMAT_KEY} in {self.store.url} names the format {format_}, which never existed")
         return True
 
     def prepare(self) -> None:
-        """Make sure that a repository is there and can be written to."""
+        """Make sure that the repository exists and can be written to."""
         if not self.check_format():
             document = json.dumps({"format": FORMAT, "digest": DIGEST_NAME}).encode() + b"\n"
             self.store.put(FORMAT_KEY, document)
 
     def new_id(self) -> str:
-        """A fresh id for an experiment or a checkpoint."""
+        """A new id for an experiment or a checkpoint."""
         return ids.random_id(self._randomness(ids.ID_BYTES))
 
     def new_ulid(self) -> str:
-        """A fresh ULID, later than every other one that this object has made."""
+        """A new ULID, later than every other one that this object made."""
         with self._lock:
             milliseconds = int(self.now().timestamp() * 1000)
             self._last_ulid = ids.ulid_after(self._last_ulid, milliseconds, self._randomness(ids.ULID_BYTES))
             return self._last_ulid
 
     def new_object_key(self, digest: str, extension: str) -> str:
-        """A fresh key for an object: named by a digest, and never used before, whatever its digest."""
+        """A new key for an object: it contains the digest, and is unique even if an object with that digest exists."""
         digits = manifest.digest_hex(digest)
         return f"{DATA}{digits[:2]}/{digits}-{self._randomness(8).hex()}{extension}"
 
     def append(self, record: Record) -> str:
-        """Publish a record: from now on everybody sees what it says. Returns its key."""
+        """Publish a record: from now on, every reader sees it. Returns its key."""
         ulid = self.new_ulid()
         day = datetime.fromtimestamp((ids.ulid_number(ulid) >> 80) / 1000, timezone.utc)
         key = record_key(RecordName(f"{day:%Y%m%d}", ulid, record.experiment, record_codec.kind(record)))
@@ -139,26 +139,26 @@ class Repository:
         """All records, in the order of their keys.
 
         Args:
-            experiment: only those of this one; None: all.
-            unusable: called with the error of each record that can't be used, which is left out: `Corrupted`, or
-                `TooNew` for a kind that only later versions know. By default a damaged one is warned of, because it
-                hides only what it says itself, and a newer kind is passed over.
+            experiment: only the records of this experiment; None: all.
+            unusable: called with the error of each record that is left out: `Corrupted`, or `TooNew` for a kind that
+                only later versions know. By default, a damaged record causes only a warning, because the other records
+                are not affected, and a newer kind is ignored.
         """
         keys = [key for key in self.record_keys() if not experiment or f"-{experiment}-" in key]
         return list(self.records_at(keys, unusable).values())
 
     def record_keys(self) -> list[str]:
-        """The keys of all records, in order. Errors as of `check_format`."""
+        """The keys of all records, in order. Raises what `check_format` raises."""
         self.check_format()
         return [entry.key for entry in self.store.list(RECORDS) if is_record_key(entry.key)]
 
     def records_at(self, keys: Sequence[str], unusable: Unusable | None = None) -> dict[str, Record]:
-        """The records under these keys, in their order; `unusable` as in `read_records`."""
+        """The records with these keys, in the same order; `unusable` is as in `read_records`."""
         found = self.store.get_many(keys)
         read: dict[str, Record] = {}
         for key in keys:
             try:
-                if key not in found and unusable is None:  # someone removed it meanwhile
+                if key not in found and unusable is None:  # another process deleted it meanwhile
                     continue
                 read[key] = decode_record(key, found.get(key))
             except (Corrupted, TooNew) as error:
@@ -166,24 +166,24 @@ class Repository:
         return read
 
     def put_tombstone(self, keys: Iterable[str]) -> str:
-        """Announce that these keys will be deleted. Returns the key of the announcement."""
+        """Announce that these keys will be deleted. Returns the key of the tombstone."""
         key = tombstone_key(self.new_ulid())
         self.store.put(key, seal_under(key, {"keys": list(keys)}))
         return key
 
     def tombstone(self, key: str) -> list[str]:
-        """The keys that an announcement dooms.
+        """The keys that a tombstone dooms.
 
         Raises:
-            NotFound: it has been deleted meanwhile.
-            Corrupted: it is none, or dooms what no announcement of replicate does.
+            NotFound: the tombstone was deleted meanwhile.
+            Corrupted: it is not a tombstone, or dooms something that is neither an object nor a manifest.
         """
         return _tombstone_keys(key, self.store.get(key))
 
     def tombstoned(self) -> set[str]:
-        """All keys whose deletion is announced: nothing may refer to them any more.
+        """All keys whose deletion is announced: nothing new may refer to them.
 
-        An announcement that can't be read is passed over, as `prune` does: what it dooms is never deleted.
+        A tombstone that can't be read is ignored, as in `prune`: what it dooms is never deleted.
         """
         listed = (entry.key for entry in self.store.list(TOMBSTONES))
         doomed: set[str] = set()
@@ -193,24 +193,24 @@ class Repository:
         return doomed
 
     def states(self, unusable: Unusable | None = None) -> dict[str, ExperimentState]:
-        """Every experiment that is not deleted, by id, in the order they began; `unusable` as in `read_records`."""
+        """Every experiment that is not deleted, by id, in the order they began; `unusable` is as in `read_records`."""
         return records.by_age(records.fold(self.read_records(unusable)))
 
     def put_manifest(self, content: Manifest) -> str:
-        """Store a manifest, after all the objects it names. Returns its key."""
+        """Store a manifest, whose objects must be stored already. Returns its key."""
         key = manifest_key(self.new_ulid())
         self.store.put(key, seal_under(key, manifest.encode(content)))
         return key
 
     def manifest(self, key: str, *, size_bytes: int | None = None) -> Manifest:
-        """Read a manifest, verified.
+        """Read and verify a manifest.
 
         Args:
             key: its key.
-            size_bytes: the size of its files together, as the record says that names it; None where that is not known.
+            size_bytes: the total size of its files, from the record that names the manifest; None if it is not known.
 
         Raises:
-            Corrupted: it is damaged or missing, or another one than the record means.
+            Corrupted: the manifest is damaged or missing, or is not the one that the record means.
         """
         if key not in self._manifests:
             while len(self._manifests) >= MANIFESTS_MAX:
@@ -222,16 +222,16 @@ class Repository:
         return content
 
     def manifest_document(self, key: str) -> dict[str, Value]:
-        """Read a manifest as plain data, which is that of this key, and not yet checked any further; see `manifest`."""
+        """Read a manifest as plain data: checked to be that of this key, but no further; see `manifest`."""
         try:
             return unseal_under(key, self.store.get(key))
         except NotFound as error:
             raise Corrupted(f"the manifest {key} is missing from {self.store.url}") from error
 
     def manifests_with(self, keys: Iterable[str], size: int) -> Iterator[tuple[str, Manifest]]:
-        """Of many manifests those that list a file of `size` bytes, and maybe others; the rest is not even parsed.
+        """The manifests that list a file of `size` bytes, and maybe some more; the others are not even parsed.
 
-        What is missing or damaged is warned of: what it lists is not known.
+        Warns of manifests that are missing or damaged: the files that they list are not known.
         """
         size_field = re.compile(rb'"size"\s*:\s*%d\b' % size)
         names = list(keys)
@@ -245,22 +245,22 @@ class Repository:
                     if not is_sealed_under(key, found[key]) or size_field.search(found[key]):
                         yield key, manifest.decode(unseal_under(key, found[key]), key=key)
                 except (Corrupted, TooNew) as error:
-                    user_warnings.warn(f"not looked into: {error}")
+                    user_warnings.warn(f"not searched: {error}")
 
     def manifests(self, keys: Iterable[str | None]) -> list[Manifest]:
-        """Read several manifests; None stands for no files."""
+        """Read several manifests; a key of None stands for no files and is skipped."""
         return [self.manifest(key) for key in keys if key is not None]
 
 
 def decode_record(key: str, data: bytes | None) -> Record:
-    """What the record under a key says; None stands for one that was listed and is not there.
+    """Decode the record of a key; `data` is None if the key was listed, but is gone.
 
     Raises:
-        Corrupted: it is damaged or gone, or another one than its key says.
+        Corrupted: the record is damaged or gone, or does not fit its key.
         TooNew: it is of a kind that only later versions know.
     """
     if data is None:
-        raise Corrupted(f"the record {key} is listed, and can't be read")
+        raise Corrupted(f"the record {key} is listed, but can't be read")
     record = record_codec.read(key, data)
     if record is None:
         raise TooNew(f"the record {key} is of a kind that this version does not know: upgrade replicate")
@@ -278,7 +278,11 @@ def _tombstone_keys(key: str, data: bytes) -> list[str]:
     return doomed
 
 
+def ignore(_: Corrupted | TooNew) -> None:
+    """Do nothing: listings and `verify` report the error."""
+
+
 def warn(error: Corrupted | TooNew) -> None:
-    """Warn of what is damaged: it hides only what it says itself. A kind that only later versions know is no damage."""
+    """Warn of a damaged record: the others are not affected. A record of a newer version is not damaged."""
     if isinstance(error, Corrupted):
         user_warnings.warn(f"left out of the listing: {error}")

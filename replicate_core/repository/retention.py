@@ -1,9 +1,10 @@
-"""Letting go of files that are not to be kept: only metrics are left of a checkpoint then.
+"""Releasing the files of checkpoints that `keep` no longer keeps: only their metrics remain.
 
-Which ones is decided by what is stored, once the checkpoint that takes their place is. Deleting what is stored needs a
-grace elsewhere (`pruning`), because another writer may be about to refer to it. Not here: whoever writes a checkpoint
-under a rule says so in its record, and until that session has ended nobody else refers to its objects. So the objects
-that this process has added for such checkpoints are its own, and are deleted at once; `prune` finds what is left.
+The decision is made from the stored records, after the checkpoint that replaces them is stored. `pruning` waits for a
+grace period before it deletes objects, because another writer may be about to refer to them. No grace period is needed
+here: the record of a checkpoint says that it was made under a rule, and no other process refers to the objects of such
+a checkpoint until its session has ended. So this process deletes the objects that it added for such checkpoints at
+once; `prune` deletes the rest.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from replicate_core.repository.repository import Repository
 from replicate_core.repository.writing import StoredSnapshot
 
 PAUSE_SECONDS = 30.0
-"""All records are listed for it: no more often than this."""
+"""Minimum number of seconds between two applications of the rule: each one lists all records."""
 
 _log = logging.getLogger("replicate.recorder")
 
 
 class Retention:
-    """Lets go of files of one experiment, for the process that stores what one session of it makes.
+    """Releases files of one experiment, in the process that stores one of its sessions.
 
     Args:
-        repository: where to.
-        known: what that process knows of it.
-        experiment: the experiment.
+        repository: where the session is stored.
+        known: the chunk index of the process.
+        experiment: the id of the experiment.
         session: the session; None for the first one.
     """
 
@@ -41,14 +42,14 @@ class Retention:
         self._experiment = experiment
         self._session = session
         self._objects: dict[str | None, set[str]] = {}
-        """What this process has stored: checkpoint to objects that it refers to; None stands for the code."""
+        """The objects that each checkpoint of this process refers to; None stands for the code."""
         self._own: set[str] = set()
-        """The objects that were added for checkpoints under a rule."""
+        """The objects that this process added for checkpoints under a rule."""
         self._applied_at: float | None = None
         self._has_rule = False
 
     def stored(self, record: Record, snapshot: StoredSnapshot) -> None:
-        """Remember what a record refers to that was stored now."""
+        """Remember which objects a record refers to that was just stored."""
         if isinstance(record, (Created, Resumed)):
             self._objects.setdefault(None, set()).update(snapshot.objects)
         elif isinstance(record, records.Checkpointed):
@@ -59,25 +60,25 @@ class Retention:
                     self._own.update(snapshot.added)
 
     def is_due(self) -> bool:
-        """Tell whether there may be something to let go, and the last time is long enough ago."""
+        """Tell whether there may be files to release, and `PAUSE_SECONDS` have passed since the last time."""
         return self._has_rule and (self._applied_at is None or time.monotonic() - self._applied_at >= PAUSE_SECONDS)
 
     def apply(self) -> None:
-        """Let go of what is not to be kept. That a storage refuses stops nothing: the files are kept then."""
-        if self._objects and not self._has_rule:  # else another process has stored what there is, under which rule ever
+        """Release the files that are no longer kept. If the storage fails, the files stay, and training continues."""
+        if self._objects and not self._has_rule:  # without objects, another process stored them, maybe under a rule
             return
         self._applied_at = time.monotonic()
         try:
             self._delete(self._release())
         except (StorageFailed, Corrupted, TooNew) as error:
-            _log.warning("files that are not to be kept could not be let go: %s", error)
+            _log.warning("files that are no longer kept could not be deleted: %s", error)
 
     def _release(self) -> set[str]:
-        """Record what is not kept any longer; returns the checkpoints that have no files any more."""
+        """Record which checkpoints are released; returns all released checkpoints of the experiment."""
         found = self._repository.read_records(_refuse, experiment=self._experiment)
         state = records.fold(found).get(self._experiment)
         if state is None or state.session != self._session or state.ended is not None:
-            return set()  # it was deleted; or others have resumed it, or may refer to what it has stored
+            return set()  # it was deleted, or another process resumed it or may refer to its objects
         rule = next((item.keep for item in reversed(state.checkpoints) if item.manifest is not None), None)
         gone = {item.id for item in state.checkpoints if item.is_released}
         superseded = () if rule is None else tuple(item.id for item in records.superseded(state.checkpoints, rule))
@@ -86,15 +87,15 @@ class Retention:
         return gone.union(superseded)
 
     def _delete(self, released: set[str]) -> None:
-        """Delete the objects of this process that only these checkpoints referred to."""
+        """Delete the objects of this process that only the released checkpoints refer to."""
         needed = {key for owner, keys in self._objects.items() if owner not in released for key in keys}
         if unneeded := self._own - needed:
-            self._known.lost(unneeded)  # first: nothing may refer to them from now on
+            self._known.deleted(unneeded)  # first: nothing may refer to them from now on
             self._repository.store.delete(sorted(unneeded))
             self._own -= unneeded
         self._objects = {owner: keys for owner, keys in self._objects.items() if owner not in released}
 
 
 def _refuse(error: Corrupted | TooNew) -> NoReturn:
-    """What can't be read may say that files are needed."""
+    """Raise the error: a record that can't be read may need the files."""
     raise error

@@ -1,4 +1,4 @@
-"""Checking a repository: is everything there that its records refer to, and is every byte what was stored?"""
+"""Verifying a repository: is everything there that its records refer to, and is every byte what was stored?"""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from replicate_core.format.values import dumps
 from replicate_core.progress import Progress, silent
 from replicate_core.repository import catalogue, heartbeats
 from replicate_core.repository.reading import FETCH_BYTES, Wanted, plan, read, read_part
-from replicate_core.repository.repository import Repository, Unusable, decode_record
+from replicate_core.repository.repository import Repository, Unusable, decode_record, ignore
 
 RECORDS_AT_ONCE = 2000
 
 BEGINNING_MISSING = (
-    "the record of its beginning is missing, so that no listing shows it: it was lost, or copying was broken off, and "
-    "can be repeated"
+    "the record of its beginning is missing, so no listing shows it: it was lost, or a copy was interrupted: repeat it"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedSnapshot:
-    """Whose files a manifest lists."""
+    """A snapshot to check: its manifest, and the experiment or checkpoint that it belongs to."""
 
     experiment: str
     checkpoint: str | None
-    """None: the code of the experiment."""
+    """None: the snapshot is the code of the experiment."""
     manifest: str
     size_bytes: int | None = None
-    """The size of the files together, as the record says that names the manifest; None where none says it."""
+    """The total size of the files, from the record that names the manifest; None if the record does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +45,30 @@ class Damage:
 
     problem: str
     experiment: str | None = None
-    """None: a document is damaged that belongs to no single experiment, or nobody knows what it said."""
+    """None: the damaged document belongs to no single experiment, or can't be read."""
     checkpoint: str | None = None
     path: str | None = None
-    """None: all files of the snapshot."""
+    """None: all files of the snapshot are affected."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check found."""
+    """What `verify` found."""
 
     damages: tuple[Damage, ...]
     experiments: int
     objects: int
     bytes_checked: int
-    """Bytes whose digests were compared; 0 where only sizes were."""
+    """Number of bytes whose digests were compared; 0 if only sizes were compared."""
     lacking: tuple[Damage, ...] = ()
-    """What was never stored here, because an import found it damaged or missing; it is no damage of this storage."""
+    """What was never stored here, because an import found it damaged or missing. This storage is not damaged."""
     keyless: int = 0
-    """How many documents do not say under which key they belong, because an earlier version wrote them. That none of
-    these stands in the place of another was checked only by experiment, kind, and the size of the files."""
+    """Number of documents that do not contain their own key, because an earlier version wrote them. Whether one of them
+    was put in the place of another was checked only by experiment, kind, and the size of the files."""
 
 
 def codes_of(state: ExperimentState) -> Iterator[str]:
-    """The manifests of the code of an experiment: what it began with, and what it was resumed with."""
+    """The manifests of the code of an experiment: the code it began with, and the code it was resumed with."""
     yield from filter(None, (state.created.manifest, state.code, *(item.code for item in state.checkpoints)))
 
 
@@ -91,15 +90,15 @@ def verify(
     deep: bool = False,
     progress: Progress = silent,
 ) -> VerifyReport:
-    """Check that every object that is referred to exists with its size, or, `deep`, that every byte is right.
+    """Check that every object that is referred to exists and has its size or, if `deep`, that every byte is right.
 
-    Whichever snapshots are wanted, what else a repository holds is looked at, too: segments, tombstones, heartbeats.
+    Segments, tombstones and heartbeats are always checked, whichever snapshots are wanted.
 
     Args:
         repository: read without any cache.
-        wanted: which snapshots to check.
-        deep: read everything.
-        progress: called with the bytes that a deep check has compared, and all there are.
+        wanted: tells whether to check a snapshot.
+        deep: read all bytes.
+        progress: called with the number of bytes that a deep check compared, and the total.
 
     Raises:
         StorageFailed: the storage can't be reached.
@@ -110,7 +109,7 @@ def verify(
         if isinstance(error, Corrupted):
             damages.append(Damage(str(error)))
 
-    held = catalogue.read_segments(repository, unusable)  # before the records: all that they hold are there then
+    held = catalogue.read_segments(repository, unusable)  # before the records, so that these include all of them
     by_key, keyless = _read_records(repository, unusable)
     found = [record for record in by_key.values() if record is not None]
     states = records.by_age(records.fold(found))
@@ -123,7 +122,7 @@ def verify(
     ]
     sizes = {entry.key: entry.size for entry in repository.store.list(DATA)}
     snapshots = [snapshot for snapshot in snapshots_of(states) if wanted(snapshot)]
-    experiments = sum(wanted(CheckedSnapshot(experiment, None, "")) for experiment in states)  # with files or without
+    experiments = sum(wanted(CheckedSnapshot(experiment, None, "")) for experiment in states)  # even without files
     objects: set[str] = set()
     parts: dict[Part, list[tuple[CheckedSnapshot, str]]] = {}
     packs: dict[str, _Pack] = {}
@@ -151,17 +150,17 @@ def verify(
                         pack = packs.setdefault(part.object, _Pack(manifest.object_digests[part.object]))
                         pack.owners[snapshot] = None
     checked = 0
-    hurt: set[str] = set()
+    damaged: set[str] = set()
     for part, problem in _check_parts(repository, parts, progress):
         checked += part.length
         if problem is not None:
-            hurt.add(part.object)
+            damaged.add(part.object)
             damages += [Damage(problem, owner.experiment, owner.checkpoint, path) for owner, path in parts[part]]
-    for key in packs.keys() - hurt:
+    for key in packs.keys() - damaged:
         if (problem := _pack_problem(repository, key, packs[key].digest, sizes[key])) is not None:
             damages += [Damage(problem, owner.experiment, owner.checkpoint) for owner in packs[key].owners]
-    if damages:  # files may have been let go, or deleted, since it was read that they are there
-        states = repository.states(lambda _: None)
+    if damages:  # files may have been released or deleted since the records were read
+        states = repository.states(ignore)
         still = {snapshot.checkpoint for snapshot in snapshots_of(states)}
         damages = [damage for damage in damages if damage.checkpoint is None or damage.checkpoint in still]
     lacking = tuple(
@@ -171,7 +170,7 @@ def verify(
 
 
 def _read_records(repository: Repository, unusable: Unusable) -> tuple[dict[str, Record | None], set[str]]:
-    """All records by key, None for those that can't be used; and the keys of those that do not name their key."""
+    """All records by key, None for those that can't be used; and the keys of those that do not contain their key."""
     read: dict[str, Record | None] = {}
     keyless: set[str] = set()
     keys = repository.record_keys()
@@ -191,7 +190,7 @@ def _read_records(repository: Repository, unusable: Unusable) -> tuple[dict[str,
 
 
 def _segment_problems(held: Sequence[Segment], stored: Mapping[str, Record | None]) -> Iterator[str]:
-    """What is wrong with segments, of which the heads are right: they must say what the records say, and nothing else.
+    """The problems of segments whose heads are intact: a segment must repeat the records exactly.
 
     Args:
         held: the segments.
@@ -203,19 +202,19 @@ def _segment_problems(held: Sequence[Segment], stored: Mapping[str, Record | Non
                 read = catalogue.decoded(segment.lines(piece))
                 strange = next((key for key in read if not _is_stored(key, read[key], stored)), None)
                 if strange is not None:
-                    raise Corrupted(f"{strange} says something else, or is not there")
+                    raise Corrupted(f"the record {strange} says something else, or does not exist")
                 state = records.fold(read[key] for key in sorted(read)).get(piece.experiment)
                 if piece.summary != (None if state is None else summarise(state)):
                     raise Corrupted(f"its summary of the experiment {piece.experiment} is not what the records say")
         except Corrupted as error:
             yield (
-                f"the segment {segment.key} can't be relied on: {error}. Nothing is lost: the records are what counts, "
-                "and `replicate compact --rebuild` makes the segments anew"
+                f"the segment {segment.key} can't be used: {error}. Nothing is lost: `replicate compact --rebuild` "
+                "rebuilds the segments from the records"
             )
 
 
 def _is_stored(key: str, held: Record, stored: Mapping[str, Record | None]) -> bool:
-    """Tell whether a segment holds what is stored; of a record that can't be used, it may hold all there is."""
+    """Tell whether a segment holds a record as it is stored; if the stored one is damaged, the segment is accepted."""
     if (record := stored.get(key)) is None:
         return key in stored
     return held == record or dumps(encode(held)) == dumps(encode(record))  # NaN differs from itself
@@ -226,10 +225,10 @@ def _tombstone_problems(repository: Repository) -> Iterator[str]:
         if is_tombstone_key(entry.key):
             try:
                 repository.tombstone(entry.key)
-            except NotFound:  # it was swept meanwhile
+            except NotFound:  # another process swept it meanwhile
                 continue
             except Corrupted as error:
-                yield f"{error}. `prune` passes it over; delete it"
+                yield f"{error}. `prune` ignores it; delete it"
 
 
 def _heartbeat_problems(repository: Repository) -> Iterator[str]:
@@ -238,11 +237,11 @@ def _heartbeat_problems(repository: Repository) -> Iterator[str]:
         try:
             heartbeats.decode(key, data)
         except Corrupted as error:
-            yield f"{error}. It says only whether an experiment runs, and is written anew while it does"
+            yield f"{error}. It only tells whether an experiment runs, and is rewritten while it does"
 
 
 def _lacking(states: Mapping[str, ExperimentState]) -> Iterator[Damage]:
-    """Code that is known to be missing, and files of checkpoints that an import could not take over."""
+    """The code and the checkpoint files that are known to be missing, because an import could not read them."""
     for experiment, state in states.items():
         if (problem := records.code_problem(state.created)) is not None:
             yield Damage(problem, experiment)
@@ -262,7 +261,7 @@ class _Pack:
 
 
 def _pack_problem(repository: Repository, key: str, expected: str, size: int) -> str | None:
-    """Say what is wrong with a pack whose parts are all right: what stands between them is needed by `tar`."""
+    """The problem of a pack whose parts are all intact, or None: `tar` also needs the bytes between them."""
     whole = Digest()
     try:
         for start in range(0, size, FETCH_BYTES):
@@ -275,7 +274,7 @@ def _pack_problem(repository: Repository, key: str, expected: str, size: int) ->
 
 
 def _size_problems(manifest: Manifest, sizes: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Path and problem of every file that lies in an object which is missing or has another size."""
+    """Path and problem of every file with an object that is missing or has the wrong size."""
     for path, file in manifest.files.items():
         for key in dict.fromkeys(part.object for part in file.parts):
             found, expected = sizes.get(key), manifest.object_bytes[key]
@@ -288,14 +287,14 @@ def _size_problems(manifest: Manifest, sizes: Mapping[str, int]) -> Iterator[tup
 def _check_parts(
     repository: Repository, parts: Mapping[Part, object], progress: Progress
 ) -> Iterator[tuple[Part, str | None]]:
-    """Read parts; for each what is wrong with it, if anything is."""
+    """Read parts; yields each with its problem, or None."""
     total = sum(part.length for part in parts)
     done = 0
     for fetch in plan(map(Wanted, parts)):
         try:
             read(repository, fetch)
             found: list[tuple[Part, str | None]] = [(item.part, None) for item in fetch.wanted]
-        except Corrupted:  # one of them at least: which?
+        except Corrupted:  # at least one of them is damaged: read each by itself
             found = [(item.part, _problem(repository, item)) for item in fetch.wanted]
         for part, problem in found:
             done += part.length

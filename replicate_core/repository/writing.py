@@ -1,7 +1,7 @@
-"""Storing the files of a snapshot: chunks that are not known yet to objects, objects to the store, then the manifest.
+"""Storing the files of a snapshot: new chunks are put into objects, objects into the store, then the manifest.
 
-The order is the promise: a manifest is written when every object it names is there. Where a file is cut is decided in
-`chunks`, what is compressed in `encodings`, what is known in `chunk_index`.
+The order guarantees that every object that a manifest names is stored before the manifest. `chunks` decides where a
+file is cut, `encodings` what is compressed, and `chunk_index` which chunks are stored already.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from replicate_core.repository.pack import PackWriter
 from replicate_core.repository.repository import Repository
 
 PACK_BYTES = 64 << 20
-"""A pack that has grown beyond this is closed."""
+"""Size at which a pack is stored and the next one begun."""
 
 VERBATIM_COST_MAX = 1.05
 """Maximum size of a file that is stored as one object, byte for byte, as a multiple of the size of its new chunks."""
 
 ATTEMPTS = 5
-"""So often the files are looked up again when objects of others vanish meanwhile."""
+"""Maximum number of attempts to store a snapshot while objects of other processes vanish or the copies change."""
 
 HASHING_THREADS = 2
-"""sha256 gives up the interpreter's lock; more would take processors from the training."""
+"""Number of threads that digest chunks: sha256 releases the GIL. More would take processors from the training."""
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """What was stored."""
+    """A snapshot that was stored."""
 
     manifest: str
     """The key of its manifest."""
     objects: tuple[str, ...]
     """The keys of the objects that the manifest names."""
     added: tuple[str, ...]
-    """Those of them that were stored for it."""
+    """The keys of the objects that were added for this snapshot."""
     size_bytes: int
     stored_bytes: int
-    """Size of the objects that were added for it."""
+    """Total size of the objects that were added for this snapshot."""
     files: Mapping[str, File]
-    """Path to what the manifest says of it."""
+    """The files of the manifest, by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +75,26 @@ def publish(
 ) -> StoredSnapshot:
     """Store the files of a snapshot, then the record that makes them visible.
 
-    Objects of others that the snapshot refers to are looked up before and after: should one vanish between, its chunks
-    are stored again from the staged files, and the manifest is replaced.
+    Objects of other processes that the snapshot refers to are checked before and after the record is stored. If one has
+    vanished, its chunks are stored again from the staged files, and the manifest is replaced.
 
     Args:
-        repository: where to.
-        known: what is there already.
+        repository: where to store it.
+        known: the chunk index.
         staged: the files.
         policy: what to compress.
-        record_of: makes the record of what was stored; called again for what had to be stored again.
+        record_of: makes the record of a stored snapshot; called again if the snapshot had to be stored again.
 
     Returns:
-        What was stored in the end.
+        The snapshot as it was finally stored.
 
     Raises:
-        StorageFailed: the storage refused; what was stored until then is referred to by nothing.
+        StorageFailed: the storage failed; nothing refers to the objects that were stored before.
     """
     snapshot = store_snapshot(repository, known, staged, policy)
     record = record_of(snapshot)
     repository.append(record)
-    with suppress(StorageFailed):  # it is published: that a second look fails is no failure of it
+    with suppress(StorageFailed):  # the snapshot is published: it is no failure if it can't be checked again
         while missing := known.missing(snapshot.objects):
             known.forget(missing)
             healed = store_snapshot(repository, known, staged, policy)
@@ -105,13 +105,13 @@ def publish(
 
 
 def store_snapshot(repository: Repository, known: ChunkIndex, staged: Staged, policy: Policy) -> StoredSnapshot:
-    """Store the files of a snapshot and its manifest, each chunk that is known already by reference.
+    """Store the files of a snapshot and its manifest. Chunks that are stored already are only referred to.
 
-    A manifest is written only if the copies are still what was cut and digested: then its digests are those of the
-    objects.
+    The manifest is written only if the copies did not change since they were cut and digested: only then are its
+    digests those of the objects.
 
     Raises:
-        StorageFailed: the storage refused; what was stored until then is referred to by nothing.
+        StorageFailed: the storage failed; nothing refers to the objects that were stored before.
     """
     added: dict[str, int] = {}
     cuts: dict[str, list[_Piece]] = {}
@@ -125,7 +125,7 @@ def store_snapshot(repository: Repository, known: ChunkIndex, staged: Staged, po
         manifest = Manifest(files, staged.links, staged.directories, writer.object_bytes, writer.object_digests)
         added |= writer.added
         if _versions(staged.files) != seen:
-            known.forget(set(writer.added))  # who knows what they hold
+            known.forget(set(writer.added))  # it is unknown what they hold
             continue
         missing = known.missing(manifest.object_bytes)
         known.forget(missing)
@@ -134,13 +134,13 @@ def store_snapshot(repository: Repository, known: ChunkIndex, staged: Staged, po
             objects, stored_bytes = tuple(manifest.object_bytes), sum(added.values())
             return StoredSnapshot(key, objects, tuple(added), manifest.total_bytes, stored_bytes, manifest.files)
     raise StorageFailed(
-        f"what is stored in {repository.store.url} vanishes faster than it can be referred to: is something else "
-        "deleting there? Only `replicate prune` may"
+        f"objects in {repository.store.url} vanish, or the files change, while the snapshot is stored: does another "
+        "program delete objects there? Only `replicate prune` may"
     )
 
 
 def _versions(files: Iterable[StagedFile]) -> dict[Path, tuple[int, int]]:
-    """What tells whether copies were changed."""
+    """Modification time and size of every copy, to detect changes."""
     statuses = {copy: copy.stat() for copy in {file.copy for file in files}}
     return {copy: (status.st_mtime_ns, status.st_size) for copy, status in statuses.items()}
 
@@ -150,7 +150,7 @@ def _cut_all(files: Iterable[StagedFile]) -> dict[str, list[_Piece]]:
     try:
         with ThreadPoolExecutor(HASHING_THREADS) as executor:
             return {file.path: _cut(file, executor.map) for file in files}
-    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+    except RuntimeError:  # the interpreter is shutting down, and starts no more threads
         return {file.path: _cut(file, map) for file in files}
 
 
@@ -161,15 +161,15 @@ def _cut(file: StagedFile, apply: Callable[[Callable[[Chunk], str], list[Chunk]]
 
 
 class _Writer:
-    """Stores the files of one snapshot; gathers where every chunk of it lies."""
+    """Stores the files of one snapshot, and collects the location of each of its chunks."""
 
     def __init__(self, repository: Repository, known: ChunkIndex, staged: Staged, policy: Policy) -> None:
         self.object_bytes: dict[str, int] = {}
-        """The objects that the snapshot refers to: key to size."""
+        """Key to size of the objects that the snapshot refers to."""
         self.object_digests: dict[str, str] = {}
-        """The packs among them: key to digest."""
+        """Key to digest of the packs among them."""
         self.added: dict[str, int] = {}
-        """The objects that were stored for it: key to size."""
+        """Key to size of the objects that were added for the snapshot."""
         self._repository = repository
         self._known = known
         self._places: dict[str, Location] = {}
@@ -177,7 +177,7 @@ class _Writer:
         self._policy = policy
 
     def store(self, files: Iterable[StagedFile], cuts: Mapping[str, list[_Piece]]) -> dict[str, File]:
-        """Store what is not known yet; returns the files by their paths."""
+        """Store the chunks that are not stored yet; returns the files by path."""
         files = list(files)
         whole = {file.path: self._store_whole(file, cuts[file.path]) for file in files if self._is_new(file, cuts)}
         self._store_packed([file for file in files if file.path not in whole], cuts)
@@ -194,7 +194,7 @@ class _Writer:
         return self._policy != "max" or not self._compresses(file, new)
 
     def _compresses(self, file: StagedFile, new: list[Chunk]) -> bool:
-        """Tell whether the middle one of these chunks gets smaller when it is encoded."""
+        """Tell whether encoding makes the middle one of these chunks smaller."""
         with _reader(file) as read:
             return encode(read(*new[len(new) // 2]), self._policy) is not None
 
@@ -208,7 +208,7 @@ class _Writer:
         return File(file.size, file.mode, tuple(parts))
 
     def _store_packed(self, files: list[StagedFile], cuts: Mapping[str, list[_Piece]]) -> None:
-        """Store the chunks of these files that are not known in packs."""
+        """Store the new chunks of these files in packs."""
         pack = _Pack(self._staged.directory)
         try:
             for file in files:
@@ -218,7 +218,7 @@ class _Writer:
             pack.close()
 
     def _pack(self, file: StagedFile, pieces: list[_Piece], pack: _Pack) -> _Pack:
-        """Append the chunks of a file that are not known; returns the pack, or the next one once it is full."""
+        """Append the new chunks of a file; returns the pack, or the next one once the pack is full."""
         with _reader(file) as read:
             for piece in pieces:
                 if self._find(piece.digest) is not None or piece.digest in pack.members:
@@ -251,7 +251,7 @@ class _Writer:
         return Part(location.object, location.offset, piece.chunk.length, piece.digest, location.encoding)
 
     def _find(self, found: str) -> Location | None:
-        """Where a chunk is. What was found once stays found, whatever is forgotten meanwhile."""
+        """Where a chunk is stored, if known. The answer stays the same even if the index drops the chunk meanwhile."""
         if found not in self._places and (location := self._known.find(found)) is not None:
             self._places[found] = location
         return self._places.get(found)
@@ -269,12 +269,12 @@ class _Writer:
 
 
 class _Pack(PackWriter):
-    """A pack of chunks, each a member under the name of its file."""
+    """A pack of chunks; each member has the path of its file."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.members: dict[str, tuple[int, Encoding | None]] = {}
-        """Digest of a chunk to where it begins, and how it is encoded."""
+        """Digest of each chunk to its offset and encoding."""
         self._names: set[str] = set()
 
     def add_chunk(self, file: StagedFile, piece: _Piece, data: bytes, policy: Policy) -> None:
@@ -285,7 +285,7 @@ class _Pack(PackWriter):
         self.members[piece.digest] = (offset, Encoding(codec, len(stored)) if codec else None)
 
     def _unused_name(self, file: StagedFile, piece: _Piece, codec: str) -> str:
-        """The path of the file; where a chunk of it begins; and the ending by which tools know how it is encoded."""
+        """A member name: the path of the file, the offset of the chunk if needed, and the suffix of its encoding."""
         ending = f".{codec.replace('+', '.').replace('gzip', 'gz')}" if codec else ""
         name = file.path + ending
         if piece.chunk.length != file.size or name in self._names:
@@ -296,7 +296,7 @@ class _Pack(PackWriter):
 
 @contextmanager
 def _reader(file: StagedFile) -> Iterator[Read]:
-    """Read a staged file, from several threads if need be."""
+    """Open a staged file for reading, from several threads if needed."""
     descriptor = open_copy(file)
     try:
         yield lambda offset, length: _pread(descriptor, file.offset + offset, min(length, file.size - offset))

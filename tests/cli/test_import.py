@@ -91,7 +91,7 @@ def test_missing_code_is_told_by_verify_show_and_checkout_and_comes_once_it_is_m
     code, out, _ = cli("import", str(keepsake))
     assert code == 0
     assert "imported: 0 checkpoints, 349 B, the rest was here already" in out
-    assert "note: the files of the code were missing here, and have come now" in out
+    assert "note: the files of the code were missing here, and are imported now" in out
     assert "note" not in cli("verify", "--deep")[1]
     assert cli("checkout", archive.name[:7], "-o", str(tmp_path / "out"))[2] == ""
     assert (tmp_path / "out/train.py").is_file()

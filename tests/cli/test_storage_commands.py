@@ -176,7 +176,7 @@ class TestVerify:
     def test_damaged_code_and_records_are_named(self, cli: Cli, experiments, storage: Path) -> None:
         (record,) = storage.rglob(f"*{experiments[0].id}-created.json")
         record.write_bytes(b"damaged")
-        (storage / experiments[1]._now().state.created.manifest).unlink()
+        (storage / experiments[1]._current().state.created.manifest).unlink()
         code, out, _ = cli("verify")
 
         assert code == 4

@@ -40,7 +40,7 @@ class TestTemplates:
 
     @pytest.mark.parametrize("filepath", [3, "s3://bucket/m.ckpt", b"m.ckpt"])
     def test_name_a_path_of_this_machine(self, filepath: object) -> None:
-        with pytest.raises(InvalidInput, match="filepath must be a path of this machine, in the project, or None"):
+        with pytest.raises(InvalidInput, match="filepath must be a local path in the project, or None"):
             template(filepath)
 
     @pytest.mark.parametrize("filepath", ["m-{}.ckpt", "m-{epoch.ckpt", "m-{epoch:%Y}", "m-{loss.real.no}", "m-{a[0]}"])
@@ -99,18 +99,20 @@ class TestResume:
 
     @pytest.mark.parametrize("resume", ["", 3, True])
     def test_is_nothing_else(self, resume: object) -> None:
-        with pytest.raises(InvalidInput, match='resume must be "auto" or how the id of an experiment'):
+        with pytest.raises(
+            InvalidInput, match='resume must be "auto" or the first characters of the id of an experiment'
+        ):
             check_resume(resume, None)
 
     def test_and_an_experiment_are_one_too_many(self, project: Path) -> None:
         experiment = replicate.init({}, path=None)
         check_experiment(experiment)
         check_resume(None, experiment)
-        with pytest.raises(InvalidInput, match=r"give resume to replicate\.init, where"):
+        with pytest.raises(InvalidInput, match=r"give resume to replicate\.init, which"):
             check_resume("auto", experiment)
 
     def test_of_no_experiment_is_refused(self) -> None:
-        with pytest.raises(InvalidInput, match=r"experiment must be one that replicate\.init has returned, got 'name'"):
+        with pytest.raises(InvalidInput, match=r"experiment must be one that replicate\.init returned, got 'name'"):
             check_experiment("name")
 
 

@@ -109,7 +109,10 @@ class TestWhichOneIsMeant:
     def test_a_notebook_shows_which_have_files_and_the_best_of_all(self, often_measured: replicate.Experiment) -> None:
         html = often_measured._repr_html_()
         assert html.count("17 B") == 2
-        assert f"the best recorded is without files: {often_measured.better_without_files().short_id} (step 7)" in html
+        assert (
+            f"the best recorded checkpoint has no files: {often_measured.better_without_files().short_id} (step 7)"
+            in html
+        )
         (row,) = re.findall(rf"<tr[^>]*>(?:(?!</tr>).)*{often_measured.best().short_id}.*?</tr>", html, re.DOTALL)
         assert "17 B" in row
         assert "best" in row

@@ -382,7 +382,7 @@ class TestWhatIsNotThere:
         experiment.keep(best=1, last=1)
         made = [save(experiment, loss, model_bin=os.urandom(9)) for loss in (0.5, 0.1, 0.2)]
         experiment.stop()
-        with pytest.raises(FileNotFoundError, match=r"were let go.*The nearest with files"):
+        with pytest.raises(FileNotFoundError, match=r"were deleted, as experiment.keep.*The nearest with files"):
             read(f"replicate://{made[0].id}/out/model.bin")
 
 

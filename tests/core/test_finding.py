@@ -57,7 +57,7 @@ class TestFinding:
     @pytest.mark.parametrize("prefix", ["zzz", "", "  ", "0" * 33])
     def test_what_is_not_there_is_not_found(self, project: Path, prefix: str) -> None:
         replicate.init({}, path=None)
-        with pytest.raises(replicate.NotFound, match="`replicate ls` shows those that are there"):
+        with pytest.raises(replicate.NotFound, match="`replicate ls` lists the existing ones"):
             replicate.experiments.get(prefix)
 
     def test_a_name_is_no_id_and_the_ids_of_that_name_are_said(self, project: Path) -> None:
@@ -79,7 +79,7 @@ class TestFinding:
         with pytest.raises(replicate.NotFound) as caught:
             replicate.experiments.get("abc")
         lines = str(caught.value).splitlines()
-        assert lines[0] == "'abc' begins 12 ids: give more characters of one of"
+        assert lines[0] == "12 ids begin with 'abc': give more characters of one of"
         assert re.fullmatch(rf"  {experiment.id}  \(experiment, 20\d\d-\d\d-\d\d \d\d:\d\d\)", lines[1])
         assert "(checkpoint, " in lines[2]
         assert lines[11:] == ["  and 2 more"]
@@ -124,7 +124,7 @@ class TestFilesOfACheckpoint:
         checkpoint = replicate.init({}, path=None).checkpoint("out", {})
         with checkpoint.open("out/07") as stream:
             assert stream.read() == b"7"
-        with pytest.raises(replicate.NotFound, match=r"has 12 files: say which of 'out/00', .* and 2 more"):
+        with pytest.raises(replicate.NotFound, match=r"has 12 files: name one of 'out/00', .* and 2 more"):
             checkpoint.open()
         with pytest.raises(replicate.NotFound, match="has no file 'model'; it has 'out/00'"):
             checkpoint.open("model")

@@ -183,7 +183,7 @@ class TestWhatCanNotBeRead:
             experiment.checkpoint("model.bin", {})
         experiment.stop()
         spoil(max(project.glob(".replicate/storage/manifests/*")))
-        with pytest.warns(UserWarning, match="not looked into: "):
+        with pytest.warns(UserWarning, match="not searched: "):
             assert whence("model.bin") == [("first", 0, "model.bin")]
 
 

@@ -73,13 +73,13 @@ class TestAnExperiment:
     def test_has_no_path_that_leads_elsewhere(self, path: str) -> None:
         found = experiment(path=path)
         assert found.created.path == "."
-        assert "the path of the experiment is noted as '.'" in found.notes[0]
+        assert "the path of the experiment is recorded as '.'" in found.notes[0]
 
     def test_names_the_fields_that_are_not_known(self) -> None:
         found = experiment(checkpoint(colour="red"), mood="good")
         assert found.notes == (
-            "the field 'mood' of the experiment is left out: what it means is not known",
-            "the field 'colour' of the checkpoint b2b2b2b is left out: what it means is not known",
+            "the field 'mood' of the experiment is left out: its meaning is not known",
+            "the field 'colour' of the checkpoint b2b2b2b is left out: its meaning is not known",
         )
 
     @pytest.mark.parametrize(

@@ -257,17 +257,17 @@ class TestTheFirstReplicate:
         assert len(replicate.experiments.get("a1").checkpoints) == 2
 
     def test_a_file_that_shrinks_meanwhile_is_damage(self, of_2020: Path, project: Path, monkeypatch) -> None:
-        plain = importer._Old.of
+        plain = importer._OldRepository.of
 
-        def of(store: object) -> importer._Old:
+        def of(store: object) -> importer._OldRepository:
             old = plain(store)
             (of_2020 / f"checkpoints/{'c3' * 32}/weights").write_text("1")
             (of_2020 / f"checkpoints/{'d4' * 32}/data/weights").unlink()
             return old
 
-        monkeypatch.setattr(importer._Old, "of", of)
+        monkeypatch.setattr(importer._OldRepository, "of", of)
         result = take_over(of_2020)[0]
-        assert "has 1 bytes, and was listed with 5" in result.damages[0]
+        assert "has 1 bytes, but was listed with 5" in result.damages[0]
         assert "was listed, and is not there" in result.damages[1]
 
 
@@ -318,8 +318,8 @@ class TestWhatLacks:
         result = only()
         assert (result.outcome, result.checkpoints, result.damages) == ("completed", 0, ())
         assert result.notes == (
-            "the files of the code were missing here, and have come now",
-            "the files of the checkpoint b2b2b2b were missing here, and have come now",
+            "the files of the code were missing here, and are imported now",
+            "the files of the checkpoint b2b2b2b were missing here, and are imported now",
         )
         experiment = replicate.experiments.get(ONE)
         experiment.checkout(tmp_path / "out")
@@ -387,7 +387,7 @@ class TestWhatLacks:
         result = only()
         assert (result.outcome, result.checkpoints) == ("imported", 1)
         (damage,) = result.damages
-        assert "its heartbeat can't be read, so that its last checkpoint tells when it ended" in damage
+        assert "its heartbeat can't be read, so the time of its last checkpoint counts as its end" in damage
         assert f"metadata/heartbeats/{ONE}.json" in damage
         experiment = replicate.experiments.get(ONE)
         assert (experiment.status, experiment.duration) == ("finished", timedelta(minutes=1))
@@ -399,7 +399,7 @@ class TestWhatLacks:
     def test_a_version_that_can_not_be_read_costs_nothing_else(self, keepsake: Path, project: Path) -> None:
         (keepsake / "repository.json").write_bytes(b"")
         results = {result.experiment: result for result in take_over(keepsake)}
-        assert "is taken for 1: repository.json can't be understood" in results.pop("repository").damages[0]
+        assert "is assumed to be 1: repository.json can't be understood" in results.pop("repository").damages[0]
         assert {result.outcome for result in results.values()} == {"imported"}
         assert len(replicate.experiments.list()) == 2
 
@@ -443,7 +443,7 @@ class TestWhatLacks:
         )
         results = {result.experiment: result for result in take_over(keepsake)}
         assert "can't be understood" in results[ONE].damages[0]
-        assert "tells of another experiment" in results[MADE].damages[0]
+        assert "describes another experiment" in results[MADE].damages[0]
         assert len(replicate.experiments.list()) == 2
 
     def test_a_storage_that_fails_is_no_damage(self, project: Path, monkeypatch) -> None:

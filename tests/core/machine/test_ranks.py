@@ -232,7 +232,7 @@ class TestARun:
     def test_of_a_launcher_that_starts_separate_runs_too_is_told_how_to_record(self, ranked, name: str) -> None:
         done = ranked(RUN, **{name: "1"})
         assert done.returncode == 0
-        assert "only number 0 records. If these are runs of their own, set REPLICATE_RANK=0" in done.stderr
+        assert "only number 0 records. If these are separate runs, set REPLICATE_RANK=0" in done.stderr
         assert f"number 1 of its job ({name})" in done.stderr
         done = ranked(RUN, **{name: "1", "REPLICATE_RANK": "0"})
         assert (done.returncode, done.stderr) == (0, "")

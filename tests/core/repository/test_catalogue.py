@@ -304,7 +304,7 @@ class TestDamage:
         head = unseal(segments._unpack(lab.remote.objects[key][0], 1 << 20, key)[0], key=key)
         head["experiments"].reverse()
         lab.forge(key, experiments=head["experiments"])
-        with pytest.warns(UserWarning, match="holds something else"):
+        with pytest.warns(UserWarning, match="does not hold the record"):
             assert lab.read() == dict(reversed(wanted.items()))
 
     def test_another_versions_segment_is_passed_over_in_silence(self, lab: Lab) -> None:

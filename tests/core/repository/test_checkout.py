@@ -159,7 +159,7 @@ class TestLayingOut:
         assert lay_out([code], only=".") == lay_out([code])
 
     def test_a_path_that_is_not_there_lists_those_that_are(self) -> None:
-        with pytest.raises(NotFound, match="nothing has the path 'c' there; there is: a, b/x"):
+        with pytest.raises(NotFound, match="nothing has the path 'c'; there is: a, b/x"):
             lay_out([manifest("b/x", links={"a": "b/x"})], only="c")
         with pytest.raises(NotFound, match="there is: nothing"):
             lay_out([], only="../c")
@@ -336,7 +336,7 @@ class TestCheckingOut:
 
     def test_an_output_that_cannot_be_written_says_so(self, repository: Repository, output: Path) -> None:
         output.touch()
-        with pytest.raises(StorageFailed, match=f"can't write to {output}: .*name another -o"):
+        with pytest.raises(StorageFailed, match=f"can't write to {output}: .*choose another directory"):
             check_out(repository, layout(repository, {"a": "1"}), output)
         with pytest.raises(StorageFailed, match="can't write to"):
             check_out(repository, layout(repository, {"a": "1"}), output / "below")

@@ -247,11 +247,12 @@ def test_a_released_one_says_so(project: Path) -> None:
     gone = experiment.checkpoints[0]
     assert (gone.lacks_files, gone.is_released, gone.size_bytes) == (True, True, 0)
     assert gone.files == {}
-    with pytest.raises(replicate.NotFound, match=r"step 0\) were let go, as experiment.keep was told"):
+    with pytest.raises(replicate.NotFound, match=r"step 0\) were deleted, as experiment.keep\(\) asked"):
         gone.open()
     kept = [experiment.checkpoints[-1].short_id]
     with pytest.raises(
-        replicate.NotFound, match=rf"were let go.* nearest with files: {kept[0]} \(step 2\)\. .*--code-only"
+        replicate.NotFound,
+        match=rf"were deleted, as experiment.keep.* nearest with files: {kept[0]} \(step 2\)\. .*--code-only",
     ):
         gone.checkout("../back")
     assert not Path("../back").exists()

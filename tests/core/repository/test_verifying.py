@@ -90,7 +90,7 @@ class Resumed:
                 experiment.checkpoint("model.bin", {})
             resume = experiment.id
         self.experiment = replicate.experiments.get(experiment.id)
-        state = self.experiment._now().state
+        state = self.experiment._current().state
         self.codes = [state.created.manifest, state.checkpoints[1].code, state.code]
 
     def object_of(self, code: int) -> Path:
@@ -154,7 +154,9 @@ class TestDamages:
         assert f"has {size - 1} bytes, and should have {size}" in damage.problem
 
     def test_the_code_is_hurt_without_a_checkpoint(self, pair: Pair, deep: bool) -> None:
-        (key,) = Repository(LocalStore(pair.storage)).manifest(pair.first._now().state.created.manifest).object_bytes
+        (key,) = (
+            Repository(LocalStore(pair.storage)).manifest(pair.first._current().state.created.manifest).object_bytes
+        )
         (pair.storage / key).unlink()
         assert set(hurt(check(pair.storage, deep=deep))) == {
             (pair.first.id, None, "README"),
@@ -300,7 +302,7 @@ class TestDeep:
 
     def parts(self, repository: Repository, pair: Pair) -> Iterator[tuple[tuple[str, str | None, str], Part]]:
         for experiment in pair.experiments:
-            snapshots = [(None, experiment._now().state.created.manifest)]
+            snapshots = [(None, experiment._current().state.created.manifest)]
             snapshots += [(checkpoint.id, checkpoint._facts.manifest) for checkpoint in experiment.checkpoints]
             for checkpoint, manifest in snapshots:
                 for path, file in repository.manifest(manifest).files.items() if manifest else ():
@@ -372,7 +374,7 @@ class TestChosen:
         report = replicate.Project().verify([chosen.short_id])
         assert hurt(report) == [(broken.first.id, chosen.id, "model.bin")]
         (key,) = (
-            Repository(LocalStore(broken.storage)).manifest(broken.first._now().state.created.manifest).object_bytes
+            Repository(LocalStore(broken.storage)).manifest(broken.first._current().state.created.manifest).object_bytes
         )
         (broken.storage / key).unlink()
         assert {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages} == {chosen.id, None}
@@ -522,7 +524,7 @@ class TestWhatIsDerived:
 
     def test_a_segment_that_holds_a_record_which_is_not_there_is_named(self, pair: Pair, segment: Path) -> None:
         next(pair.storage.glob("records/*/*-ended.json")).unlink()
-        assert "says something else, or is not there" in self.problem(pair.storage)
+        assert "says something else, or does not exist" in self.problem(pair.storage)
 
     def test_a_segment_that_holds_all_that_is_left_of_a_damaged_record_is_not_blamed(self, pair, segment) -> None:
         record = next(pair.storage.glob("records/*/*-ended.json"))

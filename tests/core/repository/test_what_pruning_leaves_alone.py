@@ -94,7 +94,7 @@ class TestWhatCanNotBeRead:
         assert report.deleted.keys() == there - due.shelf.keys() - {good}
         (problem,) = report.passed_over
         assert problem.startswith(f"the tombstone {bad} ")
-        assert problem.endswith("It is not obeyed; delete it")
+        assert problem.endswith("It is ignored; delete it")
         due.later()
         assert len(due.prune().deleted) == 2, "what was announced beside it"
         assert bad in due.shelf.objects
@@ -148,7 +148,9 @@ class TestWhatCanNotBeRead:
         report = due.prune()
         assert (len(report.deleted), len(report.doomed)) == (2, 2)
         (problem,) = report.passed_over
-        assert re.fullmatch(f"the manifest {manifest} can't be used: .*'.Git' in it. What it names is kept", problem)
+        assert re.fullmatch(
+            f"the manifest {manifest} can't be used: .*'.Git' in it. The objects that it names are kept", problem
+        )
         for _ in range(3):
             due.later()
             assert due.prune().passed_over == (problem,)

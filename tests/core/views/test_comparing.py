@@ -205,7 +205,7 @@ def test_the_code_alone_is_no_reason_to_warn(project: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "model.bin" not in gone.layout(what="code").files
-    with pytest.raises(NotFound, match="let go"):
+    with pytest.raises(NotFound, match=r"were deleted, as experiment.keep"):
         gone.layout(what="files")
 
 
