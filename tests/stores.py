@@ -1,4 +1,4 @@
-"""A store in memory for tests of what stands above the byte seam."""
+"""A store in memory for tests of what stands above the byte seam; and where in a storage the files of somebody are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import replicate_core as replicate
 from replicate_core.errors import NotFound, StorageFailed
+from replicate_core.format.manifest import Manifest
+from replicate_core.repository.repository import Repository
+from replicate_core.storage.local import LocalStore
 from replicate_core.storage.store import Entry
 
 BEGAN = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
@@ -88,3 +92,18 @@ class MemoryStore:
         copy = MemoryStore()
         copy.objects, copy.now = dict(self.objects), self.now
         return copy
+
+
+def manifest_key(one: replicate.Experiment | replicate.Checkpoint, storage: Path | str = ".replicate/storage") -> str:
+    """The key of the manifest of an experiment's code, or of a checkpoint's files, as it was recorded."""
+    states = Repository(LocalStore(Path(storage))).states(lambda *_: None)  # a test may have damaged others
+    if isinstance(one, replicate.Experiment):
+        return states[one.id].created.manifest
+    return next(facts.manifest for facts in states[one.experiment_id].checkpoints if facts.id == one.id)
+
+
+def manifest_of(
+    one: replicate.Experiment | replicate.Checkpoint, storage: Path | str = ".replicate/storage"
+) -> Manifest:
+    """What an experiment's code, or a checkpoint's files, consist of in a storage."""
+    return Repository(LocalStore(Path(storage))).manifest(manifest_key(one, storage))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stores import manifest_of
 
 import replicate
 
@@ -96,7 +97,7 @@ class TestSync:
         assert cli("sync", "other", "backup") == (0, "Nothing to copy: there are no experiments.\n", "")
 
     def test_names_what_is_damaged_and_copies_the_rest(self, cli: Cli, experiments, project: Path) -> None:
-        (key,) = experiments[0].latest()._manifest().object_bytes
+        (key,) = manifest_of(experiments[0].latest(), project / HERE).object_bytes
         (project / HERE / key).write_bytes(bytes(300_000))
         (record, *_) = sorted((project / HERE / "records").rglob("*-ended.json"))
         record.with_name(record.name.replace("-ended", "-edited")).write_text("damaged")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stores import manifest_key, manifest_of
 
 import replicate
 from replicate_core.format.sealed import seal
@@ -59,7 +60,7 @@ def listed(cli: Cli) -> list[str]:
 
 
 def object_of(storage: Path, checkpoint: replicate.Checkpoint) -> Path:
-    (key,) = checkpoint._manifest().object_bytes
+    (key,) = manifest_of(checkpoint, storage).object_bytes
     return storage / key
 
 
@@ -176,7 +177,7 @@ class TestVerify:
     def test_damaged_code_and_records_are_named(self, cli: Cli, experiments, storage: Path) -> None:
         (record,) = storage.rglob(f"*{experiments[0].id}-created.json")
         record.write_bytes(b"damaged")
-        (storage / experiments[1]._current().state.created.manifest).unlink()
+        (storage / manifest_key(experiments[1], storage)).unlink()
         code, out, _ = cli("verify")
 
         assert code == 4

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from stores import manifest_of
 
 import replicate_core as replicate
 from replicate_core.format.records import Record
@@ -65,7 +66,7 @@ def kinds(*types: type[Record], storage: Path | str = ".replicate/storage") -> l
 
 def flip(checkpoint: replicate.Checkpoint) -> None:
     """Change a bit of the last file of a checkpoint, where that is stored."""
-    part = list(checkpoint._manifest().files.values())[-1].parts[-1]
+    part = list(manifest_of(checkpoint).files.values())[-1].parts[-1]
     path = Path(".replicate/storage", part.object)
     data = bytearray(path.read_bytes())
     assert part.encoding is None, "as it is, so that every bit counts"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from kit import steps
 from small_fits import Breaking, assert_equal, fit, new_model
+from stores import manifest_of
 
 import replicate
 from replicate.keras_callback import ReplicateCallback
@@ -273,8 +274,7 @@ def test_by_an_id(project: Path, data, kind: str) -> None:
 def test_past_a_damaged_checkpoint(project: Path, data) -> None:
     first = fit(data, 3)
     newest = first.latest()
-    manifest = first._source.repository.manifest(newest._facts.manifest)
-    for key in manifest.object_bytes:
+    for key in manifest_of(newest).object_bytes:
         stored = project / ".replicate/storage" / key
         stored.chmod(0o644)
         stored.write_bytes(bytes(stored.stat().st_size))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from kit import steps
+from stores import manifest_of
 
 import replicate
 from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
@@ -389,7 +390,7 @@ def test_only_the_first_training_goes_on(one_pl, project: Path, fit) -> None:
 def test_a_damaged_checkpoint_is_passed_over(one_pl, project: Path, run) -> None:
     first = run(one_pl, 2)
     newest = first.latest()
-    for key in first._source.repository.manifest(newest._facts.manifest).object_bytes:
+    for key in manifest_of(newest).object_bytes:
         stored = project / ".replicate/storage" / key
         stored.chmod(0o644)
         stored.write_bytes(bytes(stored.stat().st_size))

@@ -9,6 +9,7 @@ import pytest
 from interrupted_runs import flip, killed, kinds, ran, save, seen, start, stored
 from kit import steps, text_of, until
 from misbehaving import Storage, fails
+from stores import manifest_key, manifest_of
 
 from replicate_core.errors import InvalidInput, StorageFailed
 from replicate_core.format.records import Ended, Resumed
@@ -56,7 +57,7 @@ class TestFromWhichCheckpoint:
         first = ran(3)
         killed(start())
         newest = stored(first.id, 2)
-        (path,) = (Path(".replicate/storage", key) for key in newest._manifest().object_bytes)
+        (path,) = (Path(".replicate/storage", key) for key in manifest_of(newest).object_bytes)
         if harm == "flipped":
             flip(newest)
         elif harm == "cut":
@@ -65,7 +66,7 @@ class TestFromWhichCheckpoint:
         elif harm == "missing":
             path.unlink()
         else:
-            Path(".replicate/storage", newest._facts.manifest).unlink()
+            Path(".replicate/storage", manifest_key(newest)).unlink()
         with pytest.warns(UserWarning, match=rf"{newest.short_id} \(step 2\) can't be resumed from") as told:
             second = start()
         assert len(told) == 1

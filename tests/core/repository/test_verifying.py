@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stores import manifest_key, manifest_of
 
 import replicate_core as replicate
 from replicate_core.errors import Corrupted, NotFound, StorageFailed
@@ -55,10 +56,10 @@ class Pair:
         self.first, self.second = self.experiments
 
     def manifest_of(self, checkpoint: replicate.Checkpoint) -> Path:
-        return self.storage / checkpoint._facts.manifest
+        return self.storage / manifest_key(checkpoint, self.storage)
 
     def object_of(self, checkpoint: replicate.Checkpoint) -> Path:
-        (key,) = checkpoint._manifest().object_bytes
+        (key,) = manifest_of(checkpoint, self.storage).object_bytes
         return self.storage / key
 
 
@@ -90,7 +91,7 @@ class Resumed:
                 experiment.checkpoint("model.bin", {})
             resume = experiment.id
         self.experiment = replicate.experiments.get(experiment.id)
-        state = self.experiment._current().state
+        state = Repository(LocalStore(storage)).states()[experiment.id]
         self.codes = [state.created.manifest, state.checkpoints[1].code, state.code]
 
     def object_of(self, code: int) -> Path:
@@ -154,9 +155,7 @@ class TestDamages:
         assert f"has {size - 1} bytes, and should have {size}" in damage.problem
 
     def test_the_code_is_hurt_without_a_checkpoint(self, pair: Pair, deep: bool) -> None:
-        (key,) = (
-            Repository(LocalStore(pair.storage)).manifest(pair.first._current().state.created.manifest).object_bytes
-        )
+        (key,) = manifest_of(pair.first, pair.storage).object_bytes
         (pair.storage / key).unlink()
         assert set(hurt(check(pair.storage, deep=deep))) == {
             (pair.first.id, None, "README"),
@@ -302,8 +301,9 @@ class TestDeep:
 
     def parts(self, repository: Repository, pair: Pair) -> Iterator[tuple[tuple[str, str | None, str], Part]]:
         for experiment in pair.experiments:
-            snapshots = [(None, experiment._current().state.created.manifest)]
-            snapshots += [(checkpoint.id, checkpoint._facts.manifest) for checkpoint in experiment.checkpoints]
+            state = repository.states()[experiment.id]
+            snapshots = [(None, state.created.manifest)]
+            snapshots += [(facts.id, facts.manifest) for facts in state.checkpoints]
             for checkpoint, manifest in snapshots:
                 for path, file in repository.manifest(manifest).files.items() if manifest else ():
                     for part in file.parts:
@@ -326,7 +326,9 @@ class TestDeep:
         for _ in range(5):
             experiment.checkpoint("model", {})
         assert check(storage, deep=True).bytes_checked == len(data)
-        parts: list[Part] = [part for one in experiment.checkpoints for part in one._manifest().files["model"].parts]
+        parts: list[Part] = [
+            part for one in experiment.checkpoints for part in manifest_of(one, storage).files["model"].parts
+        ]
         assert len(set(parts)) == len(parts) / 5
         file = storage / parts[0].object
         file.write_bytes(b"?" + file.read_bytes()[1:])
@@ -373,9 +375,7 @@ class TestChosen:
         chosen, other = broken.first.checkpoints
         report = replicate.Project().verify([chosen.short_id])
         assert hurt(report) == [(broken.first.id, chosen.id, "model.bin")]
-        (key,) = (
-            Repository(LocalStore(broken.storage)).manifest(broken.first._current().state.created.manifest).object_bytes
-        )
+        (key,) = manifest_of(broken.first, broken.storage).object_bytes
         (broken.storage / key).unlink()
         assert {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages} == {chosen.id, None}
         assert other.id not in {damage.checkpoint for damage in replicate.Project().verify([chosen.id]).damages}
@@ -420,14 +420,14 @@ class TestSwapped:
     @pytest.mark.parametrize("deep", [False, True], ids=["sizes", "deep"])
     def test_a_manifest_in_the_place_of_another_is_damage(self, storage: Path, alike, deep: bool) -> None:
         first, second = alike
-        shutil.copy(storage / first._facts.manifest, storage / second._facts.manifest)
+        shutil.copy(storage / manifest_key(first, storage), storage / manifest_key(second, storage))
         (damage,) = check(storage, deep=deep).damages
         assert (damage.experiment, damage.checkpoint) == (second.experiment_id, second.id)
-        assert f"{second._facts.manifest} holds what belongs under another key" in damage.problem
+        assert f"{manifest_key(second, storage)} holds what belongs under another key" in damage.problem
 
     def test_a_manifest_in_the_place_of_another_is_never_read(self, project: Path, storage: Path, alike) -> None:
         first, second = alike
-        shutil.copy(storage / first._facts.manifest, storage / second._facts.manifest)
+        shutil.copy(storage / manifest_key(first, storage), storage / manifest_key(second, storage))
         later = replicate.experiments.get(second.experiment_id).checkpoints[1]
         with pytest.raises(Corrupted, match="belongs under another key"):
             later.open("model.bin")
