@@ -1,10 +1,10 @@
 """Where files are cut into chunks, the unit of deduplication.
 
-Pure. Readers never ask how a file was cut, they follow the parts of its manifest: this can change without a new format.
-Which runs of bytes a container holds is found in `file_structure`.
+Pure. Readers follow the parts in a file's manifest and never need to know how the file was cut, so the cutting can
+change without a new format. `file_structure` finds the members of a container.
 
-A file is cut on a grid, and the grid starts anew at every large member of a container: a tensor that did not change has
-the same chunks again, wherever in the file it stands now.
+A file is cut on a grid. The grid restarts at every large member of a container, so an unchanged tensor has the same
+chunks again, even if it moved within the file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 from replicate_core.format.file_structure import Read, members
 
 GRID_BYTES = 1 << 20
-"""Distance between cuts."""
+"""Bytes between cuts."""
 
 GRID_BYTES_MAX = 16 << 20
-"""The grid of very large files is no wider than this: a reader holds one chunk in memory."""
+"""Maximum width of the grid, for very large files: a reader holds one chunk in memory."""
 
 LARGE_FILE_BYTES = 4 << 30
-"""Up to this size the grid is `GRID_BYTES` wide; it doubles with every doubling beyond."""
+"""Maximum size of a file whose grid is `GRID_BYTES` wide; beyond it, the width doubles whenever the size does."""
 
 MEMBER_BYTES = 64 << 10
-"""Smaller members do not start the grid anew: each chunk costs about 100 bytes in a manifest."""
+"""Minimum size of a member that restarts the grid: each chunk costs about 100 bytes in a manifest."""
 
 
 class Chunk(NamedTuple):
@@ -38,8 +38,8 @@ def cut(read: Read, size: int) -> Iterator[Chunk]:
     """Cut a file into chunks that cover it exactly, in order.
 
     Args:
-        read: gives the bytes of the file at an offset, fewer at its end.
-        size: of the file, in bytes.
+        read: returns the bytes of the file at an offset; fewer at its end.
+        size: size of the file, in bytes.
     """
     width = grid_bytes(size)
     starts = _starts(members(read, size, at_least=MEMBER_BYTES), size) if size > MEMBER_BYTES else [0]
@@ -49,7 +49,7 @@ def cut(read: Read, size: int) -> Iterator[Chunk]:
 
 
 def grid_bytes(size: int) -> int:
-    """How far apart the cuts in a file of `size` bytes are."""
+    """The number of bytes between cuts in a file of `size` bytes."""
     width, limit = GRID_BYTES, LARGE_FILE_BYTES
     while size > limit and width < GRID_BYTES_MAX:
         width, limit = width * 2, limit * 2

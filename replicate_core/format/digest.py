@@ -1,4 +1,4 @@
-"""Digests of bytes, in the form that is stored: sha256, at once or piece by piece."""
+"""Digests of bytes, in the stored form: sha256, at once or piece by piece."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ DIGEST_NAME = "sha256"
 
 
 def digest(data: bytes | bytearray | memoryview) -> str:
-    """The digest of some bytes, in the form that is stored: `sha256:` and 64 hexadecimal characters."""
+    """The digest of some bytes, in the stored form: `sha256:` and 64 hexadecimal characters."""
     return f"{DIGEST_NAME}:{hashlib.sha256(data).hexdigest()}"
 
 
 class Digest:
-    """The digest of bytes that come piece by piece."""
+    """The digest of bytes that arrive piece by piece."""
 
     def __init__(self) -> None:
         self._hash = hashlib.new(DIGEST_NAME)
 
     def update(self, data: bytes) -> None:
-        """Add bytes behind all others."""
+        """Append bytes."""
         self._hash.update(data)
 
     def __str__(self) -> str:
-        """As `digest` writes it."""
+        """The digest so far, in the form of `digest`."""
         return f"{DIGEST_NAME}:{self._hash.hexdigest()}"

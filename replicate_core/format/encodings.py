@@ -1,11 +1,11 @@
 """How the bytes of a part are stored: as they are, compressed, or split into planes first and then compressed.
 
-Pure. Whether it pays is measured on a sample of the very bytes, never guessed from a name. What is encoded is always a
-part in a pack: a file that is stored as an object of its own stays as it is.
+Pure. Whether compression pays is measured on a sample of the bytes, never guessed from a name. Only parts in packs are
+encoded: a file that is stored as an object of its own stays as it is.
 
-`gzip` is the format of that tool, so that it opens a compressed member of a pack. `planes2+gzip` and `planes4+gzip` put
-the first bytes of all numbers of 2 or 4 bytes first, then the second ones, and so on: the exponents of floats compress,
-their mantissas do not. The idea is that of the shuffle filter of HDF5 and Blosc,
+`gzip` is the format of the tool of that name, which can open a compressed member of a pack. `planes2+gzip` and
+`planes4+gzip` store the first bytes of all 2-byte or 4-byte numbers, then the second bytes, and so on: the exponents of
+floats compress, their mantissas do not. HDF5 and Blosc call this the shuffle filter,
 https://www.blosc.org/posts/new-bitshuffle-filter/.
 """
 
@@ -19,53 +19,53 @@ from replicate_core.errors import Corrupted
 Policy: TypeAlias = Literal["none", "auto", "max"]
 
 CODECS = {"gzip": 1, "planes2+gzip": 2, "planes4+gzip": 4}
-"""Name of a codec to the number of planes."""
+"""Number of planes of each codec, by name."""
 
 ENCODED_BYTES_MIN = 256
-"""Less is not worth the words in the manifest."""
+"""Minimum size of a part that is encoded: less is not worth the extra field in the manifest."""
 
-WORTH: dict[Policy, float] = {"none": 0.0, "auto": 0.7, "max": 0.92}
-"""What is left of a part when it is encoded, at most, for it to be encoded.
+RATIO_MAX: dict[Policy, float] = {"none": 0.0, "auto": 0.7, "max": 0.92}
+"""Maximum ratio of encoded to plain size at which a part is encoded, by policy.
 
-By default that takes text, tables and zeros, and leaves floats alone: fp32 weights keep 93 % and bf16 weights 79 %.
+The default encodes text, tables and zeros, and leaves floats alone: fp32 weights keep 93 % and bf16 weights 79 %.
 """
 
 SAMPLE_BYTES = 9 << 10
-"""How much of a part is compressed to see whether that pays: a part is often 200 KiB of floats, where it does not."""
+"""Size of the sample that shows whether compression pays: for floats, often 200 KiB a part, it does not."""
 
-_GZIP = 16 + zlib.MAX_WBITS  # the gzip format, in the words of zlib
+_GZIP = 16 + zlib.MAX_WBITS  # how zlib is told to use the gzip format
 
 
 def encode(data: bytes, policy: Policy) -> tuple[str, bytes] | None:
-    """Encode a part, if it pays: the codec and the encoded bytes, or None.
+    """Encode a part if that pays; returns the codec and the encoded bytes, or None.
 
     Args:
         data: the part.
-        policy: `"none"` never encodes, `"auto"` what compresses well, `"max"` what compresses at all.
+        policy: `"none"` encodes nothing, `"auto"` what compresses well, `"max"` what compresses at all.
     """
     if len(data) < ENCODED_BYTES_MIN or policy == "none":
         return None
     codecs = CODECS if policy == "max" else ("gzip",)
     sample = _sample(data)
-    worth = WORTH[policy]
-    left, codec = min((len(_encoded(sample, codec, level=1)) / len(sample), codec) for codec in codecs)
-    if left > worth:
+    ratio_max = RATIO_MAX[policy]
+    ratio, codec = min((len(_encoded(sample, codec, level=1)) / len(sample), codec) for codec in codecs)
+    if ratio > ratio_max:
         return None
-    # Planes of floats have nothing to find for a slow search: exponents compress at once, mantissas never.
+    # A slow search gains nothing on planes of floats: exponents compress at any level, mantissas at none.
     encoded = _encoded(data, codec, level=6 if CODECS[codec] == 1 else 1)
-    return (codec, encoded) if len(encoded) <= worth * len(data) else None
+    return (codec, encoded) if len(encoded) <= ratio_max * len(data) else None
 
 
 def decode(codec: str, stored: bytes, length: int) -> bytes:
-    """Undo `encode`, without ever allocating much more than the part is long.
+    """Undo `encode`, without allocating much more than the length of the part.
 
     Raises:
-        Corrupted: the bytes were not encoded so, or are too few.
+        Corrupted: the bytes were not encoded by this codec, or are too few.
     """
     decompressor = zlib.decompressobj(wbits=_GZIP)
     try:
-        data = decompressor.decompress(stored, max(1, length))  # 0 would be without a limit
-        more = decompressor.decompress(decompressor.unconsumed_tail, 1)  # reads the checksum at the end, too
+        data = decompressor.decompress(stored, max(1, length))  # 0 would mean no limit
+        more = decompressor.decompress(decompressor.unconsumed_tail, 1)  # also reads the checksum at the end
     except zlib.error as error:
         raise Corrupted(f"it can't be decoded as {codec}: {error}") from error
     if len(data) != length or more or not decompressor.eof or decompressor.unused_data:
@@ -93,7 +93,7 @@ def _joined(data: bytes, planes: int) -> bytes:
 
 
 def _sample(data: bytes) -> bytes:
-    """Bytes from the beginning, the middle and the end; each piece begins at a multiple of 4, where a float may."""
+    """Bytes from the beginning, the middle and the end; each piece begins at a multiple of 4, as floats do."""
     if len(data) <= SAMPLE_BYTES:
         return data
     piece = SAMPLE_BYTES // 3

@@ -1,7 +1,7 @@
 """Where the large members of containers lie: zip archives (`.pt`, `.keras`, `.npz`), safetensors, pickles.
 
-Pure, and made for hostile input: whatever the bytes claim, nothing is allocated by their word, nothing is executed, and
-what can't be understood has no members. Nothing here decides where a file is cut: `chunks` does.
+Pure, and safe on hostile input: sizes that the bytes claim are never allocated, nothing is executed, and a file that
+can't be understood has no members. `chunks` decides where a file is cut.
 
 Sources: the zip format, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.7, 4.3.12 to 4.3.16);
 safetensors, https://github.com/huggingface/safetensors#format; pickles by the standard library's `pickletools`.
@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 Read: TypeAlias = Callable[[int, int], bytes]
-"""The bytes of a file at (offset, length); fewer at its end."""
+"""Returns the bytes of a file at (offset, length); fewer at its end."""
 
 Span: TypeAlias = tuple[int, int]
-"""Where a member begins, and where it ends."""
+"""The offsets where a member begins and ends."""
 
 _HEADER_BYTES_MAX = 32 << 20
-"""A directory of members that is larger is not read."""
+"""Maximum size of a directory of members that is read."""
 
 _OPCODES_MAX = 200_000
 _SKIPPED_BYTES = 64 << 10
@@ -37,11 +37,11 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")  # of the central directory
 _LOCAL = struct.Struct("<4s5H3L2H")
 _COMMENT_BYTES_MAX = 0xFFFF
 _LARGE = 0xFFFFFFFF
-"""Stands in a field whose value is in the zip64 extra field."""
+"""Placeholder in a field whose value is in the zip64 extra field."""
 
 
 def members(read: Read, size: int, *, at_least: int) -> list[Span]:
-    """The members of a container that have at least so many bytes, wherever they lie; none if it is no container."""
+    """The members of a container of at least `at_least` bytes, in any order; none if the file is not a container."""
     try:
         head = read(0, 9)
         found: Iterable[Span] = ()
@@ -53,11 +53,11 @@ def members(read: Read, size: int, *, at_least: int) -> list[Span]:
             found = _pickle_members(read, size)
         return [(start, end) for start, end in found if end - start >= at_least]
     except (ValueError, LookupError, TypeError, AttributeError, struct.error, RecursionError):
-        return []  # it claimed to be what it is not: then it is any file
+        return []  # only its first bytes look like a container
 
 
 def _zip_members(read: Read, size: int, at_least: int) -> Iterator[Span]:
-    """Members of a zip archive, or of several that stand one after the other (torch's distributed checkpoints)."""
+    """Members of a zip archive, or of several that follow one another (torch's distributed checkpoints)."""
     end = size
     while end > 0:
         directory, directory_end, base = _directory(read, end)
@@ -66,7 +66,7 @@ def _zip_members(read: Read, size: int, at_least: int) -> Iterator[Span]:
 
 
 def _directory(read: Read, end: int) -> tuple[int, int, int]:
-    """Of the archive that ends at `end`: where its central directory begins and ends, and where the archive begins."""
+    """Where the central directory of the archive that ends at `end` begins and ends, and where the archive begins."""
     tail_start = max(0, end - _END.size)
     tail = read(tail_start, end - tail_start)
     if tail[:4] != b"PK\5\6":  # there is a comment
@@ -78,7 +78,9 @@ def _directory(read: Read, end: int) -> tuple[int, int, int]:
     locator = read(directory_end - _LOCATOR64.size, _LOCATOR64.size) if directory_end >= _LOCATOR64.size else b""
     if locator[:4] == b"PK\6\7":
         directory_end -= _LOCATOR64.size + _END64.size
-        *_, directory_bytes, directory_offset = _END64.unpack(_exactly(read, directory_end, _END64.size, b"PK\6\6"))
+        *_, directory_bytes, directory_offset = _END64.unpack(
+            _read_exactly(read, directory_end, _END64.size, b"PK\6\6")
+        )
     directory = directory_end - directory_bytes
     base = directory - directory_offset
     if base < 0 or directory_bytes > _HEADER_BYTES_MAX:
@@ -100,14 +102,14 @@ def _directory_members(read: Read, directory: int, directory_end: int, base: int
             start = base + local
             if start + _LOCAL.size > directory:
                 raise ValueError("a member that does not lie before the directory")
-            *_, local_name, local_extra = _LOCAL.unpack(_exactly(read, start, _LOCAL.size, b"PK\3\4"))
+            *_, local_name, local_extra = _LOCAL.unpack(_read_exactly(read, start, _LOCAL.size, b"PK\3\4"))
             start += _LOCAL.size + local_name + local_extra
             yield start, start + stored
         at += _ENTRY.size + name + extra + comment
 
 
 def _zip64(extra: bytes, stored: int, full: int, local: int) -> tuple[int, int]:
-    """Stored size and offset from the zip64 extra field, which holds those fields that are too large for theirs."""
+    """Stored size and offset, taken from the zip64 extra field where they don't fit into their own fields."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
@@ -120,7 +122,7 @@ def _zip64(extra: bytes, stored: int, full: int, local: int) -> tuple[int, int]:
     raise ValueError("a large member without its zip64 field")
 
 
-def _exactly(read: Read, offset: int, length: int, signature: bytes) -> bytes:
+def _read_exactly(read: Read, offset: int, length: int, signature: bytes) -> bytes:
     data = read(offset, length) if offset >= 0 else b""
     if len(data) != length or data[:4] != signature:
         raise ValueError("something else stands there")
@@ -140,18 +142,18 @@ def _safetensors_members(read: Read, size: int, head: bytes) -> Iterator[Span]:
 
 
 def _pickle_members(read: Read, size: int) -> list[Span]:
-    """The large strings of a pickle, found by its opcodes; none of them is carried out."""
-    stream = _Skimmed(read, size)
+    """The large strings of a pickle, found by its opcodes, none of which is executed."""
+    stream = _SkippingReader(read, size)
     try:
         for _ in itertools.islice(pickletools.genops(stream), _OPCODES_MAX):  # type: ignore[arg-type]  # it only reads
             pass
     except (ValueError, LookupError, OverflowError):
-        pass  # what was found until then is no less true
+        pass  # the members found so far are still valid
     return stream.spans
 
 
-class _Skimmed(io.RawIOBase):
-    """A file as `pickletools` reads it, whose large strings are passed over and remembered."""
+class _SkippingReader(io.RawIOBase):
+    """A file for `pickletools` to read that skips large strings and remembers where they are."""
 
     def __init__(self, read: Read, size: int) -> None:
         self.spans: list[Span] = []
@@ -186,13 +188,13 @@ class _Skimmed(io.RawIOBase):
             return b""
         self.spans.append((self._position, self._position + count))
         self._position += count
-        absent = _Absent()
+        absent = _SkippedBytes()
         absent.length = count
         return absent
 
 
-class _Absent(bytes):
-    """Bytes that were not read: they have a length, and nothing else is asked of them."""
+class _SkippedBytes(bytes):
+    """Bytes that were not read: only their length is ever used."""
 
     length = 0
 

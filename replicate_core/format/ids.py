@@ -1,6 +1,6 @@
-"""Names that are unique without asking anyone: random ids, and ULIDs, which sort by time.
+"""Names that are unique without coordination: random ids, and ULIDs, which sort by time.
 
-Pure: the clock and the randomness come in as arguments. What the names stand for is not here.
+Pure: the clock and the randomness come in as arguments.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from replicate_core.errors import InvalidInput
 
 SHORT_LENGTH = 7
-"""Characters of an id that are shown to people."""
+"""Number of characters of an id that are shown to people."""
 
 ID_BYTES = 16
-"""Random bytes in the id of an experiment or a checkpoint: 32 hexadecimal characters."""
+"""Number of random bytes in the id of an experiment or a checkpoint: 32 hexadecimal characters."""
 
 ULID_BYTES = 10
-"""Random bytes in a ULID, beside its 6 bytes of milliseconds."""
+"""Number of random bytes in a ULID, beside its 6 bytes of milliseconds."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID = re.compile(r"[0-9a-f]{16,64}")
@@ -57,7 +57,7 @@ def ulid(milliseconds: int, randomness: bytes) -> str:
 
 
 def ulid_after(previous: str, milliseconds: int, randomness: bytes) -> str:
-    """Make a ULID that sorts after `previous`, also within one millisecond or when the clock went back."""
+    """Make a ULID that sorts after `previous`, even within one millisecond or when the clock went back."""
     fresh = ulid(milliseconds, randomness)
     if fresh > previous:
         return fresh

@@ -1,7 +1,7 @@
-"""The grammar of keys: what stands under which name in a repository, and which names are ours at all.
+"""The grammar of keys: what is stored under which name in a repository, and which names are ours at all.
 
-Pure. A storage may hold anything beside a repository, also below the same prefixes: another program's files, or a whole
-other repository. What does not match this grammar is not ours: it is neither read, nor reported, nor deleted.
+Pure. A storage may hold other things beside a repository, even below the same prefixes: another program's files, or a
+whole other repository. A key that does not match this grammar is not ours: it is neither read, reported nor deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOMBSTONES = "prune/"
 HEARTBEATS = "heartbeats/"
 
 KEEPSAKE_EXPERIMENTS = "metadata/experiments/"
-"""Below which each experiment has a document in what Keepsake and the first replicate wrote: how that is known."""
+"""Prefix by which a repository of Keepsake or the first replicate is recognised: one document for each experiment."""
 
 _ULID = "[0-9A-HJKMNP-TV-Z]{26}"
 _ID = "[0-9a-f]{16,64}"
@@ -32,7 +32,7 @@ _HEARTBEAT = re.compile(rf"{HEARTBEATS}{_ID}\.json")
 
 
 class RecordName(NamedTuple):
-    """What the key of a record says."""
+    """The parts of a record's key."""
 
     day: str
     ulid: str
@@ -47,7 +47,7 @@ def record_key(name: RecordName) -> str:
 
 
 def record_name(key: str) -> RecordName | None:
-    """Read the key of a record; None if it is none."""
+    """Parse the key of a record; None if it is not one."""
     found = _RECORD.fullmatch(key)
     return None if found is None else RecordName(*found.groups())
 
@@ -68,45 +68,45 @@ def tombstone_key(ulid: str) -> str:
 
 
 def clock_probe_key(ulid: str) -> str:
-    """The key of an empty object that is written to learn the time of the storage, and deleted at once."""
+    """The key of an empty object that is written to learn the storage's time, and deleted at once."""
     return f"{TOMBSTONES}{ulid}.clock"
 
 
 def heartbeat_key(session: str) -> str:
-    """The key of the last sign of life of a session; an experiment's first session has the id of the experiment."""
+    """The key of a session's heartbeat; an experiment's first session has the id of the experiment."""
     return f"{HEARTBEATS}{session}.json"
 
 
 def is_record_key(key: str) -> bool:
-    """Tell whether a key is one that a record may have, of whatever kind."""
+    """Tell whether a key has the form of a record's key, of any kind."""
     return _RECORD.fullmatch(key) is not None
 
 
 def is_segment_key(key: str) -> bool:
-    """Tell whether a key is one that a segment may have."""
+    """Tell whether a key has the form of a segment's key."""
     return _SEGMENT.fullmatch(key) is not None
 
 
 def is_manifest_key(key: str) -> bool:
-    """Tell whether a key is one that a manifest may have."""
+    """Tell whether a key has the form of a manifest's key."""
     return _MANIFEST.fullmatch(key) is not None
 
 
 def is_object_key(key: str) -> bool:
-    """Tell whether a key is one that an object may have."""
+    """Tell whether a key has the form of an object's key."""
     return _OBJECT.fullmatch(key) is not None
 
 
 def is_tombstone_key(key: str) -> bool:
-    """Tell whether a key is one that a tombstone may have."""
+    """Tell whether a key has the form of a tombstone's key."""
     return _TOMBSTONE.fullmatch(key) is not None
 
 
 def is_clock_probe_key(key: str) -> bool:
-    """Tell whether a key is one of `clock_probe_key`."""
+    """Tell whether a key has the form that `clock_probe_key` makes."""
     return _CLOCK_PROBE.fullmatch(key) is not None
 
 
 def is_heartbeat_key(key: str) -> bool:
-    """Tell whether a key is one that a sign of life may have."""
+    """Tell whether a key has the form of a heartbeat's key."""
     return _HEARTBEAT.fullmatch(key) is not None

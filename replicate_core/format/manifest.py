@@ -1,7 +1,7 @@
 """Manifests: the files of one snapshot, and where in the repository the bytes of each lie.
 
 Pure. A manifest may come from anyone who can write to the storage, so reading one checks everything that could lead
-out of a directory or make a reader allocate without bound. Fetching the bytes is in `reading`.
+out of a directory or make a reader allocate without bound. `reading` fetches the bytes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from replicate_core.format.sealed import FORMAT, expect_count, expect_list, expe
 from replicate_core.format.values import Value
 
 PART_BYTES_MAX = 64 << 20
-"""The longest part a reader takes: it holds one whole part in memory to verify it."""
+"""Maximum length of a part: a reader holds one whole part in memory to verify it."""
 
 FORBIDDEN_NAMES = frozenset({".git", ".replicate"})
-"""Never part of a snapshot: what stands there is carried out by tools, or is our own. See `is_forbidden`."""
+"""Names that are never part of a snapshot: tools run what is in `.git`, `.replicate` is ours. See `is_forbidden`."""
 
 _SHORT_NAMES = frozenset({"git~1", "replic~1"})
-"""What Windows calls them, where it makes a name of eight characters for each."""
+"""The short names (8.3) that Windows may give them."""
 
 PATH_LENGTH_MAX = 4096
 LINKS_FOLLOWED_MAX = 40
 
-_FIRST = frozenset(".gGrR")
+_FIRST_CHARACTERS = frozenset(".gGrR")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -52,7 +52,7 @@ class Part:
     length: int
     """Its length in the file, in bytes."""
     digest: str
-    """Of its bytes in the file, before any encoding."""
+    """Digest of its bytes in the file, before any encoding."""
     encoding: Encoding | None = None
 
     @property
@@ -77,17 +77,17 @@ class Manifest:
 
     files: Mapping[str, File] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
-    """Path of a symbolic link to its target, which is relative to the link and stays inside the snapshot."""
+    """Target of each symbolic link, by the path of the link; it is relative to the link and stays in the snapshot."""
     directories: tuple[str, ...] = ()
-    """Directories that hold nothing."""
+    """Empty directories."""
     object_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Key of every object that a part lies in, to the size of that object."""
+    """Size of each object that a part lies in, by key."""
     object_digests: Mapping[str, str] = field(default_factory=dict)
-    """Key of every pack among them to the digest of all its bytes, between its members, too."""
+    """Digest of each pack among them, by key: of all its bytes, including those between its members."""
 
     @property
     def total_bytes(self) -> int:
-        """The size of all files together."""
+        """The total size of all files."""
         return sum(file.size for file in self.files.values())
 
 
@@ -124,7 +124,7 @@ def _encode_part(part: Part, number: int) -> Value:
 
 
 def decode(document: Value, *, key: str) -> Manifest:
-    """Read a manifest from plain data, and check it as something that a stranger wrote.
+    """Read a manifest from plain data, checked as untrusted input.
 
     Raises:
         Corrupted: it is not a manifest, or it asks for something that no honest manifest asks for.
@@ -139,10 +139,10 @@ def decode(document: Value, *, key: str) -> Manifest:
 
 
 def objects_of(document: Value, *, key: str) -> frozenset[str]:
-    """The objects that a manifest refers to, though what else it says may be nothing that is ever laid out.
+    """The objects that a manifest refers to, even if the rest of it is invalid.
 
     Raises:
-        Corrupted: it does not say.
+        Corrupted: its list of objects is missing or damaged.
         TooNew: it was written in a later format.
     """
     try:
@@ -155,7 +155,7 @@ def objects_of(document: Value, *, key: str) -> frozenset[str]:
 
 
 def size_problem(manifest: Manifest, size_bytes: int | None) -> str | None:
-    """Say why it is not the manifest that a record means, which says how large its files are; None if it may be."""
+    """Say why a manifest is not the one that a record means, by the recorded size of its files; None if it may be."""
     if size_bytes in (None, manifest.total_bytes):
         return None
     return (
@@ -218,7 +218,7 @@ def _decode_part(plain: list[Value], objects: list[tuple[str, int]]) -> Part:
 
 
 def tree_problem(files: Iterable[str], links: Mapping[str, str], directories: Iterable[str]) -> str | None:
-    """Say what keeps these paths from being laid out safely below one directory; None if nothing does."""
+    """Say why these paths can't be written safely below one directory; None if they can."""
     files, directories = list(files), list(directories)
     for path in (*files, *links, *directories):
         if problem := path_problem(path):
@@ -227,7 +227,7 @@ def tree_problem(files: Iterable[str], links: Mapping[str, str], directories: It
     if len(leaves) < len(files) + len(links):
         return "a path is both a file and a link"
     for path in (*files, *links, *directories):
-        if blocked := next((above for above in _above(path) if above in leaves), None):
+        if blocked := next((above for above in _parents(path) if above in leaves), None):
             return f"{path!r} lies below {blocked!r}, which is not a directory"
     for path in links:
         if problem := link_problem(path, links):
@@ -249,12 +249,14 @@ def path_problem(path: str) -> str | None:
 
 
 def is_forbidden(name: str) -> bool:
-    """Tell whether a name is `.git` or `.replicate`, or would be taken for one of them by some file system.
+    """Tell whether a name is `.git` or `.replicate`, or some file system would treat it as one of them.
 
-    In any case; with characters that HFS+ passes over; with a dot, a space or a stream at its end, as Windows takes it;
-    by its short name; or behind a backslash. Writers leave out what this refuses, and readers refuse it.
+    That includes other cases, characters that HFS+ ignores, a dot, a space or a stream at the end (Windows), short
+    names, and a backslash before the name. Writers leave such names out, and readers refuse them.
     """
-    if name.isascii() and name[:1] not in _FIRST and "\\" not in name:  # nearly all: they are many
+    if (
+        name.isascii() and name[:1] not in _FIRST_CHARACTERS and "\\" not in name
+    ):  # the fast path, for nearly all of many names
         return False
     visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
     spelled = (part.partition(":")[0].rstrip(". ") for part in _fold(visible).split("\\"))
@@ -264,20 +266,20 @@ def is_forbidden(name: str) -> bool:
 def link_problem(path: str, links: Mapping[str, str]) -> str | None:
     """Say why the link at `path` can't be followed safely: it leads out of the snapshot, or in a circle.
 
-    Links on the way are followed as the operating system would do it, so that no pair of harmless links leads out:
-    once as written, and once as on a file system where names that differ in case only are one. A circle that is one
-    only there is harmless.
+    Links on the way are followed as the operating system does, so that no pair of harmless links leads out. This is
+    done twice: once as written, and once ignoring case, as some file systems do. A circle that only appears when case
+    is ignored is harmless.
     """
     folded = {_fold(link): target for link, target in links.items()}
     circle = f"the link {path!r} leads in a circle"
-    problem = _problem_on_the_way(path, links, links.get, circle)
+    problem = _problem_following(path, links, links.get, circle)
     if problem is None:
-        problem = _problem_on_the_way(path, links, lambda reached: folded.get(_fold(reached)), circle)
+        problem = _problem_following(path, links, lambda reached: folded.get(_fold(reached)), circle)
         return None if problem == circle else problem
     return problem
 
 
-def _problem_on_the_way(
+def _problem_following(
     path: str, links: Mapping[str, str], target_of: Callable[[str], str | None], circle: str
 ) -> str | None:
     pending, reached, followed = path.split("/")[::-1], list[str](), 0
@@ -304,11 +306,11 @@ def _problem_on_the_way(
 
 
 def follow(path: str, links: Mapping[str, str]) -> str:
-    """Where a path leads in the end, over the links that it and its directories are.
+    """Where a path leads once every link on the way is followed.
 
     Args:
-        path: of a snapshot.
-        links: its links, of which none leads out of it or in a circle: see `link_problem`.
+        path: a path in a snapshot.
+        links: the links of the snapshot. None may lead out of it or in a circle: see `link_problem`.
     """
     pending, reached, followed = path.split("/")[::-1], list[str](), 0
     while pending and followed <= LINKS_FOLLOWED_MAX:
@@ -328,7 +330,7 @@ def _fold(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 
 
-def _above(path: str) -> Iterable[str]:
+def _parents(path: str) -> Iterable[str]:
     at = path.find("/")
     while at >= 0:
         yield path[:at]
@@ -336,7 +338,7 @@ def _above(path: str) -> Iterable[str]:
 
 
 def digest_hex(digest: str) -> str:
-    """The hexadecimal part of a digest, as names of objects use it."""
+    """The hexadecimal part of a digest, which is part of an object's key."""
     if not _DIGEST.fullmatch(digest):
         raise InvalidInput(f"{digest!r} is not a digest: 'sha256:' and 64 hexadecimal characters were wanted")
     return digest.partition(":")[2]

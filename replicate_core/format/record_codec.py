@@ -1,6 +1,6 @@
-"""How records are written as plain data, and read back, checked as something that a stranger wrote.
+"""How records are written as plain data, and read back, checked as untrusted input.
 
-Pure. What they mean, and what they fold to, is in `records`.
+Pure. `records` says what they mean, and what they fold to.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from replicate_core.format.sealed import (
 from replicate_core.format.values import DEPTH_READ_MAX, Value, is_deeper
 
 _YEARS = (1970, 9000)
-"""Times beyond can't be shown in every time zone."""
+"""First and last year of a recorded time: times beyond can't be shown in every time zone."""
 
 KINDS: Mapping[str, type[Record]] = {
     "created": Created,
@@ -53,11 +53,11 @@ KINDS: Mapping[str, type[Record]] = {
     "repacked": Repacked,
     "restored": Restored,
 }
-"""The word for each kind of record, in keys and in documents."""
+"""The type of each kind of record, by its name in keys and documents."""
 
 
 def kind(record: Record) -> str:
-    """The word for the kind of a record."""
+    """The name of a record's kind."""
     return next(word for word, type_ in KINDS.items() if isinstance(record, type_))
 
 
@@ -137,7 +137,7 @@ def encode(record: Record) -> dict[str, Value]:
 
 
 def _encode_lacks(why: str | None) -> dict[str, Value]:
-    """A field that only what was imported without its files has."""
+    """The field `lacks`, which is written only for something that was imported without its files."""
     return {} if why is None else {"lacks": why}
 
 
@@ -167,7 +167,7 @@ def read(key: str, data: bytes) -> Record | None:
     """Read a record as it is stored; None for a kind that only later versions know.
 
     Raises:
-        Corrupted: it is damaged, or no record, or not the one that its key names.
+        Corrupted: it is damaged, is not a record, or is not the one that its key names.
     """
     document = unseal_under(key, data)
     said = document.get("experiment"), document.get("kind")
@@ -344,7 +344,7 @@ _DECODERS: Mapping[str, Callable[[dict[str, Value]], Record]] = {
 
 
 def time_text(moment: datetime) -> str:
-    """A moment as it is stored: ISO 8601 in UTC with microseconds, `2026-11-23T06:28:00.000000Z`."""
+    """A time as it is stored: ISO 8601 in UTC with microseconds, `2026-11-23T06:28:00.000000Z`."""
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -374,7 +374,7 @@ def _manifest_key(value: Value) -> str | None:
 
 
 def _values(value: Value) -> dict[str, Value]:
-    """Values of the user's, of any shape."""
+    """The user's own values, of any shape."""
     if is_deeper(value, DEPTH_READ_MAX):
         raise Corrupted(f"values are nested deeper than {DEPTH_READ_MAX} levels")
     return expect_mapping(value)

@@ -1,7 +1,7 @@
-"""Records: the small immutable documents that a repository is a log of, and what they fold to.
+"""Records, the small immutable documents that make up a repository's log, and the state that they fold to.
 
-Pure. The state of an experiment is never stored: it is what `fold` makes of its records, in the order of their keys.
-How records are written is in `record_codec`, where in `repository`; what users hold is in `experiment`, `checkpoint`.
+Pure. The state of an experiment is never stored: `fold` computes it from the experiment's records, in key order.
+`record_codec` says how records are written, `repository` where; users hold an `experiment` or a `checkpoint`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Ending: TypeAlias = Literal["finished", "failed", "interrupted", "killed"]
 Status: TypeAlias = Literal["running", "finished", "failed", "interrupted", "killed", "lost"]
 
 _GOALS: tuple[Goal, ...] = get_args(Goal)
-_NO_PAIR = 'primary_metric must be a pair (name, "minimize" or "maximize")'
+_NOT_A_PAIR = 'primary_metric must be a pair (name, "minimize" or "maximize")'
 
 
 class PrimaryMetric(NamedTuple):
-    """The metric by which checkpoints are compared, and which way is better: the pair that users give."""
+    """The metric by which checkpoints are compared, and whether lower or higher is better."""
 
     name: str
     goal: Goal
@@ -42,7 +42,7 @@ class PrimaryMetric(NamedTuple):
             return None
         if isinstance(pair, Sequence) and not isinstance(pair, (str, bytes)) and len(pair) == 2:  # OmegaConf's, too
             return cls.of(*pair)
-        raise InvalidInput(f"{_NO_PAIR}, got {pair!r}")
+        raise InvalidInput(f"{_NOT_A_PAIR}, got {pair!r}")
 
     @classmethod
     def of(cls, name: object, goal: object) -> PrimaryMetric:
@@ -50,11 +50,11 @@ class PrimaryMetric(NamedTuple):
         meant = next((item for item in _GOALS if isinstance(goal, str) and goal.lower() == item), None)
         if isinstance(name, str) and name and meant is not None:
             return cls(name, meant)
-        raise InvalidInput(f"{_NO_PAIR}, got {(name, goal)!r}")
+        raise InvalidInput(f"{_NOT_A_PAIR}, got {(name, goal)!r}")
 
 
 class Keep(NamedTuple):
-    """Of how many checkpoints the files are kept: the best ones, and the last ones."""
+    """The number of best and of last checkpoints whose files are kept."""
 
     best: int = 1
     last: int = 1
@@ -62,18 +62,18 @@ class Keep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GitState:
-    """What git knew of the project when the experiment began."""
+    """The state of the project's git checkout when the experiment began."""
 
     commit: str
     branch: str | None
     """None when no branch was checked out."""
     dirty: bool | None
-    """Whether tracked files differed from the commit; None where there was no `git` to ask."""
+    """Whether tracked files differed from the commit; None where `git` could not be run."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFacts:
-    """A moment of an experiment, as it was recorded."""
+    """What is recorded of a checkpoint."""
 
     id: str
     created: datetime
@@ -81,35 +81,35 @@ class CheckpointFacts:
     metrics: Mapping[str, Value]
     primary_metric: PrimaryMetric | None = None
     path: str | None = None
-    """What was saved, relative to the project directory; None if nothing was."""
+    """The path that was saved, relative to the project directory; None if nothing was."""
     extra: Mapping[str, Value] = field(default_factory=dict)
-    """What else `checkpoint()` was given by keyword."""
+    """The other keyword arguments of `checkpoint()`."""
     manifest: str | None = None
     """Key of the manifest of its files."""
     size_bytes: int = 0
     stored_bytes: int = 0
-    """What storing its files added to the storage."""
+    """Number of bytes that storing its files added to the storage."""
     keep: Keep | None = None
-    """Of how many checkpoints the files were to be kept when it was made; None: of all."""
+    """How many checkpoints were to keep their files when it was made; None: all of them."""
     code: str | None = None
-    """Key of the manifest of the code that made it, where the experiment had been resumed. Not recorded with it, as
-    what follows: `fold` knows it."""
+    """Key of the manifest of the code that made it, if the experiment had been resumed. Like the flags below, it is not
+    recorded with the checkpoint: `fold` sets it."""
     is_private: bool = False
-    """Whether no other writer may refer to its objects, because they may go at any moment."""
+    """Whether other writers must not refer to its objects, because they may be deleted at any moment."""
     is_released: bool = False
-    """Whether its files were let go."""
+    """Whether its files are no longer kept."""
     lacks: str | None = None
-    """Why its files are not there, where it was imported without them."""
+    """Why its files are missing, if it was imported without them. This is recorded."""
     is_waiting: bool = False
-    """Whether its files wait in the spool of this machine; `source` knows it."""
+    """Whether its files wait in the spool of this machine; `source` sets it."""
 
     @property
     def has_files(self) -> bool:
-        """Whether there are files to get back: stored, or waiting on this machine to be stored."""
+        """Whether it has files that can be restored: stored, or waiting on this machine to be stored."""
         return self.manifest is not None or self.is_waiting
 
     def value_of_primary(self, primary: PrimaryMetric) -> int | float | None:
-        """Its value of a primary metric; None where it has none that can be compared."""
+        """Its value of a primary metric; None where it has no comparable value."""
         value = self.metrics.get(primary.name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  # NaN; math.isnan fails on huge integers
             return None
@@ -133,7 +133,7 @@ class Created:
     config: Mapping[str, Value] = field(default_factory=dict)
     """What `replicate.yaml` said, credentials redacted."""
     path: str | None = None
-    """What was saved of the project, relative to its directory; None if nothing was."""
+    """The path that was saved, relative to the project directory; None if nothing was."""
     python_version: str | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
     """Every installed package and its version."""
@@ -144,13 +144,13 @@ class Created:
     format: int = FORMAT
     """The storage format that it was written in."""
     resumed_from: str | None = None
-    """The checkpoint, of this or another experiment, that it began from."""
+    """The checkpoint that it began from, of this or another experiment."""
     manifest: str | None = None
     """Key of the manifest of the project's files."""
     size_bytes: int = 0
     stored_bytes: int = 0
     lacks: str | None = None
-    """Why the project's files are not there, where the experiment was imported without them."""
+    """Why the project's files are missing, if the experiment was imported without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +160,12 @@ class Checkpointed:
     experiment: str
     checkpoints: tuple[CheckpointFacts, ...]
     session: str | None = None
-    """That of the process that made them; None for the first one of the experiment, as in `Ended`."""
+    """The session that made them; None for the first one of the experiment, as in `Ended`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """Name, tags or notes were changed; what is None stays as it was, and an empty text takes away what was there."""
+    """Name, tags or notes were changed: None leaves a field as it was, and an empty string clears it."""
 
     experiment: str
     name: str | None = None
@@ -175,29 +175,29 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The experiment is resumed, in a session of its own: what came after the checkpoint that it names is set aside."""
+    """The experiment was resumed in a new session: checkpoints after the one that it names are set aside."""
 
     experiment: str
     created: datetime
     session: str
     """The id of the session that begins."""
     previous: str | None
-    """The session that it goes on after; None for the first one."""
+    """The session that it continues; None for the first one."""
     checkpoint: str | None
-    """None: it is resumed from its very beginning."""
+    """None: it is resumed from its beginning."""
     path: str | None = None
-    """What was saved of the project this time; None if nothing was."""
+    """The path that was saved this time; None if nothing was."""
     manifest: str | None = None
     """Key of the manifest of the project's files."""
     size_bytes: int = 0
     stored_bytes: int = 0
     adds: bool = False
-    """Whether it only adds: nothing is set aside, and how the training before it ended stays what counts."""
+    """Whether it only adds checkpoints: nothing is set aside, and the experiment keeps the status of its training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The experiment is over."""
+    """The experiment ended."""
 
     experiment: str
     created: datetime
@@ -205,13 +205,13 @@ class Ended:
     error: str | None = None
     """Type and message of the exception that ended it."""
     blocked_seconds: float = 0.0
-    """How long `checkpoint()` held up the training in this session."""
+    """Seconds that `checkpoint()` held up the training in this session."""
     session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """An experiment, or some of its checkpoints, must no longer be listed."""
+    """An experiment or some of its checkpoints were deleted, and are no longer listed."""
 
     experiment: str
     checkpoints: tuple[str, ...] | None = None
@@ -220,7 +220,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The files of some checkpoints are not kept any longer; what else was recorded of them is."""
+    """The files of some checkpoints are no longer kept; everything else that was recorded of them is."""
 
     experiment: str
     checkpoints: tuple[str, ...]
@@ -228,16 +228,16 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Repacked:
-    """Manifests were replaced by others that say the same of the files, and name other objects."""
+    """Manifests were replaced by others that describe the same files in other objects."""
 
     experiment: str
     manifests: Mapping[str, str]
-    """Key of a manifest to the key of the one that takes its place."""
+    """Key of each new manifest, by the key of the one that it replaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Files that an import could not take over were taken over by a later one."""
+    """A later import brought the files that an earlier one could not."""
 
     experiment: str
     checkpoint: str | None
@@ -250,41 +250,41 @@ class Restored:
 Record: TypeAlias = Created | Checkpointed | Edited | Resumed | Ended | Deleted | Released | Repacked | Restored
 
 
-_Said = TypeVar("_Said", Created, CheckpointFacts)
+_Facts = TypeVar("_Facts", Created, CheckpointFacts)
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentState:
-    """What the records of one experiment say together."""
+    """The state of one experiment, folded from its records."""
 
     created: Created
     checkpoints: tuple[CheckpointFacts, ...] = ()
-    """In the order they were made; without those deleted or set aside by resuming."""
+    """In the order they were made, without those that were deleted or set aside by resuming."""
     ended: Ended | None = None
     resumed_from: str | None = None
     """The checkpoint that the experiment was last resumed from."""
     code: str | None = None
-    """Key of the manifest of the code that it was last resumed with; None if that is what it began with."""
+    """Key of the manifest of the code that it was last resumed with; None if that is the code it began with."""
     session: str | None = None
     """The session that it was last resumed in; None for the first one."""
     blocked_seconds: float = 0.0
-    """How long `checkpoint()` held up the training in all of its sessions that ended, but for those that only added."""
+    """Seconds that `checkpoint()` held up the training, in all sessions that ended except those that only added."""
 
 
 def fold(records: Iterable[Record]) -> dict[str, ExperimentState]:
     """Fold records, in the order of their keys, to the state of every experiment that is not deleted.
 
-    A checkpoint that stands in two records (a write whose answer was lost is written again) counts once.
-    Records of an experiment whose `Created` is missing are passed over.
+    A checkpoint that is in two records (a write whose answer was lost is repeated) counts once.
+    Records of an experiment whose `Created` is missing are ignored.
     """
     states = ((experiment, _fold_one(group)) for experiment, group in _grouped(records).items())
     return {experiment: state for experiment, state in states if state is not None}
 
 
 def headless(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """The records of experiments of which that of the beginning is missing, and that were not deleted, by id.
+    """The records of experiments that lack a `Created` and were not deleted, by id.
 
-    While an experiment is copied to another storage it is so, too: its beginning comes last.
+    An experiment that is still being copied to another storage is one of them: its `Created` is copied last.
     """
     return {
         experiment: group
@@ -305,7 +305,7 @@ def _is_deleted(records: Sequence[Record]) -> bool:
 
 
 def by_age(states: Mapping[str, ExperimentState]) -> dict[str, ExperimentState]:
-    """The experiments in the order they began."""
+    """The experiments, sorted by when they began."""
     return dict(sorted(states.items(), key=lambda item: (item[1].created.created, item[0])))
 
 
@@ -345,21 +345,21 @@ def _fold_one(records: Sequence[Record]) -> ExperimentState | None:
             case Created():  # pragma: no branch  # there is no other kind
                 pass
     lineage = _lineage(resumed, made, ended)
-    history = {key: _private(item, is_over=None in ended) for key, item in made.get(None, {}).items()}
+    history = {key: _mark_private(item, is_over=None in ended) for key, item in made.get(None, {}).items()}
     session, training, resumed_from, code = None, None, created.resumed_from, None
     for step in lineage:
         session, code = step.session, step.manifest or code
         if not step.adds:
             training, resumed_from = session, step.checkpoint
-            history = _until(step.checkpoint, history)
+            history = _up_to(step.checkpoint, history)
         added = {key: replace(item, code=code) for key, item in made.get(session, {}).items()}
-        history |= {key: _private(item, is_over=session in ended) for key, item in added.items()}
+        history |= {key: _mark_private(item, is_over=session in ended) for key, item in added.items()}
     current = {key: _release(item) if key in released else item for key, item in history.items() if key not in gone}
     kept = tuple(current.values())
     if restored:
         kept = tuple(item if item.is_released else _restore(item, restored.get(item.id)) for item in kept)
         created = _restore(created, restored.get(None))
-    if replaced:  # else it would cost most of a listing
+    if replaced:  # without this check, it would take most of the time of a listing
         kept = tuple(
             replace(item, manifest=_replacement(item.manifest, replaced), code=_replacement(item.code, replaced))
             for item in kept
@@ -376,11 +376,12 @@ def _lineage(
     made: Mapping[str | None, Mapping[str, CheckpointFacts]],
     ended: Mapping[str | None, Ended],
 ) -> list[Resumed]:
-    """The sessions that an experiment was resumed in, one after the other, without its first.
+    """The sessions that an experiment was resumed in, in order, without its first.
 
-    They tell by their ids what went on after what: the clocks of two machines may disagree. Where two went on after the
-    same one, because two machines did so at the same moment, the one counts that made checkpoints, or was gone on after
-    itself, or has not ended; or else the first: who came later has seen it and given up, or was not heard of in time.
+    Each session names the one that it continues, because the clocks of two machines may disagree. If two machines
+    resumed the same session at the same moment, the branch counts that has more sessions with checkpoints, then the
+    longer one, then the one that has not ended, and else the first: the later machine saw the first and gave up, or its
+    record arrived too late.
     """
     sessions = {record.session: record for record in resumed}
     followed = {record.previous for record in resumed}
@@ -394,7 +395,7 @@ def _lineage(
 
 
 def _ancestry(record: Resumed, sessions: Mapping[str, Resumed]) -> list[Resumed]:
-    """A session and those it went on after, the first one first."""
+    """A session and those that it continues, the first one first."""
     lineage: list[Resumed] = []
     step: Resumed | None = record
     while step is not None and step not in lineage:  # a forged one may go in circles
@@ -403,8 +404,8 @@ def _ancestry(record: Resumed, sessions: Mapping[str, Resumed]) -> list[Resumed]
     return lineage[::-1]
 
 
-def _private(item: CheckpointFacts, *, is_over: bool) -> CheckpointFacts:
-    """A checkpoint of a session that is over or not: only as long as it is not are files let go."""
+def _mark_private(item: CheckpointFacts, *, is_over: bool) -> CheckpointFacts:
+    """The checkpoint with `is_private` set: its files may be released only while its session is not over."""
     is_private = item.keep is not None and not is_over
     return item if item.is_private == is_private else replace(item, is_private=is_private)
 
@@ -414,23 +415,23 @@ def _release(item: CheckpointFacts) -> CheckpointFacts:
     return replace(item, manifest=None, size_bytes=0, is_released=True, is_waiting=False)
 
 
-def _restore(item: _Said, record: Restored | None) -> _Said:
-    """What was recorded without its files, with those that came later."""
+def _restore(item: _Facts, record: Restored | None) -> _Facts:
+    """The item with the files that a later import brought."""
     if record is None or item.manifest is not None:
         return item
     size, added = record.size_bytes, record.stored_bytes
     return replace(item, manifest=record.manifest, size_bytes=size, stored_bytes=added, lacks=None)
 
 
-def _until(checkpoint: str | None, history: Mapping[str, CheckpointFacts]) -> dict[str, CheckpointFacts]:
-    """The checkpoints up to one; none where it is None or unknown."""
+def _up_to(checkpoint: str | None, history: Mapping[str, CheckpointFacts]) -> dict[str, CheckpointFacts]:
+    """The checkpoints up to and including one; none where it is None or unknown."""
     if checkpoint is None or checkpoint not in history:
         return {}
     return dict(islice(history.items(), list(history).index(checkpoint) + 1))
 
 
 def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | None:
-    """The manifest that stands for another one now: it may have been replaced several times."""
+    """The manifest that replaces another one now: it may have been replaced several times."""
     for _ in range(len(replaced)):
         if manifest is None or manifest not in replaced:
             break
@@ -439,7 +440,7 @@ def _replacement(manifest: str | None, replaced: Mapping[str, str]) -> str | Non
 
 
 def code_problem(created: Created) -> str | None:
-    """Say that the code of an experiment is not there, though it was saved, and why; None where it is not missing."""
+    """Say that the saved code of an experiment is missing, and why; None if it is not missing."""
     if created.path is None or created.manifest is not None:
         return None
     short, why = ids.short(created.experiment), created.lacks or "they could not be saved"
@@ -447,7 +448,7 @@ def code_problem(created: Created) -> str | None:
 
 
 def edited(created: Created, edit: Edited) -> Created:
-    """What an experiment is known as once it was edited."""
+    """The beginning of an experiment, with an edit of its name, tags and notes applied."""
     return replace(
         created,
         name=created.name if edit.name is None else edit.name or None,
@@ -457,26 +458,26 @@ def edited(created: Created, edit: Edited) -> Created:
 
 
 def usable(checkpoints: Sequence[CheckpointFacts]) -> Sequence[CheckpointFacts]:
-    """The checkpoints that best and latest are chosen from: those that have files, or all where none has any."""
+    """The checkpoints that `best` and `latest` choose from: those with files, or all where none has any."""
     return [item for item in checkpoints if item.has_files] or checkpoints
 
 
 def primary_metric_of(checkpoints: Sequence[CheckpointFacts]) -> PrimaryMetric | None:
-    """The primary metric by which these checkpoints are compared: that of the latest usable one that has any.
+    """The primary metric by which these checkpoints are compared: that of the latest usable one that has one.
 
-    Where no usable one has any, that of the latest one of all.
+    If no usable one has one, that of the latest checkpoint that does.
     """
     latest_first = (*reversed(usable(checkpoints)), *reversed(checkpoints))
     return next((item.primary_metric for item in latest_first if item.primary_metric), None)
 
 
 def best(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
-    """The best checkpoint by the primary metric; of equals the first.
+    """The best checkpoint by the primary metric; the first of equals.
 
     Args:
-        checkpoints: all of an experiment. Those without the primary metric, or with NaN, are passed over.
-        with_files: whether only those with files count, if there are any. Otherwise all count, and those without files
-            come after their equals: their metrics were recorded by themselves a moment before.
+        checkpoints: all of an experiment. Those without the primary metric, or with NaN, are ignored.
+        with_files: whether only those with files count, if there are any. Otherwise all count. Of equals, those with
+            files come first: a checkpoint without files often recorded the same metrics a moment before.
 
     Returns:
         None when no checkpoint is left.
@@ -486,20 +487,20 @@ def best(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> 
 
 
 def latest(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
-    """The last checkpoint: of those with files, if there are any; or of all. None when there is none."""
+    """The last checkpoint of those with files, if there are any, or of all; None when there is none."""
     return next(reversed(usable(checkpoints) if with_files else checkpoints), None)
 
 
 def best_or_latest(checkpoints: Sequence[CheckpointFacts], *, with_files: bool = True) -> CheckpointFacts | None:
-    """The checkpoint that an experiment stands for, where one is wanted: its best, else its latest."""
+    """The checkpoint that represents an experiment: its best, else its latest."""
     return best(checkpoints, with_files=with_files) or latest(checkpoints, with_files=with_files)
 
 
 def metrics_of(checkpoints: Sequence[CheckpointFacts]) -> Iterator[Mapping[str, Value]]:
     """The metrics of an experiment, for a filter, a sort or a plot.
 
-    Those of the checkpoint that it stands for; then, for a metric which that one lacks, those of the one that it would
-    stand for if files did not count.
+    First those of the checkpoint that represents it. Then, for metrics which that one lacks, those of the checkpoint
+    that would represent it if files did not count.
     """
     for with_files in (True, False):
         if (chosen := best_or_latest(checkpoints, with_files=with_files)) is not None:
@@ -507,13 +508,13 @@ def metrics_of(checkpoints: Sequence[CheckpointFacts]) -> Iterator[Mapping[str, 
 
 
 def saved_paths(checkpoints: Iterable[CheckpointFacts]) -> frozenset[str]:
-    """The files and directories that checkpoints saved; not those that one could not save."""
+    """The files and directories that checkpoints saved, without those that could not be saved."""
     saved = (item for item in checkpoints if item.has_files or item.is_released or item.lacks is not None)
     return frozenset(item.path for item in saved if item.path is not None)
 
 
 def nearest_with_files(checkpoints: Sequence[CheckpointFacts], checkpoint: str) -> list[CheckpointFacts]:
-    """The last checkpoint with files before another one, and the first one after it, as far as there are any."""
+    """The last checkpoint with files before another one, and the first one after it, if there are any."""
     at = next((number for number, item in enumerate(checkpoints) if item.id == checkpoint), len(checkpoints))
     before = [item for item in checkpoints[:at] if item.has_files]
     after = [item for item in checkpoints[at + 1 :] if item.has_files]
@@ -521,7 +522,7 @@ def nearest_with_files(checkpoints: Sequence[CheckpointFacts], checkpoint: str) 
 
 
 def _ranked(checkpoints: Sequence[CheckpointFacts], primary: PrimaryMetric | None) -> list[CheckpointFacts]:
-    """The checkpoints that can be compared by a primary metric, the best one first; see `best`."""
+    """The checkpoints that have a comparable value of a primary metric, the best one first; see `best`."""
     if primary is None:
         return []
     sign = 1 if primary.goal == "minimize" else -1
@@ -535,10 +536,10 @@ def _has_number(checkpoint: CheckpointFacts, metric: str) -> bool:
 
 
 def superseded(checkpoints: Sequence[CheckpointFacts], keep: Keep) -> list[CheckpointFacts]:
-    """The checkpoints whose files are not to be kept: neither among the best ones with files nor among the last.
+    """The checkpoints whose files need not be kept: those neither among the best ones with files nor among the last.
 
-    None, where several of the best are to be kept, or a primary metric was named, and no checkpoint with files has that
-    metric as a number: it is not known which are the best.
+    Empty where it is unknown which are the best: several best ones are to be kept but no primary metric was named, or
+    no checkpoint with files has the primary metric as a number.
     """
     with_files = [item for item in checkpoints if item.manifest is not None]
     primary = primary_metric_of(checkpoints)

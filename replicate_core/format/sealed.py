@@ -1,12 +1,12 @@
 """Stored documents: one line of JSON each, which carries the digest of its own bytes.
 
-Pure. What the documents say is in `records` and `manifest`; where they are stored is in `repository`.
+Pure. `records` and `manifest` define what the documents say, `repository` where they are stored.
 
 A sealed document is `{"digest":"sha256:<64 hex>","document":<JSON>}`, without white space between the parts: the
-digest is that of the bytes of the inner JSON. Any JSON tool reads it, and no flipped bit passes unseen.
+digest is that of the bytes of the inner JSON. Any JSON tool can read it, and every flipped bit is detected.
 
-What stands under a key of a repository says so itself: its inner JSON begins with `"key"`. So a whole document that
-was put in the place of another one does not pass unseen, either. Documents of earlier versions lack it.
+A document that is stored under a key of a repository names that key: its inner JSON begins with `"key"`. So a document
+that was put in the place of another one is detected, too. Documents of earlier versions lack the field.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FORMAT = 1
 """The storage format that this version writes, and the newest that it reads."""
 
 COUNT_MAX = 1 << 53
-"""The largest whole number that a document may hold: all JSON tools keep it exact."""
+"""Largest whole number that a document may hold: all JSON tools keep it exact."""
 
 DIGEST_LENGTH = len(DIGEST_NAME) + 1 + 64
 
 KEY = "key"
-"""The field of a document in which it says under which key it stands."""
+"""The field that holds the key under which a document is stored."""
 
 HEAD = b'{"digest":"'
 """How a sealed document begins."""
@@ -66,14 +66,14 @@ def unseal(data: bytes, *, key: str) -> Value:
 
 
 def seal_under(key: str, document: Mapping[str, Value]) -> bytes:
-    """Write a document that says under which key of a repository it stands; see `seal`."""
+    """Write a document that names the key of the repository under which it is stored; see `seal`."""
     return seal({KEY: key, **document})
 
 
 def unseal_under(key: str, data: bytes) -> dict[str, Value]:
-    """Read a document that stands under a key of a repository.
+    """Read a document that is stored under a key of a repository.
 
-    Its field `key` is left in it; one that was written before there was such a field is taken as it is.
+    Its field `key` is left in it; a document from before there was such a field is accepted as it is.
 
     Raises:
         Corrupted: the bytes are not those that were written, or they belong under another key.
@@ -88,13 +88,13 @@ def unseal_under(key: str, data: bytes) -> dict[str, Value]:
 
 
 def names_key(data: bytes) -> bool:
-    """Tell whether a whole document says under which key it stands."""
+    """Tell whether an undamaged document names the key under which it is stored."""
     framed = _body(data)
     return framed is not None and framed[1].startswith(_KEY_HEAD)
 
 
 def is_sealed_under(key: str, data: bytes) -> bool:
-    """Tell whether bytes are a document as `seal_under` wrote it for this key, or one that names no key."""
+    """Tell whether bytes are an undamaged document that `seal_under` wrote for this key, or that names no key."""
     framed = _body(data)
     if framed is None or digest(framed[1]).encode() != framed[0]:
         return False
@@ -139,5 +139,5 @@ def expect_mapping(value: Value) -> dict[str, Value]:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """What an error says of the document that it was raised for."""
+    """What an error says is wrong with a document."""
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -1,10 +1,10 @@
-"""Segments: many records in one file, with what each experiment's come to, so that nobody must fetch them one by one.
+"""Segments: many records in one file, with a summary of each experiment, so that they need not be fetched one by one.
 
-Pure. A segment is derived from records, and says nothing that they don't: it may be made anew, or deleted, at any time.
-How segments are read is in `catalogue`, how they are made in `compacting`.
+Pure. A segment is derived from records and adds nothing to them: it may be rebuilt or deleted at any time. `catalogue`
+reads segments, `compacting` makes them.
 
-A segment is a row of gzip members, so that `zcat` prints it. The first one is its head, a sealed document that names
-the records; the others, the blocks, are the records themselves, as they stand under their own keys: each a sealed line.
+A segment is a sequence of gzip members, so that `zcat` prints it. The first one is its head, a sealed document that
+names the records. The others, the blocks, hold the records as they are stored under their own keys: each a sealed line.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from replicate_core.format.sealed import (
 from replicate_core.format.values import Value
 
 FORMAT = 1
-"""What a segment says, and what its summaries mean; a reader goes by the records where it is another one."""
+"""The format of segments and their summaries; a reader uses the records instead where it is another one."""
 
 BLOCK_BYTES = 256 << 10
-"""How much a block holds at least before the next one begins: what is read to see one experiment."""
+"""Size at which a block is complete: about as much as is read to see one experiment."""
 
 HEAD_BYTES_MAX = 256 << 20
 BLOCK_BYTES_MAX = 64 << 20
-"""Larger ones are refused: a few stored bytes can stand for very many."""
+"""Maximum unpacked sizes: a few stored bytes can unpack to very many."""
 
 GROUP_BYTES_MAX = 32 << 20
-"""The records of an experiment that has more are not put into segments: they are few, and large."""
+"""Maximum size of an experiment's records that are put into segments: larger ones are few."""
 
 BLOCKS_KEPT = 8
 """Maximum number of unpacked blocks of a segment kept in memory."""
@@ -55,17 +55,17 @@ _ENDINGS: Mapping[str, Ending] = {ending: ending for ending in get_args(Ending)}
 
 
 def day_of(key: str) -> str:
-    """The day in which a record stands, by its key."""
+    """The day under which a record is stored, by its key."""
     return key[len(RECORDS) :].partition("/")[0]
 
 
 class Summary(NamedTuple):
-    """What the records of an experiment come to, as far as every listing needs it."""
+    """The part of an experiment's state that every listing needs."""
 
     created: datetime
     """When it began."""
     active: datetime
-    """When its last checkpoint was made, or when it began; of no interest once it has ended."""
+    """When its last checkpoint was made, or when it began; meaningless once it has ended."""
     status: Ending | None
     """None: it has not ended."""
     session: str | None
@@ -73,7 +73,7 @@ class Summary(NamedTuple):
 
 
 def summarise(state: ExperimentState) -> Summary:
-    """What a listing needs of an experiment."""
+    """The summary of an experiment."""
     began = state.created.created
     if state.ended is not None:
         return Summary(began, began, state.ended.status, state.session)
@@ -86,21 +86,21 @@ class Group:
 
     experiment: str
     summary: Summary | None
-    """What these come to; None: nothing, because it was deleted, or its beginning is not among them."""
+    """Summary of these records; None if the experiment was deleted, or its beginning is not among them."""
     lines: Mapping[str, bytes]
     """The records as they are stored, by key."""
 
 
 class Piece(NamedTuple):
-    """Where records of one experiment stand in a segment."""
+    """Where the records of one experiment are in a segment."""
 
     experiment: str
     summary: Summary | None
     names: Sequence[str]
-    """Their keys, without what every key of this experiment has."""
+    """Their keys, without the parts that all keys of this experiment share."""
     block: int
     line: int
-    """Where in the block the first of them stands."""
+    """Number of the line of the block that holds the first of them."""
 
     @property
     def keys(self) -> list[str]:
@@ -117,11 +117,11 @@ class Segment:
     pieces: Mapping[str, Piece]
     """By experiment."""
     settled: frozenset[str]
-    """Days whose records are all named here, or in the segments beside it: no other one will come."""
+    """Days whose records are all named here or in the segments `beside`: no record will be added to them."""
     others: Sequence[str]
-    """The keys in these days that no segment holds: damaged, or of a kind that only later versions know."""
+    """Keys in these days that no segment holds: damaged records, or of a kind that only later versions know."""
     beside: Sequence[str]
-    """The keys of the segments on which that relies."""
+    """Keys of the segments on which `settled` relies."""
     data: bytes = field(repr=False)
     ends: Sequence[int]
     """Where each block ends in `data`, after the end of the head."""
@@ -159,7 +159,7 @@ class Segment:
         return self._unpacked[number]
 
     def blocks_with(self, *alternatives: Collection[bytes]) -> Iterator[int]:
-        """The numbers of the blocks in which a record holds all texts of an alternative. Raises `Corrupted`."""
+        """The numbers of the blocks with a record that contains all bytes of one alternative. Raises `Corrupted`."""
         for number in range(len(self.ends) - 1):
             if any(all(text in line for text in texts) for line in self.block(number) for texts in alternatives):
                 yield number
@@ -173,7 +173,7 @@ def encode(
     others: Iterable[str] = (),
     beside: Iterable[str] = (),
 ) -> bytes:
-    """Write a segment; the arguments are as of `Segment`. Lines end in a line break, and hold no other one."""
+    """Write a segment; for the arguments see `Segment`. Each line ends in its only line break."""
     experiments: list[Value] = []
     blocks: list[bytes] = []
     block = bytearray()
@@ -212,11 +212,11 @@ def _encode_summary(summary: Summary | None) -> Value:
 
 
 def decode(data: bytes, *, key: str) -> Segment:
-    """Read a segment: its head, that is; the records are unpacked and verified where they are looked at.
+    """Read the head of a segment; records are unpacked and verified when they are accessed.
 
     Raises:
-        TooNew: only another version knows what its head means.
-        Corrupted: it is not a segment, or was damaged.
+        TooNew: its head has another format.
+        Corrupted: it is not a segment, or is damaged.
     """
     text, rest = _unpack(data, HEAD_BYTES_MAX, key)
     try:
@@ -249,7 +249,7 @@ def _decode_pieces(experiments: Sequence[Value], blocks: int) -> dict[str, Piece
         block = expect_count(number)
         if not isinstance(experiment, str) or not is_id(experiment) or block >= blocks or experiment in pieces:
             raise Corrupted(f"{experiment!r} in block {block} is not an experiment of it")
-        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` refuses what is not text
+        texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` raises TypeError for anything but strings
         joined = "\n".join(texts) + "\n"
         if not _NAMES.fullmatch(joined) or joined.count("\n") != len(texts):
             raise Corrupted(f"the names of the records of {experiment} are none")
@@ -272,7 +272,7 @@ def _decode_summary(value: Value) -> Summary | None:
 
 
 def is_whole(key: str, data: bytes) -> bool:
-    """Tell whether bytes begin with the head of this segment as it was written; its blocks carry their own digests."""
+    """Tell whether bytes begin with the undamaged head of this segment; its blocks carry their own digests."""
     try:
         text, _ = _unpack(data, HEAD_BYTES_MAX, key)
     except Corrupted:
@@ -281,7 +281,7 @@ def is_whole(key: str, data: bytes) -> bool:
 
 
 def _unpack(data: bytes, bytes_max: int, key: str) -> tuple[bytes, bytes]:
-    """The content of the first gzip member of some bytes, and what comes after it."""
+    """The content of the first gzip member of some bytes, and the bytes after it."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
         text = unpacker.decompress(data, bytes_max)

@@ -1,7 +1,7 @@
-"""Values people hand in (params, metrics) as plain data, and plain data as valid JSON.
+"""The user's values (params, metrics) as plain data, and plain data as valid JSON.
 
-Knows numpy, torch, TensorFlow and JAX by the methods their arrays have, and OmegaConf by what its containers are:
-sequences and mappings. None of them is imported.
+Arrays of numpy, torch, TensorFlow and JAX are recognised by their methods. Containers of OmegaConf are sequences and
+mappings. None of these libraries is imported.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from replicate_core.errors import Corrupted, InvalidInput
 T = TypeVar("T")
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
-"""What a param or a metric is once it is recorded. Floats may be NaN or infinite."""
+"""A param or a metric as it is recorded. Floats may be NaN or infinite."""
 
 DEPTH_MAX = 64
-"""Nesting that is taken; deeper structures are most likely cycles."""
+"""Maximum nesting of a value that is recorded: deeper structures are most likely cycles."""
 
 DEPTH_READ_MAX = 4 * DEPTH_MAX
-"""Nesting that is read back: whatever handles values may call itself once for each level."""
+"""Maximum nesting of a value that is read back: functions that handle values recurse once a level."""
 
 WHOLE_DIGITS_MAX = 4000
-"""Digits of a whole number; Python itself refuses to write or read much longer ones."""
+"""Maximum number of digits of a whole number: Python itself refuses to convert much longer ones."""
 
 _WHOLE_LIMIT = 10**WHOLE_DIGITS_MAX
 _MOMENTS = (dt.date, dt.time)  # a datetime is a date
@@ -44,27 +44,27 @@ _TEXTUAL_NAMES = frozenset(
     {"torch.dtype", "torch.device", "torch.layout", "torch.memory_format", "numpy.dtype"}  # by name: not imported
 )
 _SCALAR_TYPES = (bool, int, float, complex, str, bytes)
-_NO_LISTS = (range, bytearray, memoryview)
+_NOT_LISTS = (range, bytearray, memoryview)
 _ESCAPE = "$"
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _FLOAT = "$float"
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a single number, which can be compared; NaN is one."""
+    """Tell whether a value is a single number; NaN is one, a bool is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def plain(value: object, *, name: str) -> Value:
-    """Convert what a user handed in to plain data.
+    """Convert a user's value to plain data.
 
-    Scalars and arrays of numpy, torch, TensorFlow and JAX become numbers and lists; tuples and other sequences, such
-    as OmegaConf's, become lists, and so do sets, sorted; types such as `float` and `numpy.float32` become their names;
-    dataclasses and namespaces become dictionaries; members of an Enum become
-    the text that they stand for, else their names; dates and times become text as of ISO 8601; paths, decimals,
-    fractions, durations, UUIDs, and dtypes and devices of torch and numpy become text, and so do keys that are numbers.
+    Scalars and arrays of numpy, torch, TensorFlow and JAX become numbers and lists. Tuples and other sequences, such as
+    OmegaConf's, become lists; sets become sorted lists. Dataclasses and namespaces become dictionaries. Types such as
+    `float` and `numpy.float32` become their names. Members of an Enum become their values if these are strings, else
+    their names. Dates and times become ISO 8601 strings. Paths, decimals, fractions, durations, UUIDs, dtypes and
+    devices of torch and numpy, and keys that are numbers become strings.
 
     Args:
         value: anything.
@@ -79,7 +79,7 @@ def plain(value: object, *, name: str) -> Value:
 def _plain(value: object, name: str, depth: int) -> Value:
     if depth > DEPTH_MAX:
         raise InvalidInput(f"{name} is nested deeper than {DEPTH_MAX} levels: does it contain itself?")
-    # The order counts: bool is an int, and numpy's float64 is a float.
+    # The order matters: bool is an int, and numpy's float64 is a float.
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -87,7 +87,7 @@ def _plain(value: object, name: str, depth: int) -> Value:
     if isinstance(value, float):
         return float(value)
     if isinstance(value, str):
-        return _text(str.__str__(value), name)  # a member of an Enum as what it stands for, not as its name
+        return _text(str.__str__(value), name)  # the value of an Enum member, not its name
     if isinstance(value, bytes):
         return _decoded(value, name)
     if isinstance(value, os.PathLike):
@@ -96,7 +96,7 @@ def _plain(value: object, name: str, depth: int) -> Value:
         return _text(described, name)
     if isinstance(value, Mapping):
         return _plain_mapping(value, name, depth)
-    if isinstance(value, Sequence) and not isinstance(value, _NO_LISTS):
+    if isinstance(value, Sequence) and not isinstance(value, _NOT_LISTS):
         return [_plain(item, f"{name}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, AbstractSet):
         return _in_order([_plain(item, f"an item of {name}", depth + 1) for item in value])
@@ -112,7 +112,7 @@ def _plain(value: object, name: str, depth: int) -> Value:
 
 
 def _in_order(items: list[Any]) -> list[Value]:
-    """The items of a set, sorted; if they can't be compared, in the order of their texts."""
+    """The items of a set, sorted; by their `repr` if they can't be compared."""
     try:
         return sorted(items)
     except TypeError:
@@ -120,7 +120,7 @@ def _in_order(items: list[Any]) -> list[Value]:
 
 
 def _described(value: object) -> str | None:
-    """The text of what has one, as people write it; None for anything else."""
+    """The string that people write for a value, such as a date or a dtype; None for other values."""
     if isinstance(value, enum.Enum):
         return value.value if isinstance(value.value, str) else value.name
     if isinstance(value, _MOMENTS):
@@ -134,17 +134,17 @@ def _described(value: object) -> str | None:
 
 
 def _type_name(kind: type) -> str | None:
-    """The name of a type that is given as a dtype: Python's own, or a scalar of numpy or JAX; None for any other."""
+    """The name of a type that is used as a dtype: Python's own, or a scalar of numpy or JAX; None for any other."""
     if kind in _SCALAR_TYPES:
         return kind.__name__
     is_scalar = kind.__module__ == "numpy" and any(base.__qualname__ == "generic" for base in kind.__mro__)
     if is_scalar or kind.__module__ == "jax.numpy":
-        return kind.__name__.rstrip("_")  # bool_ and str_ of older ones
+        return kind.__name__.rstrip("_")  # bool_ and str_ of older versions
     return None
 
 
 def _fields(value: object) -> Mapping[Any, object] | None:
-    """What a dataclass or a namespace holds; None for anything else."""
+    """The fields of a dataclass or a namespace; None for anything else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, types.SimpleNamespace) or type(value).__module__ == "argparse":
@@ -191,8 +191,8 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _from_array(value: object, name: str) -> object:
-    """Lists and numbers for an array of any library; anything else comes back as it is."""
-    if isinstance(value, type) or not hasattr(value, "dtype"):  # a file has a `detach`, too: it would be closed
+    """Lists and numbers for an array of any library; anything else is returned as it is."""
+    if isinstance(value, type) or not hasattr(value, "dtype"):  # calling `detach` on a file would make it unusable
         return value
     array = value
     for method in ("detach", "numpy", "tolist"):  # torch; TensorFlow and Keras; numpy, torch and JAX
@@ -210,7 +210,7 @@ def _from_array(value: object, name: str) -> object:
     try:
         return float(value)  # type: ignore[arg-type]  # numpy's longdouble has no plain counterpart
     except (TypeError, ValueError):
-        return array  # a model has a dtype, too, and is no array
+        return array  # a model has a dtype, too, and is not an array
 
 
 def _shown(value: object) -> str:
@@ -221,12 +221,12 @@ def _shown(value: object) -> str:
 def dumps(value: Value) -> str:
     """Write plain data as one line of valid JSON, NaN and infinities included.
 
-    A float that JSON has no word for is written `{"$float": "nan"}` (or `"inf"`, `"-inf"`); a key of the user's that
-    begins with `$` gets a second one, so nothing is ambiguous.
+    A float that JSON can't express is written `{"$float": "nan"}` (or `"inf"`, `"-inf"`). A user's key that begins with
+    `$` gets a second one, so nothing is ambiguous.
     """
     try:
         text = _JSON.encode(value)
-    except ValueError:  # a float that JSON has no word for
+    except ValueError:  # a float that JSON can't express
         return _JSON.encode(_escaped(value))
     return text if '"$' not in text else _JSON.encode(_escaped(value))
 
@@ -235,7 +235,7 @@ def loads(text: str | bytes) -> Value:
     """Read what `dumps` wrote.
 
     Raises:
-        Corrupted: the text is not such JSON.
+        Corrupted: the text is not JSON of this form.
     """
     try:
         decoded = _unicode(text)
@@ -246,7 +246,7 @@ def loads(text: str | bytes) -> Value:
 
 
 def is_deeper(value: Value, levels: int) -> bool:
-    """Tell whether lists and mappings stand in one another more than so many levels deep."""
+    """Tell whether lists and mappings are nested deeper than so many levels."""
     layer = [value]
     for _ in range(levels):
         layer = [inner for outer in layer for inner in _inside(outer)]
@@ -262,9 +262,9 @@ def _inside(value: Value) -> Iterable[Value]:
 
 
 def _unicode(text: str | bytes) -> str:
-    """The text, if every character in it is one: an escaped half of a pair would be no Unicode."""
+    """The text as a string. Raises `ValueError` for an escaped lone surrogate, which is not Unicode."""
     decoded = text if isinstance(text, str) else text.decode("utf-8")
-    if "\\u" in decoded and _HALF_PAIR.search(decoded):
+    if "\\u" in decoded and _SURROGATE_ESCAPE.search(decoded):
         json.dumps(json.loads(decoded), ensure_ascii=False).encode("utf-8")  # raises if it is alone
     return decoded
 
@@ -296,7 +296,7 @@ def _float(word: Value) -> float:
 
 
 def renamed(name: str, value: T | None, former: str, former_value: T | None) -> T | None:
-    """The value of an argument that is taken under its former name, too.
+    """The value of an argument that may also be given by its former name.
 
     Raises:
         InvalidInput: it is given under both.

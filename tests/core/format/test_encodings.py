@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicate_core.errors import Corrupted
-from replicate_core.format.encodings import CODECS, ENCODED_BYTES_MIN, SAMPLE_BYTES, WORTH, decode, encode
+from replicate_core.format.encodings import CODECS, ENCODED_BYTES_MIN, RATIO_MAX, SAMPLE_BYTES, decode, encode
 
-POLICIES = tuple(WORTH)
+POLICIES = tuple(RATIO_MAX)
 FP32 = (np.random.default_rng(1).standard_normal(1 << 18) * 0.02).astype("<f4").tobytes()
 BF16 = b"".join(FP32[at : at + 2] for at in range(2, len(FP32), 4))
 """The upper halves of the same numbers."""
@@ -40,7 +40,7 @@ class TestRoundTrip:
         if encoded is not None:
             codec, stored = encoded
             assert decode(codec, stored, len(data)) == data
-            assert len(stored) <= WORTH[policy] * len(data)
+            assert len(stored) <= RATIO_MAX[policy] * len(data)
 
     @pytest.mark.parametrize("codec", CODECS)
     @given(data=st.binary(min_size=1, max_size=50) | REPEATED)
