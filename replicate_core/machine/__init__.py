@@ -1,4 +1,4 @@
 """This machine: its files, git, locks, processes, users and ranks.
 
-What is here knows the operating system, and nothing of experiments or storages. It may import `format`.
+These modules know the operating system, and nothing about experiments or storages. They may import `format`.
 """

@@ -1,7 +1,7 @@
-"""Work that takes only the processor time that nobody else wants, and can be hurried later.
+"""Work in a thread of the lowest priority, which can be hurried later.
 
-Linux has a priority for each thread, and lets no one without privileges raise one again: so what must not wait is done
-by a thread that never was lowered. Elsewhere the priority is that of the process, and stays as it is.
+Linux has a priority for each thread, and only a privileged user may raise one again. So urgent work needs a thread
+whose priority was never lowered. Other systems have one priority for the process, which is left as it is.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 
 NICENESS = 19
-"""The lowest priority."""
+"""Niceness of the lowest priority."""
 
 HAS_THREAD_PRIORITIES = sys.platform == "linux"
 
 
 class Background:
-    """Does a piece of work in a thread of the lowest priority.
+    """Runs a function in a thread of the lowest priority.
 
     Args:
-        work: what to do.
+        work: the function.
     """
 
     def __init__(self, work: Callable[[], object]) -> None:
@@ -33,11 +33,11 @@ class Background:
         self._normal = _niceness_of_this_thread()
 
     def start(self) -> bool:
-        """Begin; False where the system starts no more threads."""
+        """Start the thread; False if the system starts no more threads."""
         return start_thread(self._thread)
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait, for so long at most if that is given, and tell whether it is done.
+        """Wait until the work is done, for at most `seconds` if given, and tell whether it is.
 
         Raises:
             BaseException: what the work raised.
@@ -50,7 +50,7 @@ class Background:
         return True
 
     def hurry(self) -> None:
-        """Give the thread the priority of the one that made it, if the system lets this user do that."""
+        """Give the thread the priority of the thread that made it, if the system allows this user to."""
         if HAS_THREAD_PRIORITIES and self._thread.native_id is not None:
             with suppress(OSError):  # it needs a privilege; or the thread has just ended
                 os.setpriority(os.PRIO_PROCESS, self._thread.native_id, self._normal)
@@ -64,27 +64,27 @@ class Background:
 
 
 class Bell:
-    """Wakes those that wait for it, from another thread."""
+    """Wakes the threads that wait for it, and counts how often it was rung."""
 
     def __init__(self) -> None:
         self._rung = threading.Condition()
         self._count = 0
 
     def ring(self) -> None:
-        """Wake all of them; who is at work now does not wait the next time."""
+        """Wake all waiting threads; a thread that is busy now does not wait the next time."""
         with self._rung:
             self._count += 1
             self._rung.notify_all()
 
     def wait(self, heard: int, seconds: float) -> int:
-        """Wait until it has rung more often than `heard` says, for so long at most; returns how often it has."""
+        """Wait until it was rung again since the count `heard`, for at most `seconds`; returns the count."""
         with self._rung:
             self._rung.wait_for(lambda: self._count != heard, seconds)
             return self._count
 
 
 def start_thread(thread: threading.Thread) -> bool:
-    """Start a thread; False where the system starts no more of them."""
+    """Start a thread; False if the system starts no more threads."""
     try:
         thread.start()
     except RuntimeError:
@@ -93,25 +93,25 @@ def start_thread(thread: threading.Thread) -> bool:
 
 
 def _niceness_of_this_thread() -> int:
-    """How low the priority of this thread is: 0 is normal; that of a training begun with `nice` is lower."""
+    """The niceness of this thread: 0 is normal, more is a lower priority, as in a training started with `nice`."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if HAS_THREAD_PRIORITIES else 0
 
 
 def _lower_this_thread() -> None:
-    """Give this thread the lowest priority, where threads have one."""
+    """Give this thread the lowest priority, where threads have priorities."""
     if HAS_THREAD_PRIORITIES:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def lower_this_process() -> None:
-    """Give this process the lowest priority, for good; on Linux this thread, and those that it starts."""
+    """Give this process the lowest priority for good; on Linux, this thread and those that it starts."""
     with suppress(OSError, AttributeError):
         os.nice(NICENESS)
     set_session_niceness(NICENESS)
 
 
 def set_session_niceness(niceness: int) -> None:
-    """Set the priority of this session: Linux shares the processors between sessions first, where this is on."""
+    """Set the priority of this session: with autogroups, Linux shares the processors between sessions first."""
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(niceness), "ascii")

@@ -1,4 +1,4 @@
-"""Which start of the machine this is."""
+"""The id of the machine's current boot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str | None:
-    """Which start of the machine this is; None where the system does not tell."""
+    """The id of the machine's current boot; None where the system does not tell."""
     try:
         if sys.platform == "darwin":
             return subprocess.check_output(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], text=True).strip()

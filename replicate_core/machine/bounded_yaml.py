@@ -1,6 +1,6 @@
-"""YAML of a size that a person would write: larger, deeper or self-referring documents are refused before they grow.
+"""YAML of a size that a person would write: larger, deeper or self-referring documents are refused before they expand.
 
-Reads files and builds YAML nodes; what they mean is in `config`.
+This module reads files and builds YAML nodes; `config` knows what they mean.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DEPTH_MAX = 32
 """Maximum nesting of lists and mappings."""
 
 EXPANDED_MAX = 1 << 20
-"""Maximum number of characters of a document whose aliases are written out."""
+"""Maximum number of characters of a document with all its aliases expanded."""
 
 NODE_CHARACTERS = 100
-"""What a value costs beside its own characters: at most about 10,000 values make a document."""
+"""Number of characters that each value costs beside its own: a document can have about 10,000 values."""
 
 NUMBER_CHARACTERS_MAX = 400
 """Maximum length of a number."""
@@ -30,10 +30,10 @@ _NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 
 
 class TooLarge(yaml.YAMLError):
-    """A document that no person writes.
+    """A document is too large to be written by a person.
 
     Args:
-        problem: what is too much of it.
+        problem: what is too large.
         problem_mark: where.
     """
 
@@ -44,9 +44,9 @@ class TooLarge(yaml.YAMLError):
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """A safe loader whose work and memory are bounded by `EXPANDED_MAX`, whatever the text says.
+    """A safe loader whose work and memory are bounded by `EXPANDED_MAX`, whatever the document contains.
 
-    An alias costs as much as what it stands for: aliases of aliases are paid for in full.
+    An alias costs as much as the value it refers to, so aliases of aliases cost their full expansion.
     """
 
     def __init__(self, text: str) -> None:
@@ -59,8 +59,8 @@ class BoundedLoader(yaml.SafeLoader):
         """Build a node, unless it is nested too deeply or the document becomes too large.
 
         Raises:
-            TooLarge: it is, or does; the error has the line.
-            yaml.YAMLError: the text is no YAML.
+            TooLarge: it is too deep or too large; the error has the line.
+            yaml.YAMLError: the text is not YAML.
         """
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         is_alias = self.check_event(yaml.AliasEvent)
@@ -97,7 +97,7 @@ def read_text(file: Path) -> str:
     """Read a regular file of at most `FILE_BYTES_MAX` bytes; never waits for a pipe or a device.
 
     Raises:
-        OSError: it can't be read, is not a regular file, or is larger.
+        OSError: it can't be read, is not a regular file, or is too large.
         UnicodeDecodeError: it is not UTF-8.
     """
     data = read_regular(file, FILE_BYTES_MAX + 1)

@@ -1,7 +1,7 @@
-"""Opening files so that their descriptors are none of the three that every program writes to without asking.
+"""Opening files so that they never get the descriptor of a standard stream.
 
-A process that was started without standard streams, as daemons do, gets descriptor 0, 1 or 2 for the next file that it
-opens. What a C library prints then lands in that file.
+A process that was started without standard streams, as daemons are, gets descriptor 0, 1 or 2 for the next file that it
+opens. Anything that a C library prints then ends up in that file.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ STANDARD = (0, 1, 2)
 
 
 def open_above(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
-    """Open a file, as `os.open`; its descriptor is never, not even for a moment, one of a standard stream.
+    """Open a file, as `os.open` does; its descriptor is never that of a standard stream, not even for a moment.
 
     Raises:
-        OSError: as of `os.open`.
+        OSError: see `os.open`.
     """
     occupy_standard()
     return os.open(path, flags, mode)
 
 
 def opener(path: str, flags: int) -> int:
-    """`open_above` for `open(..., opener=opener)`."""
+    """`open_above`, as the opener of `open(..., opener=opener)`."""
     return open_above(path, flags)
 
 
 def read_regular(path: Path, bytes_max: int | None = None) -> bytes:
-    """Read a regular file, which a link may lead to; a pipe or a device is never waited for.
+    """Read a regular file, following links; never waits for a pipe or a device.
 
     Args:
         path: the file.
-        bytes_max: no more than this is read; by default all of it.
+        bytes_max: maximum number of bytes to read; by default all.
 
     Raises:
         OSError: it can't be read, or is not a regular file.
     """
-    _check_is_regular(os.stat(path))  # opening a device may do something
+    _check_is_regular(os.stat(path))  # opening a device may have side effects
     descriptor = open_above(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as opened:
         _check_is_regular(os.fstat(descriptor))
@@ -60,10 +60,10 @@ def _check_is_regular(found: os.stat_result) -> None:
 
 
 def occupy_standard() -> None:
-    """Open the null device for each standard stream that is closed, and leave it open, as SQLite does."""
+    """Open the null device for each closed standard stream, and leave it open, as SQLite does."""
     for descriptor in STANDARD:
         if not _is_open(descriptor):
-            with suppress(OSError):  # then the file itself can't be opened either
+            with suppress(OSError):  # if this fails, the file itself can't be opened either
                 while (filler := os.open(os.devnull, os.O_RDWR)) in STANDARD:
                     pass
                 os.close(filler)
@@ -71,13 +71,13 @@ def occupy_standard() -> None:
 
 
 class Anchor:
-    """A directory that is found again where somebody has moved it, as long as this process has it open.
+    """An open directory, which can be found again after somebody moved it.
 
     Args:
-        path: where it is now.
+        path: the current path.
 
     Raises:
-        OSError: it is not there.
+        OSError: it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class Anchor:
         self._descriptor = open_above(path, os.O_RDONLY)
 
     def follow(self) -> bool:
-        """Look where it is now, and tell whether it was moved; it was not if it was deleted."""
+        """Update `path`, and tell whether the directory was moved; False if it was deleted."""
         if self._is_at(self.path):
             return False
         found = _path_of(self._descriptor)
@@ -95,7 +95,7 @@ class Anchor:
         return True
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the directory."""
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -107,14 +107,14 @@ class Anchor:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of these bytes: the system may take fewer at once. Raises `OSError`."""
+    """Write all of these bytes: the system may write fewer at once. Raises `OSError`."""
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, data[written:])
 
 
 def _path_of(descriptor: int) -> Path | None:
-    """Where an open file is now; None where the system does not tell."""
+    """The current path of an open file; None where the system does not tell."""
     try:
         if _GET_PATH is not None:
             return Path(os.fsdecode(fcntl.fcntl(descriptor, _GET_PATH, bytes(1024)).rstrip(b"\0")))

@@ -1,6 +1,6 @@
-"""What is known of the machine, the packages, the git checkout and the command, when an experiment begins.
+"""What is recorded about the machine, the packages, the git checkout and the command when an experiment begins.
 
-Reads only; nothing here imports a framework, and what can't be found out is None or left out.
+This module only reads and imports no framework. Anything that can't be found out is None or left out.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from replicate_core.machine.names import local_name
 from replicate_core.redaction import redact_command
 
 COMMAND_SECONDS = 5
-"""How long an outside command (git, nvidia-smi) may take before it is left out."""
+"""Seconds after which an external command (git, nvidia-smi) is given up."""
 
 _NAME = re.compile(r"^Name:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
 _VERSION = re.compile(r"^Version:[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
-"""In the metadata of a package, whose first fields these are: a tenth of the time that parsing all of it takes."""
+"""The name and version in the metadata of a package: finding only these takes a tenth of the time of parsing it all."""
 
 
 def command_line() -> str:
-    """The command that started this process, quoted for a shell, credentials redacted.
+    """The command that started this process, quoted for a shell, with credentials redacted.
 
-    In a notebook that is the notebook, where its name is known: the command of a kernel is another one each time. In a
+    In a notebook it is the notebook if its name is known, because the command of a kernel differs each time. In a
     worker of multiprocessing it is the command that started its parent.
     """
     return redact_command(_command())
@@ -50,31 +50,31 @@ def _command() -> Sequence[str]:
         return sys.orig_argv
     try:
         of_parent = Path(f"/proc/{parent.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:  # it is gone, or this is no Linux
+    except OSError:  # it has ended, or this is not Linux
         of_parent = []
     words = [os.fsdecode(word) for word in of_parent]
     is_known = any(words) and not _is_of_multiprocessing(words)
-    return words if is_known else [sys.orig_argv[0], *sys.argv]  # multiprocessing has set this as it is there
+    return words if is_known else [sys.orig_argv[0], *sys.argv]  # multiprocessing has copied `sys.argv` from the parent
 
 
 def _is_of_multiprocessing(words: Sequence[str]) -> bool:
-    """Whether spawn or forkserver has made up this command."""
+    """Whether this is a command that spawn or forkserver made."""
     return any(word.startswith("from multiprocessing.") for word in words)
 
 
 def _shell_of_kernel() -> Any:
-    """The IPython of the kernel that this is; None where it is none."""
+    """The IPython shell, if this process is a kernel; else None."""
     module = sys.modules.get("IPython")
     shell = None if module is None else module.get_ipython()
     return shell if hasattr(shell, "kernel") else None
 
 
 def _notebook(names: Mapping[str, object]) -> str | None:
-    """The notebook whose kernel this is, relative to the working directory where it lies there; None if none says so.
+    """The notebook of this kernel, relative to the working directory if it is below that; None if it is unknown.
 
     Args:
-        names: what its cells can see. VS Code and papermill (`--inject-input-path`) put it there, Jupyter into the
-            environment.
+        names: the variables of its cells. VS Code and papermill (`--inject-input-path`) set one of them, Jupyter a
+            variable of the environment.
     """
     said = [names.get("PAPERMILL_INPUT_PATH"), names.get("__vsc_ipynb_file__"), os.environ.get("JPY_SESSION_NAME")]
     found = next((text for text in said if isinstance(text, str) and text.endswith(".ipynb")), None)
@@ -82,7 +82,7 @@ def _notebook(names: Mapping[str, object]) -> str | None:
         return None
     try:
         return Path(found).relative_to(Path.cwd()).as_posix()
-    except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
+    except (ValueError, OSError):  # it is elsewhere, or the working directory is gone
         return found
 
 
@@ -101,14 +101,14 @@ def host() -> str:
 
 def packages() -> dict[str, str]:
     """Every installed package and its version, sorted by name."""
-    import importlib.metadata  # noqa: PLC0415  # 0.01 s, which `import replicate` need not pay
+    import importlib.metadata  # noqa: PLC0415  # takes 0.01 s, which `import replicate` need not spend
 
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         head = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
         name, version = _NAME.search(head), _VERSION.search(head)
         if name and version:  # a broken installation has neither
-            found.setdefault(name[1], version[1])  # the first on the path is the one that is imported
+            found.setdefault(name[1], version[1])  # the first one on the path is imported
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
@@ -131,7 +131,7 @@ def _memory_bytes() -> int | None:
 
 
 def accelerators(proc: Path = Path("/proc")) -> list[str]:
-    """The models of the GPUs, one entry each; found without starting any of their libraries."""
+    """The model of each GPU, found without initialising any of their libraries."""
     files = sorted((proc / "driver" / "nvidia" / "gpus").glob("*/information"))
     models = [re.search(r"^Model:\s*(.+)$", git.read(file), re.MULTILINE) for file in files]
     if found := [model[1].strip() for model in models if model]:
@@ -143,7 +143,7 @@ def accelerators(proc: Path = Path("/proc")) -> list[str]:
 def git_state(directory: Path) -> GitState | None:
     """The commit and branch checked out at or above a directory, read from git's own files; None outside of git.
 
-    Whether files differ from the commit only `git` itself can tell: `dirty` is None where it is not installed.
+    Only `git` itself can tell whether files differ from the commit: `dirty` is None where it is not installed.
     """
     top = git.top(directory)
     if top is None:
@@ -169,7 +169,7 @@ def _resolve(own: Path, reference: str) -> str:
 
 
 def _run(command: list[str]) -> str | None:
-    """What a command prints; None if it is not installed, fails, or takes too long."""
+    """The output of a command; None if it is not installed, fails, or takes too long."""
     if shutil.which(command[0]) is None:
         return None
     try:

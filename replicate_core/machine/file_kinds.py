@@ -1,6 +1,6 @@
-"""What kind of file one is, by its name and size: a secret, data or weights, or what people write.
+"""The kind of a file, by its name and size: a secret, data or weights, or source that people write.
 
-Pure: no file is read. It would rather say nothing than cry wolf: `tokenizer.json` and `password_reset.py` are no
+Pure: no file is read. False alarms are worse than misses here: `tokenizer.json` and `password_reset.py` are not
 secrets.
 """
 
@@ -43,7 +43,7 @@ SECRET_NAMES = (
 """Names of files that hold keys and passwords, in lower case."""
 
 HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist", ".pub")
-"""What is meant to be shown around."""
+"""Endings of files that are meant to be shared."""
 
 _SECRET_NAME = re.compile("|".join(map(translate, SECRET_NAMES)))
 
@@ -53,7 +53,7 @@ _SECRET_WORD = re.compile(
 
 
 _PLAIN_FILE = re.compile(r"(?P<stem>.+?)(?:\.(?:txt|json|ya?ml|toml|ini|cfg|conf))?")
-"""What may hold a secret, and is no program that speaks of one; `tokens` are what a model reads."""
+"""Names of files that may hold a secret, not programs about secrets. `tokens` is not a secret: models read them."""
 
 DATA_ENDINGS = frozenset({
     "7z", "arrow", "bin", "bz2", "ckpt", "csv", "db", "feather", "gz", "h5", "hdf5", "jsonl", "keras", "mp4", "npy",
@@ -63,27 +63,27 @@ DATA_ENDINGS = frozenset({
 
 
 DATA_BYTES = 10**6
-"""Files with such an ending are data from this size on."""
+"""Minimum size at which a file with one of `DATA_ENDINGS` counts as data."""
 
 DATA_SHARE = 0.1
-"""A file of any other ending is, if it takes so much of what all code may."""
+"""Share of the limit for all code at which a file with any ending counts as data."""
 
 SOURCE_ENDINGS = frozenset({
     "c", "cc", "cfg", "conf", "cpp", "cu", "cuh", "gin", "h", "hpp", "ini", "ipynb", "java", "jl", "js", "json", "lua",
     "md", "pl", "proto", "py", "pyi", "pyx", "r", "rs", "rst", "scala", "sh", "sql", "toml", "ts", "yaml", "yml",
 })  # fmt: skip
-"""Endings of what people write: programs, notebooks, settings, notes. Not `txt`, which may be anything."""
+"""Endings of files that people write: programs, notebooks, settings, notes. Not `txt`, which may be anything."""
 
 
 def is_source(path: str) -> bool:
-    """Tell whether a file is written by people, by its name."""
+    """Tell by its name whether a file is written by people."""
     name = path.rpartition("/")[2].lower()
     stem, dot, ending = name.rpartition(".")
     return bool(stem and dot) and ending in SOURCE_ENDINGS
 
 
 def is_secret(path: str) -> bool:
-    """Tell whether a file holds a key or a password, by its name."""
+    """Tell by its name whether a file holds a key or a password."""
     name = path.rpartition("/")[2].lower()
     if name.endswith(HARMLESS_ENDINGS):
         return False
@@ -94,6 +94,6 @@ def is_secret(path: str) -> bool:
 
 
 def is_data(path: str, size_bytes: int, limit_bytes: int) -> bool:
-    """Tell whether a file is data or weights, by its name and size."""
+    """Tell by its name and size whether a file is data or weights."""
     ending = path.rpartition("/")[2].rpartition(".")[2].lower()
     return size_bytes >= limit_bytes * DATA_SHARE or (ending in DATA_ENDINGS and size_bytes >= DATA_BYTES)

@@ -1,7 +1,6 @@
-"""Local files: whole-or-nothing writes, and what of a directory belongs to a snapshot.
+"""Local files: atomic writes, and the files of a directory that belong to a snapshot.
 
-Copies of files that are being written are in `steady`; what is stored of them, and where, is not here. Nothing follows
-a symbolic link out of the directory it is given.
+`steady` copies files that are being written. No function here follows a symbolic link out of the directory it is given.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from replicate_core.machine.ignoring import IgnoreRules
 from replicate_core.machine.names import local_name, portable
 
 HOME = ".replicate"
-"""The directory in a project that is replicate's own."""
+"""replicate's own directory in a project."""
 
 DEFAULT_STORAGE = f"{HOME}/storage"
-"""Where in a project its experiments are stored, unless a configuration names another place."""
+"""Where the experiments of a project are stored, relative to it, unless a configuration names another place."""
 
 SKIPPED_NAMES = frozenset(
     {
@@ -46,46 +45,46 @@ SKIPPED_NAMES = frozenset(
         ".DS_Store",
     }
 )
-"""Never part of a snapshot, wherever they stand."""
+"""Names that are never part of a snapshot, at any depth."""
 
 ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
-"""A directory that holds one of these is a virtual environment, and never part of a snapshot."""
+"""Names that mark a directory as a virtual environment, which is never part of a snapshot."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the system says when a disk has no more room, or no more for this user: bytes, or names of files."""
+"""Error numbers for a full disk or an exhausted quota, of bytes or of files."""
 
 LASTING = FULL | {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""What the system says when it will refuse again until somebody has changed something."""
+"""Error numbers for failures that repeat until somebody changes something."""
 
 NAMED_CHARACTERS = 200
-"""How many characters of a path that is too long are shown."""
+"""Number of characters that a message shows of a path that is too long."""
 
-_NEVER_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT_NO_FOLLOW = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 _FALLOCATE_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _TEMPORARY = re.compile(r"\.replicate-[0-9a-f]{16}\.tmp(\.[a-z0-9.]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What a snapshot of a directory holds. Paths are relative to its root, with `/` between their names."""
+    """The contents of a snapshot of a directory. Paths are relative to its root, with `/` between their names."""
 
     files: dict[str, Path] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
-    """Path of a link to its target, which is relative to the link."""
+    """Target of each symbolic link, by the path of the link; it is relative to the link."""
     directories: tuple[str, ...] = ()
-    """Directories that hold nothing."""
+    """Empty directories."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Path of a directory or link that could not be read to why not: it is missing, with what is in it."""
+    """Why a directory or link could not be read, by its path: it is missing, with everything in it."""
     root: Path | None = field(default=None, compare=False)
-    """The project directory, resolved; None: nothing is known of where the files lie."""
+    """The project directory, resolved; None if it is unknown where the files are."""
 
 
-def _forget(_path: str, _why: str) -> None:
-    """Takes no notice of what is left out."""
+def _ignore(_path: str, _why: str) -> None:
+    """Ignores what is left out."""
 
 
-def _wanted(_path: str) -> None:
-    """Finds no reason to leave out a file."""
+def _want_all(_path: str) -> None:
+    """Gives no reason to leave out a file."""
 
 
 def scan(
@@ -94,24 +93,23 @@ def scan(
     *,
     rules: IgnoreRules,
     skipped: Sequence[Path] = (),
-    left_out: Callable[[str, str], object] = _forget,
-    unwanted: Callable[[str], str | None] = _wanted,
+    left_out: Callable[[str, str], object] = _ignore,
+    unwanted: Callable[[str], str | None] = _want_all,
     tracked: Callable[[], Collection[str]] = tuple,
 ) -> Tree:
     """Find the files of a snapshot: those at or below `start`, with paths relative to `root`.
 
-    Symbolic links that stay inside `root` are kept as links, except `start` itself, which is followed. What vanishes
-    meanwhile is left out, and so is a directory below `start` that can't be read; sockets, pipes and devices are passed
-    over.
+    Symbolic links that stay inside `root` are kept as links, except `start` itself, which is followed. Files that
+    vanish meanwhile, directories below `start` that can't be read, sockets, pipes and devices are left out.
 
     Args:
         root: the project directory, resolved.
         start: a file or directory inside it.
-        rules: what to leave out; `SKIPPED_NAMES` and virtual environments always are.
+        rules: what to leave out, beside `SKIPPED_NAMES` and virtual environments.
         skipped: further directories to leave out, resolved (a storage inside the project).
-        left_out: called with the path of what is left out, and why; nothing is said of what is below it.
-        unwanted: gives the reason why a file is left out that no rule takes back; None: it is not.
-        tracked: gives the files that git tracks: its own rules do not hold for them.
+        left_out: called with the path of each thing that is left out, and why; not called for anything below it.
+        unwanted: returns a reason to leave out a file that no rule explicitly includes; None to keep it.
+        tracked: returns the files that git tracks: git's own rules do not apply to them.
 
     Raises:
         ConfigInvalid: a file of rules can't be used.
@@ -136,7 +134,7 @@ def scan(
 
 
 class _Walk:
-    """One walk through a project, and what it has found so far; arguments are those of `scan`."""
+    """One walk through a project, and what it has found so far; for the arguments see `scan`."""
 
     def __init__(
         self,
@@ -158,7 +156,7 @@ class _Walk:
         self._tracked = tracked
 
     def through(self, start: Path) -> None:
-        """Walk through a directory and all below it."""
+        """Walk through a directory and everything below it."""
         rules, directory = self._rules, self._root
         for name in start.relative_to(self._root).parts:
             rules = rules.entering(directory, _names(directory))
@@ -193,7 +191,7 @@ class _Walk:
                         self.tree.links[path] = _link_target(self._root, Path(entry.path), rules)
                     except FileNotFoundError:
                         continue
-                    except OSError as error:  # its path may be longer than the system takes
+                    except OSError as error:  # its path may be too long for the system
                         self._note_unreadable(path, error)
                         continue
                 elif is_directory:
@@ -213,7 +211,7 @@ class _Walk:
     def _why_left_out(
         self, entry: os.DirEntry[str], path: str, rules: IgnoreRules, *, is_directory: bool
     ) -> str | None:
-        """Why something is not part of a snapshot; None if it is."""
+        """Why an entry is not part of the snapshot; None if it is."""
         if _is_never_saved(entry.name):
             return "never saved"
         verdict = rules.verdict(path, directory=is_directory)
@@ -227,11 +225,11 @@ class _Walk:
         try:
             marks = (os.path.join(entry.path, mark) for mark in ENVIRONMENT_MARKS)
             return "virtual environment" if any(map(_exists, marks)) else None
-        except OSError:  # reading it will say so
+        except OSError:  # reading it will raise the same
             return None
 
     def _leave_out(self, path: str, why: str, rules: IgnoreRules, *, is_directory: bool) -> int:
-        """Leave something out, but what git tracks of it though a rule of git ignores it; tells how many files."""
+        """Leave an entry out, except files in it that git tracks in spite of its rules; returns their number."""
         self._left_out(path, why)
         verdict = rules.verdict(path, directory=True) if is_directory else None
         if verdict is None or verdict.is_own or why != verdict.file:
@@ -241,7 +239,7 @@ class _Walk:
         return len(kept)
 
     def _is_taken(self, path: str, rules: IgnoreRules) -> bool:
-        """Tell whether a file that git tracks is part of a snapshot, though it lies in a directory that is ignored."""
+        """Tell whether a file that git tracks in an ignored directory is part of the snapshot."""
         names = path.split("/")
         if any(map(_is_never_saved, names)):
             return False
@@ -254,12 +252,12 @@ class _Walk:
 
 
 def _is_never_saved(name: str) -> bool:
-    """Tell whether a name is never part of a snapshot: no writer saves what readers would refuse."""
+    """Tell whether a name is never part of a snapshot: writers must not save what readers would refuse."""
     return name in SKIPPED_NAMES or is_forbidden(name)
 
 
 def _exists(path: str) -> bool:
-    """As `os.path.exists`, but what may not be looked into raises."""
+    """Like `os.path.exists`, but raises if permission is denied."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -270,7 +268,7 @@ def _exists(path: str) -> bool:
 def _names(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:  # looking for what is below will say so
+    except OSError:  # reading what is below will raise the same
         return []
 
 
@@ -305,7 +303,7 @@ def _unicode(text: str, rules: IgnoreRules, *, what: str = "the name") -> str:
 def _link_target(root: Path, link: Path, rules: IgnoreRules) -> str:
     """Where a link points, relative to itself."""
     target = Path(os.readlink(link))
-    if target.is_absolute():  # the project may be reached by several paths
+    if target.is_absolute():  # several paths may lead to the project
         target = Path(os.path.relpath(target.parent.resolve() / target.name, link.parent.resolve()))
     if not Path(os.path.normpath(link.parent / target)).is_relative_to(root):
         raise InvalidInput(
@@ -315,8 +313,8 @@ def _link_target(root: Path, link: Path, rules: IgnoreRules) -> str:
     return _unicode(portable(target.as_posix()), rules, what=f"the target of the link {link}")
 
 
-def set_aside(descriptor: int, size: int) -> None:
-    """Reserve space for a file that is about to be written, where the system can: faster, and a full disk shows now."""
+def preallocate(descriptor: int, size: int) -> None:
+    """Reserve space for a file that is about to be written, where the system can: faster, and a full disk fails now."""
     if size and hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -326,7 +324,7 @@ def set_aside(descriptor: int, size: int) -> None:
 
 
 def disk_advice(error: OSError) -> str:
-    """What to do where a disk refuses something, as a sentence without its end."""
+    """What to do when a disk refuses a write, as a sentence without its full stop."""
     if error.errno in FULL:
         return "Make room there"
     if error.errno == errno.EFBIG:
@@ -335,7 +333,7 @@ def disk_advice(error: OSError) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut. Its directory must exist."""
+    """Write a file whole or not at all, even after a power cut. Its directory must exist."""
     temporary = temporary_beside(path)
     try:
         with open(temporary, "xb", buffering=0, opener=opener) as file:
@@ -356,7 +354,7 @@ def sync(path: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk, where the system can: a rename is durable then."""
+    """Wait until the names in a directory are on the disk, where the system can: then a rename is durable."""
     if os.name == "posix":
         _sync(directory, os.O_RDONLY)
 
@@ -370,17 +368,17 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh name in the directory of `path`, which listings of replicate pass over."""
+    """A fresh name in the directory of `path`, which replicate's listings ignore."""
     return path.with_name(f".replicate-{os.urandom(8).hex()}.tmp")
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a file name is one of `temporary_beside`."""
+    """Tell whether a file name has the form that `temporary_beside` makes."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def regular_files(root: Path) -> Iterator[os.DirEntry[str]]:
-    """All regular files below a directory, in no order, temporary ones left out; nothing if it does not exist."""
+    """All regular files below a directory except temporary ones, in no order; none if it does not exist."""
     pending = [os.fspath(root)]
     while pending:
         for entry in _entries_of(pending.pop()):
@@ -393,7 +391,7 @@ def regular_files(root: Path) -> Iterator[os.DirEntry[str]]:
 def names_below(root: Path) -> list[str]:
     """The names of files and directories in a directory, in order; directories end in `/`. Empty if it does not exist.
 
-    Temporary files are passed over, as is what is neither a file nor a directory.
+    Temporary files, and anything that is neither a file nor a directory, are ignored.
     """
     entries = _entries_of(os.fspath(root))
     directories = [f"{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -410,17 +408,17 @@ def _entries_of(directory: str) -> list[os.DirEntry[str]]:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file for reading, and nothing else: a pipe or a device would make the reader wait for ever.
+    """Open a file for reading if it is a regular one: a pipe or a device could make the reader wait forever.
 
     Raises:
-        FileNotFoundError: there is none, or a link, a directory, a pipe, a socket or a device in its place.
+        FileNotFoundError: it does not exist, or is a link, a directory, a pipe, a socket or a device.
     """
-    return open(path, "rb", opener=_regular)
+    return open(path, "rb", opener=_regular_opener)
 
 
-def _regular(path: str, flags: int) -> int:
+def _regular_opener(path: str, flags: int) -> int:
     try:
-        descriptor = open_above(path, flags | _NEVER_WAIT)
+        descriptor = open_above(path, flags | _NO_WAIT_NO_FOLLOW)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
             raise FileNotFoundError(errno.ENOENT, "it is not a regular file", path) from error
@@ -432,13 +430,13 @@ def _regular(path: str, flags: int) -> int:
 
 
 def working_directory(path: object = "") -> Path:
-    """The working directory, where a relative path starts from; should it be gone, a path that needs none is fine.
+    """The working directory, from which a relative path starts. It may be gone if the path is absolute or a URL.
 
     Args:
-        path: as a user gave it, or a URL; empty: the working directory itself is meant.
+        path: a path as a user gave it, or a URL; empty for the working directory itself.
 
     Raises:
-        InvalidInput: it is gone.
+        InvalidInput: the working directory is needed and gone.
     """
     try:
         return Path.cwd()
@@ -448,12 +446,12 @@ def working_directory(path: object = "") -> Path:
                 "the working directory is gone: change to another one, or name the project: "
                 "`replicate -D DIRECTORY ...`, Project(directory=...)"
             ) from error
-        if isinstance(path, (str, os.PathLike)) and (_is_whole(path) or "://" in os.fspath(path)):
+        if isinstance(path, (str, os.PathLike)) and (_is_absolute(path) or "://" in os.fspath(path)):
             return Path("/")
         raise InvalidInput(f"path {path!r} starts from the working directory, which is gone: give it whole") from error
 
 
-def _is_whole(path: str | os.PathLike[str]) -> bool:
+def _is_absolute(path: str | os.PathLike[str]) -> bool:
     try:
         return Path(path).expanduser().is_absolute()
     except RuntimeError:  # there is no home directory
@@ -461,11 +459,11 @@ def _is_whole(path: str | os.PathLike[str]) -> bool:
 
 
 def make_directories(directory: Path, mode: Callable[[Path], int] = lambda _: 0o777) -> None:
-    """Make a directory, and those above it. Unlike `mkdir` of `pathlib`, it takes any number of them.
+    """Make a directory and those above it. Unlike `Path.mkdir`, it can make any number of them.
 
     Args:
         directory: the directory.
-        mode: gives the mode of each that is made, less what the user's umask says.
+        mode: returns the mode of each directory that is made, before the user's umask is applied.
     """
     missing: list[Path] = []
     while not directory.is_dir() and directory != directory.parent:

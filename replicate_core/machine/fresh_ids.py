@@ -1,4 +1,4 @@
-"""Ids that nobody has had: from the clock of this machine, and its random numbers."""
+"""Unique ids, from the clock of this machine and its random numbers."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def new_id() -> str:
 
 
 def new_ulid() -> str:
-    """A ULID of now."""
+    """A ULID for the current time."""
     return ids.ulid(int(time.time() * 1000), os.urandom(ids.ULID_BYTES))

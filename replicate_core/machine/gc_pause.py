@@ -1,4 +1,4 @@
-"""Python's collection of cyclic garbage, which is in the way where very many objects are made at once, to be kept."""
+"""Pausing Python's cyclic garbage collection, which slows down code that makes very many objects at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _pauses = 0
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Pause the collection of garbage, unless it is paused already: for a moment, not while anything is waited for.
+    """Pause garbage collection unless it is paused already. Use it for short work only, not for waits.
 
-    Each time so many objects were made, Python looks whether any is garbage: of the 10,000 experiments of a listing,
-    which all stay, it would look at each again and again. Measured: 40 % of the time that a listing takes.
+    Python scans for garbage each time a certain number of objects was made. In a listing of 10,000 experiments, all of
+    which are kept, it would scan each of them again and again. Measured: 40 % of the time that a listing takes.
     """
-    global _pauses  # noqa: PLW0603  # what is paused is the process's, too
-    if not gc.isenabled():  # whoever paused it goes on with it
+    global _pauses  # noqa: PLW0603  # the collector is global, too
+    if not gc.isenabled():  # whoever paused it will enable it again
         yield
         return
     gc.disable()
@@ -30,8 +30,8 @@ def collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _record_resumed() -> None:
-    """In a child that another thread has forked meanwhile: nobody would go on there."""
+def _enable_in_child() -> None:
+    """Enable collection in a child that another thread forked during a pause: nothing else would do so there."""
     global _pauses  # noqa: PLW0603
     if _pauses:
         _pauses = 0
@@ -39,4 +39,4 @@ def _record_resumed() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_record_resumed)
+    os.register_at_fork(after_in_child=_enable_in_child)

@@ -1,4 +1,4 @@
-"""What git's own files say: where a repository begins, where its files lie, and what it tracks. Nothing is written."""
+"""What git's own files say: where a repository is, where its files are, and what it tracks. Nothing is written."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ COMMAND_SECONDS = 5
 
 
 def top(directory: Path) -> Path | None:
-    """The directory at or above that a repository begins in; None outside of git."""
+    """The top directory of the repository that a directory is in; None outside of git."""
     return next((above for above in (directory, *directory.parents) if (above / ".git").exists()), None)
 
 
 def own_directory(dot_git: Path) -> Path:
-    """Where the HEAD lies: `.git` itself, or what it names in a worktree or submodule."""
+    """The directory that holds `HEAD`: `.git` itself, or the one that it names in a worktree or submodule."""
     if dot_git.is_dir():
         return dot_git
     return (dot_git.parent / read(dot_git).strip().removeprefix("gitdir: ")).resolve()
 
 
 def common_directory(own: Path) -> Path:
-    """Where the worktrees of a repository keep what they share: branches, `info/exclude`."""
+    """The directory of what the worktrees of a repository share: branches, `info/exclude`."""
     return own / (read(own / "commondir").strip() or ".")
 
 
 def read(path: Path) -> str:
-    """A small file of git; empty where it is not there, is a pipe or a device, or can't be read."""
+    """The text of a small file of git; empty if it is missing, is a pipe or a device, or can't be read."""
     try:
         return read_regular(path).decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError:
@@ -38,7 +38,7 @@ def read(path: Path) -> str:
 
 
 def tracked(directory: Path) -> frozenset[str]:
-    """The files below a directory that git tracks, relative to it and as stored; none where git can't tell."""
+    """The files below a directory that git tracks, relative to it and in stored form; empty where git can't tell."""
     if top(directory) is None or shutil.which("git") is None:
         return frozenset()
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(directory), "ls-files", "-z"]

@@ -1,7 +1,7 @@
-"""Which files of a project are no code, by the rules that people write: `.gitignore` and `.replicateignore`.
+"""Which files of a project are left out, by the rules in `.gitignore` and `.replicateignore`.
 
-Rules are those of git: the last pattern that matches decides, a file of rules deeper in the tree after one above it,
-and what lies in a directory that is ignored can't be taken back. All of `.replicateignore` comes after all of git's.
+The rules work as in git: the last pattern that matches decides, a file of rules deeper in the tree comes after one
+above it, and nothing in an ignored directory can be included again. All of `.replicateignore` comes after all of git's.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from replicate_core.machine.names import local_name, portable
 
 IGNORE_FILE = ".replicateignore"
 KEEPSAKE_IGNORE_FILE = ".keepsakeignore"
-"""What Keepsake called it: read in the project directory where that has no `IGNORE_FILE`."""
+"""Keepsake's name for it: read in the project directory if that has no `IGNORE_FILE`."""
 
 GIT_IGNORE_FILE = ".gitignore"
 GIT_EXCLUDE_FILE = ".git/info/exclude"
 
 _ANYWHERE = "^(?:.+/)?"
-"""How the expression of a pattern begins that matches a name at any depth."""
+"""Beginning of the expression of a pattern that matches a name at any depth."""
 
 _BELOW = re.compile(r"(?<=/)\*\*(?=/?\s*$)")
-"""`a/**` is what lies below `a`; pathspec takes `a` itself for that, too."""
+"""The end of `a/**`, which matches everything below `a`; in pathspec, it also matches `a` itself."""
 
 _SYNTAX = "Its syntax is that of .gitignore"
 
 _ANY_NAMES = "(?:/.+)?"
-"""How an expression says `/**`: any number of names."""
+"""The expression for `/**`: any number of names."""
 
 _STAR = "[^/]*"
 
 _TOKEN = re.compile(r"\(\?:/\.\+\)\?|\(\?:\.\+/\)\?|(?:\[\^/\]\*)+|\[\^?\]?(?:\\.|[^\]])*\]|\\.|.", re.DOTALL)
-"""What an expression is made of: `/**`, `**/`, `*` (several in a row are as one), a set of characters, a character."""
+"""A token of an expression: `/**`, `**/`, `*` (several in a row count as one), a set of characters, a character."""
 
 _IN_SET = re.compile(r"\[:(?P<name>[a-z]*):\]|(?P<low>\\.|[^\\])(?:-(?P<high>\\.|[^\\\]]))?", re.DOTALL)
-"""What stands in a set of characters: a class, a range, a character."""
+"""An item of a set of characters: a class, a range, a character."""
 
 _CLASSES = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": " \t", "cntrl": "\x01-\x1f\x7f", "digit": "0-9",
     "graph": "0-~!-.", "lower": "a-z", "print": " -~", "punct": ":-@!-.[-`{-~", "space": " \t\r\f\v", "upper": "A-Z",
     "xdigit": "0-9A-Fa-f",
 }  # fmt: skip
-"""Classes of ASCII characters; the slash is in none, as no set matches it."""
+"""Classes of ASCII characters, without the slash, which no set matches."""
 
 _DIRECTORY_MARK = re.compile(r"\(\?P<\w+>/\)(\.\*)?")
-"""The slash behind which a pattern that matches a directory also matches what is in it."""
+"""The slash after which a pattern for a directory also matches what is in it."""
 
 
 _END = re.compile(r"(?<!\\)\$(?=\)*\Z)")
 
 
 class Verdict(NamedTuple):
-    """What the rules say of a path."""
+    """What the rules say about a path."""
 
     is_ignored: bool
     file: str
-    """The file of rules that says so, relative to the project."""
+    """The file of rules that decided it, relative to the project."""
     is_own: bool
     """Whether that is a `.replicateignore`."""
 
 
 _Run: TypeAlias = "tuple[bool, re.Pattern[str] | None, re.Pattern[str] | None]"
-"""Patterns that follow one another and say the same: whether to ignore, by the name alone, and by the path."""
+"""A run of patterns with the same effect: whether they ignore, those that look at the name, and those at the path."""
 
 
 class Patterns:
@@ -81,12 +81,12 @@ class Patterns:
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
-        import pathspec  # noqa: PLC0415  # 0.01 s, which `import replicate` need not pay
+        import pathspec  # noqa: PLC0415  # takes 0.01 s, which `import replicate` need not spend
 
         said = [line for line in map(_with_plain_sets, lines) if line is not None]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of sets that may mean something else some day
+                warnings.simplefilter("ignore", FutureWarning)  # about sets whose meaning may change some day
                 patterns = pathspec.GitIgnoreSpec.from_lines(_BELOW.sub("**/*", line) for line in said).patterns
                 used = [(bool(one.include), one.regex.pattern) for one in patterns if one.regex is not None]
                 runs = [(kind, [text for _, text in run]) for kind, run in groupby(used, key=lambda item: item[0])]
@@ -98,11 +98,11 @@ class Patterns:
         return bool(self._runs)
 
     def match(self, path: str, name: str) -> bool | None:
-        """Whether a path is ignored; None where no pattern matches it itself, whatever is said of what it lies in.
+        """Whether a path is ignored; None where no pattern matches the path itself. Directories above don't count.
 
         Args:
-            path: relative to the directory of the file of rules; that of a directory ends in a slash.
-            name: the last name of it, with that slash.
+            path: relative to the directory of the file of rules; a directory ends in a slash.
+            name: its last name, with that slash.
         """
         for include, names, paths in self._runs:
             if (names is not None and names.match(name)) or (paths is not None and paths.match(path)):
@@ -111,12 +111,12 @@ class Patterns:
 
 
 def _with_plain_sets(line: str) -> str | None:
-    """A pattern whose sets of characters say the same in a way that pathspec reads as git does.
+    """The pattern with its sets of characters rewritten so that pathspec reads them as git does.
 
-    pathspec knows no `[:alpha:]`, and takes a backslash in a set for itself.
+    pathspec does not know `[:alpha:]`, and takes a backslash in a set literally.
 
     Returns:
-        None for one with a set that never ends, or of an unknown kind: git matches nothing by it.
+        None if a set never ends or has an unknown class: in git, such a pattern matches nothing.
     """
     made, at = "", 0
     while at < len(line):
@@ -132,9 +132,9 @@ def _with_plain_sets(line: str) -> str | None:
 
 
 def _plain_set(line: str, at: int) -> tuple[str, int] | None:
-    """The set that begins before a place in a pattern, and the place behind it; None if it is none.
+    """The rewritten set whose content begins at a place in a pattern, and the place after it; None if it is invalid.
 
-    The rules are those of git (`wildmatch.c`): https://git-scm.com/docs/gitignore, and POSIX' of bracket expressions.
+    The rules are those of git (`wildmatch.c`), https://git-scm.com/docs/gitignore, and of POSIX bracket expressions.
     """
     sign = "!" if line[at : at + 1] in ("!", "^") else ""
     begin = at = at + len(sign)
@@ -156,13 +156,13 @@ def _plain_set(line: str, at: int) -> tuple[str, int] | None:
         return None
     plain = "".join(sorted(set(single) - set("]^!-/")))
     marks = "".join(mark for mark in "^!" if mark in single)
-    if not sign and marks and not (ranges or plain or "]" in single):  # at its beginning it would mean all others
+    if not sign and marks and not (ranges or plain or "]" in single):  # at the beginning of a set it would negate it
         return f"\\{marks[0]}", at + 1
     return f"[{sign}{']' * (']' in single)}{ranges}{plain}{marks}{'-' * ('-' in single)}]", at + 1
 
 
 def _compiled(texts: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
-    """Expressions for several patterns at once: those that look at a name alone, and those that need the path."""
+    """One expression for the patterns that look at a name alone, and one for those that need the path."""
     by_name: list[str] = []
     by_path: list[str] = []
     for text in (_whole(text if text.startswith("^") else f".*{text}") for text in texts):
@@ -173,7 +173,7 @@ def _compiled(texts: Sequence[str]) -> tuple[re.Pattern[str] | None, re.Pattern[
 
 
 def _whole(text: str) -> str:
-    """An expression that matches directories themselves, and ends where the text does: `$` ends before a line break."""
+    """An expression that matches directories themselves, up to the end of the string: `$` ends before a line break."""
     return _END.sub(r"\\Z", _DIRECTORY_MARK.sub(r"/\\Z", text))
 
 
@@ -186,15 +186,15 @@ def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
 def _without_retries(text: str, numbers: Iterator[int]) -> str:
     """The same expression, matched in linear time: hostile patterns such as `*a*a*a*a*b` would take hours.
 
-    What stands between two `*` is of one length, so that its first place is as good as any later one. The same holds
-    for the names between two `**`. Neither is looked for again (an atomic group, which Python 3.10 does not know:
-    https://docs.python.org/3/library/re.html, as `fnmatch.translate` does it).
+    The part between two `*` has a fixed length, so the first place where it matches is as good as any later one. The
+    same holds for the names between two `**`. So neither is retried: each becomes an atomic group, written as
+    `fnmatch.translate` does because Python 3.10 has none (https://docs.python.org/3/library/re.html).
 
     Args:
-        text: an expression of pathspec's.
-        numbers: makes the names of groups unique in the expression that this becomes part of.
+        text: an expression from pathspec.
+        numbers: makes group names unique in the expression that this one becomes part of.
     """
-    parts: list[list[str]] = [[]]  # each but the first begins with a `**`
+    parts: list[list[str]] = [[]]  # all but the first begin with a `**`
     for token in _TOKEN.findall(text):
         if token in (_ANY_NAMES, _ANYWHERE[1:]):
             parts.append([])
@@ -210,10 +210,10 @@ def _without_retries(text: str, numbers: Iterator[int]) -> str:
 
 
 def _names_without_retries(tokens: Sequence[str], numbers: Iterator[int]) -> str:
-    """As `_without_retries`, for the `*` in names."""
+    """Like `_without_retries`, for the `*` in names."""
     made: list[str] = []
     star: int | None = None
-    """Where, in what was made, the last `*` of this name is."""
+    """Index in `made` of the last `*` of this name."""
     for part in tokens:
         if part == _STAR:
             if star is not None:
@@ -226,21 +226,21 @@ def _names_without_retries(tokens: Sequence[str], numbers: Iterator[int]) -> str
 
 
 def _first(text: str, numbers: Iterator[int]) -> str:
-    """An expression that takes the first match of `text`, and never another one."""
+    """An expression that takes the first match of `text` and never retries."""
     name = f"first{next(numbers)}"
     return f"(?=(?P<{name}>{text}))(?P={name})"
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A file of rules, and where it lies."""
+    """A file of rules, and where it is."""
 
     patterns: Patterns
     shown: str
     below: str = ""
-    """The directory of it in the project, with a slash at its end; empty for the project itself."""
+    """Its directory in the project, with a slash at the end; empty for the project itself."""
     above: str = ""
-    """Or the path of the project below it, with a slash at its end."""
+    """For a file above the project, the path of the project from there, with a slash at the end."""
 
     def match(self, path: str, name: str) -> bool | None:
         return self.patterns.match(self.above + path[len(self.below) :], name)
@@ -248,84 +248,88 @@ class _Level:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRules:
-    """The rules that hold in one directory of a project; by default none at all.
+    """The rules that apply in one directory of a project; by default none.
 
-    `of` gives those at the root of a project, `entering` those of a directory in it.
+    `of` returns those at the root of a project, `entering` those of a directory in it.
     """
 
     root: Path | None = None
     """The project, if files of rules are read."""
     advice: str = "save another path"
-    """How to leave something out, for errors."""
-    gits: tuple[_Level, ...] = ()
-    """Those of git, what counts more behind what counts less."""
-    owns: tuple[_Level, ...] = ()
-    """Those of `.replicateignore`, in the same order."""
+    """How to leave something out, for error messages."""
+    git_levels: tuple[_Level, ...] = ()
+    """The rules of git, the most important ones last."""
+    own_levels: tuple[_Level, ...] = ()
+    """The rules of `.replicateignore`, in the same order."""
 
     @classmethod
     def of(cls, root: Path) -> IgnoreRules:
-        """The rules for a project: at first those of its repository above it; `entering` adds those that it holds.
+        """The rules for a project: git's from above it; `entering` adds those of the files in it.
 
         Raises:
-            ConfigInvalid: a file of rules can't be read; or `.replicateignore` is not UTF-8 text, or has a pattern that
-                is none.
+            ConfigInvalid: a file of rules can't be read; or `.replicateignore` is not UTF-8 text, or has an invalid
+                pattern.
         """
         return cls(root, f"name it in {root / IGNORE_FILE}", tuple(_above(root)))
 
     @classmethod
     def from_lines(cls, lines: Iterable[str], *, advice: str = "save another path") -> IgnoreRules:
-        """The rules of a `.replicateignore` that says so; no others are read."""
+        """The rules of a `.replicateignore` with these lines; no other rules are read."""
         return cls(None, advice, (), (_Level(Patterns(lines), IGNORE_FILE),))
 
     def entering(self, directory: Path, names: Collection[str]) -> IgnoreRules:
-        """The rules in a directory: those that hold above it, and those of the files that lie in it.
+        """The rules in a directory: those that apply above it, and those of the files in it.
 
         Args:
-            directory: below the project.
-            names: what is in it.
+            directory: a directory below the project.
+            names: the names in it.
 
         Raises:
-            ConfigInvalid: as of `of`.
+            ConfigInvalid: see `of`.
         """
         if self.root is None:
             return self
         below = "" if directory == self.root else f"{portable(directory.relative_to(self.root).as_posix())}/"
-        gits, owns = self.gits, self.owns
+        git_levels, own_levels = self.git_levels, self.own_levels
         if GIT_IGNORE_FILE in names:
-            gits = (*gits, *_gits(directory / GIT_IGNORE_FILE, below + GIT_IGNORE_FILE, below=below))
+            git_levels = (*git_levels, *_git_levels(directory / GIT_IGNORE_FILE, below + GIT_IGNORE_FILE, below=below))
         own = KEEPSAKE_IGNORE_FILE if directory == self.root and IGNORE_FILE not in names else IGNORE_FILE
         if own in names:
-            owns = (*owns, *_owns(directory / own, below + own, below=below))
-        return replace(self, gits=gits, owns=owns) if (gits, owns) != (self.gits, self.owns) else self
+            own_levels = (*own_levels, *_own_levels(directory / own, below + own, below=below))
+        return (
+            replace(self, git_levels=git_levels, own_levels=own_levels)
+            if (git_levels, own_levels) != (self.git_levels, self.own_levels)
+            else self
+        )
 
     def verdict(self, path: str, *, directory: bool) -> Verdict | None:
-        """What the rules say of a path in the directory that they hold in; None where they say nothing."""
-        if not (self.owns or self.gits):
+        """What the rules say about a path in their directory; None where they say nothing."""
+        if not (self.own_levels or self.git_levels):
             return None
         marked = f"{path}/" if directory else path
         name = marked[path.rfind("/") + 1 :]
-        for levels in (self.owns, self.gits):
+        for levels in (self.own_levels, self.git_levels):
             for level in reversed(levels):
                 if (is_ignored := level.match(marked, name)) is not None:
-                    return Verdict(is_ignored, level.shown, levels is self.owns)
+                    return Verdict(is_ignored, level.shown, levels is self.own_levels)
         return None
 
 
 def _above(root: Path) -> list[_Level]:
-    """Git's rules from outside of a project: those of its repository, and of the directories between.
+    """Git's rules from above a project: those of its repository, and of the directories in between.
 
-    None where they ignore the project itself: it would have no code then.
+    Empty if they ignore the project itself, which would leave it without code.
     """
     top = git.top(root)
     if top is None:
         return []
     names = portable(root.relative_to(top).as_posix()).split("/") if root != top else []
     exclude = git.common_directory(git.own_directory(top / ".git")) / "info" / "exclude"
-    found = _gits(exclude, GIT_EXCLUDE_FILE, above="".join(f"{name}/" for name in names))
+    found = _git_levels(exclude, GIT_EXCLUDE_FILE, above="".join(f"{name}/" for name in names))
     for depth, name in enumerate(names):
         shown = "../" * (len(names) - depth) + GIT_IGNORE_FILE
         below = "".join(f"{inner}/" for inner in names[depth:])
-        found += _gits(top.joinpath(*map(local_name, names[:depth]), GIT_IGNORE_FILE), shown, above=below)
+        found += _git_levels(top.joinpath(*map(local_name, names[:depth]), GIT_IGNORE_FILE), shown, above=below)
         beneath = len("".join(f"{inner}/" for inner in names[depth + 1 :]))
         marked = [(level, level.above[: len(level.above) - beneath]) for level in reversed(found)]
         if next(
@@ -335,9 +339,9 @@ def _above(root: Path) -> list[_Level]:
     return found
 
 
-def _gits(path: Path, shown: str, *, below: str = "", above: str = "") -> list[_Level]:
-    """A file of git's rules; none where there is no such file. What is not a pattern is passed over, as by git."""
-    if path.is_symlink() or not path.is_file():  # git follows no link there
+def _git_levels(path: Path, shown: str, *, below: str = "", above: str = "") -> list[_Level]:
+    """A file of git's rules; empty where there is no such file. Invalid patterns are ignored, as in git."""
+    if path.is_symlink() or not path.is_file():  # git does not follow a link there
         return []
     lines = _read(path).decode("utf-8", "surrogateescape").splitlines()
     try:
@@ -355,9 +359,9 @@ def _is_pattern(line: str) -> bool:
     return True
 
 
-def _owns(path: Path, shown: str, *, below: str) -> list[_Level]:
+def _own_levels(path: Path, shown: str, *, below: str) -> list[_Level]:
     """A `.replicateignore`."""
-    data = _read(path)  # what it raises is said well already, and is a ValueError, too
+    data = _read(path)  # outside the `try`: its ConfigInvalid is a ValueError, too
     try:
         patterns = Patterns(data.decode("utf-8").splitlines())
     except ValueError as error:

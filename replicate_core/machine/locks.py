@@ -1,7 +1,8 @@
-"""Locks between processes, which the end of a process or of the machine releases by itself, whatever way it ends.
+"""Locks between processes, which the system releases when a process or the machine ends in any way.
 
-`flock`: such a lock belongs to an open file, so that whatever else opens and closes the file, a backup say, leaves it
-alone. A forked child inherits open files, and would keep the lock of a training that is gone: it closes them at once.
+They use `flock`: its locks belong to an open file, so other programs that open and close the file, such as a backup, do
+not release them. A forked child inherits open files and would keep the lock of a training that has ended, so it closes
+them at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ else:
 
 ATTEMPTS = 5
 ATTEMPT_SECONDS = 0.01
-"""A process that looks whether a lock is held holds it for a moment itself; one that wants it then tries again."""
+"""Seconds between attempts: a process that checks whether a lock is held holds it for a moment itself."""
 
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
 
@@ -48,7 +49,7 @@ class _Held:
             return self.descriptors.pop(path, None)
 
     def _forget(self) -> None:
-        """In a forked child: the locks are its parent's."""
+        """In a forked child: drop the locks, which are its parent's."""
         self.guard = threading.Lock()  # another thread may have held it
         while self.descriptors:
             os.close(self.descriptors.popitem()[1])
@@ -58,13 +59,13 @@ _held = _Held()
 
 
 def acquire(path: Path) -> bool:
-    """Take a lock, and tell whether that was possible: nobody waits for long.
+    """Take a lock, and tell whether that was possible. It never waits for long.
 
     Args:
-        path: the file that stands for the lock; made if needed. Nobody may replace it; its directory may be moved.
+        path: the file of the lock, made if needed. It must not be replaced; its directory may be moved.
 
     Raises:
-        OSError: the file can't be made, or its file system knows no locks.
+        OSError: the file can't be made, or its file system does not support locks.
     """
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -76,33 +77,33 @@ def acquire(path: Path) -> bool:
 
 
 def release(path: Path) -> None:
-    """Give a lock of this process back; nothing happens if it is none.
+    """Release a lock of this process; does nothing if this process does not hold it.
 
     Args:
-        path: as it was when the lock was taken.
+        path: the path with which the lock was taken.
     """
     if (descriptor := _held.pop(path)) is not None:
         os.close(descriptor)
 
 
 def moved(before: Path, after: Path) -> None:
-    """Note that the file of a lock of this process has another path now."""
+    """Note that the file of a lock of this process has a new path."""
     if (descriptor := _held.pop(before)) is not None:
         _held.add(after, descriptor)
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether this process holds a lock; `path` as of `release`."""
+    """Tell whether this process holds a lock; for `path` see `release`."""
     return path in _held.descriptors
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether any process, this one included, holds a lock: those who only look hinder nobody who looks."""
+    """Tell whether any process, including this one, holds a lock. Several processes may check at once."""
     try:
         descriptor = _take(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    except PermissionError:  # another user's: it can't be told
+    except PermissionError:  # it belongs to another user, so this can't be known
         return True
     if descriptor is not None:
         os.close(descriptor)
@@ -110,13 +111,13 @@ def is_held(path: Path) -> bool:
 
 
 def _take(path: Path, flags: int) -> int | None:
-    """A descriptor that holds the lock, or shares it if it is opened for reading; None if another one holds it."""
+    """A descriptor that holds the lock, or shares it if it is opened for reading; None if somebody else holds it."""
     if not AVAILABLE:
         raise OSError(errno.ENOSYS, "this system has no locks that a process can't leave behind", str(path))
-    # Whatever else has the name of a lock, a link to elsewhere or a pipe, is neither followed nor waited for.
+    # If a link or a pipe is in the place of the lock, it is neither followed nor waited for.
     descriptor = open_above(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        kind = fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH  # several may look at once
+        kind = fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH  # several may check at once
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)

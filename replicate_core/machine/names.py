@@ -1,7 +1,7 @@
-"""Names of files as they are stored, whatever the locale of the process says: their bytes, read as UTF-8.
+"""Names of files as they are stored: their bytes read as UTF-8, independent of the locale of the process.
 
-Python decodes names by the encoding of the file system, which is not UTF-8 where a locale such as `C` is forced: the
-same file would have two names. Where it is UTF-8, as nearly everywhere, both functions return what they are given.
+Python decodes names with the encoding of the file system, which is not UTF-8 where a locale such as `C` is forced: the
+same file would have two names. Where it is UTF-8, as nearly everywhere, the functions return their arguments.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _IS_UTF_8 = sys.getfilesystemencoding().lower() == "utf-8"
 
 
 def portable(name: str) -> str:
-    """The stored form of a name or path that this system gave; bytes that are no UTF-8 become lone surrogates."""
+    """The stored form of a name or path from this system; bytes that are not UTF-8 become lone surrogates."""
     return name if _IS_UTF_8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def local_name(name: str) -> str:
-    """The name or path by which this process reaches a file, of its stored form."""
+    """The name or path with which this process can open a file, from its stored form."""
     return name if _IS_UTF_8 else os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def given_name(name: str) -> str:
-    """As `local_name`, of what a script says, which may be either: what this system can't name is in stored form."""
+    """Like `local_name`, for a name from a script in either form: one that can't be encoded is in stored form."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""What this user has made: how it is told from what somebody else has put in its place.
+"""Proof that this user made a file, and that nobody else put it there.
 
-A directory that was cloned, unpacked or copied belongs to the user who did that, and any of its bytes may come from
-somebody else. Two things can't be copied along: the inode and change time that the file system gave a file, and a
-signature with a key that never leaves the home directory of the user. Either is proof enough.
+A directory that was cloned, unpacked or copied belongs to the user who did that, but any of its bytes may come from
+somebody else. Two things can't be copied: the inode and change time that the file system gave a file, and a signature
+with a key that never leaves the user's home directory. Either is sufficient proof.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ KEY_BYTES = 32
 """Size of a user's key."""
 
 READ_BYTES_MAX = 1 << 20
-"""Maximum size of a file that is read before it is known whose it is."""
+"""Maximum size of a file that is read before its owner is known."""
 
 VARIABLE = "REPLICATE_STATE"
-"""Variable of the environment: the directory that `state_directory` returns."""
+"""Environment variable for the directory that `state_directory` returns."""
 
 _KEY = "spool.key"
 _PURPOSE = b"replicate queue"
@@ -36,7 +36,7 @@ _PROOF = re.compile(r"([^ \n]+) ([0-9]+) ([0-9]+) ([0-9a-f]{64}|-)\n")
 
 
 def state_directory() -> Path:
-    """Where this user's programs keep what is to last.
+    """The directory where this user's programs keep persistent state.
 
     Raises:
         RuntimeError: the user has no home directory.
@@ -51,7 +51,7 @@ def state_directory() -> Path:
 
 
 def user() -> int:
-    """The number of the effective user; 0 where users have none, as files have no owners there."""
+    """The number of the effective user; 0 on systems without user numbers, where files have no owner numbers either."""
     return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
@@ -66,14 +66,14 @@ def user_name(number: int) -> str:
 
 
 def problem(directory: Path, *, follow: bool = False) -> str | None:
-    """Why others than this user may have written into a directory; None if only this user can.
+    """Why other users may have written into a directory; None if only this user can.
 
     Args:
         directory: the directory.
-        follow: whether it may be a symbolic link to one.
+        follow: whether it may be a symbolic link to a directory.
 
     Raises:
-        OSError: it is not there, or can't be looked at.
+        OSError: it does not exist, or can't be read.
     """
     status = os.stat(directory, follow_symlinks=follow)
     if not stat.S_ISDIR(status.st_mode):
@@ -86,10 +86,10 @@ def problem(directory: Path, *, follow: bool = False) -> str | None:
 
 
 def strange_below(directory: Path) -> Path | None:
-    """Something in a directory that is neither a regular file nor a directory of this user; None if there is nothing.
+    """An entry below a directory that is not a regular file or directory of this user; None if there is none.
 
     Raises:
-        OSError: it can't be looked at.
+        OSError: it can't be read.
     """
     with os.scandir(directory) as found:
         entries = list(found)
@@ -117,24 +117,24 @@ def read_own(path: Path) -> bytes | None:
 
 
 def prove(path: Path, name: str) -> str:
-    """What shows, from now on, that this user has made a file; as `is_proven` reads it.
+    """Proof for `is_proven` that this user made a file.
 
     Args:
-        path: the file. It must not change any more.
-        name: what it stands for.
+        path: the file. It must not change afterwards.
+        name: the name that the file is proven for.
     """
     status = path.stat()
-    key = _key() or _made_key()
+    key = _key() or _make_key()
     signature = "-" if key is None else _signature(key, name, path.read_bytes())
     return f"{name} {status.st_ino} {status.st_ctime_ns} {signature}\n"
 
 
 def is_proven(path: Path, name: str, proof: bytes) -> bool:
-    """Tell whether this user has made a file: here, as the file system knows, or elsewhere, as the signature says.
+    """Tell whether this user made a file: here, by its inode and change time, or elsewhere, by the signature.
 
     Args:
         path: the file.
-        name: what it is said to stand for.
+        name: the name that it claims.
         proof: what `prove` returned when it was made.
     """
     found = _PROOF.fullmatch(proof.decode("utf-8", "replace"))
@@ -149,17 +149,13 @@ def is_proven(path: Path, name: str, proof: bytes) -> bool:
 
 
 def sealed(line: bytes) -> str | None:
-    """The tag that shows that this user has written a line; None where the user has no key.
-
-    Args:
-        line: the line.
-    """
-    key = _key() or _made_key()
+    """The tag that proves that this user wrote a line; None where the user has no key."""
+    key = _key() or _make_key()
     return None if key is None else _tag(key, line)
 
 
 def tag_check() -> Callable[[bytes, str], bool]:
-    """A function that tells whether this user has written a line, by its tag: the key is read once."""
+    """A function that tells by its tag whether this user wrote a line. It reads the key once."""
     key = _key()
 
     def is_own(line: bytes, tag: str) -> bool:
@@ -178,7 +174,7 @@ def _signature(key: bytes, name: str, data: bytes) -> str:
 
 
 def _key() -> bytes | None:
-    """The key of this user; None if there is none that others can't read."""
+    """The key of this user; None if there is none, or others could read it."""
     try:
         path = state_directory() / _KEY
         if path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -189,8 +185,8 @@ def _key() -> bytes | None:
     return key if key is not None and len(key) == KEY_BYTES else None
 
 
-def _made_key() -> bytes | None:
-    """Make a key for this user, unless there is a file in its place; None where that can't be done."""
+def _make_key() -> bytes | None:
+    """Make a key for this user unless its file exists, and return it; None if that is not possible."""
     try:
         path = state_directory() / _KEY
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -202,7 +198,7 @@ def _made_key() -> bytes | None:
     except (OSError, RuntimeError):
         return None
     try:
-        with suppress(OSError):  # another process was first; or there are no links here, and so no key
+        with suppress(OSError):  # another process was first; or there are no hard links here, and so no key
             os.link(temporary, path)
     finally:
         temporary.unlink()

@@ -1,8 +1,8 @@
-"""How this process ends: what is told so at its end, whichever way that comes.
+"""Exit hooks that are told how this process ends, in whatever way it does.
 
-Nothing else knows at exit which exception is the last; a SIGTERM would skip every exit handler; and a forked child
-inherits all of it, and must forget it. Exit handlers are not told the exit code either, so `sys.exit` is watched, and
-IPython is asked how the last cell ended.
+`atexit` alone is not enough: its handlers do not learn which exception ended the process, or with which exit code; a
+SIGTERM skips all of them; and a forked child inherits them, and must forget them. So `sys.exit` is wrapped, SIGTERM is
+handled, and IPython is asked how the last cell ended.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from replicate_core.format.records import Ending
 from replicate_core.redaction import redact
 
 ERROR_CHARACTERS = 2000
-"""Longer messages of exceptions are cut."""
+"""Maximum length of the recorded message of an exception."""
 
 PRUNED = ("optuna.exceptions", "TrialPruned")
-"""The module and name of the exception that ends a trial early, and is no failure."""
+"""Module and name of the exception that ends a trial early, which is not a failure."""
 
 
 class Terminated(SystemExit):
@@ -39,25 +39,25 @@ class Terminated(SystemExit):
 
 
 AtEnd = Callable[[Ending, "str | None"], object]
-_How = tuple[Ending, "str | None"]
+_Outcome = tuple[Ending, "str | None"]
 
 
 class _Exit(NamedTuple):
     """A call of `sys.exit` that asks for an exit code other than 0."""
 
-    how: _How
+    outcome: _Outcome
     bottom: FrameType
-    """The outermost frame of that moment, mostly the module that is run as `__main__`."""
+    """The outermost frame at that moment, usually the module that runs as `__main__`."""
 
     @property
     def ended_it(self) -> bool:
-        """Whether it is how the process ends: else somebody caught it, and the outermost frame has returned."""
+        """Whether the process ends by it: else it was caught, and the outermost frame has returned since."""
         instruction = self.bottom.f_code.co_code[max(0, self.bottom.f_lasti)]
         return not dis.opname[instruction].startswith("RETURN_")
 
 
-class _Endings:
-    """Watches the end of this process from the first `register` on, until nobody waits for it any more."""
+class _ExitHooks:
+    """Watches the end of this process from the first `register` until no callback is registered any more."""
 
     def __init__(self) -> None:
         self._callbacks: list[AtEnd] = []
@@ -66,12 +66,12 @@ class _Endings:
         self._process = 0
         self._has_exit_code = True
         self._exit: _Exit | None = None
-        self._last_cell: _How | None = None
+        self._last_cell: _Outcome | None = None
         self._exits: list[tuple[object, str, Callable[..., Any], Callable[..., Any]]] = []
         self._mask: set[signal.Signals | int] = set()
 
     def register(self, callback: AtEnd) -> None:
-        """Have this called with how the process ends; the last one registered is the first one called."""
+        """Call this at the end with how the process ended; callbacks are called in reverse order of registration."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._watch()
@@ -96,43 +96,45 @@ class _Endings:
             shell.events.register("pre_run_cell", self._before_cell)
             shell.events.register("post_run_cell", self._after_cell)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._hold_signal, after_in_parent=self._let_signal, after_in_child=self._forget)
+            os.register_at_fork(
+                before=self._block_signals, after_in_parent=self._unblock_signals, after_in_child=self._forget
+            )
 
     def unregister(self, callback: AtEnd) -> None:
-        """Forget it; nothing happens if it is not registered."""
+        """Remove a callback; does nothing if it is not registered."""
         if callback in self._callbacks:
             self._callbacks.remove(callback)
         if not self._callbacks:
-            self._restore_signal()
+            self._restore_signals()
             self._restore_exits()
 
     def _at_exit(self) -> None:
-        ending = self._how()
-        with ExitStack() as stack:  # one that raises keeps no other from being told
+        ending = self._outcome()
+        with ExitStack() as stack:  # if one raises, the others are still called
             for callback in self._callbacks:
                 stack.callback(callback, *ending)
             self._callbacks.clear()
 
-    def _how(self) -> _How:
+    def _outcome(self) -> _Outcome:
         """How the process ends."""
         if (error := self._terminated or self._uncaught()) is not None:
             return ending_of(error)
         if self._last_cell is not None:
             return self._last_cell
-        return self._exit.how if self._exit is not None and self._exit.ended_it else ending_of(None)
+        return self._exit.outcome if self._exit is not None and self._exit.ended_it else ending_of(None)
 
     def _uncaught(self) -> BaseException | None:
-        """The exception that ends this process, if one does: Python keeps it there, whatever `sys.excepthook` is."""
-        if (error := sys.exc_info()[1]) is not None:  # a process of multiprocessing ends while it is on its way
+        """The exception that ends this process, if any: Python sets `sys.last_value` whatever `sys.excepthook` is."""
+        if (error := sys.exc_info()[1]) is not None:  # a process of multiprocessing ends while it propagates
             return error
         last = getattr(sys, "last_value", None)
-        is_prompt = hasattr(sys, "ps1") and _ipython() is None  # the next line is typed as if nothing had been
+        is_prompt = hasattr(sys, "ps1") and _ipython() is None  # an error at a prompt does not end it
         if is_prompt or last is self._last_before:
             return None
         return last if isinstance(last, BaseException) else None
 
     def _watch_exits(self) -> None:
-        """Have each call of `sys.exit` noted, and of `exit` and `quit`, which are there for people at a prompt."""
+        """Note each call of `sys.exit`, and outside of a prompt of `exit` and `quit`."""
         places: list[tuple[object, str]] = [(sys, "exit")]
         if not (hasattr(sys, "ps1") or sys.flags.interactive):
             places += [(builtins, "exit"), (builtins, "quit")]
@@ -144,7 +146,7 @@ class _Endings:
 
     def _restore_exits(self) -> None:
         for place, name, watched, original in self._exits:
-            if getattr(place, name, None) is watched:  # else somebody watches it, too, and calls this
+            if getattr(place, name, None) is watched:  # else somebody wrapped it, too, and calls this
                 setattr(place, name, original)
         self._exits.clear()
         self._exit = None
@@ -158,7 +160,7 @@ class _Endings:
         self._exit = _Exit(ending_of(error), bottom) if error.code else None
 
     def _before_cell(self, _info: object) -> None:
-        """Only what the last cell left there counts."""
+        """Forget errors of earlier cells: only the last one counts."""
         self._last_before = getattr(sys, "last_value", None)
         self._last_cell = None
 
@@ -167,37 +169,37 @@ class _Endings:
         self._last_cell = None if error is None else ending_of(error)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """End in order: exit handlers run, and so does every `finally` on the way."""
+        """End the process with an exception, so that exit handlers and every `finally` run."""
         self._terminated = Terminated(number)
         raise self._terminated
 
-    def _restore_signal(self) -> None:
+    def _restore_signals(self) -> None:
         if _may_handle_signals():
             for number in _signals():
                 if signal.getsignal(number) == self._terminate:
                     signal.signal(number, signal.SIG_DFL)
 
     def _forget(self) -> None:
-        """In a forked child: what happens to it is no end of anything."""
+        """In a forked child: remove all callbacks, because its end does not end an experiment."""
         self._callbacks.clear()
         self._last_cell = None
-        self._restore_signal()
+        self._restore_signals()
         self._restore_exits()
-        self._let_signal()
+        self._unblock_signals()
 
-    def _hold_signal(self) -> None:
-        """Before a fork: a signal to the child waits until that has forgotten."""
+    def _block_signals(self) -> None:
+        """Before a fork: block signals until the child has removed its callbacks."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
 
-    def _let_signal(self) -> None:
+    def _unblock_signals(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
-    """What an exception that ends an experiment is recorded as: its status, its type and message.
+    """The status that is recorded when an exception ends an experiment, and the type and message of the exception.
 
-    An exit code says only that something failed, so what was being handled when it was asked for counts, if anything
-    was. A trial that its study gave up, because others do better, did what it was to do.
+    An exit code only says that something failed, so the exception that was being handled at the time counts instead, if
+    there was one. A trial that its study pruned, because others do better, has finished.
     """
     if error is None or _is_pruned(error) or (isinstance(error, SystemExit) and not error.code):
         return "finished", None
@@ -211,7 +213,7 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str | None]:
     status: Ending = "interrupted" if is_interrupted else "failed"
     try:
         text = redact(": ".join(filter(None, (type(error).__name__, str(error)))))[:ERROR_CHARACTERS]
-    except Exception:  # noqa: BLE001  # an exception that can't even say what it is
+    except Exception:  # noqa: BLE001  # the exception's own `__str__` raised
         text = type(error).__name__
     return status, text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -222,12 +224,12 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _is_pruned(error: BaseException) -> bool:
-    """Whether it is Optuna's word that a trial was pruned."""
+    """Whether it is the exception with which Optuna prunes a trial."""
     return any((kind.__module__, kind.__name__) == PRUNED for kind in type(error).__mro__)
 
 
 def _watched(original: Callable[..., Any], note: Callable[[SystemExit], object]) -> Callable[..., Any]:
-    """The same function, whose SystemExit is noted on its way."""
+    """The same function; `note` is called with any SystemExit that it raises."""
 
     def watched(*args: Any, **keywords: Any) -> Any:
         try:
@@ -240,18 +242,18 @@ def _watched(original: Callable[..., Any], note: Callable[[SystemExit], object])
 
 
 def _ipython() -> Any:
-    """The IPython that runs this, in a notebook or not; None where Python itself does."""
+    """The IPython shell that runs this, in a notebook or a terminal; None in plain Python."""
     module = sys.modules.get("IPython")
     return None if module is None else module.get_ipython()
 
 
 def _signals() -> set[signal.Signals]:
-    """Those that end a process in order: of a scheduler, and of a terminal that is closed."""
+    """Signals that end a process in order: from a scheduler, or from a terminal that is closed."""
     return {signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])}
 
 
 def runs_exit_handlers() -> bool:
-    """Whether this process runs those of `atexit` when it ends: a worker of multiprocessing does not."""
+    """Whether this process runs the handlers of `atexit` when it ends: a worker of multiprocessing does not."""
     multiprocess = sys.modules.get("multiprocessing.process")
     return multiprocess is None or multiprocess.parent_process() is None
 
@@ -260,6 +262,6 @@ def _may_handle_signals() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-_endings = _Endings()
-register = _endings.register
-unregister = _endings.unregister
+_exit_hooks = _ExitHooks()
+register = _exit_hooks.register
+unregister = _exit_hooks.unregister

@@ -1,10 +1,10 @@
-"""Which process of a distributed run this is: one of them records, the others must not.
+"""Which process of a distributed run this is: only one of them may record.
 
-Asks the launcher's environment, and frameworks that are imported and initialised already; initialises nothing. Neither
-does a worker of multiprocessing record while it imports the script of the process that started it.
+The rank comes from the launcher's environment, and from frameworks that are already imported and initialised; nothing
+is initialised here. A worker of multiprocessing does not record either while it imports the script of its parent.
 
-The first process tells the others which experiment it records, through the key-value store that a process group has
-anyway: no collective call is made, because a process that has no part in it would make all of them wait.
+The first process publishes the id of its experiment to the others, through the key-value store that a process group
+already has. It makes no collective call, because all processes would wait for one that does not take part.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from replicate_core.format.ids import is_id
 OVERRIDE = "REPLICATE_RANK"
 
 _VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-"""Torchrun and its like; Open MPI; MPICH and Intel MPI; Slurm."""
+"""Variables of torchrun and similar launchers, Open MPI, MPICH and Intel MPI, and Slurm."""
 
 _PARTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK")
-"""The number of the machine, and of the process on it: the first process is 0 in both."""
+"""Variables for the number of the machine and of the process on it: the first process is 0 in both."""
 
 LAUNCHERS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-"""Those that start runs of their own just as well as the processes of one run."""
+"""Variables of launchers that may start separate runs as well as the processes of one run."""
 
 IMPORTING = "multiprocessing"
-"""Says that this process only imports the script, in order to be a worker of it."""
+"""Source of the rank of a process that only imports the script, to become a worker of it."""
 
 _CHIEFS = ("chief", "master")
 
 TOLD_SECONDS = 10.0
-"""How long another process waits, at most, for the first one to have begun its experiment."""
+"""Maximum number of seconds that another process waits for the first one to begin its experiment."""
 
 _POLL_SECONDS = 0.01
 
-_told = itertools.count()
-"""Numbers the experiments that the first process tells of, there and in the others."""
+_numbers = itertools.count()
+"""Numbers the published experiments, in the first process and in the others."""
 
-_joined: set[str] = set()
-"""Those that another process knows already."""
+_known: set[str] = set()
+"""Ids that this process, not being the first one, knows already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,50 +57,50 @@ class Rank:
 
     number: int
     source: str
-    """What says so."""
+    """Where the number comes from."""
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     """The rank of this process; 0 where nothing says that the run is distributed."""
-    return next(_said(environment), Rank(0, "nothing"))
+    return next(_candidates(environment), Rank(0, "nothing"))
 
 
 def is_first_worker() -> bool:
-    """Whether this process is the first one that its parent started: the others need not say the same again."""
+    """Whether this process is the first one that its parent started: the others need not repeat a warning."""
     process = sys.modules.get("multiprocessing.process")
     number = None if process is None else re.search(r"-(\d+)$", process.current_process().name)
     return number is None or number[1] == "1"
 
 
 def tell_id(experiment: str) -> None:
-    """In the first process: tell the others which experiment it has begun, if there is a process group."""
-    if (board := _board()) is not None:
-        with suppress(Exception):  # whatever a framework raises: the others go without it
-            board.write(_key(next(_told)), experiment)
+    """In the first process: publish the id of its experiment to the others, if there is a process group."""
+    if (store := _shared_store()) is not None:
+        with suppress(Exception):  # whatever a framework raises, the others then do without the id
+            store.write(_key(next(_numbers)), experiment)
 
 
 def told_id() -> str | None:
-    """In another process: the id of the experiment that the first one has begun; None where it does not tell.
+    """In another process: the id of the experiment that the first one began; None if it is not published.
 
-    It is waited for, as the next collective call would wait, but not for long.
+    This waits for the id, as the next collective call would, for at most `TOLD_SECONDS`.
     """
-    if (board := _board()) is None:
+    if (store := _shared_store()) is None:
         return None
     deadline = time.monotonic() + TOLD_SECONDS
     with suppress(Exception):  # as above
-        while (found := _read(board, _key(next(_told)), deadline)) in _joined:
+        while (found := _read(store, _key(next(_numbers)), deadline)) in _known:
             pass
         return found if is_id(found) else None
     return None
 
 
 def know_id(experiment: str) -> None:
-    """In another process: it was told of this experiment by other means already."""
-    _joined.add(experiment)
+    """In another process: note that it already knows this experiment by other means."""
+    _known.add(experiment)
 
 
-def _read(board: _Board, key: str, deadline: float) -> str | None:
-    while (found := board.read(key)) is None and time.monotonic() < deadline:
+def _read(store: _SharedStore, key: str, deadline: float) -> str | None:
+    while (found := store.read(key)) is None and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     return found
 
@@ -109,17 +109,17 @@ def _key(number: int) -> str:
     return f"replicate/experiment/{number}"
 
 
-class _Board(Protocol):
-    """Texts under keys, which all processes of a run see."""
+class _SharedStore(Protocol):
+    """A key-value store of strings that all processes of a run share."""
 
     def write(self, key: str, text: str) -> None: ...
 
     def read(self, key: str) -> str | None:
-        """None if nobody has written it."""
+        """The value of a key; None if nobody has written it."""
 
 
-class _TorchBoard:
-    """The store by which the processes of torch.distributed have found one another."""
+class _TorchStore:
+    """The store of torch.distributed, through which its processes found each other."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -131,7 +131,7 @@ class _TorchBoard:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
 
-class _JaxBoard:
+class _JaxStore:
     """The key-value store of jax.distributed."""
 
     def __init__(self, client: Any) -> None:
@@ -149,37 +149,37 @@ class _JaxBoard:
             raise
 
 
-def _board() -> _Board | None:
-    with suppress(Exception):  # names that the frameworks do not promise
+def _shared_store() -> _SharedStore | None:
+    with suppress(Exception):  # the frameworks do not guarantee these names
         if (distributed := _torch_group()) is not None:
-            return _TorchBoard(distributed.distributed_c10d._get_default_store())  # noqa: SLF001  # there is no other way to it
+            return _TorchStore(distributed.distributed_c10d._get_default_store())  # noqa: SLF001  # there is no other way to it
         if (client := _jax_client()) is not None:
-            return _JaxBoard(client)
+            return _JaxStore(client)
     return None
 
 
-def _said(environment: Mapping[str, str]) -> Iterator[Rank]:
-    """What the sources say, the surest first."""
-    yield from _said_by_variable(environment, OVERRIDE)
+def _candidates(environment: Mapping[str, str]) -> Iterator[Rank]:
+    """The ranks that the sources give, the most reliable first."""
+    yield from _from_variable(environment, OVERRIDE)
     if _imports_script_of_parent():
         yield Rank(1, IMPORTING)
-    yield from _said_by_frameworks()
+    yield from _from_frameworks()
     for name in _VARIABLES:
-        yield from _said_by_variable(environment, name)
+        yield from _from_variable(environment, name)
     with suppress(KeyError, ValueError, OverflowError, TypeError, AttributeError):
         yield Rank(_tensorflow_rank(json.loads(environment["TF_CONFIG"])), "TF_CONFIG")
-    for name in _PARTS:  # Lightning's own launcher says no more
-        yield from (rank for rank in _said_by_variable(environment, name) if rank.number)
+    for name in _PARTS:  # Lightning's own launcher sets no others
+        yield from (rank for rank in _from_variable(environment, name) if rank.number)
 
 
-def _said_by_variable(environment: Mapping[str, str], name: str) -> Iterator[Rank]:
+def _from_variable(environment: Mapping[str, str], name: str) -> Iterator[Rank]:
     with suppress(KeyError, ValueError):
-        if (number := int(environment[name])) >= 0:  # -1 is a common word for "not distributed"
+        if (number := int(environment[name])) >= 0:  # -1 commonly means "not distributed"
             yield Rank(number, name)
 
 
 def _imports_script_of_parent() -> bool:
-    """Whether this is called by the lines of a script that run again when spawn or forkserver import it."""
+    """Whether this is called from a script that spawn or forkserver imports in a worker."""
     frame: FrameType | None = sys._getframe()  # noqa: SLF001  # the documented way to it
     while frame is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
@@ -189,7 +189,7 @@ def _imports_script_of_parent() -> bool:
 
 
 def _tensorflow_rank(config: dict[str, dict[str, Any]]) -> int:
-    """The chief comes first, then the workers; where there is no chief, the first worker is it."""
+    """The rank of a task: the chief comes first, then the workers; without a chief, the first worker is the chief."""
     kind, index = config["task"]["type"], int(config["task"].get("index", 0))
     has_chief = any(config.get("cluster", {}).get(word) for word in _CHIEFS)
     if kind == "worker":
@@ -197,7 +197,7 @@ def _tensorflow_rank(config: dict[str, dict[str, Any]]) -> int:
     return 0 if kind in _CHIEFS else 1 + index  # evaluators and parameter servers never record
 
 
-def _said_by_frameworks() -> Iterator[Rank]:
+def _from_frameworks() -> Iterator[Rank]:
     if (distributed := _torch_group()) is not None:
         yield Rank(distributed.get_rank(), "torch.distributed")
     if _jax_client() is not None and isinstance(number := _jax_state().process_id, int):
@@ -212,7 +212,7 @@ def _torch_group() -> Any:
 
 
 def _jax_state() -> Any:
-    """Where jax.distributed.initialize() notes things; jax.process_index() would start the backend."""
+    """The state that jax.distributed.initialize() sets; jax.process_index() would start the backend."""
     return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
 
 

@@ -1,8 +1,8 @@
-"""A file that takes the place of another one, without making who writes it wait for the file system.
+"""Replacing a file by another one without making the writer wait for the file system.
 
-A new name over an old one is not free: so that a crash leaves no empty file, ext4 (`auto_da_alloc`), XFS and btrfs
-first find room on the disk for what is written, and the room of the old file is given back. For a model of 410 MB that
-is 0.2 s in which a training stands still. The one can be done while the file is written, the other when all is over.
+Renaming over an existing file is not free. So that a crash does not leave an empty file, ext4 (`auto_da_alloc`), XFS
+and btrfs first allocate disk space for the new data, and then they free the space of the old file. For a model of 410
+MB, training stands still for 0.2 s. Here the first happens while the file is written, the second afterwards.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from replicate_core.machine.background import start_thread
 from replicate_core.machine.descriptors import open_above
 
 _PAUSE_SECONDS = 0.5
-"""How often what was written goes to the disk."""
+"""Seconds between flushes to the disk."""
 
 LARGE_BYTES = 16 << 20
-"""A file that takes the place of a smaller one is left to the system: threads would cost more than they save."""
+"""Minimum size of a replaced file for which this is done: for smaller ones, threads cost more than they save."""
 
 
 @contextmanager
 def written_ahead(path: Path, target: Path) -> Iterator[None]:
-    """While a file is written, have what there is of it go to the disk, so that a new name finds nothing left to do.
+    """While a file is written, keep flushing it to the disk, so that renaming it has nothing left to do.
 
     Args:
         path: the file that the body of the `with` writes; nothing happens if it writes none, or a directory.
-        target: what it takes the place of: how large that is tells how large it will be.
+        target: the file that it will replace, whose size predicts the size of the new one.
     """
     if sys.platform != "linux" or not _is_large(target):
         yield
@@ -41,12 +41,12 @@ def written_ahead(path: Path, target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        is_over.set()  # and it is not waited for: a slow disk is not to hold the training up
+        is_over.set()  # the thread is not joined: a slow disk must not hold up the training
 
 
 def _write_ahead(path: Path, is_over: threading.Event) -> None:
     while not is_over.wait(_PAUSE_SECONDS):
-        with suppress(OSError):  # it is not there yet; or the disk fails, and the writer gets that error itself
+        with suppress(OSError):  # it does not exist yet; or the disk fails, and the writer gets the same error
             descriptor = open_above(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -56,14 +56,14 @@ def _write_ahead(path: Path, is_over: threading.Event) -> None:
 
 
 def put_in_place(source: Path, target: Path) -> None:
-    """Give a file its name; what had that name before is gone, and its room is given back in the background.
+    """Rename a file; if it replaces another one, the space of that one is freed in the background.
 
     Args:
         source: the file, on the same file system.
-        target: its name.
+        target: its new name.
 
     Raises:
-        OSError: it can't have that name.
+        OSError: it can't be renamed.
     """
     old = None
     if _is_large(target):

@@ -1,6 +1,6 @@
-"""Staged copies: the files of a snapshot, copied to where nobody changes them any more.
+"""Staged copies: the files of a snapshot, copied to a place where nobody changes them.
 
-Training waits for this and for nothing else. What the copies are for, and who removes them, is in `spool`.
+Training waits for this and for nothing else. `spool` uses the copies and removes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from replicate_core.machine.files import Tree
 from replicate_core.machine.steady import Copied, Unreadable, copy_steadily, read_steadily
 
 SMALL_BYTES = 256 << 10
-"""Files up to this size share one staged copy: a copy of its own costs 0.7 ms, whatever the size of the file."""
+"""Maximum size of a file that shares a staged copy with others: a copy of its own costs 0.7 ms whatever its size."""
 
 _SMALL = "small"
 _COPY = re.compile(r"[0-9]+|small")
@@ -31,51 +31,51 @@ _COPY = re.compile(r"[0-9]+|small")
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A file of a snapshot that nobody changes any more."""
+    """A file of a staged snapshot."""
 
     path: str
     mode: int
     copy: Path
     """The file that holds its bytes."""
     offset: int
-    """Where in the copy they begin: a large file has a copy of its own."""
+    """Where its bytes begin in the copy: a large file has a copy of its own."""
     size: int
 
     def has_copy_of_its_own(self) -> bool:
-        """Tell whether the copy holds this file and nothing else, as far as its size tells."""
+        """Tell by its size whether the copy holds this file and nothing else."""
         return self.offset == 0 and self.copy.lstat().st_size == self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A snapshot that nobody changes any more."""
+    """A snapshot whose files were copied to where nobody changes them."""
 
     directory: Path
-    """Where the copies are; the process that stores them may put files of its own there."""
+    """The directory of the copies; the process that stores them may put its own files there."""
     files: tuple[StagedFile, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Path of a file that could not be copied to why not. What follows is told when it is staged, and not kept."""
+    """Why a file could not be copied, by its path. Like `growing`, it is known after staging but not written down."""
     growing: tuple[str, ...] = ()
-    """Files that were being written at their ends: the copies hold how far they reached."""
+    """Files that were being appended to: the copies hold what was there at one moment."""
 
     @property
     def total_bytes(self) -> int:
-        """Size of its files together."""
+        """Total size of its files."""
         return sum(file.size for file in self.files)
 
 
 def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lambda: None) -> Staged:
-    """Copy the files of a tree. One that vanished since the tree was scanned, or can't be copied, is left out.
+    """Copy the files of a tree. Files that vanished since the tree was scanned, or can't be copied, are left out.
 
     Args:
-        tree: what to copy.
-        directory: where to; it must exist.
-        spare: gives a copy that nobody needs any more, to be written over, which takes a quarter of the time; or None.
+        tree: the files.
+        directory: where the copies go; it must exist.
+        spare: returns a copy that is no longer needed, to be overwritten, which takes a quarter of the time; or None.
 
     Raises:
-        OSError: the copies can't be written; there is no room, say.
+        OSError: the copies can't be written, for example because the disk is full.
     """
     files: list[StagedFile] = []
     left_out, growing = dict(tree.unreadable), []
@@ -87,7 +87,7 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
             try:
                 copied, file = shared.add(path, source) or _copy(path, source, own, spare)
             except FileNotFoundError as error:
-                if error.filename is None or Path(error.filename) != source:  # it is the place of the copy that is gone
+                if error.filename is None or Path(error.filename) != source:  # the directory of the copies is gone
                     raise
                 continue
             except Unreadable as error:
@@ -101,10 +101,10 @@ def stage(tree: Tree, directory: Path, *, spare: Callable[[], Path | None] = lam
 
 
 class _Reach:
-    """Who may reach files through the directories of a project: a file that all may read, in one they may not enter.
+    """Who may reach files through the directories of a project: others can't read a file in a directory closed to them.
 
     Args:
-        root: the project directory, resolved; where it is says nothing of what is in it. None: all may.
+        root: the project directory, resolved. It and those above it don't count. None: everybody may.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -112,7 +112,7 @@ class _Reach:
         self._known: dict[Path, int] = {} if root is None else {root: 0o777}
 
     def of(self, source: Path) -> int:
-        """The bits of the mode of a file that count."""
+        """A mask for the mode of a file: the permissions that its directories leave effective."""
         return 0o777 if self._root is None else self._through(source.parent)
 
     def _through(self, directory: Path) -> int:
@@ -130,14 +130,14 @@ class _Reach:
     def _mask(directory: Path) -> int:
         try:
             mode = directory.stat().st_mode
-        except OSError:  # it is gone by now
+        except OSError:  # it has been removed
             return 0o777
         group, others = (0o070 if mode & 0o010 else 0), (0o007 if mode & 0o001 else 0)
         return 0o700 | group | others
 
 
 class _SharedCopy:
-    """The copy that small files share; made when there is one."""
+    """The copy that small files share; made when the first one is added."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._path = path
@@ -145,7 +145,7 @@ class _SharedCopy:
         self._file: BinaryIO | None = None
 
     def add(self, path: str, source: Path) -> tuple[Copied, StagedFile] | None:
-        """Append a file; None if it is not small, or not any more: what was read counts, and no earlier look."""
+        """Append a file; None if it is not small, by the size that was read, not by one from an earlier look."""
         found = read_steadily(source, size_max=SMALL_BYTES)
         if found is None:
             return None
@@ -158,9 +158,9 @@ class _SharedCopy:
 
 
 def _copy(path: str, source: Path, copy: Path, spare: Callable[[], Path | None]) -> tuple[Copied, StagedFile]:
-    """Make a copy of its own for a file."""
+    """Make a separate copy of a file."""
     if (old := spare()) is not None:
-        with suppress(FileNotFoundError):  # it was removed meanwhile, because room was needed
+        with suppress(FileNotFoundError):  # it was removed meanwhile, because space was needed
             os.replace(old, copy)
     copied = copy_steadily(source, copy)
     return copied, StagedFile(path, copied.mode, copy, 0, copied.size)
@@ -170,7 +170,7 @@ def open_copy(file: StagedFile) -> int:
     """Open the file that holds a staged copy, for reading; returns its descriptor.
 
     Raises:
-        OSError: it is gone; or something stands in its place that this user has not copied there, such as a link.
+        OSError: it is gone, or something that this user did not copy there is in its place, such as a link.
     """
     descriptor = open_above(file.copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if is_own_file(os.fstat(descriptor)):
@@ -185,7 +185,7 @@ def is_own_file(status: os.stat_result) -> bool:
 
 
 def encode(staged: Staged) -> Value:
-    """What was staged, as plain data; where the copies are is left to who reads it."""
+    """A staged snapshot as plain data, without the directory of the copies."""
     return {
         "files": [[file.path, file.mode, file.copy.name, file.offset, file.size] for file in staged.files],
         "links": dict(staged.links),
@@ -197,7 +197,7 @@ def decode(value: Value, directory: Path) -> Staged:
     """Read what `encode` made.
 
     Raises:
-        Corrupted: it is something else.
+        Corrupted: it is not a staged snapshot.
     """
     found = expect_mapping(value)
     links = expect_mapping(found.get("links"))

@@ -1,7 +1,4 @@
-"""Copies of files that somebody may be writing: each holds what a file held at one moment, or is none.
-
-Where the copies go, and what becomes of a file of which there can be none, is not here.
-"""
+"""Consistent copies of files that may be written at the same time: a copy holds what the file held at one moment."""
 
 from __future__ import annotations
 
@@ -16,23 +13,23 @@ from typing import TypeAlias
 
 from replicate_core.errors import InvalidInput
 from replicate_core.machine.descriptors import open_above
-from replicate_core.machine.files import set_aside
+from replicate_core.machine.files import preallocate
 
 COPY_BYTES = 1 << 20
 COPY_ATTEMPTS = 5
 
 _Copy: TypeAlias = io.FileIO | io.BytesIO
 
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Opening a pipe would wait for a writer."""
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""Flag without which opening a pipe would wait for a writer."""
 
 
 class Unreadable(InvalidInput):
-    """A file that can't be copied as it stands.
+    """A file can't be copied as it is.
 
     Args:
         source: the file.
-        why: what is the matter with it, as it stands behind its name.
+        why: the problem, in words that follow its name.
         advice: the rest of the message.
     """
 
@@ -42,53 +39,53 @@ class Unreadable(InvalidInput):
 
     @classmethod
     def because(cls, source: Path, reason: str | None) -> Unreadable:
-        """A file that can't be read, for a reason that the system gives."""
+        """The error for a file that can't be read, with the system's reason."""
         return cls(source, f"can't be read ({reason})", ", so it can't be saved. Make it readable, or leave it out")
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was copied of a file."""
+    """A copy that was made of a file."""
 
     mode: int
     """Its permissions."""
     size: int
-    """How many bytes were copied."""
+    """Number of bytes that were copied."""
     is_growing: bool = False
-    """Whether it kept growing: the copy is its beginning then, as it was at one moment."""
+    """Whether the file kept growing: then the copy is its beginning, as it was at one moment."""
 
 
 def copy_steadily(source: Path, target: Path) -> Copied:
-    """Copy a file that somebody may be writing, as it was at one moment.
+    """Copy a file that may be written at the same time, as it was at one moment.
 
-    Plain reads and writes into space that was set aside first: measured, no reflink, hard link or mapping is both
-    cheaper and safe for a file that was just written. A `target` that exists is written over: that takes a fraction of
-    the time, because its pages need not be found first.
+    It uses plain reads, and writes into preallocated space: by measurement, no reflink, hard link or mapping is both
+    cheaper and safe for a file that was just written. A `target` that exists is overwritten, which takes a fraction of
+    the time because its pages need not be allocated.
 
-    A file that grew meanwhile is copied on from where it was; one that changed in another way is copied again. If it
-    never stands still, its copy counts where every byte of it is still in its place: then none has changed between the
-    two readings, and all of them were there at once.
+    If the file grew meanwhile, the copy continues where it ended; if it changed in another way, it is copied again. If
+    the file never stands still, its copy is compared with it and accepted if every byte is unchanged: then all of them
+    were there at the same time.
 
-    What is seen is a new size or time. A file that is written over in place by one single `write` that had begun before
-    the copy, or through a mapping, changes none of them: nothing tells that such a copy is torn.
+    Changes are detected by size and modification time. A single `write` over the file in place that began before the
+    copy, or a write through a mapping, changes neither: such a torn copy is not detected.
 
     Raises:
         Unreadable: it can't be read; or it changed during `COPY_ATTEMPTS` copies in a row, and not only by growing.
         FileNotFoundError: it is gone.
         OSError: the copy can't be written.
     """
-    with _opened(source) as reader, _writable(target) as copy:
-        size = reader.look().st_size
-        if os.fstat(copy.fileno()).st_size > size:  # else all of the old one takes room until the end
+    with _opened(source) as reader, open(open_above(target, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as copy:
+        size = reader.status().st_size
+        if os.fstat(copy.fileno()).st_size > size:  # else the old content takes space until the end
             copy.truncate(size)
-        set_aside(copy.fileno(), size)
+        preallocate(copy.fileno(), size)
         copied = reader.copy_to(copy)
         copy.truncate(copied.size)
         return copied
 
 
 def read_steadily(source: Path, *, size_max: int) -> tuple[bytes, Copied] | None:
-    """Read a file as `copy_steadily` copies it; None if it is larger than `size_max`, at any moment."""
+    """Read a file as `copy_steadily` copies it; None if at any moment it is larger than `size_max`."""
     with _opened(source) as reader:
         memory = io.BytesIO()
         try:
@@ -98,65 +95,61 @@ def read_steadily(source: Path, *, size_max: int) -> tuple[bytes, Copied] | None
         return memory.getvalue()[: copied.size], copied
 
 
-def _writable(path: Path) -> io.FileIO:
-    return open(open_above(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
-
-
 class _TooLarge(Exception):
-    """A file has more bytes than are wanted."""
+    """A file is larger than the limit."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Source]:
     try:
-        file = open(open_above(path, os.O_RDONLY | _AT_ONCE), "rb", buffering=0)
+        file = open(open_above(path, os.O_RDONLY | _NO_WAIT), "rb", buffering=0)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise Unreadable.because(path, error.strerror) from error
     with file:
         source = _Source(path, file)
-        if not stat.S_ISREG(source.look().st_mode):
+        if not stat.S_ISREG(source.status().st_mode):
             raise Unreadable.because(path, "it is a pipe or a device")
         yield source
 
 
 class _Source:
-    """A file that is opened once: what takes its place meanwhile is another file."""
+    """An open file; if another one replaces it meanwhile, this one is still read."""
 
     def __init__(self, path: Path, file: io.FileIO) -> None:
         self._path = path
         self._file = file
 
-    def look(self) -> os.stat_result:
-        """What the system knows of it now."""
+    def status(self) -> os.stat_result:
+        """Its current status."""
         try:
             return os.fstat(self._file.fileno())
         except OSError as error:
             raise Unreadable.because(self._path, error.strerror) from error
 
     def copy_to(self, copy: _Copy, size_max: int | None = None) -> Copied:
-        """See `copy_steadily`; what stands behind the copy is left to be cut off."""
+        """See `copy_steadily`; the caller cuts off what comes after the copied bytes."""
         reached = taken = 0
         for _ in range(COPY_ATTEMPTS):
-            before = self.look()
+            before = self.status()
             if size_max is not None and before.st_size > size_max:
                 raise _TooLarge
             begun = min(reached, before.st_size)
             taken = self._append(copy, begun, before.st_size)
-            after = self.look()
+            after = self.status()
             is_still = _version(before) == _version(after) and taken == after.st_size
             if is_still and (begun == 0 or self._begins_with(copy, taken)):
                 return Copied(after.st_mode & 0o777, taken)
             reached = taken if before.st_size < after.st_size else 0
         if self._begins_with(copy, taken):
-            return Copied(self.look().st_mode & 0o777, taken, is_growing=True)
+            return Copied(self.status().st_mode & 0o777, taken, is_growing=True)
         raise Unreadable(
             self._path, "is being written all the time", f": it changed during {COPY_ATTEMPTS} copies in a row"
         )
 
     def _append(self, copy: _Copy, start: int, end: int) -> int:
-        """Copy the bytes between two places; returns where they really ended."""
+        """Copy the bytes between two offsets; returns the offset where the file really ended."""
         copy.seek(start)
         buffer = memoryview(bytearray(min(COPY_BYTES, max(1, end - start))))
         while count := self._read(buffer[: end - start], start):
@@ -167,7 +160,7 @@ class _Source:
         return start
 
     def _begins_with(self, copy: _Copy, size: int) -> bool:
-        """Tell whether the first bytes of a copy are those of the file now."""
+        """Tell whether the first bytes of a copy equal those of the file now."""
         copy.seek(0)
         there, here = (memoryview(bytearray(COPY_BYTES)) for _ in range(2))
         place = 0

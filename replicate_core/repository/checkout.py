@@ -21,7 +21,7 @@ from replicate_core.errors import InvalidInput, NotFound, StorageFailed
 from replicate_core.format.digest import digest
 from replicate_core.format.manifest import File, Manifest, is_forbidden, tree_problem
 from replicate_core.machine.descriptors import write_all
-from replicate_core.machine.files import make_directories, set_aside, temporary_beside
+from replicate_core.machine.files import make_directories, preallocate, temporary_beside
 from replicate_core.machine.names import local_name, portable
 from replicate_core.progress import Progress, silent
 from replicate_core.repository.reading import Wanted, read_all
@@ -221,7 +221,7 @@ def _write(staging: Path, pieces: Sequence[tuple[Wanted, bytes]]) -> int:
 
 def _create(file: File, path: Path) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _mode(file.mode))
-    set_aside(descriptor, file.size)
+    preallocate(descriptor, file.size)
     return descriptor
 
 

@@ -100,7 +100,7 @@ BEGINNING: dict[str, Step] = {
 
 RECORDING: dict[str, Step] = {
     "the copies have a directory": before("replicate_core.machine.staging:stage", "/files/"),
-    "room for a large copy": after("replicate_core.machine.steady:set_aside"),
+    "room for a large copy": after("replicate_core.machine.steady:preallocate"),
     "a large file copied": after("replicate_core.machine.staging:copy_steadily"),
     "a small file read": after("replicate_core.machine.staging:read_steadily"),
     "all copied": after("replicate_core.spool.upload_queue:Queue.stage"),

@@ -23,9 +23,9 @@ from replicate_core.machine.files import (
     SKIPPED_NAMES,
     Tree,
     is_temporary,
+    preallocate,
     regular_files,
     scan,
-    set_aside,
     temporary_beside,
     write_atomically,
 )
@@ -293,7 +293,7 @@ class TestLinks:
 class TestSettingAside:
     def test_space_is_reserved(self, tmp_path: Path) -> None:
         with open(tmp_path / "file", "wb") as file:
-            set_aside(file.fileno(), 4096)
+            preallocate(file.fileno(), 4096)
         assert (tmp_path / "file").stat().st_size == 4096
 
     def test_a_file_system_that_cannot_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,18 +302,18 @@ class TestSettingAside:
 
         monkeypatch.setattr(os, "posix_fallocate", unsupported)
         with open(tmp_path / "file", "wb") as file:
-            set_aside(file.fileno(), 4096)
+            preallocate(file.fileno(), 4096)
         assert (tmp_path / "file").stat().st_size == 0
 
     def test_a_system_without_it_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delattr(os, "posix_fallocate")
         with open(tmp_path / "file", "wb") as file:
-            set_aside(file.fileno(), 4096)
+            preallocate(file.fileno(), 4096)
         assert (tmp_path / "file").stat().st_size == 0
 
     def test_a_full_disk_shows_at_once(self, tmp_path: Path) -> None:
         with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=r"space|large"):
-            set_aside(file.fileno(), 1 << 60)
+            preallocate(file.fileno(), 1 << 60)
 
 
 class TestWritingAtomically:

@@ -330,8 +330,8 @@ class TestTelling:
         self.become_another(monkeypatch)
 
     def become_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ranks, "_told", itertools.count())
-        monkeypatch.setattr(ranks, "_joined", set())
+        monkeypatch.setattr(ranks, "_numbers", itertools.count())
+        monkeypatch.setattr(ranks, "_known", set())
 
     def test_others_are_told_of_each_experiment_in_turn(self, group, monkeypatch) -> None:
         for experiment in (ONE, TWO, THREE):
@@ -352,7 +352,7 @@ class TestTelling:
         with ThreadPoolExecutor(1) as pool:
             told = pool.submit(told_id)
             assert waits.wait(60)
-            monkeypatch.setattr(ranks, "_told", itertools.count())
+            monkeypatch.setattr(ranks, "_numbers", itertools.count())
             tell_id(ONE)
             assert told.result(60) == ONE
 

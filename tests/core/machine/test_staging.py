@@ -223,7 +223,7 @@ class TestWhereTheCopiesGo:
             pytest.skip("there is no /dev/full")
         (copies / ("small" if size == 1 else "0")).symlink_to(full)
         plain_open = open
-        monkeypatch.setattr("replicate_core.machine.steady.set_aside", lambda *_: None)
+        monkeypatch.setattr("replicate_core.machine.steady.preallocate", lambda *_: None)
         monkeypatch.setattr(
             "builtins.open",
             lambda path, mode, **more: plain_open(path, mode.replace("x", "w").replace("r+", "w"), **more),

@@ -272,7 +272,7 @@ class TestCheckingOut:
     ) -> None:
         """Where no space can be set aside, the system writes the beginning, and says so without an error."""
         resource = pytest.importorskip("resource")
-        monkeypatch.setattr(checkout, "set_aside", lambda _descriptor, _size: None)
+        monkeypatch.setattr(checkout, "preallocate", lambda _descriptor, _size: None)
         wanted = layout(repository, {"model": "x" * 5000})
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
