@@ -1,6 +1,6 @@
-"""The project's `replicate.yaml`: where it is, what it may say, and what is wrong with it, by file and line.
+"""The project's `replicate.yaml`: finding it, reading it, and reporting mistakes by file and line.
 
-The only module that knows YAML. Opening the storage it names is `opening`.
+Beside `machine.bounded_yaml`, only this module knows YAML. `opening` opens the storage that the file names.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from replicate_core.format.sealed import COUNT_MAX
 from replicate_core.format.values import Value, plain
 from replicate_core.machine.bounded_yaml import BoundedLoader, TooLarge, read_text
 from replicate_core.machine.files import DEFAULT_STORAGE, HOME
-from replicate_core.storage.options import CREATE, in_plain
+from replicate_core.storage.options import CREATE, names_of_secrets
 
 FILE_NAMES = ("replicate.yaml", "replicate.yml")
 KEEPSAKE_NAMES = ("keepsake.yaml", "keepsake.yml")
-"""What the file was called in Keepsake: read where there is none of `FILE_NAMES`."""
+"""Keepsake's names for the file: read where there is none of `FILE_NAMES`."""
 
 KEYS = ("storage", "repository", "storage_options", "metrics", "code_limit", "compression", "spool", "quiet", "redact")
 SPOOL_KEYS = ("directory", "limit", "keep_free", "when_full")
 METRIC_KEYS = ("goal", "primary")
 OLD_KEYS = ("python", "cuda", "install", "install_script", "python_requirements")
-"""Keys of the first replicate of 2020: taken, and without effect."""
+"""Keys of the first replicate of 2020: accepted, without effect."""
 
 
 WhenFull: TypeAlias = Literal["wait", "replace"]
@@ -56,54 +56,54 @@ class SpoolConfig:
     """How much may wait to be stored, and where."""
 
     directory: Path | None = None
-    """Another directory than `.replicate/spool` in the project."""
+    """The spool's directory; None for `.replicate/spool` in the project."""
     limit_bytes: int = 32 * 10**9
     """Maximum number of bytes of one experiment that may wait."""
     keep_free_bytes: int | None = None
-    """How much of the disk is kept free; by default 2 GB, or 5 % of a smaller disk."""
+    """Number of bytes of the disk that are kept free; None for 2 GB, or 5 % of a smaller disk."""
     when_full: WhenFull = "wait"
-    """What `checkpoint()` does when no more may wait: wait, or give up the files of one that waits and is not the best.
-    """
+    """What `checkpoint()` does when the spool is full: wait, or discard the files of a waiting checkpoint that is not
+    the best."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `replicate.yaml` says; the defaults where there is none."""
+    """The settings in `replicate.yaml`; the defaults where there is no such file."""
 
     directory: Path
     """The project directory, resolved."""
     storage: str = DEFAULT_STORAGE
     """A URL, or a path relative to the project directory."""
     metrics: Mapping[str, PrimaryMetric] = field(default_factory=dict)
-    """The metrics whose goal is known, by name."""
+    """Metrics whose goal is known, by name."""
     primary_metric: PrimaryMetric | None = None
-    """The one of them that is marked as primary."""
+    """The one of `metrics` that is marked as primary."""
     compression: Policy = "auto"
     """What is compressed: nothing, what compresses well, or what compresses at all."""
     spool: SpoolConfig = SpoolConfig()
     quiet: bool = False
-    """Whether nothing is said at the beginning of a run, nor at its end while it waits for what is to be stored."""
+    """Whether a run prints nothing at its beginning, nor at its end while it waits for uploads."""
     redact: bool = True
-    """Whether secrets among params, tags, notes and the like are taken out before they are recorded."""
+    """Whether secrets in params, tags, notes and the like are redacted before they are recorded."""
     code_limit_bytes: int = 100 * 10**6
-    """More code than this is warned of: it is most likely data."""
+    """Number of bytes of code beyond which there is a warning: more is most likely data."""
     storage_options: Mapping[str, Value] = field(default_factory=dict)
-    """What the driver of that storage is told, as it stands in the file: references are not resolved."""
+    """Options of the storage's driver, as in the file: references are not resolved."""
     file: Path | None = None
     """The file; None where there is none."""
 
     @property
     def plain_secrets(self) -> dict[str, list[str]]:
-        """Each name that the file may have, to what in it is a secret as it is, not a reference to the environment."""
-        names = [f"storage_options.{name}" for name in in_plain(self.storage_options)]
+        """The options that hold a secret itself, not a reference to the environment, by each name the file may have."""
+        names = [f"storage_options.{name}" for name in names_of_secrets(self.storage_options)]
         return {file: names for file in (*FILE_NAMES, *KEEPSAKE_NAMES)}  # noqa: C420  # one list for all
 
 
 def find_directory(start: Path) -> Path:
     """The project directory: the nearest one at or above `start` with a `replicate.yaml`, else `start` itself.
 
-    A `keepsake.yaml` marks one, too, where there is no `replicate.yaml`. What another user has put into a directory
-    above that everybody may write to, such as `/tmp`, marks none.
+    If there is no `replicate.yaml`, a `keepsake.yaml` counts, too. A file that another user put into a world-writable
+    directory above `start`, such as `/tmp`, does not count.
     """
     start = start.resolve()
     above = [start, *(place for place in start.parents if not _is_planted(place))]
@@ -111,39 +111,38 @@ def find_directory(start: Path) -> Path:
 
 
 def _is_planted(place: Path) -> bool:
-    """Tell whether a directory that everybody may write to has a configuration of another user."""
+    """Tell whether a world-writable directory has a configuration file of another user."""
     files = _named(place, (*FILE_NAMES, *KEEPSAKE_NAMES))
-    return bool(files) and _is_anybodys(place) and not all(map(_is_ours, files))
+    return bool(files) and _is_world_writable(place) and not all(map(_is_ours, files))
 
 
 def project_above(directory: Path) -> Path | None:
-    """The nearest directory above that keeps experiments in its `.replicate/storage`; None if there is none.
+    """The nearest directory above that stores experiments in its `.replicate/storage`; None if there is none.
 
-    A directory with a configuration or a `.replicate` of its own is its own project. The search ends at the top of a
-    git repository, at the home directory, and at a directory that everybody may write to; what belongs to another user
-    is not taken.
+    A directory with its own configuration or `.replicate` is a project of its own. The search ends at the top of a git
+    repository, at the home directory, and at a world-writable directory. Directories of other users do not count.
 
     Args:
-        directory: resolved; the nearest configuration was not found above it either.
+        directory: a resolved directory, which has no configuration above it.
     """
     if _files(directory) or (directory / HOME).is_dir():
         return None
-    home = Path(os.path.expanduser("~"))  # Path's raises where there is none
+    home = Path(os.path.expanduser("~"))  # unlike this, Path.home() raises where there is none
     for below, above in zip((directory, *directory.parents), directory.parents, strict=False):
-        if (below / ".git").exists() or above == home or _is_anybodys(above):
+        if (below / ".git").exists() or above == home or _is_world_writable(above):
             return None
         if (above / HOME).is_dir():
             return above if (above / DEFAULT_STORAGE).is_dir() and _is_ours(above / HOME) else None
     return None
 
 
-def _is_anybodys(directory: Path) -> bool:
-    """Tell whether every user may write there, as to `/tmp`: what lies there says nothing of what is below."""
+def _is_world_writable(directory: Path) -> bool:
+    """Tell whether every user may write to a directory, as to `/tmp`: files in it say nothing about projects below."""
     return bool(directory.stat().st_mode & stat.S_IWOTH)
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether it is this user's; of a link, whether both it and what it leads to are."""
+    """Tell whether a path belongs to this user; for a link, both the link and its target must."""
     found = [path.lstat(), *([path.stat()] if path.exists() else [])]
     return not hasattr(os, "geteuid") or all(each.st_uid == os.geteuid() for each in found)
 
@@ -152,7 +151,7 @@ def load(directory: Path) -> Config:
     """Read the `replicate.yaml` of a project directory.
 
     Raises:
-        ConfigInvalid: it can't be read or says something unknown; the message names file, line and nearest key.
+        ConfigInvalid: it can't be read or has a mistake; the message names file, line and the nearest known key.
     """
     directory = directory.resolve()
     files = _files(directory)
@@ -164,10 +163,10 @@ def load(directory: Path) -> Config:
 
 
 def load_file(file: Path) -> Config:
-    """Read a file that says what a `replicate.yaml` may say, under any name; paths in it start from where it lies.
+    """Read a file with the content of a `replicate.yaml`, under any name; paths in it are relative to its directory.
 
     Raises:
-        ConfigInvalid: as of `load`; or there is no such file, or it names no storage.
+        ConfigInvalid: see `load`; or there is no such file, or it names no storage.
     """
     found = _Reader(file).config(file.parent.resolve())
     if found.storage is DEFAULT_STORAGE:
@@ -180,7 +179,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _named(directory: Path, names: Sequence[str]) -> list[Path]:
-    """What stands there under these names, whatever it is: a pipe or a broken link is refused when it is read."""
+    """The paths with these names that exist, of any kind: a pipe or a broken link is refused when it is read."""
     return [directory / name for name in names if os.path.lexists(directory / name)]
 
 
@@ -239,7 +238,7 @@ class _Reader:
     def _mapping(
         self, node: yaml.Node, what: str, known: tuple[str, ...] | None, *, example: str
     ) -> Iterator[tuple[str, yaml.Node]]:
-        """The entries of a mapping, each key checked; `known=None` takes any name."""
+        """The entries of a mapping, with each key checked; `known=None` accepts any key."""
         if not isinstance(node, yaml.MappingNode):
             raise self._error(node, f"{what} must hold `key: value` lines, for example `{example}`")
         seen: set[str] = set()
@@ -276,7 +275,7 @@ class _Reader:
         options: dict[str, Value] = {}
         for name, value in self._mapping(node, "storage_options", None, example="profile: my-profile"):
             given = self._value(value)
-            if isinstance(given, date):  # its text need not be what the file says
+            if isinstance(given, date):  # its string may differ from what the file says
                 called = f"storage_options.{name} is a datetime.{type(given).__name__}"
                 raise self._error(value, f"{called} ({given}): put it in quotes if it is meant as text")
             try:
@@ -303,7 +302,7 @@ class _Reader:
         return metrics, primary
 
     def _metric_entries(self, node: yaml.Node) -> Iterator[tuple[str, yaml.Node, dict[str, yaml.Node]]]:
-        """Each metric, where it stands, and what is said of it: in a mapping by name, or in a list as in 2020."""
+        """Name, node and fields of each metric: from a mapping by name, or from a list as in the replicate of 2020."""
         if isinstance(node, yaml.SequenceNode) and all(isinstance(entry, yaml.MappingNode) for entry in node.value):
             for entry in node.value:
                 fields = dict(self._mapping(entry, "a metric", ("name", *METRIC_KEYS), example="name: val_loss"))

@@ -1,4 +1,4 @@
-"""Stores: keys to bytes, in a directory or in any file system of fsspec, and how one is opened, trusted and cached.
+"""Stores, which map keys to bytes in a directory or any fsspec file system, and how they are opened, vetted and cached.
 
-What is here knows keys and bytes, and nothing of what they mean. It may import `machine` and `format`.
+These modules know keys and bytes, and nothing about what they mean. They may import `machine` and `format`.
 """

@@ -1,7 +1,7 @@
 """A local cache of stored documents: records and manifests never change, so they are fetched once per machine.
 
-One sqlite file per storage, in the user's cache directory. It may be deleted at any time; whatever is wrong with it, it
-is made anew or done without. What is read from it is verified like everything else: documents carry their digest.
+There is one sqlite file per storage, in the user's cache directory. It may be deleted at any time. If it is damaged it
+is made anew; if it can't be used, there is no cache. Documents carry their digest, and are verified when they are read.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from replicate_core.storage.local import LocalStore
 from replicate_core.storage.store import Entry, Store
 
 CACHED_PREFIXES = (RECORDS, MANIFESTS, SEGMENTS)
-"""What stands below these is written once and never changed. Segments that are no longer there are forgotten: they are
-large, and others have taken their place."""
+"""Prefixes of keys that are written once and never changed. Segments that were deleted from the storage are deleted
+from the cache: they are large, and others have replaced them."""
 
 _KEYS_AT_ONCE = 500
 
 VERSION = 1
-"""Part of the file's name: another layout is another file."""
+"""Version of the file's layout, which is part of its name."""
 
 
 def cached(store: Store, *, directory: Path | None = None) -> Store:
-    """The store, with its documents cached where that is worth it: for what is neither on this disk nor in memory.
+    """The store with its documents cached, unless it is on this disk or in memory.
 
     Args:
         store: the store.
-        directory: where the cache is; by default the user's cache directory.
+        directory: the directory of the cache; by default the user's cache directory.
     """
     if isinstance(store, LocalStore) or store.url.startswith("memory://"):
         return store
     name = f"documents-{VERSION}-{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.sqlite"
     try:
         return CachedStore(store, (directory or cache_directory()) / name)
-    except RuntimeError:  # a user without a home: a container with any number as its user
+    except RuntimeError:  # a user without a home directory, as in a container with an arbitrary user number
         return store
 
 
 def cache_directory() -> Path:
-    """Where this user's programs keep what they can do without."""
+    """The directory where this user's programs keep files that they can do without."""
     if named := os.environ.get("REPLICATE_CACHE"):
         return Path(named)
     if sys.platform == "darwin":
@@ -59,11 +59,11 @@ def cache_directory() -> Path:
 
 
 class CachedStore:
-    """A store whose documents are kept in a local file once they were read.
+    """A store whose documents are kept in a local file after they were read.
 
     Args:
-        store: what is cached.
-        path: the file.
+        store: the store that is cached.
+        path: the local file.
     """
 
     def __init__(self, store: Store, path: Path) -> None:
@@ -118,7 +118,7 @@ class CachedStore:
         self._store.delete(keys)
 
     def _load(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """What is in the cache, and whole. Whatever goes wrong here, there is always the store."""
+        """The undamaged documents in the cache. If anything fails here, the store is used instead."""
         found: dict[str, bytes] = {}
         try:
             if keys and self._path.exists():
@@ -144,11 +144,11 @@ class CachedStore:
                 database.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?)", whole.items())
         except sqlite3.DatabaseError as error:
             self._discard(error)
-        except OSError:  # a full disk, or one that may not be written: then without a cache
+        except OSError:  # the disk is full or read-only: there is no cache then
             return
 
     def _forget_all_but(self, there: Sequence[str]) -> None:
-        """Forget the segments that are no longer there."""
+        """Delete the segments that are no longer in the storage."""
         try:
             if self._path.exists():
                 with self._lock, closing(self._open()) as database, database:
@@ -168,7 +168,7 @@ class CachedStore:
         return database
 
     def _discard(self, error: sqlite3.DatabaseError) -> None:
-        """Remove a file that is damaged; one that is only busy, or may not be written, is left alone."""
+        """Remove the file if it is damaged; leave it alone if it is only busy or read-only."""
         if isinstance(error, sqlite3.OperationalError):
             return
         with suppress(OSError):
@@ -177,7 +177,7 @@ class CachedStore:
 
 
 def _is_whole(key: str, data: object) -> bool:
-    """Tell whether a document is as it was written, under this key: nothing else is kept, or believed."""
+    """Tell whether a document is undamaged and belongs to this key: nothing else is kept or trusted."""
     if not isinstance(data, bytes):
         return False
     return segments.is_whole(key, data) if key.startswith(SEGMENTS) else is_sealed_under(key, data)

@@ -1,6 +1,6 @@
-"""Why a storage failed, in words: what any driver raised, told by its codes, the names of its classes and its numbers.
+"""Why a storage failed: errors of any driver, recognised by error codes, class names and error numbers.
 
-Pure: no driver is imported. Making it an error of ours is in `store`.
+Pure: no driver is imported.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from replicate_core.redaction import redact
 from replicate_core.storage.options import hide
 
 REASON_CHARACTERS = 400
-"""Azure answers with whole pages."""
+"""Maximum length of a reason: Azure answers with whole pages."""
 
 _CHAIN_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why it failed, and what to do."""
+    """Why a request failed, and what to do."""
 
     reason: str
     todo: str
     permanent: bool = False
-    """Whether trying again is of no use until somebody has changed something."""
+    """Whether retrying is useless until somebody changes something."""
     is_missing_bucket: bool = False
-    is_passing: bool = False
-    """Whether it is of a kind that passes: trying again at once may help."""
+    is_transient: bool = False
+    """Whether retrying at once may help."""
     is_empty_range: bool = False
-    """Whether a range was asked for in which there is nothing."""
+    """Whether the requested range contains nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
     words: str
-    """Said where the driver says nothing itself."""
+    """The reason to give if the driver gives none."""
     todo: str
     permanent: bool
 
@@ -48,7 +48,7 @@ _BUCKET = _Kind(
     "Make it, or have it made (`replicate --create ls`, or create: true in storage_options), or mend its name",
     permanent=True,
 )
-_NONE = _Kind(
+_NO_CREDENTIALS = _Kind(
     "there are no credentials",
     "Give credentials the way its tools take them (docs/storage.md has a section for each storage), or under "
     "storage_options in replicate.yaml as ${VARIABLE}",
@@ -114,7 +114,7 @@ _LOCKED = _Kind(
     permanent=True,
 )
 
-_PASSING = (_UNREACHABLE, _SLOW, _BUSY, _BROKEN, _CONFLICT, _CUT)
+_TRANSIENT = (_UNREACHABLE, _SLOW, _BUSY, _BROKEN, _CONFLICT, _CUT)
 
 _CODES = {
     "NoSuchBucket": _BUCKET,
@@ -140,7 +140,7 @@ _CODES = {
     "ConditionalRequestConflict": _CONFLICT,
     "OperationAborted": _CONFLICT,
 }
-"""What servers answer: the codes of S3 and Azure."""
+"""Kinds by the error codes that S3 and Azure servers answer with."""
 
 _STATUSES = {
     404: _GONE,
@@ -155,12 +155,12 @@ _STATUSES = {
 }
 
 _TYPES = {
-    "NoCredentialsError": _NONE,
-    "PartialCredentialsError": _NONE,
-    "CredentialRetrievalError": _NONE,
-    "ProfileNotFound": _NONE,
-    "ClientAuthenticationError": _NONE,
-    "DefaultCredentialsError": _NONE,
+    "NoCredentialsError": _NO_CREDENTIALS,
+    "PartialCredentialsError": _NO_CREDENTIALS,
+    "CredentialRetrievalError": _NO_CREDENTIALS,
+    "ProfileNotFound": _NO_CREDENTIALS,
+    "ClientAuthenticationError": _NO_CREDENTIALS,
+    "DefaultCredentialsError": _NO_CREDENTIALS,
     "HostKeyNotVerifiable": _HOST_KEY,
     "AuthenticationException": _REFUSED,
     "PermissionDenied": _REFUSED,
@@ -197,25 +197,25 @@ _TYPES = {
     "ParseError": _BROKEN,
     "BucketNotFound": _BUCKET,
 }
-"""What drivers raise, by the name of the class: to import theirs would be to need them."""
+"""Kinds by the names of the classes that drivers raise, so that no driver need be imported."""
 
 
-_LOCK = ("with Object Lock parameters", "with a retention period configured using Object Lock")
-"""What S3 says of it: its code is the one of any other request that is wrong."""
+_LOCK_PHRASES = ("with Object Lock parameters", "with a retention period configured using Object Lock")
+"""Phrases of S3 for a bucket with an object lock: its error code is the same as for any other invalid request."""
 
-_NO_TLS = ("WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED")
-"""What OpenSSL says in any driver's words; all else that it may say passes."""
+_TLS_PHRASES = ("WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED")
+"""Phrases of OpenSSL, in any driver's errors, for failures that do not pass by themselves."""
 
 
 def diagnose(error: BaseException) -> Failure:
-    """Why a request to a storage failed, as far as its error and the errors behind it tell.
+    """Why a request to a storage failed, by its error and that error's causes.
 
-    The most telling of them counts: the code of an answer, then the class, then the number of a system error.
+    The most specific sign counts: the code of an answer, then the class, then the number of a system error.
     """
-    chain = list(behind(error))
+    chain = list(with_causes(error))
     kind = (
-        next((_TLS for item in chain if any(word in str(item) for word in _NO_TLS)), None)
-        or next((_LOCKED for item in chain if any(word in str(item) for word in _LOCK)), None)
+        next((_TLS for item in chain if any(word in str(item) for word in _TLS_PHRASES)), None)
+        or next((_LOCKED for item in chain if any(word in str(item) for word in _LOCK_PHRASES)), None)
         or next((found for item in chain if (found := _CODES.get(_code(item)))), None)
         or next((found for item in chain for name in _names(item) if (found := _TYPES.get(name))), None)
         or next((found for item in chain if (found := _by_status(_status(item)))), None)
@@ -224,19 +224,19 @@ def diagnose(error: BaseException) -> Failure:
         or _UNKNOWN
     )
     reason = _reason(chain) or kind.words or type(error).__name__
-    return Failure(reason, kind.todo, kind.permanent, kind is _BUCKET, kind in _PASSING, kind is _NO_RANGE)
+    return Failure(reason, kind.todo, kind.permanent, kind is _BUCKET, kind in _TRANSIENT, kind is _NO_RANGE)
 
 
 def is_gone(error: BaseException) -> bool:
-    """Tell whether a request was answered with: it is not there. By this error alone: one behind it may be of another.
+    """Tell whether an error means that a key does not exist. Its causes are ignored: they may be about another key.
 
-    WebDAV's driver looks a key up before it reads it, and has no error of its own for one that goes in between.
+    WebDAV's driver looks a key up before it reads it, and has no special error if the key is deleted in between.
     """
     return isinstance(error, FileNotFoundError) or _status(error) == HTTPStatus.NOT_FOUND
 
 
-def behind(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those behind it, the nearest first."""
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and its causes, the nearest first."""
     seen: list[BaseException] = []
     while error is not None and error not in seen and len(seen) < _CHAIN_MAX:
         seen.append(error)
@@ -245,7 +245,7 @@ def behind(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reason(chain: list[BaseException]) -> str:
-    """The first text that says something, on one line, without credentials."""
+    """The first message that is not empty, on one line, without credentials."""
     for error in chain:
         text = " ".join(redact(str(error)).split())
         if text and text.rpartition("] ")[2] not in ("None", "Failure", "''", "()"):
@@ -261,7 +261,7 @@ def _code(error: BaseException) -> str:
     response = getattr(error, "response", None)  # botocore
     if isinstance(response, dict) and isinstance(details := response.get("Error"), dict):
         return str(details.get("Code"))
-    code = getattr(error, "error_code", None)  # azure: a text, or a member of an Enum
+    code = getattr(error, "error_code", None)  # azure: a string, or a member of an Enum
     return str(getattr(code, "value", code))
 
 
@@ -276,7 +276,7 @@ def _status(error: BaseException) -> int:
 
 
 _STATUS_NAMES = ("status_code", "status", "code")
-"""Where azure, aiohttp, webdav4 and gcsfs keep the status of an answer."""
+"""Attributes in which azure, aiohttp, webdav4 and gcsfs keep the status of an answer."""
 
 
 def _by_status(status: int) -> _Kind | None:
@@ -304,24 +304,24 @@ _NETWORK_NUMBERS = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETD
 
 
 def shown_cause(error: BaseException, hidden: tuple[str, ...] = ()) -> BaseException | None:
-    """The error as the cause of ours, which a traceback shows; None if its text, or that of one behind it, must not be.
+    """The error, to be shown in the traceback as the cause of ours; None if it or one of its causes shows a secret.
 
     Args:
         error: what was raised.
-        hidden: as of `translated`.
+        hidden: see `translated`.
     """
-    texts = [str(item) for item in behind(error)]
+    texts = [str(item) for item in with_causes(error)]
     return error if all(hide(redact(text), hidden) == text for text in texts) else None
 
 
 def translated(error: BaseException, url: str, action: str, hidden: tuple[str, ...] = ()) -> StorageFailed:
-    """A foreign error as one of ours: what was tried, where, why, and what to do.
+    """A driver's error as one of ours, which says what was tried, where, why it failed, and what to do.
 
     Args:
         error: what was raised.
         url: where, without credentials.
         action: what was tried.
-        hidden: secrets that the text must not show.
+        hidden: secrets that the message must not show.
     """
     failure = diagnose(error)
     reason = hide(failure.reason, hidden).rstrip(". ")

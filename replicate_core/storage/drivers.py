@@ -1,6 +1,6 @@
-"""What is particular to each fsspec driver: who installs it, what it must be told, how its bucket is probed and made.
+"""What is special about each fsspec driver: its package, its options, how its bucket is probed and made.
 
-No driver is imported here; `fsspec_store` uses them, the same way for all.
+No driver is imported here; `fsspec_store` uses all of them in the same way.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from replicate_core.format.values import Value
 SMALL_REQUESTS_AT_ONCE = 64
 LARGE_REQUESTS_AT_ONCE = 4
 PART_BYTES = 16 << 20
-"""Large files go in parts of this size, so many at once: 64 MiB of memory."""
+"""Size of the parts in which large files are sent; with `LARGE_REQUESTS_AT_ONCE`, that takes 64 MiB of memory."""
 
 PARTS_MAX = 9000
-"""S3 takes 10,000 parts of one object: those of a larger file are larger."""
+"""Maximum number of parts of one file, whose parts become larger instead: S3 accepts 10,000."""
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
 ATTEMPTS = 3
 
 Probe = Callable[[Any, str, str], Awaitable[object]]
-"""Asks for one key: the file system, the container, and what its keys begin with."""
+"""Asks for one key; called with the file system, the container, and the prefix of the keys."""
 
 Options = dict[str, Any]
 
 
-def _nothing(_: Options, __: str, ___: float) -> Options:
+def _no_options(_: Options, __: str, ___: float) -> Options:
     return {}
 
 
@@ -43,46 +43,46 @@ def _move_webdav(file_system: Any, source: str, target: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A kind of storage."""
+    """What we know about an fsspec driver."""
 
     extra: str | None = None
-    """The extra of this package that installs it."""
+    """The extra of our package that installs it."""
     package: str | None = None
-    """What that brings. On PyPI `replicate` is somebody else's: only this name leads to the driver."""
-    options: Callable[[Options, str, float], Options] = _nothing
-    """What it is told besides: made of what the user tells it, of what stands in the URL between `://` and `/`, and of
-    how many seconds it may be silent."""
+    """The package on PyPI that it is in. Messages name it because `replicate` on PyPI is somebody else's package."""
+    options: Callable[[Options, str, float], Options] = _no_options
+    """Returns further options for it, from the user's options, the part of the URL between `://` and `/`, and the
+    number of seconds for which it may be silent."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """What is told to a request that reads a key."""
+    """Arguments of a request that reads a key."""
     writing: Callable[[int], Options] = lambda _: {}
-    """What is told to one that writes so many bytes."""
+    """Returns the arguments of a request that writes so many bytes."""
     attempts: int = 1
-    """So often a request is made that fails by chance. Where more than once, the driver is told not to do so itself."""
+    """Maximum number of attempts at a request with transient failures. If more than 1, the driver must not retry."""
     probe: Probe | None = None
-    """Fails where the container is missing. None: there are no containers, only directories, which are made."""
+    """Fails if the container is missing. None: there are no containers, only directories, which are made."""
     move: Callable[[Any, str, str], Any] | None = None
-    """Replaces one key by another, where half of a key can be seen while it is written: `put` writes to another name.
+    """Replaces one key by another. Needed where a partly written key is visible: `put` then writes to another name.
     """
     make: Callable[[Any, str], Awaitable[object]] | None = None
-    """Makes a container; None: as fsspec does."""
+    """Makes a container; None to use fsspec's way."""
     ignores_ranges: bool = False
-    """Whether it answers a request for a range with everything."""
+    """Whether it answers a request for a range with the whole file."""
     refuses: str = ""
-    """Characters that it can't have in names: no key of a repository has any of them, but the path of one may."""
+    """Characters that names can't contain: no key of a repository has them, but the path of a repository may."""
     refuses_in_url: str = ""
-    """Characters that the path in its URL can't have besides, because fsspec cuts it there."""
+    """Further characters that the path in its URL can't contain, because fsspec cuts the path there."""
     needs: str = ""
-    """What must stand between `://` and `/`, as an example in capitals shows it; nothing: it may be left out."""
+    """What must be between `://` and `/`, as a word in capitals; empty if it may be left out."""
     knows_listings_cache: bool = True
-    """Whether it takes the word that listings must not be cached; two drivers have no such cache."""
+    """Whether it has the option to switch off its cache of listings; two drivers have no such cache."""
     notices_silence: bool = False
-    """Whether it fails by itself, and at once, where nothing comes for as long as a small request may take."""
+    """Whether it fails by itself if nothing arrives for as long as a small request may take."""
     is_one_connection: bool = False
-    """Whether all goes through one connection, which does not come back by itself."""
+    """Whether all requests use one connection, which does not recover by itself."""
 
 
 def _s3(given: Options, _: str, seconds: float) -> Options:
-    """One attempt a request, or s3fs' five would be made of botocore's five; and no checksums that only AWS knows."""
+    """One attempt per request, because s3fs and botocore would each make five; and no checksums that only AWS knows."""
     config = {
         "max_pool_connections": SMALL_REQUESTS_AT_ONCE,
         "connect_timeout": CONNECT_SECONDS,
@@ -100,7 +100,7 @@ async def _probe_s3(file_system: Any, bucket: str, prefix: str) -> object:
 
 
 async def _make_s3(file_system: Any, bucket: str) -> object:
-    """By the region of the client: s3fs names it as a constraint even where that is the default, which AWS refuses."""
+    """Make a bucket in the client's region: s3fs would pass even the default one as a constraint, which AWS refuses."""
     region = (await file_system.set_session()).meta.region_name
     place = {} if region in (None, "us-east-1", "aws-global") else {"LocationConstraint": region}
     more = {"CreateBucketConfiguration": place} if place else {}
@@ -128,13 +128,13 @@ async def _probe_azure(file_system: Any, container: str, prefix: str) -> object:
 
 
 def _sftp(given: Options, _: str, seconds: float) -> Options:
-    """The key of the host is checked against `~/.ssh/known_hosts`: sshfs by itself takes any."""
+    """Check the host's key against `~/.ssh/known_hosts`: by default, sshfs accepts any."""
     known = {} if "known_hosts" in given else {"known_hosts": ()}
-    return {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": seconds / 3, **known}  # it asks three times
+    return {"connect_timeout": CONNECT_SECONDS, "keepalive_interval": seconds / 3, **known}  # it gives up after three
 
 
 def _webdav(given: Options, host: str, seconds: float) -> Options:
-    """The server is in the URL; its password, in the options: `auth: [user, ${PASSWORD}]`."""
+    """The server comes from the URL, its password from the options: `auth: [user, ${PASSWORD}]`."""
     scheme = "http" if given.get("scheme") == "http" else "https"
     auth = tuple(given["auth"]) if isinstance(given.get("auth"), list) else given.get("auth")
     return {"base_url": f"{scheme}://{host}", "auth": auth, "timeout": seconds}
@@ -144,7 +144,7 @@ S3 = Driver(
     "s3",
     "s3fs",
     _s3,
-    reading={"max_concurrency": 1},  # one request: otherwise it asks for the size first
+    reading={"max_concurrency": 1},  # one request: with more, it asks for the size first
     writing=_parts,
     attempts=ATTEMPTS,
     probe=_probe_s3,
@@ -183,14 +183,14 @@ WEBDAV = Driver(
     "webdav",
     "webdav4",
     _webdav,
-    attempts=5,  # a key that another one writes is locked meanwhile
+    attempts=5,  # a key is locked while another client writes it
     move=_move_webdav,
     refuses="#?%",
     needs="HOST",
     knows_listings_cache=False,
 )
 OTHER = Driver()
-"""Any other: nothing is known of it."""
+"""Any other driver, about which nothing is known."""
 
 DRIVERS: Mapping[str, Driver] = {
     "s3": S3,
@@ -204,25 +204,26 @@ DRIVERS: Mapping[str, Driver] = {
     "ssh": SFTP,
     "webdav": WEBDAV,
 }
-"""By the scheme of the URL."""
+"""Drivers by the scheme of the URL."""
 
 OURS: Mapping[str, tuple[str, ...]] = {"webdav": ("scheme",)}
-"""Options that are ours, and that the driver would not understand."""
+"""Names of our own options for a scheme, which the driver would not understand."""
 
 
 def driver_of(scheme: str) -> Driver:
-    """The driver of a scheme; `OTHER` where nothing is known of it."""
+    """The driver of a scheme; `OTHER` if it is unknown."""
     return DRIVERS.get(scheme, OTHER)
 
 
-def told(scheme: str, host: str, given: Mapping[str, Value], seconds: float = READ_SECONDS) -> Options:
-    """All that the driver of a scheme is told when it is made.
+def driver_options(scheme: str, host: str, given: Mapping[str, Value], seconds: float = READ_SECONDS) -> Options:
+    """All options with which the driver of a scheme is made.
 
     Args:
-        scheme: of the URL.
-        host: what stands in the URL between `://` and `/`.
-        given: what the user tells it, references resolved.
-        seconds: how long a small request may take; it may be silent for so long, and `READ_SECONDS` at most.
+        scheme: the scheme of the URL.
+        host: the part of the URL between `://` and `/`.
+        given: the user's options, with references resolved.
+        seconds: how long a small request may take. The driver may be silent for that long, but for `READ_SECONDS` at
+            most.
     """
     own = dict(given)
     added = driver_of(scheme).options(own, host, min(seconds, READ_SECONDS))

@@ -1,6 +1,6 @@
-"""Threads that an event loop may still use while the interpreter ends: those of `asyncio` refuse work by then.
+"""Threads that an event loop can still use while the interpreter exits, when those of `asyncio` refuse work.
 
-A connection made at exit needs one, to look up the name of its host.
+A connection that is made at exit needs one to look up the name of its host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _lock = threading.Lock()
 
 
 class ExitProofThreads(ThreadPoolExecutor):
-    """Daemon threads that are started at once: late in the end of an interpreter, none can be."""
+    """Daemon threads that are started at once, because none can be started late in the exit of an interpreter."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -29,7 +29,7 @@ class ExitProofThreads(ThreadPoolExecutor):
 
     @classmethod
     def serve(cls, loop: asyncio.AbstractEventLoop) -> None:
-        """Have an event loop use such threads, once."""
+        """Make an event loop use such threads; does nothing the second time."""
         with _lock:
             if _served.get(id(loop)) is not loop:
                 _served[id(loop)] = loop
@@ -47,6 +47,6 @@ class ExitProofThreads(ThreadPoolExecutor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except BaseException as error:  # noqa: BLE001  # handed to who waits for it
+                except BaseException as error:  # noqa: BLE001  # raised in the thread that waits for it
                     future.set_exception(error)
             del future, work

@@ -1,6 +1,6 @@
-"""Any fsspec file system as a store. The only module, beside `opening`, that knows fsspec and its traps.
+"""Any fsspec file system as a store. Beside `opening`, only this module knows fsspec and its pitfalls.
 
-What is particular to each driver is in `drivers`.
+`drivers` has what is special about each driver.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REQUEST_SECONDS = 120.0
-"""How long a small request to a storage may take, with all its attempts, before it counts as failed."""
+"""Maximum number of seconds for a small request to a storage, with all its attempts, if nobody waits for it."""
 
 HASTY_SECONDS = 10.0
-"""The same, where somebody waits for it."""
+"""Maximum number of seconds for a small request if somebody waits for it."""
 
 PROBE_SECONDS = 30.0
-"""How long a storage may take to say that it is there, even for recorders: they ask again, and `init` is waited for."""
+"""Maximum number of seconds for probing a storage, even in recorders: they probe again, and `init` waits for them."""
 
 LONG_SECONDS = 600.0
-"""How much longer what may be of any length may take, a listing or a key as a whole, as long as something comes."""
+"""Additional seconds for requests of any length (a listing, a whole key), as long as data arrives."""
 
 HASTY_LONG_SECONDS = 60.0
-"""The same, where somebody waits for it and nobody notices that nothing comes."""
+"""Additional seconds for a listing if somebody waits for it and the driver does not notice silence."""
 
 BYTES_PER_SECOND_MIN = 50_000
-"""How slow the transfer of a large one may be."""
+"""Minimum transfer rate: a slower transfer counts as failed."""
 
 PAUSE_SECONDS = 0.2
-"""From the first attempt to the second; twice as long before each one after that."""
+"""Maximum number of seconds between the first two attempts; it doubles after each further attempt."""
 
 
 class BucketNotFound(FileNotFoundError):
-    """What drivers say in many ways."""
+    """The bucket does not exist, which each driver says in its own way."""
 
 
 class FsspecStore:
     """Any fsspec file system below one root.
 
-    Drivers that are asynchronous inside are called through their own event loop, because fsspec's synchronous calls
-    take a cancelled request for a success; and one key at a time, because its calls for many take names for patterns.
+    Asynchronous drivers are called through their own event loop, because fsspec's synchronous calls treat a cancelled
+    request as a success. They are called with one key at a time, because fsspec's bulk calls treat names as patterns.
 
     Args:
         file_system: the driver.
-        root: the path below which everything is.
-        url: where that is, without credentials.
-        driver: what is particular to it.
-        reopen: makes it anew: in a forked child, and when its only connection was lost.
-        request_seconds: how long a small request may take; by default `REQUEST_SECONDS`.
+        root: the path below which everything is stored.
+        url: the URL of that, without credentials.
+        driver: what is special about the driver.
+        reopen: makes the driver anew, in a forked child and when its only connection was lost.
+        request_seconds: maximum number of seconds for a small request; by default `REQUEST_SECONDS`.
         hidden: secrets that no message may show.
     """
 
@@ -90,17 +90,17 @@ class FsspecStore:
         self._request_seconds = request_seconds
         self._hidden = hidden
         self._process = os.getpid()
-        self._is_cut = False
+        self._is_disconnected = False
         self._large = threading.BoundedSemaphore(LARGE_REQUESTS_AT_ONCE)
         self._made: set[str] = set()
         if file_system.async_impl:
             ExitProofThreads.serve(file_system.loop)
 
     def probe(self, *, create: bool = False) -> None:
-        """Ask for one key: a storage that can't be reached, or has no such bucket, says so at once, and by this only.
+        """Ask for one key, to fail early if the storage can't be reached or the bucket is missing.
 
         Args:
-            create: make the bucket if it is missing.
+            create: whether to make the bucket if it is missing.
 
         Raises:
             StorageFailed: it can't be used.
@@ -109,21 +109,26 @@ class FsspecStore:
         less = min(0.0, PROBE_SECONDS - self._seconds())
         try:
             with self._translating("open the storage"):
-                if self._driver.probe is None:  # not `exists`: that takes any error for a no
+                if self._driver.probe is None:  # not `exists`, which returns False on any error
                     with suppress(FileNotFoundError):  # directories are made
                         self._call("info", self._root or "/", more_seconds=less)
                 else:
-                    self._request(lambda fs: self._ask(fs, bucket, f"{below}/" if below else ""), more_seconds=less)
+                    self._request(
+                        lambda fs: self._probe_bucket(fs, bucket, f"{below}/" if below else ""), more_seconds=less
+                    )
         except StorageFailed as error:
             if not (create and error.bucket_is_missing):
                 raise
-            with self._translating(f"make the bucket {bucket}"), suppress(FileExistsError):  # by another one, meanwhile
+            with (
+                self._translating(f"make the bucket {bucket}"),
+                suppress(FileExistsError),
+            ):  # somebody else made it meanwhile
                 if (make := self._driver.make) is not None:
                     self._request(lambda fs: make(fs, bucket))
                 else:
                     self._call("mkdir", bucket)
 
-    async def _ask(self, file_system: AbstractFileSystem, bucket: str, prefix: str) -> None:
+    async def _probe_bucket(self, file_system: AbstractFileSystem, bucket: str, prefix: str) -> None:
         assert self._driver.probe is not None, "the caller looked"
         try:
             await self._driver.probe(file_system, bucket, prefix)
@@ -132,7 +137,7 @@ class FsspecStore:
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """See `Store.get`."""
-        if end is not None and end <= start:  # no driver agrees with another on what an empty range is
+        if end is not None and end <= start:  # drivers disagree about empty ranges
             return self.get(key, start, start + 1)[:0]
         size = 0 if end is None else end - start
         with self._translating(f"read {key}", key), self._bounded(size):
@@ -140,7 +145,7 @@ class FsspecStore:
                 data = self._read(key, start, end, size)
             except Exception as error:
                 if (start or end is not None) and diagnose(error).is_empty_range:
-                    data = b""  # it begins at the end, or behind it
+                    data = b""  # the range begins at the end or after it
                 elif self._is_directory(key):
                     raise FileNotFoundError(key) from error
                 else:
@@ -150,10 +155,10 @@ class FsspecStore:
         return _checked_range(data, start, end)
 
     def _is_directory(self, key: str) -> bool:
-        """Tell whether a key that can't be read is a directory, where there are any: each server has its own word."""
+        """Tell whether a key that can't be read is a directory, if there are any: each server has its own error."""
         try:
             return self._driver.move is not None and self._call("info", self._path(key))["type"] == "directory"
-        except Exception:  # noqa: BLE001  # the first error tells more
+        except Exception:  # noqa: BLE001  # the first error is more useful
             return False
 
     def _read(self, key: str, start: int, end: int | None, size: int) -> Any:
@@ -169,13 +174,13 @@ class FsspecStore:
         names = list(keys)
         if not self._fs.async_impl:
             return {name: data for name in names if (data := self._get_or_none(name)) is not None}
-        return self._many(lambda fs, path: fs._cat_file(path, **self._driver.reading), names, "read")  # noqa: SLF001  # fsspec's way for asynchronous callers
+        return self._request_many(lambda fs, path: fs._cat_file(path, **self._driver.reading), names, "read")  # noqa: SLF001  # fsspec's way for asynchronous callers
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """See `Store.sizes`."""
         names = list(keys)
         if self._fs.async_impl:
-            infos = self._many(lambda fs, path: fs._info(path), names, "look up")  # noqa: SLF001  # as above
+            infos = self._request_many(lambda fs, path: fs._info(path), names, "look up")  # noqa: SLF001  # as above
             return {name: int(info["size"]) for name, info in infos.items()}
         found: dict[str, int] = {}
         for name in names:
@@ -202,7 +207,7 @@ class FsspecStore:
                 self._write(key, "put_file", str(path), size)
 
     def _write(self, key: str, method: str, content: bytes | str, size: int) -> None:
-        """Write a key: under another name first where half of it could be seen."""
+        """Write a key, under another name first where it would be visible half-written."""
         self._make_parent(key)
         path = self._path(key)
         target = path
@@ -215,7 +220,7 @@ class FsspecStore:
                 move = self._driver.move
                 self._request(lambda fs: move(fs, target, path))
         except BaseException as error:
-            self._made.clear()  # somebody may have removed them
+            self._made.clear()  # somebody may have removed the directories
             if target != path and not isinstance(error, (FileNotFoundError, PermissionError)):
                 with suppress(Exception):
                     self._call("rm_file", target)
@@ -257,7 +262,7 @@ class FsspecStore:
         longer = self._long_seconds(HASTY_LONG_SECONDS if is_hasty else LONG_SECONDS)
         if self._driver.probe is None:
             found = self._call("find", self._path(prefix.rstrip("/")), detail=True, more_seconds=longer)
-        else:  # names in a bucket are listed by what they begin with: no need to ask what is a directory
+        else:  # a bucket lists names by prefix: there is no need to ask what is a directory
             bucket, _, below = self._path(prefix).partition("/")
             below = f"{below}/" if below and not below.endswith("/") else below
             found = self._call("find", bucket, prefix=below, detail=True, more_seconds=longer)
@@ -267,14 +272,14 @@ class FsspecStore:
         """See `Store.delete`."""
         names = list(keys)
         if self._fs.async_impl:
-            self._many(lambda fs, path: fs._rm_file(path), names, "delete")  # noqa: SLF001  # as above
+            self._request_many(lambda fs, path: fs._rm_file(path), names, "delete")  # noqa: SLF001  # as above
             return
         for name in names:
             with self._translating(f"delete {name}"), suppress(FileNotFoundError):
                 self._call("rm_file", self._path(name))
 
     def _path(self, key: str) -> str:
-        """What the driver calls a key."""
+        """The driver's path of a key."""
         check_key(key, self.url)
         path = f"{self._root}/{key}" if key else self._root
         if strange := next((character for character in self._driver.refuses if character in path), None):
@@ -282,7 +287,7 @@ class FsspecStore:
         return path
 
     def _make_parent(self, key: str) -> None:
-        """Make the directory of a key, where there are any: object stores have none."""
+        """Make the directory of a key, except in object stores, which have none."""
         parent = self._path(key).rpartition("/")[0]
         if parent in self._made or (self._fs.async_impl and self._driver.move is None):
             return
@@ -292,16 +297,16 @@ class FsspecStore:
     def _bounded(self, size: int) -> AbstractContextManager[object]:
         return self._large if size > PART_BYTES else nullcontext()
 
-    def _many(
+    def _request_many(
         self, request: Callable[[AbstractFileSystem, str], Awaitable[T]], names: Sequence[str], verb: str
     ) -> dict[str, T]:
-        """Make one request for each name, many at a time; what is missing is left out."""
+        """Make one request for each name, many at a time; missing names are left out."""
         found: dict[str, T] = {}
         left = [(name, self._path(name)) for name in names]
-        hurried_until = time.monotonic() + self._seconds()
+        retry_deadline = time.monotonic() + self._seconds()
         seconds = self._seconds() + self._long_seconds(0)
         for attempt in range(1, self._driver.attempts + 1):
-            file_system = self._here()
+            file_system = self._file_system()
             with self._translating(f"{verb} {len(left)} keys"):
                 answers = self._run(_gather(request, file_system, [path for _, path in left], seconds))
             again = []
@@ -310,7 +315,9 @@ class FsspecStore:
                     found[name] = answer
                 elif is_gone(answer) and not diagnose(answer).is_missing_bucket:
                     continue
-                elif self._passes(answer) and attempt < self._driver.attempts and time.monotonic() < hurried_until:
+                elif (
+                    self._is_transient(answer) and attempt < self._driver.attempts and time.monotonic() < retry_deadline
+                ):
                     again.append((name, path))
                 else:
                     raise translated(answer, self.url, f"{verb} {name}", self._hidden) from shown_cause(
@@ -337,47 +344,47 @@ class FsspecStore:
         transfer_bytes: int = 0,
         more_seconds: float = 0,
     ) -> Any:
-        """Make a request; again, where that failed by chance and the driver does not try again itself."""
+        """Make a request, and retry it after a transient failure if the driver does not retry itself."""
         began = time.monotonic()
         deadline = began + self._seconds() + more_seconds + transfer_bytes / BYTES_PER_SECOND_MIN
         attempt = 1
         while True:
             try:
-                answer = request(self._here())
+                answer = request(self._file_system())
                 if asyncio.iscoroutine(answer):
                     answer = self._run(asyncio.wait_for(answer, max(0.0, deadline - time.monotonic())))
                 return answer
             except Exception as error:
                 pause = _pause(attempt)
-                passes = self._passes(error)
-                is_late = time.monotonic() + pause >= began + self._seconds()  # though what comes may take longer
-                if not passes or attempt >= self._driver.attempts or is_late:
+                is_transient = self._is_transient(error)
+                is_late = time.monotonic() + pause >= began + self._seconds()  # `deadline` is only for transfers
+                if not is_transient or attempt >= self._driver.attempts or is_late:
                     raise
                 time.sleep(pause)
                 attempt += 1
 
-    def _passes(self, error: Exception) -> bool:
-        """Tell whether a failure is of a kind that passes. If so, an only connection may be lost by it."""
-        passes = diagnose(error).is_passing
-        self._is_cut |= passes and self._driver.is_one_connection
-        return passes
+    def _is_transient(self, error: Exception) -> bool:
+        """Tell whether a failure is transient. If it is, a driver's only connection may be lost."""
+        is_transient = diagnose(error).is_transient
+        self._is_disconnected |= is_transient and self._driver.is_one_connection
+        return is_transient
 
     def _long_seconds(self, otherwise: float) -> float:
-        """How much longer what may be of any length may take; `otherwise`, where nobody notices that it hangs."""
+        """Additional seconds for requests of any length; `otherwise` if the driver does not notice silence."""
         return LONG_SECONDS if self._driver.notices_silence else otherwise
 
     def _seconds(self) -> float:
         return REQUEST_SECONDS if self._request_seconds is None else self._request_seconds
 
-    def _here(self) -> AbstractFileSystem:
-        """The driver, for this process: a forked child can't use that of its parent. Made anew if it was cut off."""
+    def _file_system(self) -> AbstractFileSystem:
+        """The driver for this process: it is made anew in a forked child, and when it was disconnected."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._large = threading.BoundedSemaphore(LARGE_REQUESTS_AT_ONCE)
-            self._is_cut = True
-        if self._is_cut and self._reopen is not None:
+            self._is_disconnected = True
+        if self._is_disconnected and self._reopen is not None:
             self._fs = self._reopen()
-        self._is_cut = False
+        self._is_disconnected = False
         return self._fs
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -403,7 +410,7 @@ class FsspecStore:
 
 
 def _read_at(file_system: AbstractFileSystem, path: str, start: int, end: int | None) -> bytes:
-    """Read a range from a driver that answers requests for one with everything."""
+    """Read a range with a driver that answers a request for a range with the whole file."""
     with file_system.open(path, "rb") as file:
         file.seek(start)
         data: bytes = file.read() if end is None else file.read(end - start)
@@ -412,11 +419,11 @@ def _read_at(file_system: AbstractFileSystem, path: str, start: int, end: int | 
 
 def _pause(attempt: int) -> float:
     longest: float = PAUSE_SECONDS * 2 ** (attempt - 1)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # spreads clients, hides nothing
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # only spreads clients, no secret
 
 
 _MODIFIED_WORDS = ("mtime", "LastModified", "last_modified", "updated", "created", "modified")
-"""What drivers call the time at which a key was written."""
+"""Drivers' names for the time when a key was written."""
 
 
 def _modified(info: Mapping[str, object]) -> datetime | None:
@@ -436,7 +443,7 @@ async def _gather(
     paths: list[str],
     seconds: float,
 ) -> list[T | Exception]:
-    """Make a request for each path, `SMALL_REQUESTS_AT_ONCE` at a time; an error takes the place of its answer."""
+    """Make a request for each path, `SMALL_REQUESTS_AT_ONCE` at a time; returns answers and errors, in order."""
     results: list[T | Exception] = [TimeoutError("it was never asked")] * len(paths)
     waiting = iter(enumerate(paths))
 
@@ -444,7 +451,7 @@ async def _gather(
         for index, path in waiting:
             try:
                 results[index] = await asyncio.wait_for(request(file_system, path), seconds)
-            except Exception as error:  # noqa: BLE001  # handed to the caller, who raises or leaves out
+            except Exception as error:  # noqa: BLE001  # the caller raises or ignores it
                 results[index] = error
 
     await asyncio.gather(*(work() for _ in range(min(SMALL_REQUESTS_AT_ONCE, len(paths)))))
@@ -452,7 +459,7 @@ async def _gather(
 
 
 def _checked_range(data: bytes, start: int, end: int | None) -> bytes:
-    """What was asked for: a driver may answer a request for a range with the whole file."""
+    """The requested range: a driver may answer with the whole file."""
     if end is not None and len(data) > end - start:
         return data[start:end]
     return data

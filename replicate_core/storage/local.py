@@ -1,4 +1,4 @@
-"""A local directory as a store: keys are files, each written whole or not at all."""
+"""A local directory as a store: keys are files, and each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from replicate_core.storage.store import Entry, check_key
 
 
 class LocalStore:
-    """A directory on this machine. Writes go to a temporary name first, to disk, and then into place.
+    """A directory on this machine. Files are written under a temporary name, flushed to disk, and then renamed.
 
-    Keys are regular files: links, pipes, sockets and devices in their places are passed over. The root may be a link.
+    Keys are regular files: links, pipes, sockets and devices in their places are ignored. The root may be a link.
     """
 
     def __init__(self, root: Path) -> None:
@@ -44,7 +44,7 @@ class LocalStore:
             return file.read() if end is None else file.read(max(0, end - start))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """See `Store.get_many`. One after the other: threads only make local reads slower."""
+        """See `Store.get_many`. Keys are read one after the other: threads would make local reads slower."""
         found: dict[str, bytes] = {}
         for key in keys:
             try:
@@ -60,7 +60,7 @@ class LocalStore:
             write_atomically(path, data)
 
     def put_file(self, key: str, path: Path) -> None:
-        """See `Store.put_file`. On the same file system the object is a second name of the file: nothing is copied."""
+        """See `Store.put_file`. On the same file system the object is a hard link to the file: nothing is copied."""
         with self._translating(f"write {key}", needed_bytes=path.stat().st_size):
             target = self._prepared(key)
             temporary = temporary_beside(target)
@@ -107,7 +107,7 @@ class LocalStore:
                 self._path(key).unlink(missing_ok=True)
 
     def release_memory(self, keys: Iterable[str]) -> None:
-        """Give back the memory in which the system keeps what was written: nobody is about to read it."""
+        """Drop these keys from the system's page cache: they will not be read soon."""
         if not hasattr(os, "posix_fadvise"):
             return
         for key in keys:
@@ -124,7 +124,7 @@ class LocalStore:
 
     def _prepared(self, key: str) -> Path:
         path = self._path(key)
-        if self._is_there and not self.root.is_dir():  # a disk that was taken away must not begin anew on another one
+        if self._is_there and not self.root.is_dir():  # if its disk was unmounted, it must not be made on another one
             raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(self.root))
         make_directories(path.parent)
         self._is_there = True
@@ -149,7 +149,7 @@ class LocalStore:
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where that can't be done."""
+    """Make a hard link to a file, or copy it where that is not possible."""
     try:
         os.link(path, target)
     except OSError as error:

@@ -19,7 +19,7 @@ from replicate_core.format.values import Value
 from replicate_core.machine.files import DEFAULT_STORAGE, names_below
 from replicate_core.redaction import without_credentials
 from replicate_core.storage.diagnosis import shown_cause, translated
-from replicate_core.storage.drivers import DRIVERS, WEBDAV, driver_of, told
+from replicate_core.storage.drivers import DRIVERS, WEBDAV, driver_of, driver_options
 from replicate_core.storage.local import LocalStore
 from replicate_core.storage.options import CREATE, hide, resolve, secrets
 from replicate_core.storage.store import Store
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PROTOCOL = "replicate"
-"""The scheme of our own URLs, which `filesystem` opens: a storage in a storage."""
+"""The scheme of our own URLs, which `filesystem` opens and which can't be a storage."""
 
 USUAL = ("s3", "gs", "az", "sftp", "webdav")
-"""The schemes that are named where one is not known."""
+"""Schemes that an error names if a scheme is unknown."""
 
 NAMES_SHOWN = 5
 """Maximum number of names in an error about what a storage holds."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _NO_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)\s*:?//")
-_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is no scheme
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/*(.*)")  # two letters or more: C:\ is not a scheme
 
 
 def open_store(
@@ -51,14 +51,14 @@ def open_store(
     Args:
         location: a URL (`s3://bucket/path`), or the path of a local directory.
         relative_to: the directory that a relative path starts from.
-        options: what its driver is told; texts may refer to the environment.
-        patient: nobody waits for it: requests may take minutes instead of seconds.
+        options: options of its driver, which may refer to environment variables.
+        patient: whether requests may take minutes instead of seconds, because nobody waits for them.
 
     Raises:
-        InvalidInput: the URL can't be one; or the driver does not know an option.
+        InvalidInput: the URL is invalid; or the driver does not know an option.
         ConfigInvalid: an option refers to a variable that is not set.
         MissingExtra: the driver for its scheme is not installed.
-        StorageFailed: it can't be reached, or refuses; or its bucket is missing, and making it was not asked for.
+        StorageFailed: it can't be reached, or refuses; or its bucket is missing, and `create` was not given.
     """
     root = local_root(location, relative_to=relative_to)
     if root is not None:
@@ -67,19 +67,19 @@ def open_store(
 
 
 def scheme(location: str) -> str:
-    """The kind of storage that a location names: the scheme of its URL in small letters; empty for a path."""
+    """The scheme of a location's URL in lower case; empty for a path."""
     found = _SCHEME.match(location)
     return found[1].lower() if found else ""
 
 
 def is_config(location: str, *, relative_to: Path) -> bool:
-    """Tell whether a location is a file that names a storage, as `replicate.yaml` does, not the storage itself."""
+    """Tell whether a location is a file that names a storage, like `replicate.yaml`, not the storage itself."""
     is_name = location.lower().endswith((".yaml", ".yml")) and not scheme(location)
     return is_name and not (relative_to / _expanded(location)).is_dir()
 
 
 def local_root(location: str, *, relative_to: Path) -> Path | None:
-    """The directory that a storage is, if it is one on this machine's disks; arguments as of `open_store`.
+    """The directory of a storage on this machine; None for any other storage. For the arguments see `open_store`.
 
     Raises:
         InvalidInput: it is neither a path nor a URL.
@@ -114,7 +114,7 @@ def _expanded(path: str) -> Path:
 
 
 def _check_is_path(location: str, relative_to: Path) -> None:
-    """Refuse a path that is most likely a mistyped URL: fsspec would take `s3:/b/k` as a local file."""
+    """Refuse a path that is most likely a mistyped URL: fsspec would treat `s3:/b/k` as a local file."""
     if not location.strip() or location != location.strip():
         raise InvalidInput(
             f"the storage {location!r} is neither a path nor a URL: it must not be empty, nor have spaces around it"
@@ -137,7 +137,7 @@ def _check_is_path(location: str, relative_to: Path) -> None:
 
 
 def found_at(store: Store) -> str:
-    """What stands where a repository was looked for, and what to do, in words.
+    """Say what is stored where a repository was expected, and what to do.
 
     Raises:
         StorageFailed: the storage can't be reached.
@@ -167,7 +167,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def within(seconds: float, make: Callable[[], T]) -> T:
-    """Do something that may never come to its end: that can't be stopped, but it need not be waited for.
+    """Call a function that may never return, and wait for it for at most `seconds`. It can't be stopped.
 
     Raises:
         TimeoutError: it took longer.
@@ -177,12 +177,12 @@ def within(seconds: float, make: Callable[[], T]) -> T:
     def run() -> None:
         try:
             made.set_result(make())
-        except BaseException as error:  # noqa: BLE001  # raised where somebody waits for it
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that waits for it
             made.set_exception(error)
 
     try:
         threading.Thread(target=run, daemon=True).start()
-    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+    except RuntimeError:  # the interpreter is exiting, and starts no more threads
         return make()
     try:
         return made.result(seconds)
@@ -193,7 +193,7 @@ def within(seconds: float, make: Callable[[], T]) -> T:
 
 
 def _checked_path(path: str, shown: str, refused: str) -> str:
-    """A path below a host or bucket, with one slash where there are several: a key that has two is not found again."""
+    """A path below a host or bucket, with repeated slashes collapsed: a key with two in a row is not found again."""
     parts = path.split("/")
     strange = next((character for character in refused if character in path), None)
     if strange is not None or "." in parts or ".." in parts:
@@ -203,17 +203,17 @@ def _checked_path(path: str, shown: str, refused: str) -> str:
 
 
 def _is_typo_of(known: str, typed: str) -> bool:
-    """Tell whether one character differs."""
+    """Tell whether two words of the same length differ in one character."""
     return len(known) == len(typed) and sum(map(operator.ne, known, typed)) == 1
 
 
 def check_scheme(url: str) -> None:
-    """Make sure that the scheme of a storage is one that something here may open.
+    """Make sure that a driver for the scheme of a storage is known.
 
     Raises:
         InvalidInput: it is not; the message names the nearest one.
     """
-    from fsspec.registry import available_protocols  # noqa: PLC0415  # 0.1 s, and a local directory needs none of it
+    from fsspec.registry import available_protocols  # noqa: PLC0415  # takes 0.1 s, and a local directory does not need it
 
     shown = without_credentials(url)
     kind = url.partition("://")[0]
@@ -244,19 +244,19 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
     if driver is WEBDAV and "@" in host:
         raise InvalidInput(f"the storage {shown!r} has a login in it: give it as an option, auth: [USER, PASSWORD]")
     create = options.pop(CREATE, False) is True
-    user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # there, it is the container
+    user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # in Azure's URLs, it is the container
     hidden = (*filter(None, (user, user.partition(":")[2])), *secrets(options))
     seconds = fsspec_store.REQUEST_SECONDS if patient else fsspec_store.HASTY_SECONDS
-    told_ = told(kind, host, options, seconds)
+    known = driver_options(kind, host, options, seconds)
 
     def make() -> tuple[AbstractFileSystem, str]:
         if driver is WEBDAV:
-            return get_filesystem_class(kind)(**told_), path  # its server is not part of the path, as fsspec thinks
-        file_system, root = url_to_fs(url, **told_)
+            return get_filesystem_class(kind)(**known), path  # fsspec would treat the server as part of the path
+        file_system, root = url_to_fs(url, **known)
         return file_system, root
 
     try:
-        get_filesystem_class(kind)  # to import it takes as long as it takes
+        get_filesystem_class(kind)  # the import is not part of the timeout
         file_system, root = within(seconds, make)
     except ImportError as error:
         todo = (
@@ -268,7 +268,7 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
     except TypeError as error:
         problem = f"storage_options of {shown} can't be used: {hide(str(error), hidden)}"
         raise InvalidInput(problem) from shown_cause(error, hidden)
-    except Exception as error:  # noqa: BLE001  # a driver may raise anything; all of it means the same
+    except Exception as error:  # noqa: BLE001  # a driver may raise anything
         raise translated(error, shown, "open the storage", hidden) from shown_cause(error, hidden)
     store = fsspec_store.FsspecStore(
         file_system,

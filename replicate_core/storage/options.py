@@ -1,6 +1,6 @@
-"""What a user tells the driver of a storage: references to the environment, what of it is secret, what is only ours.
+"""The user's options for the driver of a storage: references to the environment, secrets, and our own options.
 
-Pure: the environment is handed in. What each driver is told besides is in `drivers`.
+Pure: the environment is an argument. `drivers` adds further options for each driver.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from replicate_core.format.values import Value
 from replicate_core.redaction import REDACTED, is_secret
 
 CREATE = "create"
-"""The one option that is ours: make the bucket if it is missing."""
+"""Our own option for all schemes: whether to make the bucket if it is missing."""
 
 SECRET_CHARACTERS_MIN = 4
-"""A shorter value is not a secret; taking it out of texts would take them apart."""
+"""Minimum length of a secret: hiding shorter values would make messages unreadable."""
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}")
 _SECRET_OPTIONS = frozenset({"key", "connection_string", "sas"})
 _FILE_OPTIONS = frozenset({"client_keys", "known_hosts"})
 _WORDS = frozenset({"anon", "browser", "cache", "cloud", "google_default"})
-"""What gcsfs takes for a token that is none."""
+"""Values of gcsfs' option `token` that are not secret."""
 
 
 def resolve(options: Mapping[str, Value], environment: Mapping[str, str]) -> dict[str, Value]:
-    """The options with what `${NAME}` refers to in its place; `$${NAME}` stands for the text `${NAME}`.
+    """The options with each `${NAME}` replaced by the value of that variable; `$${NAME}` becomes the text `${NAME}`.
 
     Raises:
         ConfigInvalid: a variable is not set; the message names it, and the option.
@@ -56,7 +56,7 @@ def _resolve(value: Value, environment: Mapping[str, str], name: str) -> Value:
 
 
 def references(value: Value) -> list[str]:
-    """The variables of the environment that a value refers to, at any depth, in their order."""
+    """The environment variables that a value refers to, at any depth, in order."""
     if isinstance(value, dict):
         return [name for item in value.values() for name in references(item)]
     if isinstance(value, list):
@@ -67,7 +67,7 @@ def references(value: Value) -> list[str]:
 
 
 def secrets(options: Mapping[str, Value]) -> tuple[str, ...]:
-    """Those texts among resolved options that must be shown nowhere, the longest first."""
+    """The values in resolved options that must never be shown, the longest first."""
     return tuple(sorted(set(_secrets(dict(options), hidden=False)), key=len, reverse=True))
 
 
@@ -89,10 +89,10 @@ def _is_secret(name: str) -> bool:
     return (is_secret(name) or name.lower() in _SECRET_OPTIONS) and name not in _FILE_OPTIONS
 
 
-def in_plain(options: Mapping[str, Value]) -> list[str]:
-    """The names of unresolved options that hold a secret as it is, not a reference to the environment.
+def names_of_secrets(options: Mapping[str, Value]) -> list[str]:
+    """The names of unresolved options that hold a secret itself, not a reference to the environment.
 
-    `key` alone names an account and proves nothing: without `secret` it is of no use.
+    `key` alone only names an account: it is useless without `secret`.
     """
     return [
         name
@@ -103,7 +103,7 @@ def in_plain(options: Mapping[str, Value]) -> list[str]:
 
 
 def hide(text: str, hidden: tuple[str, ...]) -> str:
-    """The text without these secrets."""
+    """The text with these secrets redacted."""
     for secret in hidden:
         text = text.replace(secret, REDACTED)
     return text

@@ -1,6 +1,6 @@
-"""Which files of projects this user trusts: remembered by their place and by what they say, in the user's directory.
+"""Which projects' configuration files this user trusts: recorded by path and content, in the user's state directory.
 
-What of a file needs that trust is in `vetting`.
+`vetting` says what in a file needs that trust.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from replicate_core.machine.files import write_atomically
 from replicate_core.machine.ownership import state_directory
 
 TRUSTED = "REPLICATE_TRUST"
-"""Variable of the environment: directories whose files are trusted, whatever they say; for jobs that can't ask."""
+"""Environment variable for directories whose files are trusted whatever they say, for jobs that can't ask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a file says of its storage."""
+    """What a file says about its storage."""
 
     file: Path
     storage: str
-    """A URL or a path, as it stands there."""
+    """A URL or a path, as it is in the file."""
     options: Mapping[str, Value]
-    """What its driver is to be told, references not resolved."""
+    """Options of its driver, with references not resolved."""
 
     @property
     def digest(self) -> str:
-        """Stands for what the file says of its storage; everything else in it may change."""
+        """Digest of what the file says about its storage; everything else in the file may change."""
         said: Value = {"storage": self.storage, "storage_options": dict(self.options)}
         return hashlib.sha256(dumps(said).encode()).hexdigest()
 
@@ -44,10 +44,10 @@ def check_trusted(request: Request, found: Sequence[str]) -> None:
 
     Args:
         request: what the file says.
-        found: for what, as `doubts` says; empty if it asks for nothing that needs trust.
+        found: the parts that need trust, from `doubts`; empty if none does.
 
     Raises:
-        ConfigInvalid: the user has not; the message says what it is, and how to allow it.
+        ConfigInvalid: the user has not; the message names those parts, and says how to allow them.
     """
     if not found or is_trusted(request):
         return
@@ -60,7 +60,7 @@ def check_trusted(request: Request, found: Sequence[str]) -> None:
 
 
 def is_trusted(request: Request) -> bool:
-    """Tell whether the user trusts a file as it is now."""
+    """Tell whether the user trusts a file with its current content."""
     file = request.file.resolve()
     named = map(Path, os.environ.get(TRUSTED, "").split(os.pathsep))
     return file.parent in [path.resolve() for path in named if path.is_absolute()] or _read(_entry(file)) == (
@@ -70,10 +70,10 @@ def is_trusted(request: Request) -> bool:
 
 
 def trust(request: Request) -> None:
-    """Remember that the user trusts a file as it is now.
+    """Record that the user trusts a file with its current content.
 
     Raises:
-        OSError: that can't be written.
+        OSError: the record can't be written.
     """
     file = request.file.resolve()
     entry = _entry(file)
@@ -84,7 +84,7 @@ def trust(request: Request) -> None:
 
 
 def forget(file: Path) -> None:
-    """Trust a file no more.
+    """Stop trusting a file.
 
     Raises:
         NotFound: it was not trusted.
@@ -96,7 +96,7 @@ def forget(file: Path) -> None:
 
 
 def trusted() -> list[Path]:
-    """The files that were trusted, though they may say something else by now."""
+    """The files that were trusted; they may have changed since."""
     found = [_read(entry) for entry in _directory().glob("*.json")]
     return sorted(file for file, _ in filter(None, found))
 
@@ -110,7 +110,7 @@ def _entry(file: Path) -> Path:
 
 
 def _read(entry: Path) -> tuple[Path, str] | None:
-    """The file that was trusted, and its digest; None if there is no such entry that only this user can have made."""
+    """The file that was trusted, and its digest; None if there is no valid entry, or others could have written it."""
     try:
         if not (_is_private(entry.parent) and _is_private(entry)):
             return None

@@ -1,8 +1,8 @@
-"""What a file of a project may ask of a storage by itself, and what only the user may allow.
+"""Which storage options a project's configuration file may set by itself, and which only the user may allow.
 
-Pure. A project may come from anywhere, and its file is read by `replicate ls`. So options are allowed by name: those
-that can neither run nor load anything, read no file, and send nothing of the user's to where the file says. What is not
-known here counts as if it could. Whom the user trusts is in `trust`.
+Pure. A project may come from anywhere, and `replicate ls` reads its file. So options are allowed by name: those that
+can't run or load code, read files, or send anything of the user's to a place that the file names. Unknown options are
+not allowed. `trust` knows which files the user trusts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rule = Callable[[Value], bool]
 """Tells whether a value is harmless."""
 
 _USER = r"(?!-)[\w.+@-]+"
-"""A user's name that means nothing to a shell, which a driver or a command of `~/.ssh/config` may call."""
+"""A user name without special characters for a shell, which a driver or a command of `~/.ssh/config` may call."""
 _LOGIN = rf"(?:(?:{_USER})?(?::[^\s/?#\\@\x00-\x1f\x7f-\x9f]*)?@)?"
 _NAMED_OR_IPV6 = r"(?:(?!-)[\w.-]{least}(?::\d+)?|\[[0-9a-fA-F:.]+\](?::\d+)?)"
 _HTTP = re.compile(rf"https?://{_LOGIN}{_NAMED_OR_IPV6.replace('{least}', '+')}/?")
@@ -95,7 +95,7 @@ PLAIN: Mapping[str, Mapping[str, Rule]] = {
     "webdav": _WEBDAV,
     "memory": {},
 }
-"""The schemes that a file may name, and the options of each that it may give, nested ones with dots."""
+"""Schemes that a file may name, and the options of each that it may set, with dots for nested ones."""
 
 OWN_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "s3.key": ("AWS_ACCESS_KEY_ID",),
@@ -110,18 +110,18 @@ OWN_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "az.sas_token": ("AZURE_STORAGE_SAS_TOKEN",),
     "az.connection_string": ("AZURE_STORAGE_CONNECTION_STRING",),
 }
-"""The variables that a driver reads for an option by itself: a file that names one changes nothing."""
+"""Environment variables that a driver reads for an option anyway: a file that refers to one changes nothing."""
 
 _FAMILY = {"s3a": "s3", "abfs": "az", "abfss": "az"}
 
 
 def doubts(location: str, options: Mapping[str, Value], *, names_location: bool = True) -> list[str]:
-    """What a file asks for that only the user may allow, each in a few words; empty if it is harmless.
+    """What in a file only the user may allow, each in a few words; empty if the file is harmless.
 
     Args:
         location: the URL of the storage.
-        options: what its driver is to be told, references not resolved.
-        names_location: whether the file names the storage itself, too, and not only its options.
+        options: options of its driver, with references not resolved.
+        names_location: whether the file names the storage itself, not only its options.
     """
     scheme, _, rest = location.partition("://")
     scheme = scheme.lower()
@@ -150,9 +150,9 @@ def _doubts_of(scheme: str, name: str, value: Value) -> Iterator[str]:
 
 
 def _leaves(options: Mapping[str, Value], above: str = "") -> Iterator[tuple[str, Value]]:
-    """Values by their dotted names; a list is one value."""
+    """Values with their dotted names; a list is one value."""
     for name, value in options.items():
-        whole = above + name.replace(".", "[.]")  # a dot in a name is no step
+        whole = above + name.replace(".", "[.]")  # a dot in a name is not a separator
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{whole}.")
         else:

@@ -18,7 +18,7 @@ from s3_faults import Fault, FaultS3
 from storage_servers import Place, free_port, running, sshd
 
 from replicate_core.errors import ConfigInvalid, InvalidInput, NotFound, StorageFailed
-from replicate_core.storage.diagnosis import behind
+from replicate_core.storage.diagnosis import with_causes
 from replicate_core.storage.drivers import ATTEMPTS
 from replicate_core.storage.fsspec_store import HASTY_SECONDS, PROBE_SECONDS
 from replicate_core.storage.opening import open_store
@@ -46,7 +46,7 @@ def refused(action: Callable[[], object], pattern: str, *, permanent: bool) -> S
     with pytest.raises(StorageFailed, match=pattern) as caught:
         action()
     assert caught.value.permanent == permanent, caught.value
-    assert all("test-secret" not in str(error) for error in behind(caught.value)), "nor in a traceback"
+    assert all("test-secret" not in str(error) for error in with_causes(caught.value)), "nor in a traceback"
     return caught.value
 
 

@@ -73,7 +73,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 def test_each_failure_has_something_to_do(error: Exception, todo: str, permanent: bool, passes: bool) -> None:
     failure = diagnose(error)
     assert todo in failure.todo
-    assert (failure.permanent, failure.is_passing) == (permanent, passes)
+    assert (failure.permanent, failure.is_transient) == (permanent, passes)
     assert failure.reason
     assert failure.is_missing_bucket == ("create: true" in todo)
 
@@ -109,7 +109,7 @@ class TestGone:
         webdav = named("HTTPStatusError", "404 Not Found", response=named("Response", status_code=404))
         for error in (FileNotFoundError("x"), webdav, azure(None, 404)):
             assert is_gone(error)
-            assert not diagnose(error).is_passing
+            assert not diagnose(error).is_transient
 
     def test_is_not_told_by_an_error_behind_it(self) -> None:
         """What failed while something missing was dealt with has failed: it is not known to be missing."""

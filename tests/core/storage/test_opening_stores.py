@@ -15,7 +15,7 @@ from store_suite import HERE
 from replicate_core.errors import ConfigInvalid, InvalidInput, MissingExtra, StorageFailed
 from replicate_core.redaction import without_credentials
 from replicate_core.storage import fsspec_store as stores
-from replicate_core.storage.drivers import told
+from replicate_core.storage.drivers import driver_options
 from replicate_core.storage.opening import local_root, open_store, scheme
 
 
@@ -162,18 +162,18 @@ class TestOpening:
             open_store("memory://x", relative_to=HERE)
 
     def test_what_drivers_are_told_besides(self) -> None:
-        s3 = told("s3", "bucket", {"config_kwargs": {"connect_timeout": 1}, "anon": True})
+        s3 = driver_options("s3", "bucket", {"config_kwargs": {"connect_timeout": 1}, "anon": True})
         assert s3["use_listings_cache"] is False
         assert (s3["anon"], s3["config_kwargs"]["connect_timeout"]) == (True, 1)
         assert s3["config_kwargs"]["retries"] == {"total_max_attempts": 1}
-        assert told("webdav", "host:1", {"scheme": "http", "auth": ["me", "word"]}) == {
+        assert driver_options("webdav", "host:1", {"scheme": "http", "auth": ["me", "word"]}) == {
             "skip_instance_cache": True, "base_url": "http://host:1", "auth": ("me", "word"), "timeout": 30,
         }  # fmt: skip
-        assert told("webdav", "host", {})["base_url"] == "https://host"
-        assert told("sftp", "host", {})["known_hosts"] == ()
-        assert told("sftp", "host", {"known_hosts": "file"})["known_hosts"] == "file"
-        assert told("az", "box", {"read_timeout": 3})["read_timeout"] == 3
-        assert told("ftp", "host", {"tls": True}) == {
+        assert driver_options("webdav", "host", {})["base_url"] == "https://host"
+        assert driver_options("sftp", "host", {})["known_hosts"] == ()
+        assert driver_options("sftp", "host", {"known_hosts": "file"})["known_hosts"] == "file"
+        assert driver_options("az", "box", {"read_timeout": 3})["read_timeout"] == 3
+        assert driver_options("ftp", "host", {"tls": True}) == {
             "skip_instance_cache": True, "use_listings_cache": False, "tls": True,
         }  # fmt: skip
 

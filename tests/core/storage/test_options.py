@@ -6,7 +6,7 @@ import pytest
 
 from replicate_core.errors import ConfigInvalid
 from replicate_core.format.values import Value
-from replicate_core.storage.options import hide, in_plain, resolve, secrets
+from replicate_core.storage.options import hide, names_of_secrets, resolve, secrets
 
 
 class TestReferences:
@@ -73,4 +73,4 @@ def test_secrets_in_plain_are_named_and_references_are_none() -> None:
         "client_kwargs": {"aws_session_token": "plain-token"},
         "password": "abc",
     }
-    assert in_plain(options) == ["account_key", "client_kwargs"]
+    assert names_of_secrets(options) == ["account_key", "client_kwargs"]
