@@ -1,7 +1,7 @@
 """The files of checkpoints as an fsspec file system: `replicate://<id>/<path>`, for everything that opens such URLs.
 
-A reader's face: it says in fsspec's words what `Checkpoint.files` and `Checkpoint.open` know. fsspec imports it when
-such a URL is first opened, by the entry point in `pyproject.toml`; nothing else does. Storages are reached in `store`.
+It offers `Checkpoint.files` and `Checkpoint.open` through fsspec's interface. fsspec imports it when such a URL is
+first opened, by the entry point in `pyproject.toml`; nothing else does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from replicate_core.format.manifest import follow
 from replicate_core.project import Project
 
 Info: TypeAlias = dict[str, Any]
-"""What fsspec knows of a path: `name`, `size` in bytes, `type`, and for a file `created`, `checkpoint`, `step`."""
+"""fsspec's description of a path: `name`, `size` in bytes, `type`, and for a file `created`, `checkpoint`, `step`."""
 
 MOMENTS = ("best", "latest")
 
@@ -30,25 +30,25 @@ MOMENTS = ("best", "latest")
 class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """The files of the checkpoints of a project, for reading: `<experiment or checkpoint>[@best|@latest]/<path>`.
 
-    The first part is the beginning of an id. An experiment stands for its best checkpoint, else its latest, as in
-    `replicate checkout`; `@best` and `@latest` say which. The root lists the experiments. What is listed are the files
-    of the checkpoint itself; a file of the project that made it opens by its name, unless checkpoints saved that path.
-    Whatever is read is verified.
+    The first part is the beginning of an id. The id of an experiment means its best checkpoint, else its latest, as in
+    `replicate checkout`; `@best` and `@latest` choose one. The root lists the experiments. Listings show the files of
+    the checkpoint itself. A file of the project's code can be opened by its name, unless checkpoints saved that path.
+    Everything that is read is verified.
 
     Args:
-        storage: a URL or path; left out, that of the project.
-        directory: the project directory; left out, the one around the working directory.
-        storage_options: what the driver of the storage is told; as of `Project`.
-        **options: those that every fsspec file system takes.
+        storage: a URL or path; by default that of the project.
+        directory: the project directory; by default the one around the working directory.
+        storage_options: options of the storage's driver, as for `Project`.
+        **options: options that every fsspec file system accepts.
 
     Raises:
-        ConfigInvalid, InvalidInput: as of `Project`.
+        ConfigInvalid, InvalidInput: see `Project`.
 
-    A path that is not there is a `FileNotFoundError`, which says what is; other errors are those of `Checkpoint.open`.
+    A missing path raises `FileNotFoundError`, which says what exists; for other errors see `Checkpoint.open`.
     """
 
     protocol = "replicate"
-    cachable = False  # the project around the working directory is another one after `chdir`
+    cachable = False  # after `chdir`, the project around the working directory may be another one
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         self._storage_options = storage_options
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Another process reads the same project, wherever it works."""
-        return _opened, (self._storage, str(self._project.above or self._project.directory), self._storage_options)
+        """Another process reads the same project, whatever its working directory is."""
+        return _reopen, (self._storage, str(self._project.above or self._project.directory), self._storage_options)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -82,7 +82,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return {**self._files(top).tree(inner).entry(inner), "name": name}
 
     def ls(self, path: str, detail: bool = True, **_: object) -> list[Info] | list[str]:  # noqa: FBT001, FBT002  # fsspec's way
-        """What is in a directory; of a file, itself."""
+        """The contents of a directory; for a file, the file itself."""
         name = self._strip_protocol(path)
         found = list(self._below(name, 1) if name else self._below_root(1))
         if name and found[0]["type"] == "directory":
@@ -97,7 +97,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         detail: bool = False,  # noqa: FBT001, FBT002
         **_: object,
     ) -> Any:
-        """The files below a path; nothing where there is no such path."""
+        """The files below a path; empty if there is no such path."""
         if maxdepth is not None and maxdepth < 1:
             raise ValueError("maxdepth must be at least 1")
         name = self._strip_protocol(path)
@@ -110,7 +110,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         return ordered if detail else list(ordered)
 
     def exists(self, path: str, **_: object) -> bool:
-        """Tell whether something is at a path. A storage that can't be reached is an error, and no answer."""
+        """Tell whether a path exists. A storage that can't be reached is an error, not False."""
         try:
             self.info(path)
         except FileNotFoundError:
@@ -118,14 +118,14 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         return True
 
     def created(self, path: str) -> datetime | None:
-        """When the checkpoint was made that a path is in; None for the root."""
+        """When the checkpoint of a path was made; None for the root."""
         moment: datetime | None = self.info(path).get("created")
         return moment
 
     modified = created
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
-        """The bytes of a file, or those from `start` up to `end`, which count from its end where they are negative."""
+        """The bytes of a file, or those from `start` up to `end`; negative values count from the end of the file."""
         with self._open(path) as file:
             begin, stop, _step = slice(start, end).indices(file.seek(0, io.SEEK_END))
             file.seek(begin)
@@ -144,8 +144,8 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return files.checkpoint.open(tree.followed(inner))
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        """Nothing is ever written: fsspec's verbs for it end here."""
-        # No PermissionError: there are trainers that pass over that one, and would train on without saving.
+        """Refuse to write: all of fsspec's methods that change something are this one."""
+        # Not a PermissionError: some trainers ignore that one, and would continue to train without saving.
         raise InvalidInput(
             "replicate:// is for reading: what a checkpoint holds is never changed. To save one, call "
             "experiment.checkpoint(path, metrics), or give the trainer a ReplicateCallback (replicate.keras_callback, "
@@ -160,13 +160,13 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         if at and moment not in MOMENTS:
             raise NotFound(f"replicate://{top}: behind the @ must stand {' or '.join(MOMENTS)}, not {moment!r}")
         if checkpoint is None:
-            checkpoint = _moment(experiment, moment)
+            checkpoint = _chosen(experiment, moment)
         elif at:
             raise NotFound(f"replicate://{top}: {prefix!r} is a checkpoint, not an experiment: leave out '@{moment}'")
         return _Files(checkpoint)
 
     def _below(self, name: str, maxdepth: int | None) -> Iterator[Info]:
-        """What is at and below a path that is not the root."""
+        """The entries at and below a path that is not the root."""
         top, _slash, inner = name.partition("/")
         with _as_file_not_found():
             tree = self._files(top).tree(inner)
@@ -187,19 +187,19 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
                 yield from self._below(experiment.id, None if maxdepth is None else maxdepth - 1)
 
 
-def _opened(storage: str | None, directory: str, options: Mapping[str, object] | None) -> ReplicateFileSystem:
+def _reopen(storage: str | None, directory: str, options: Mapping[str, object] | None) -> ReplicateFileSystem:
     return ReplicateFileSystem(storage=storage, directory=directory, storage_options=options)
 
 
 class _Files:
-    """What can be read of a checkpoint: its own files, and by their names those of its project."""
+    """The readable files of a checkpoint: its own, and those of its project by their names."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._own = _Tree(checkpoint, checkpoint.files, checkpoint.links)
 
     def tree(self, path: str) -> _Tree:
-        """The tree that has a path: that of the checkpoint before that of the project. Raises `NotFound`."""
+        """The tree that has a path: the checkpoint's own if it has it, else the project's. Raises `NotFound`."""
         if self._own.has(path):
             return self._own
         made = self.checkpoint
@@ -210,7 +210,7 @@ class _Files:
 
 
 class _Tree:
-    """Files of a snapshot: paths to what is there, the snapshot itself at the empty one."""
+    """The files of a snapshot, by path; the empty path is the snapshot itself."""
 
     def __init__(self, checkpoint: Checkpoint, sizes: Mapping[str, int], links: Mapping[str, str]) -> None:
         self._checkpoint = checkpoint
@@ -222,7 +222,7 @@ class _Tree:
                 self.entries.setdefault("/".join(path.split("/")[:count]), self._info("directory", 0))
         self.entries |= {path: self._info("file", size) for path, size in sizes.items()}
         for path, target in self._links.items():
-            if (found := self.entries.get(self.followed(path))) is not None:  # else it leads nowhere
+            if (found := self.entries.get(self.followed(path))) is not None:  # else the link is broken
                 self.entries[path] = {**found, "islink": True, "destination": target}
 
     def _info(self, kind: str, size: int) -> Info:
@@ -237,20 +237,20 @@ class _Tree:
         }
 
     def has(self, path: str) -> bool:
-        """Tell whether something is at a path, over links or not."""
+        """Tell whether a path exists, through links or not."""
         return self.followed(path) in self.entries
 
     def followed(self, path: str) -> str:
-        """The path of what a path leads to, over links on its way."""
+        """The path that a path leads to through links."""
         return follow(path, self._links)
 
     def entry(self, path: str) -> Info:
-        """What is at a path that it has."""
+        """The description of a path that exists."""
         return self.entries[self.followed(path)]
 
 
-def _moment(experiment: Experiment, moment: str) -> Checkpoint:
-    """The checkpoint that an experiment stands for."""
+def _chosen(experiment: Experiment, moment: str) -> Checkpoint:
+    """The checkpoint of an experiment that `@best`, `@latest` or nothing chooses."""
     latest = experiment.latest()
     if latest is None:
         raise NotFound(f"the experiment {experiment.short_id} has no checkpoint")
@@ -273,7 +273,7 @@ def _within(path: str) -> str:
 
 @contextmanager
 def _as_file_not_found() -> Iterator[None]:
-    """What is not found, in the words of file systems."""
+    """Raise `NotFound` as `FileNotFoundError`, as file systems do."""
     try:
         yield
     except NotFound as error:

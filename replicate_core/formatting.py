@@ -1,4 +1,4 @@
-"""How values, sizes and durations read, in a terminal and in a notebook alike. Pure, and plain text."""
+"""How values, sizes and durations are shown, in terminals and notebooks: as plain text. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 
 def value(shown: object, *, characters: int | None) -> str:
-    """A param or metric as people read it: floats with 5 significant digits, long things cut to so many characters."""
+    """A param or metric for people: floats with 5 significant digits, long values cut to `characters`."""
     if isinstance(shown, float):
         return f"{shown:.5g}"
     if shown is None or isinstance(shown, (bool, int)):
@@ -17,12 +17,12 @@ def value(shown: object, *, characters: int | None) -> str:
 
 
 def cut(text: str, characters: int | None) -> str:
-    """The beginning of a text; all of it where None."""
+    """The first `characters` of a string; all of it if None."""
     return text if characters is None or len(text) <= characters else text[: characters - 1] + "…"
 
 
 def pairs(mapping: Mapping[str, object], *, characters: int | None) -> str:
-    """Names and values, one to a line; values as of `value`."""
+    """Names and values, one pair per line; for the values see `value`."""
     return "\n".join(f"{name}={value(item, characters=characters)}" for name, item in mapping.items())
 
 
@@ -32,7 +32,7 @@ def elapsed(passed: timedelta) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes for people: `1.5 GB`."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -46,11 +46,11 @@ NAMED = 3
 
 
 def first_few(texts: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first `NAMED` of these, and how many more there are."""
     more = f", and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return ", ".join(texts[:NAMED]) + more
 
 
 def count(number: int, what: str) -> str:
-    """So many of something: `1 job`, `2 jobs`."""
+    """A number with its noun: `1 job`, `2 jobs`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

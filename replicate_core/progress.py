@@ -1,12 +1,12 @@
-"""How far something is, for people who watch. Pure: what it looks like is for faces."""
+"""Progress reports. Pure: the command line and the notebook decide how they look."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], object]
-"""Called with how much is done and how much there is: bytes or things, as the function says that takes it."""
+"""Called with how much is done and how much there is in total; the function that accepts it says in which unit."""
 
 
 def silent(_done: int, _all: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignores all progress."""

@@ -1,6 +1,6 @@
-"""Credentials out of texts, before they are shown or recorded: URLs, command lines, tokens of known shapes.
+"""Redacting credentials in text before it is shown or recorded: URLs, command lines, tokens of known shapes.
 
-Pure. It is better to hide too much: what is hidden here is only ever looked at, never used.
+Pure. It is better to hide too much, because redacted text is only read, never used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _SECRET_WORDS = frozenset(
 )
 SECRET_ENDINGS = ("password", "passwd", "secret", "token", "apikey", "accesskey", "secretkey", "privatekey")
 WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-"""The words of a name: `dbPassword`, `HF_TOKEN`, `api-key`."""
+"""A word of a name such as `dbPassword`, `HF_TOKEN`, `api-key`."""
 
 OPTION = re.compile(r"([-+]*)([A-Za-z_][\w.\-/]*)([=:])(.*)", re.DOTALL)
 _SHORT_PASSWORD = re.compile(r"-p(?=.{6})(.*)", re.DOTALL)
 _SHORT_LOGIN = re.compile(r"([^\s:/]+):(?!\d+$)([^\s/]+)")
 _NO_PASSWORD = re.compile(r"[a-z]+(?:[-_][a-z]+)*|[\d.,:eEx+-]+|.*[/\\=].*|.+\.[a-z]\w{0,4}|.{0,5}|-.*", re.DOTALL)
-"""What stands after `-p` and is none: a word, a number, a path, a file, an assignment."""
+"""Values after `-p` that are not passwords: a word, a number, a path, a file, an assignment."""
 
 OPTION_NAME = re.compile(r"--?([A-Za-z][\w.\-]*)")
 PAIR = re.compile(r"""(["'])([\w.\-]+)\1(\s*:\s*)(["'])(.*?)\4""")
@@ -47,7 +47,7 @@ PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     re.DOTALL,
 )
-"""One as PEM or OpenPGP writes it, cut off or whole."""
+"""A private key in PEM or OpenPGP form, whole or cut off."""
 _NUMBER = re.compile(r"[\d.,eE+-]+")
 SHAPES = re.compile(
     r"\b(?:sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
@@ -56,19 +56,19 @@ SHAPES = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether a name speaks of a secret: `api-key`, `HF_TOKEN`, `dbPassword`; not `max_tokens` nor `author`."""
+    """Tell whether a name is that of a secret: `api-key`, `HF_TOKEN`, `dbPassword`; not `max_tokens` or `author`."""
     words = [word.lower() for word in WORDS.findall(name)]
     if not words:
         return False
     last = words[-1]
     if last in ("key", "keys"):
-        return len(words) > 1 and words[0] != "max"  # `max-keys=1` asks for one key of a listing
+        return len(words) > 1 and words[0] != "max"  # `max-keys=1` is a parameter of listings
     singular = last.removesuffix("s") if len(words) == 1 else last  # `--tokens` is a secret, `--max-tokens` a number
     return any(word in _SECRET_WORDS or word.endswith(SECRET_ENDINGS) for word in (*words[:-1], singular))
 
 
 def redact(text: str) -> str:
-    """Take credentials out of a text: users in URLs, values in queries, headers and JSON, keys of known shapes."""
+    """Redact credentials in a text: users in URLs, values in queries, headers and JSON, keys of known shapes."""
     text = PRIVATE_KEY.sub(REDACTED, text)
     text = _URL_USER.sub(f"{REDACTED}@", text)
     text = QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED if is_secret(found[2]) else found[3]}", text)
@@ -83,7 +83,7 @@ def _redact_pair(found: re.Match[str]) -> str:
 
 
 def redact_command(words: Sequence[str]) -> str:
-    """A command line quoted for a shell, without the values of options that speak of a secret, and as `redact`."""
+    """A command line quoted for a shell, with the values of secret options redacted, and anything `redact` finds."""
     line = " ".join(shlex.quote(word) if REDACTED not in word else word for word in _redacted_words(words))
     return line.encode("utf-8", "backslashreplace").decode("utf-8")  # a word need not be Unicode
 
@@ -111,14 +111,14 @@ def _redacted_words(words: Sequence[str]) -> Iterator[str]:
 
 
 def _is_amount(name: str, value: str) -> bool:
-    """Tell whether a value of `--pw` is a number: it is a weight or a width as often as a password."""
+    """Tell whether a value of `--pw` is a number: that is as often a weight or a width as a password."""
     return WORDS.findall(name)[-1:] == ["pw"] and _NUMBER.fullmatch(value) is not None
 
 
 def redact_short_option(before: str, word: str) -> str | None:
-    """A word without the secret that a short option names, as far as that can be told: `-p SECRET`, `-u me:SECRET`.
+    """A word with the secret of a short option redacted (`-p SECRET`, `-u me:SECRET`); None if it seems to have none.
 
-    `-p` is a port, a path or a name as often: only what looks like none of them counts as a password.
+    `-p` is as often a port, a path or a name: only a value that looks like none of these counts as a password.
     """
     if before == "-p" and not _NO_PASSWORD.fullmatch(word):
         return REDACTED
@@ -130,5 +130,5 @@ def redact_short_option(before: str, word: str) -> str | None:
 
 
 def without_credentials(url: str) -> str:
-    """A URL as it may be shown and recorded: without user, password and query."""
+    """A URL that may be shown and recorded: without user, password and query."""
     return _URL_USER.sub("", url).partition("?")[0]

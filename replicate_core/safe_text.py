@@ -1,10 +1,10 @@
-"""Texts that steer nothing they are shown in: what a repository, a path or a metric says is a stranger's. Pure."""
+"""Text that is safe to show: strings from a repository, a path or a metric are untrusted. Pure."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Text in which control, bidirectional and other invisible characters but line breaks are written as in Python."""
+    """The text with control, bidirectional and other invisible characters escaped as in Python, except line breaks."""
     if text.isprintable():
         return text
     return "".join(char if char in "\n " or char.isprintable() else ascii(char)[1:-1] for char in text)

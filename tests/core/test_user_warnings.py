@@ -44,7 +44,7 @@ def test_what_is_no_machine_s_trouble_is_raised_where_warnings_are_errors(logged
 
 def test_the_line_is_that_above_all_packages_that_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a framework calls an adapter, which calls the core."""
-    monkeypatch.setattr(user_warnings, "_passed_over", set(user_warnings._passed_over))
+    monkeypatch.setattr(user_warnings, "_skipped_packages", set(user_warnings._skipped_packages))
     framework: dict[str, object] = {"__name__": "framework.loop", "warn": warn}
     exec(compile("def fit():\n    warn('here')", "framework.py", "exec"), framework)
     with pytest.warns(UserWarning, match="here") as before:
