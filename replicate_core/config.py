@@ -244,14 +244,14 @@ class _Reader:
         seen: set[str] = set()
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self._error(key_node, f"a key of {what} must be text")
+                raise self._error(key_node, f"a key of {what} must be a string")
             key = str(key_node.value)
             if known is not None and key not in known:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known[: len(KEYS)])}"
                 raise self._error(key_node, f"{key!r} is not a key of {what}: {hint}")
             if key in seen:
-                raise self._error(key_node, f"{key!r} stands twice in {what}")
+                raise self._error(key_node, f"{key!r} occurs twice in {what}")
             seen.add(key)
             yield key, value_node
 
@@ -259,7 +259,8 @@ class _Reader:
         found = {key: self._text(entries[key], key) for key in ("storage", "repository") if key in entries}
         if len(set(found.values())) > 1:
             raise self._error(
-                entries["repository"], "'storage' and 'repository' are two names for one thing, and here they differ"
+                entries["repository"],
+                "'storage' and 'repository' are two names for the same thing, but they differ here",
             )
         return next(iter(found.values()), None)
 
@@ -277,7 +278,7 @@ class _Reader:
             given = self._value(value)
             if isinstance(given, date):  # its string may differ from what the file says
                 called = f"storage_options.{name} is a datetime.{type(given).__name__}"
-                raise self._error(value, f"{called} ({given}): put it in quotes if it is meant as text")
+                raise self._error(value, f"{called} ({given}): put it in quotes if it is meant as a string")
             try:
                 options[name] = plain(given, name=f"storage_options.{name}")
             except InvalidInput as error:
@@ -291,7 +292,7 @@ class _Reader:
         primary: PrimaryMetric | None = None
         for name, entry, fields in self._metric_entries(node):
             if name in metrics:
-                raise self._error(entry, f"{name!r} stands twice in metrics")
+                raise self._error(entry, f"{name!r} occurs twice in metrics")
             if "goal" not in fields:
                 raise self._error(entry, f"the metric {name!r} needs a goal: minimize or maximize")
             metrics[name] = self._goal(name, fields["goal"])
@@ -377,7 +378,7 @@ class _Reader:
         old = [key for key in OLD_KEYS if key in entries]
         if old:
             user_warnings.warn(
-                f"{self._file}: {', '.join(old)}: these keys of the first replicate do nothing here, and can go"
+                f"{self._file}: {', '.join(old)}: these keys of the first replicate have no effect, and can be removed"
             )
 
     def _error(self, node: yaml.Node, problem: str) -> ConfigInvalid:

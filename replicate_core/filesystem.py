@@ -147,7 +147,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         """Refuse to write: all of fsspec's methods that change something are this one."""
         # Not a PermissionError: some trainers ignore that one, and would continue to train without saving.
         raise InvalidInput(
-            "replicate:// is for reading: what a checkpoint holds is never changed. To save one, call "
+            "replicate:// is read-only: a checkpoint is never changed. To save one, call "
             "experiment.checkpoint(path, metrics), or give the trainer a ReplicateCallback (replicate.keras_callback, "
             "replicate.lightning_callback); other callbacks can write to a local directory beside it"
         )
@@ -158,7 +158,7 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         prefix, at, moment = top.partition("@")
         experiment, checkpoint = self._project.experiments.find(prefix)
         if at and moment not in MOMENTS:
-            raise NotFound(f"replicate://{top}: behind the @ must stand {' or '.join(MOMENTS)}, not {moment!r}")
+            raise NotFound(f"replicate://{top}: after the @ there must be {' or '.join(MOMENTS)}, not {moment!r}")
         if checkpoint is None:
             checkpoint = _chosen(experiment, moment)
         elif at:
@@ -257,7 +257,7 @@ def _chosen(experiment: Experiment, moment: str) -> Checkpoint:
     best = None if moment == "latest" else experiment.best()
     if best is None and moment == "best":
         raise NotFound(
-            f"the experiment {experiment.short_id} has no best checkpoint, for none has a primary metric: "
+            f"the experiment {experiment.short_id} has no best checkpoint, because none has a primary metric: "
             f"its latest is replicate://{experiment.short_id}@latest"
         )
     return best or latest

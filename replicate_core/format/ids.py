@@ -68,7 +68,7 @@ def ulid_after(previous: str, milliseconds: int, randomness: bytes) -> str:
 def ulid_number(text: str) -> int:
     """The 128-bit number behind a ULID; its top 48 bits are milliseconds since 1970."""
     if len(text) != 26 or text[0] > "7" or any(character not in _CROCKFORD for character in text):
-        raise InvalidInput(f"{text!r} is no ULID: 26 characters of {_CROCKFORD} were wanted")
+        raise InvalidInput(f"{text!r} is not a ULID: it must be 26 characters of {_CROCKFORD}")
     number = 0
     for character in text:
         number = number << 5 | _CROCKFORD.index(character)

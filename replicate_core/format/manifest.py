@@ -159,8 +159,8 @@ def size_problem(manifest: Manifest, size_bytes: int | None) -> str | None:
     if size_bytes in (None, manifest.total_bytes):
         return None
     return (
-        f"lists {manifest.total_bytes} bytes of files, and {size_bytes} were recorded: it is that of another snapshot, "
-        "copied or moved there. Restore it from a copy of the repository"
+        f"lists {manifest.total_bytes} bytes of files, but {size_bytes} were recorded: it belongs to another snapshot, "
+        "and was copied or moved there. Restore it from a copy of the repository"
     )
 
 
@@ -211,7 +211,7 @@ def _decode_part(plain: list[Value], objects: list[tuple[str, int]]) -> Part:
     part = Part(key, expect_count(offset), expect_count(length), _digest(digest), encoding)
     for count in (part.length, part.stored_bytes):
         if not 0 < count <= PART_BYTES_MAX:
-            raise Corrupted(f"a part of {count} bytes: 1 to {PART_BYTES_MAX} are possible")
+            raise Corrupted(f"a part has {count} bytes: it must have 1 to {PART_BYTES_MAX}")
     if part.offset + part.stored_bytes > object_bytes:
         raise Corrupted(f"a part ends beyond the {object_bytes} bytes of its object {key}")
     return part
@@ -340,7 +340,7 @@ def _parents(path: str) -> Iterable[str]:
 def digest_hex(digest: str) -> str:
     """The hexadecimal part of a digest, which is part of an object's key."""
     if not _DIGEST.fullmatch(digest):
-        raise InvalidInput(f"{digest!r} is not a digest: 'sha256:' and 64 hexadecimal characters were wanted")
+        raise InvalidInput(f"{digest!r} is not a digest: it must be 'sha256:' and 64 hexadecimal characters")
     return digest.partition(":")[2]
 
 

@@ -173,7 +173,7 @@ def read(key: str, data: bytes) -> Record | None:
     said = document.get("experiment"), document.get("kind")
     if (name := record_name(key)) is None or (name.experiment, name.kind) != said:
         raise Corrupted(
-            f"the record {key} is one of the kind {said[1]!r} of the experiment {said[0]!r}: it was copied or moved "
+            f"the record {key} holds one of kind {said[1]!r} of the experiment {said[0]!r}: it was copied or moved "
             "there. Restore it from a copy of the repository"
         )
     return decode(document, key=key)

@@ -120,7 +120,7 @@ def expect_count(value: Value) -> int:
 def expect_text(value: Value) -> str:
     """The value, if it is text; else `Corrupted`."""
     if not isinstance(value, str):
-        raise Corrupted(f"{value!r} is not text")
+        raise Corrupted(f"{value!r} is not a string")
     return value
 
 

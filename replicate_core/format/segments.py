@@ -248,11 +248,11 @@ def _decode_pieces(experiments: Sequence[Value], blocks: int) -> dict[str, Piece
         experiment, number, summary, names = expect_list(item)
         block = expect_count(number)
         if not isinstance(experiment, str) or not is_id(experiment) or block >= blocks or experiment in pieces:
-            raise Corrupted(f"{experiment!r} in block {block} is not an experiment of it")
+            raise Corrupted(f"{experiment!r} in block {block} is not a valid experiment")
         texts: list[str] = expect_list(names)  # type: ignore[assignment]  # `join` raises TypeError for anything but strings
         joined = "\n".join(texts) + "\n"
         if not _NAMES.fullmatch(joined) or joined.count("\n") != len(texts):
-            raise Corrupted(f"the names of the records of {experiment} are none")
+            raise Corrupted(f"the names of the records of {experiment} are invalid")
         pieces[experiment] = Piece(experiment, _decode_summary(summary), texts, block, lines[block])
         lines[block] += len(texts)
     return pieces
@@ -288,5 +288,5 @@ def _unpack(data: bytes, bytes_max: int, key: str) -> tuple[bytes, bytes]:
     except zlib.error as error:
         raise Corrupted(f"the segment {key} is damaged: {error}") from error
     if not unpacker.eof:
-        raise Corrupted(f"the segment {key} is damaged: it ends too early, or is larger than is read")
+        raise Corrupted(f"the segment {key} is damaged: it ends too early, or is too large")
     return text, unpacker.unused_data

@@ -106,8 +106,8 @@ def _plain(value: object, name: str, depth: int) -> Value:
         return _plain_mapping(fields, name, depth)
     raise InvalidInput(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__} ({_shown(value)}), which can't be recorded. "
-        "Give a number, a text, a bool, None, an array, a date or time, a path, a member of an Enum, a dataclass, a "
-        "dtype, or a list, set or dict of these; str(...) records its text"
+        "Give a number, a string, a bool, None, an array, a date or time, a path, a member of an Enum, a dataclass, a "
+        "dtype, or a list, set or dict of these; str(...) records it as a string"
     )
 
 
@@ -158,18 +158,18 @@ def _plain_mapping(mapping: Mapping[object, object], name: str, depth: int) -> d
         is_known = hasattr(given, "dtype") or isinstance(given, enum.Enum)  # np.int64, say
         key = _plain(given, f"a key of {name}", depth + 1) if is_known else given
         if isinstance(key, bool) or not isinstance(key, (str, int, float)):
-            raise InvalidInput(f"{name} has the key {_shown(key)} of type {type(key).__name__}: keys must be text")
+            raise InvalidInput(f"{name} has the key {_shown(key)} of type {type(key).__name__}: keys must be strings")
         called = f"the key {_shown(key)} of {name}" if isinstance(key, str) else f"a key of {name}"
         text = str(_plain(key, called, depth + 1))
         if text in result:
-            raise InvalidInput(f"{name} has the key {text!r} twice, once as text and once as a number")
+            raise InvalidInput(f"{name} has the key {text!r} twice, once as a string and once as a number")
         result[text] = _plain(item, f"{name}[{text!r}]", depth + 1)
     return result
 
 
 def _whole(number: int, name: str) -> int:
     if abs(number) >= _WHOLE_LIMIT:
-        raise InvalidInput(f"{name} is a number of more than {WHOLE_DIGITS_MAX} digits: record its text instead")
+        raise InvalidInput(f"{name} is a number of more than {WHOLE_DIGITS_MAX} digits: record it as a string instead")
     return number
 
 
@@ -302,5 +302,5 @@ def renamed(name: str, value: T | None, former: str, former_value: T | None) -> 
         InvalidInput: it is given under both.
     """
     if value is not None and former_value is not None:
-        raise InvalidInput(f"{name} and {former} are two names of one argument: give {name} alone")
+        raise InvalidInput(f"{name} and {former} are two names of the same argument: give only {name}")
     return former_value if value is None else value

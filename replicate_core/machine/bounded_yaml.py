@@ -78,7 +78,7 @@ class BoundedLoader(yaml.SafeLoader):
     def _finish(self, node: yaml.Node, before: int, mark: yaml.Mark, *, is_alias: bool) -> None:
         if is_alias:
             if id(node) not in self._cost_of:
-                raise TooLarge("an alias stands inside of what it refers to", mark)
+                raise TooLarge("an alias is inside the value that it refers to", mark)
             self._pay(self._cost_of[id(node)], mark)
             return
         if isinstance(node, yaml.ScalarNode):
@@ -102,5 +102,5 @@ def read_text(file: Path) -> str:
     """
     data = read_regular(file, FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
-        raise OSError(f"it has more than {FILE_BYTES_MAX} bytes, which is not a configuration")
+        raise OSError(f"it has more than {FILE_BYTES_MAX} bytes, which is too large for a configuration file")
     return data.decode("utf-8")

@@ -116,9 +116,9 @@ def scan(
         InvalidInput: a link leads out of the project, a name is not Unicode, or `start` can't be read.
     """
     if inside := next((directory for directory in skipped if start.is_relative_to(directory)), None):
-        raise InvalidInput(f"{start} lies in {inside}, which is where everything is stored: it can't be saved itself")
+        raise InvalidInput(f"{start} is in {inside}, where everything is stored: that can't be saved itself")
     if forbidden := next(filter(is_forbidden, start.relative_to(root).parts), None):
-        raise InvalidInput(f"{start} lies in {forbidden}, which is never saved")
+        raise InvalidInput(f"{start} is in {forbidden}, which is never saved")
     if start.is_file():
         return Tree({_unicode(_relative(root, start), rules): start.resolve()}, root=root)
     if not start.is_dir():
@@ -127,7 +127,7 @@ def scan(
     walk.through(start)
     for path in walk.tree.links:
         if problem := link_problem(path, walk.tree.links):
-            raise InvalidInput(f"{problem}. Mend it, or {rules.advice}")
+            raise InvalidInput(f"{problem}. Fix it, or {rules.advice}")
     found = walk.tree
     files, links = dict(sorted(found.files.items())), dict(sorted(found.links.items()))
     return Tree(files, links, tuple(sorted(walk.empty)), found.unreadable, root)
@@ -448,7 +448,9 @@ def working_directory(path: object = "") -> Path:
             ) from error
         if isinstance(path, (str, os.PathLike)) and (_is_absolute(path) or "://" in os.fspath(path)):
             return Path("/")
-        raise InvalidInput(f"path {path!r} starts from the working directory, which is gone: give it whole") from error
+        raise InvalidInput(
+            f"path {path!r} is relative to the working directory, which is gone: give an absolute one"
+        ) from error
 
 
 def _is_absolute(path: str | os.PathLike[str]) -> bool:

@@ -113,7 +113,7 @@ def is_held(path: Path) -> bool:
 def _take(path: Path, flags: int) -> int | None:
     """A descriptor that holds the lock, or shares it if it is opened for reading; None if somebody else holds it."""
     if not AVAILABLE:
-        raise OSError(errno.ENOSYS, "this system has no locks that a process can't leave behind", str(path))
+        raise OSError(errno.ENOSYS, "this system has no locks that are released when a process ends", str(path))
     # If a link or a pipe is in the place of the lock, it is neither followed nor waited for.
     descriptor = open_above(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:

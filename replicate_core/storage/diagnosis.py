@@ -45,12 +45,12 @@ class _Kind:
 
 _BUCKET = _Kind(
     "the bucket does not exist",
-    "Make it, or have it made (`replicate --create ls`, or create: true in storage_options), or mend its name",
+    "Create it (`replicate --create ls`, or create: true in storage_options), or correct its name",
     permanent=True,
 )
 _NO_CREDENTIALS = _Kind(
     "there are no credentials",
-    "Give credentials the way its tools take them (docs/storage.md has a section for each storage), or under "
+    "Set up credentials as for its own tools (docs/storage.md has a section for each storage), or give them under "
     "storage_options in replicate.yaml as ${VARIABLE}",
     permanent=True,
 )
@@ -66,7 +66,7 @@ _FORBIDDEN = _Kind(
 )
 _HOST_KEY = _Kind(
     "the key of the host is not known here",
-    "Connect once by hand (`ssh HOST`) and accept its key, or check that nobody stands in between",
+    "Connect once by hand (`ssh HOST`) and accept its key, or check that nobody intercepts the connection",
     permanent=True,
 )
 _UNREACHABLE = _Kind("it can't be reached", "Check the host, the port and the network", permanent=False)
@@ -79,37 +79,37 @@ _TLS = _Kind(
 _SLOW = _Kind(
     "it did not answer in time", "Check the network, the server and your credentials, then try again", permanent=False
 )
-_BUSY = _Kind("it has too much to do", "Try again later", permanent=False)
-_BROKEN = _Kind("the server failed", "Try again later; the reason is in the log of the server", permanent=False)
+_BUSY = _Kind("it is overloaded", "Try again later", permanent=False)
+_BROKEN = _Kind("the server failed", "Try again later; the server's log has the reason", permanent=False)
 _CONFLICT = _Kind("somebody else wrote it at the same time", "Try again", permanent=False)
 _CUT = _Kind("the connection was lost", "Check the network, then try again", permanent=False)
-_NAME = _Kind("the name can't be used there", "Mend the storage in replicate.yaml", permanent=True)
+_NAME = _Kind("the name can't be used there", "Correct the storage in replicate.yaml", permanent=True)
 _TOO_LARGE = _Kind(
-    "a file may not be so large there",
+    "the file is too large for it",
     "Raise the limit for the size of a file (`ulimit -f`), or name a storage without one in replicate.yaml",
     permanent=True,
 )
 _READ_ONLY = _Kind("it is read-only", "It is read-only: name another storage in replicate.yaml", permanent=True)
 _IN_THE_WAY = _Kind(
     "a file is in the way",
-    "A file stands where a directory is needed: name another storage in replicate.yaml",
+    "There is a file where a directory is needed: name another storage in replicate.yaml",
     permanent=True,
 )
 _GONE = _Kind(
     "it is not there", "Check the storage named in replicate.yaml, the network and your credentials", permanent=True
 )
-_NO_RANGE = _Kind("nothing is there", "Ask for less", permanent=True)
+_NO_RANGE = _Kind("nothing is there", "Request a smaller range", permanent=True)
 _OPTION = _Kind(
     "an option is not known",
-    "One of storage_options is not known to the driver, or a value can't be one; docs/storage.md says where each is "
+    "The driver does not know one of storage_options, or a value is invalid; docs/storage.md says where each is "
     "described (the address of an S3 server is endpoint_url)",
     permanent=True,
 )
 _UNKNOWN = _Kind("", "Check the storage named in replicate.yaml, the network and your credentials", permanent=False)
 
 _LOCKED = _Kind(
-    "the bucket locks what is written to it, and takes nothing without a checksum",
-    "The bucket has an object lock, and takes only what comes with a checksum: write config_kwargs: "
+    "the bucket has an object lock, and accepts only writes with a checksum",
+    "The bucket has an object lock, and accepts only writes with a checksum: write config_kwargs: "
     "{request_checksum_calculation: when_supported} below storage_options, or name a bucket without a lock",
     permanent=True,
 )

@@ -151,7 +151,7 @@ class FsspecStore:
                 else:
                     raise
             if not isinstance(data, bytes):
-                raise ConnectionError("the driver answered with nothing")
+                raise ConnectionError("the driver returned nothing")
         return _checked_range(data, start, end)
 
     def _is_directory(self, key: str) -> bool:
@@ -283,7 +283,7 @@ class FsspecStore:
         check_key(key, self.url)
         path = f"{self._root}/{key}" if key else self._root
         if strange := next((character for character in self._driver.refuses if character in path), None):
-            raise InvalidInput(f"{path!r} can't be used in {self.url}: there, no name may have a {strange!r}")
+            raise InvalidInput(f"{path!r} can't be used in {self.url}: names there can't contain {strange!r}")
         return path
 
     def _make_parent(self, key: str) -> None:
@@ -444,7 +444,7 @@ async def _gather(
     seconds: float,
 ) -> list[T | Exception]:
     """Make a request for each path, `SMALL_REQUESTS_AT_ONCE` at a time; returns answers and errors, in order."""
-    results: list[T | Exception] = [TimeoutError("it was never asked")] * len(paths)
+    results: list[T | Exception] = [TimeoutError("no request was made")] * len(paths)
     waiting = iter(enumerate(paths))
 
     async def work() -> None:

@@ -86,20 +86,20 @@ def local_root(location: str, *, relative_to: Path) -> Path | None:
     """
     if "::" in location:
         shown = without_credentials(location)
-        raise InvalidInput(f"the storage {shown!r} is a chain of URLs: name the last one alone, without '::'")
+        raise InvalidInput(f"the storage {shown!r} is a chain of URLs: give only the last one, without '::'")
     found = _SCHEME.match(location)
     if "${" in location:
         raise InvalidInput(
-            f"the storage {without_credentials(location)!r} has a reference to the environment in it, which only "
-            "storage_options may have"
+            f"the storage {without_credentials(location)!r} contains a reference to the environment, which only "
+            "storage_options may"
         )
     if found is None:
         _check_is_path(location, relative_to)
         return relative_to / _expanded(location)
     if found[1].lower() == PROTOCOL:
         raise InvalidInput(
-            f"the storage {without_credentials(location)!r} can't be one: {PROTOCOL}:// reads what checkpoints hold, "
-            "and writes nothing. Name where it is stored: a path, or a URL such as s3://bucket/path"
+            f"the storage {without_credentials(location)!r} is invalid: {PROTOCOL}:// can only read checkpoints. "
+            "Name the place where they are stored: a path, or a URL such as s3://bucket/path"
         )
     if found[1] in ("file", "local"):
         return relative_to / _expanded(location[found.end() :])
@@ -121,8 +121,8 @@ def _check_is_path(location: str, relative_to: Path) -> None:
         )
     if is_config(location, relative_to=relative_to):
         raise InvalidInput(
-            f"the storage {location!r} is a file that names one, or a directory that is not there: name the storage "
-            "itself, a path or a URL; only --storage, sync, cp, import and Project(storage=...) take such a file"
+            f"the storage {location!r} is a file that names one, or a missing directory: name the storage itself, "
+            "a path or a URL; only --storage, sync, cp, import and Project(storage=...) accept such a file"
         )
     if (found := _NO_COLON.match(location)) is not None and found[1].lower() in DRIVERS:
         meant = f"{found[1].lower()}://{without_credentials('x://' + location[found.end() :]).removeprefix('x://')}"
@@ -150,8 +150,8 @@ def found_at(store: Store) -> str:
         return f"it is a project, which keeps its experiments in {store.root / DEFAULT_STORAGE}: name that"
     if store.names(KEEPSAKE_EXPERIMENTS):
         return (
-            "what stands there is a repository of Keepsake or of the first replicate: `replicate import` and this URL "
-            "take its experiments over into the storage of the project"
+            "it holds a repository of Keepsake or of the first replicate: `replicate import` and this URL copy its "
+            "experiments into the storage of the project"
         )
     names = store.names("")
     shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
@@ -198,7 +198,7 @@ def _checked_path(path: str, shown: str, refused: str) -> str:
     strange = next((character for character in refused if character in path), None)
     if strange is not None or "." in parts or ".." in parts:
         what = repr(strange) if strange is not None else "'.' or '..'"
-        raise InvalidInput(f"the storage {shown!r} has {what} in its path, which can't be there: write it without")
+        raise InvalidInput(f"the storage {shown!r} has {what} in its path, which is not allowed: leave that out")
     return "/".join(filter(None, parts))
 
 
@@ -242,7 +242,7 @@ def _open_fsspec(url: str, options: dict[str, Value], *, patient: bool) -> Store
     if driver.needs and not host:
         raise InvalidInput(f"the storage {shown!r} names no {driver.needs.lower()}: write {kind}://{driver.needs}/PATH")
     if driver is WEBDAV and "@" in host:
-        raise InvalidInput(f"the storage {shown!r} has a login in it: give it as an option, auth: [USER, PASSWORD]")
+        raise InvalidInput(f"the storage {shown!r} contains a login: give it as an option, auth: [USER, PASSWORD]")
     create = options.pop(CREATE, False) is True
     user = host.rpartition("@")[0] if driver.extra != "azure" else ""  # in Azure's URLs, it is the container
     hidden = (*filter(None, (user, user.partition(":")[2])), *secrets(options))

@@ -47,8 +47,8 @@ def _resolve(value: Value, environment: Mapping[str, str], name: str) -> Value:
             return reference[1]
         if reference[2] not in environment:
             raise ConfigInvalid(
-                f"storage_options: {name} refers to the variable {reference[2]!r} of the environment, which is not set "
-                f"here: export {reference[2] or 'NAME'}=... before you start, or write $${{...}} for the text itself"
+                f"storage_options: {name} refers to the environment variable {reference[2]!r}, which is not set here: "
+                f"export {reference[2] or 'NAME'}=... before you start, or write $${{...}} for the literal text"
             )
         return environment[reference[2]]
 

@@ -52,10 +52,10 @@ def check_trusted(request: Request, found: Sequence[str]) -> None:
     if not found or is_trusted(request):
         return
     raise ConfigInvalid(
-        f"{request.file} asks for what only you may allow, because it could run commands, read files or send secrets: "
-        f"{'; '.join(found)}. If you know where it comes from, run `replicate trust {shlex.quote(str(request.file))}` "
-        f"once; where nobody can type that, set {TRUSTED}={shlex.quote(str(request.file.parent))}. docs/storage.md "
-        "says what needs no trust"
+        f"{request.file} asks for something that only you may allow, because it could run commands, read files or send "
+        f"secrets: {'; '.join(found)}. If you know where it comes from, run "
+        f"`replicate trust {shlex.quote(str(request.file))}` once; in jobs where nobody can type that, set "
+        f"{TRUSTED}={shlex.quote(str(request.file.parent))}. docs/storage.md says what needs no trust"
     )
 
 
@@ -92,7 +92,7 @@ def forget(file: Path) -> None:
     try:
         _entry(file.resolve()).unlink()
     except FileNotFoundError as error:
-        raise NotFound(f"{file} is not trusted: there is nothing to take back") from error
+        raise NotFound(f"{file} is not trusted: there is nothing to undo") from error
 
 
 def trusted() -> list[Path]:

@@ -128,7 +128,7 @@ def doubts(location: str, options: Mapping[str, Value], *, names_location: bool 
     found = []
     if scheme not in PLAIN:
         if names_location:
-            found.append(f"a driver for {scheme}://, of which nothing is known here")
+            found.append(f"a driver for {scheme}://, which is unknown here")
     elif names_location and scheme != "memory" and not _HOST.fullmatch(rest.partition("/")[0]):
         found.append("a storage whose host has unusual characters in its name")
     for name, value in _leaves(options):

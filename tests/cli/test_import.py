@@ -165,7 +165,7 @@ class TestWhereNothingIsImportedYet:
     def test_one_that_is_named_as_the_storage_is_called_what_it_is(self, cli: Cli, keepsake: Path) -> None:
         code, _, err = cli("ls", "-S", str(keepsake))
         assert code == 1
-        assert "is a repository of Keepsake or of the first replicate: `replicate import` and this URL" in err
+        assert "holds a repository of Keepsake or of the first replicate: `replicate import` and this URL" in err
 
     def test_from_below_the_project_the_whole_path_is_named(
         self, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch

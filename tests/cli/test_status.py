@@ -83,10 +83,10 @@ def test_a_storage_that_is_not_reached_is_said_beside_all_else(cli, code: Path) 
     assert status == 3
     assert "train.py/storage (not reached)" in out
     assert "data/train.csv" in out
-    assert "A file stands where a directory is needed" in err
+    assert "There is a file where a directory is needed" in err
     status, out, _ = cli("-S", "train.py/storage", "status", "--json")
     assert (status, json.loads(out)["reachable"]) == (3, False)
-    assert "A file stands" in json.loads(out)["problem"]
+    assert "There is a file" in json.loads(out)["problem"]
 
 
 def test_credentials_of_the_storage_are_not_shown(cli, code: Path) -> None:

@@ -34,7 +34,7 @@ def test_it_says_what_it_allows_and_lists_and_takes_it_back(cli: Cli, asking: Pa
     assert code == 0
     assert f"Trusted as it is now: {asking}. It may use:\n  storage_options.proxy_command, which is not a plain" in out
     assert cli("trust", "--list")[1] == f"{asking}\n"
-    assert "asks for what only you may allow" not in cli("ls")[2]
+    assert "asks for something that only you may allow" not in cli("ls")[2]
     assert cli("trust", "--revoke", str(asking))[:2] == (0, f"Not trusted any more: {asking}\n")
     assert cli("ls")[0] == 2
     code, _, err = cli("trust", "--revoke")

@@ -190,7 +190,7 @@ class TestLoading:
             ("metrics:\n  - {name: a, goal: up}\n", "line 2: the goal of 'a' must be minimize or maximize, not 'up'"),
             (
                 "metrics:\n  - {name: a, goal: minimize}\n  - {name: a, goal: maximize}\n",
-                "line 3: 'a' stands twice in metrics",
+                "line 3: 'a' occurs twice in metrics",
             ),
         ],
         ids=["no name", "a number", "no goal", "a text", "goal", "twice"],
@@ -217,7 +217,9 @@ class TestLoading:
         assert loaded(tmp_path, "metrics: {loss: {goal: minimize}}\n").primary_metric is None
 
     def test_old_keys_are_taken_with_one_warning(self, tmp_path: Path) -> None:
-        with pytest.warns(UserWarning, match=r"replicate\.yaml: python, install: these keys .* do nothing") as caught:
+        with pytest.warns(
+            UserWarning, match=r"replicate\.yaml: python, install: these keys .* have no effect"
+        ) as caught:
             config = loaded(tmp_path, "python: 3.7\ninstall: [pip install x]\nstorage: here\n")
         assert len(caught) == 1
         assert config.storage == "here"
@@ -297,8 +299,11 @@ WRONG = {
         "storage: a\nqqq: here\n",
         "line 2: 'qqq' is not a key .*known are: storage, .*, compression, spool, quiet, redact$",
     ),
-    "a key twice": ("storage: a\nstorage: b\n", "line 2: 'storage' stands twice in the file"),
-    "two storages": ("storage: a\nrepository: b\n", "line 2: 'storage' and 'repository' are two names for one thing"),
+    "a key twice": ("storage: a\nstorage: b\n", "line 2: 'storage' occurs twice in the file"),
+    "two storages": (
+        "storage: a\nrepository: b\n",
+        "line 2: 'storage' and 'repository' are two names for the same thing",
+    ),
     "an empty storage": ("storage:\n", "line 1: 'storage' must be a URL or a path, .* not None"),
     "a blank storage": ("storage: '  '\n", "line 1: 'storage' must be a URL or a path"),
     "a numeric storage": ("\nstorage: 5\n", "line 2: 'storage' must be a URL or a path, .* not 5"),
@@ -330,7 +335,7 @@ WRONG = {
         "spool: {zzz: 1}\n",
         "line 1: 'zzz' is not a key .*known are: directory, limit, keep_free, when_full$",
     ),
-    "a key of the spool twice": ("spool:\n  limit: 1\n  limit: 2\n", "line 3: 'limit' stands twice in spool"),
+    "a key of the spool twice": ("spool:\n  limit: 1\n  limit: 2\n", "line 3: 'limit' occurs twice in spool"),
     "a blank directory of the spool": ("spool: {directory: ' '}\n", "line 1: 'directory' must be a"),
     "a numeric directory of the spool": ("spool: {directory: 5}\n", "line 1: 'directory' must be a .* not 5"),
     "a limit with another unit": (

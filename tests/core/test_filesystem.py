@@ -153,7 +153,7 @@ class TestWhichProjectIsRead:
 
     def test_a_storage_can_not_be_one_of_our_own_urls(self, experiment: replicate.Experiment) -> None:
         for storage in (f"replicate://{experiment.id}", "Replicate://x"):
-            with pytest.raises(replicate.InvalidInput, match="can't be one: replicate:// reads"):
+            with pytest.raises(replicate.InvalidInput, match="is invalid: replicate:// can only read"):
                 replicate.Project(storage=storage)
 
 
@@ -350,7 +350,7 @@ class TestWhatIsNotThere:
         [
             ("zzzz/model.bin", "has an id that begins with 'zzzz'"),
             ("EXPERIMENT/model", "has no file 'model'; it has 'out/"),
-            ("EXPERIMENT@bset/out/model.bin", "must stand best or latest, not 'bset'"),
+            ("EXPERIMENT@bset/out/model.bin", "there must be best or latest, not 'bset'"),
             ("EXPERIMENT", "is a directory: name a file in it"),
             ("EXPERIMENT/out", "is a directory: name a file in it"),
         ],
@@ -422,7 +422,7 @@ class TestWhatIsNotThere:
 def test_nothing_is_written(
     experiment: replicate.Experiment, fs: ReplicateFileSystem, write: Callable[[ReplicateFileSystem, str], object]
 ) -> None:
-    with pytest.raises(replicate.InvalidInput, match=r"for reading: .* experiment\.checkpoint\(path, metrics\)"):
+    with pytest.raises(replicate.InvalidInput, match=r"is read-only: .* experiment\.checkpoint\(path, metrics\)"):
         write(fs, f"replicate://{experiment.id}/out/model.bin")
     assert fs.cat_file(f"{experiment.id}/out/model.bin") == b"weights of step 1"
 

@@ -197,7 +197,7 @@ class TestTheWordsOfKeepsake:
         assert found(tmp_path / "one") == found(tmp_path / "two") == {"train.py": "code", "model": "weights"}
 
     def test_are_not_taken_beside_those_of_today(self, project: Path) -> None:
-        with pytest.raises(replicate.InvalidInput, match="storage and repository are two names of one argument"):
+        with pytest.raises(replicate.InvalidInput, match="storage and repository are two names of the same argument"):
             replicate.Project(storage="a", repository="b")
         write(project, model="weights")
         with replicate.init({}) as experiment:

@@ -326,12 +326,16 @@ class TestAWorkingDirectoryThatIsGone:
 
     @pytest.mark.usefixtures("gone")
     def test_a_relative_storage_starts_from_it(self, project: Path) -> None:
-        with pytest.raises(replicate.InvalidInput, match="'archive' starts from the working directory, which is gone"):
+        with pytest.raises(
+            replicate.InvalidInput, match="'archive' is relative to the working directory, which is gone"
+        ):
             replicate.Project(storage="archive", directory=project)
 
     @pytest.mark.usefixtures("gone")
     def test_so_does_a_relative_project(self) -> None:
-        with pytest.raises(replicate.InvalidInput, match="'project' starts from the working directory, which is gone"):
+        with pytest.raises(
+            replicate.InvalidInput, match="'project' is relative to the working directory, which is gone"
+        ):
             replicate.Project(directory="project")
 
     @pytest.mark.usefixtures("gone")

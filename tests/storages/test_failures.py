@@ -150,7 +150,9 @@ class TestS3:
     def test_options_refer_to_the_environment(self, on_s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MY_SECRET", "test-secret")
         hasty(on_s3, secret="${MY_SECRET}").put("key", b"data")
-        with pytest.raises(ConfigInvalid, match=r"secret refers to the variable 'NO_SUCH'.*export NO_SUCH="):
+        with pytest.raises(
+            ConfigInvalid, match=r"secret refers to the environment variable 'NO_SUCH'.*export NO_SUCH="
+        ):
             hasty(on_s3, secret="${NO_SUCH}")
 
     def test_an_option_that_its_driver_does_not_know_is_named(self, on_s3: Place) -> None:
@@ -265,7 +267,7 @@ class TestS3:
         )
 
     def test_a_name_that_no_bucket_can_have(self, s3: FaultS3) -> None:
-        refused(lambda: hasty(Place("s3://No_Bucket!/x", **s3.options)), "Mend the storage", permanent=True)
+        refused(lambda: hasty(Place("s3://No_Bucket!/x", **s3.options)), "Correct the storage", permanent=True)
 
     def test_a_url_without_a_bucket(self) -> None:
         for url in ("s3://", "s3:///path", "gs://", "az:///x"):

@@ -233,7 +233,7 @@ def test_a_part_must_name_an_object_of_the_manifest(number):
 @pytest.mark.parametrize("length", [0, PART_BYTES_MAX + 1, COUNT_MAX])
 def test_a_part_must_be_of_a_length_that_can_be_held_in_memory(length):
     changed = one_part(0, 0, length, DIGEST, size=length) | {"objects": [[OBJECT, COUNT_MAX]]}
-    assert f"a part of {length} bytes" in refused(changed)
+    assert f"a part has {length} bytes" in refused(changed)
 
 
 def test_a_part_must_be_of_a_length_that_can_be_held_in_memory_when_it_is_encoded_too():
@@ -583,7 +583,7 @@ def test_a_manifest_that_lists_another_size_than_was_recorded_is_that_of_another
     manifest = Manifest({"a": File(7, 0o644, ()), "b": File(3, 0o644, ())})
     assert size_problem(manifest, None) is None
     assert size_problem(manifest, 10) is None
-    assert "lists 10 bytes of files, and 7 were recorded" in size_problem(manifest, 7)
+    assert "lists 10 bytes of files, but 7 were recorded" in size_problem(manifest, 7)
 
 
 def test_the_digest_of_a_pack_comes_back_and_must_be_one():

@@ -293,7 +293,7 @@ def test_an_id_of_a_checkpoint_that_is_none_is_corrupted(value):
 @pytest.mark.parametrize("value", NO_MANIFESTS, ids=repr)
 def test_a_manifest_key_that_is_none_is_corrupted(value):
     for word, place in (("created", "manifest"), ("resumed", "manifest"), ("checkpoints", "checkpoint.manifest")):
-        with pytest.raises(Corrupted, match=r"is not (a key of a manifest|text)"):
+        with pytest.raises(Corrupted, match=r"is not (a key of a manifest|a string)"):
             decode(changed(word, place, value), key=KEY)
-    with pytest.raises(Corrupted, match=r"is not (a key of a manifest|text)"):
+    with pytest.raises(Corrupted, match=r"is not (a key of a manifest|a string)"):
         decode(changed("repacked", "manifests", {f"manifests/{'1' * 26}.json": value}), key=KEY)

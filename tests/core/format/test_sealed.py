@@ -117,7 +117,7 @@ def test_text_lists_and_mappings_are_taken_as_they_are():
 
 @pytest.mark.parametrize("other", [None, True, 1, 1.0, [], {}])
 def test_nothing_else_is_text(other):
-    with pytest.raises(Corrupted, match="is not text"):
+    with pytest.raises(Corrupted, match="is not a string"):
         expect_text(other)
 
 

@@ -177,7 +177,7 @@ class TestDamage:
         good = encode(KEY, [group()])
         monkeypatch.setattr(segments, "BLOCK_BYTES_MAX", 100)
         segment = decode(good, key=KEY)
-        with pytest.raises(Corrupted, match="larger than is read"):
+        with pytest.raises(Corrupted, match="is too large"):
             segment.lines(segment.pieces[ONE])
         monkeypatch.setattr(segments, "HEAD_BYTES_MAX", 10)
         assert not is_whole(KEY, good)

@@ -406,13 +406,13 @@ def test_a_key_that_is_no_unicode_is_refused():
 
 @pytest.mark.parametrize("key", [None, True, np.bool_(1), (1, 2), b"net", 1j], ids=repr)
 def test_keys_of_other_types_are_refused(key):
-    with pytest.raises(InvalidInput, match=r"params\['model'\] has the key .*: keys must be text"):
+    with pytest.raises(InvalidInput, match=r"params\['model'\] has the key .*: keys must be strings"):
         plain({"model": {key: 1}}, name="params")
 
 
 @pytest.mark.parametrize("mapping", [{1: "a", "1": "b"}, {"0.5": "a", 0.5: "b"}])
 def test_keys_that_become_the_same_text_are_refused(mapping):
-    with pytest.raises(InvalidInput, match="twice, once as text and once as a number"):
+    with pytest.raises(InvalidInput, match="twice, once as a string and once as a number"):
         plain(mapping, name="params")
 
 
@@ -448,7 +448,7 @@ def test_the_deepest_structure_that_is_taken_comes_back():
 def test_an_argument_may_be_given_under_its_former_name_but_not_under_both():
     assert renamed("new", "a", "old", None) == renamed("new", None, "old", "a") == "a"
     assert renamed("new", None, "old", None) is None
-    with pytest.raises(InvalidInput, match="new and old are two names of one argument: give new alone"):
+    with pytest.raises(InvalidInput, match="new and old are two names of the same argument: give only new"):
         renamed("new", "a", "old", "a")
 
 

@@ -37,7 +37,7 @@ REFUSED = {
     "a number of base sixty": (f"code_limit: 1{':59' * 100_000}\n", "line 1: .*a number has more than 400"),
     "a long number": (f"quiet: 0x{'f' * 100_000}\n", "line 1: .*a number has more than 400"),
     "a huge file": ("#" * (FILE_BYTES_MAX + 1), "can't be read: it has more than"),
-    "a key that is a mapping": ("? {a: b}\n: c\n", "line 1: a key of the file must be text"),
+    "a key that is a mapping": ("? {a: b}\n: c\n", "line 1: a key of the file must be a string"),
 }
 
 

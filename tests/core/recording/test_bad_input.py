@@ -316,10 +316,10 @@ class TestStorage:
         (project / "replicate.yaml").write_text("storage: file/storage\n")
         for path in (".", None):
             with pytest.raises(
-                replicate.StorageFailed, match="A file stands where a directory is needed: name another"
+                replicate.StorageFailed, match="There is a file where a directory is needed: name another"
             ):
                 replicate.init({}, path=path)
-        with pytest.raises(replicate.StorageFailed, match="A file stands where a directory is needed"):
+        with pytest.raises(replicate.StorageFailed, match="There is a file where a directory is needed"):
             replicate.experiments.list()
 
     def test_that_was_made_by_a_newer_version(self, project: Path) -> None:

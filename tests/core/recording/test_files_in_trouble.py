@@ -289,7 +289,7 @@ class TestDirectoriesThatMove:
         monkeypatch.chdir(project / "gone")
         (project / "gone").rmdir()
         made = experiment.checkpoint(project / "model.bin", {}, step=0)
-        with pytest.raises(replicate.InvalidInput, match="starts from the working directory, which is gone"):
+        with pytest.raises(replicate.InvalidInput, match="is relative to the working directory, which is gone"):
             experiment.checkpoint("model.bin", {})
         monkeypatch.chdir(project)
         experiment.stop()

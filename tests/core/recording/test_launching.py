@@ -67,7 +67,7 @@ class TestAStorageThatRefuses:
 
     def test_a_place_that_can_not_be_written(self, project: Path) -> None:
         (project.parent / "file").touch()
-        self.refused(project, "../file/storage", replicate.StorageFailed, "A file stands where a directory is needed")
+        self.refused(project, "../file/storage", replicate.StorageFailed, "There is a file where a directory is needed")
 
     def test_a_repository_of_a_newer_version(self, project: Path) -> None:
         self.put_format(project, '{"format": 99, "digest": "sha256"}')
@@ -91,7 +91,7 @@ class TestAStorageThatRefuses:
     def test_the_same_without_a_recorder(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REPLICATE_RECORDER", "none")
         (project.parent / "file").touch()
-        self.refused(project, "../file/storage", replicate.StorageFailed, "A file stands where a directory is needed")
+        self.refused(project, "../file/storage", replicate.StorageFailed, "There is a file where a directory is needed")
         self.refused(project, "nosuch://bucket/x", replicate.InvalidInput, "'nosuch', which nothing here can open")
         self.put_format(project, '{"format": 99, "digest": "sha256"}')
         self.refused(project, "../storage", replicate.TooNew, "has format 99")

@@ -469,7 +469,7 @@ class TestSwapped:
         assert (damage.checkpoint, "another snapshot" in damage.problem) == (notes.id, True)
         later = replicate.experiments.get(pair.first.id).checkpoints[1]
         for read in (later.open, lambda: later.checkout(project / "out")):
-            with pytest.raises(Corrupted, match="90 bytes of files, and 7 were recorded"):
+            with pytest.raises(Corrupted, match="90 bytes of files, but 7 were recorded"):
                 read()
 
     def test_what_of_an_earlier_version_cannot_be_told_is_counted(self, storage: Path, alike) -> None:

@@ -162,7 +162,7 @@ class TestWhatCanNotBeRead:
         mine, theirs = (states[experiment].created.manifest for experiment in (due.kept, other))
         content = seal(encode(due.repository().manifest(theirs)))
         shelf.objects[mine] = (content, shelf.objects[mine][1])
-        self.refuses(due, Corrupted, f"nothing was pruned.*{mine} lists 4000 bytes of files, and 2000 were recorded")
+        self.refuses(due, Corrupted, f"nothing was pruned.*{mine} lists 4000 bytes of files, but 2000 were recorded")
 
     def test_a_storage_that_does_not_tell_times_is_left_alone(self, due: Site, shelf: MemoryStore) -> None:
         shelf.tells_times = False

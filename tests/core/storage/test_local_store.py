@@ -126,7 +126,7 @@ class TestLocalStore(StoreSuite):
         store = LocalStore(tmp_path / "file/storage")
         (tmp_path / "staged").write_text("")
         for action in (lambda: store.put("a/b", b""), lambda: store.put_file("a/b", tmp_path / "staged")):
-            with pytest.raises(StorageFailed, match=r"can't write a/b in .*/file/storage: .*A file stands where"):
+            with pytest.raises(StorageFailed, match=r"can't write a/b in .*/file/storage: .*There is a file where"):
                 action()
         assert store.list("") == []
 

@@ -56,7 +56,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("location", ["${RUNS}/here", "s3://bucket/${RUN}", "s3://${BUCKET}/run"])
     def test_references_are_for_options(self, location: str, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInput, match="has a reference to the environment in it, which only storage_options"):
+        with pytest.raises(InvalidInput, match="contains a reference to the environment, which only storage_options"):
             open_store(location, relative_to=tmp_path)
 
     @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ class TestOpening:
         [
             ("sftp:///path", "names no host: write sftp://HOST/PATH"),
             ("webdav://", "names no host: write webdav://HOST/PATH"),
-            ("webdav://me:hunter22@host/path", r"has a login in it: give it as an option, auth: \[USER"),
+            ("webdav://me:hunter22@host/path", r"contains a login: give it as an option, auth: \[USER"),
             ("s3://bucket/a/../b", r"has '\.' or '\.\.' in its path"),
             ("sftp://host/what#", r"has '#' in its path"),
             ("webdav://host/50%", "has '%' in its path"),

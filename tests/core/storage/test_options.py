@@ -32,7 +32,9 @@ class TestReferences:
 
     @pytest.mark.parametrize(("text", "shown"), [("${MISSING}", "MISSING"), ("${}", "")])
     def test_a_variable_that_is_not_set_is_named_with_its_option(self, text: str, shown: str) -> None:
-        with pytest.raises(ConfigInvalid, match=rf"nested\.list\[1\] refers to the variable '{shown}'.*export"):
+        with pytest.raises(
+            ConfigInvalid, match=rf"nested\.list\[1\] refers to the environment variable '{shown}'.*export"
+        ):
             resolve({"nested": {"list": ["", text]}}, {"KEY": "k"})
 
 

@@ -35,7 +35,9 @@ def asking(project: Path, text: str = MINE, name: str = "replicate.yaml") -> Req
 def test_a_file_that_asks_for_more_is_refused_with_the_reason_and_the_way_to_allow_it(project: Path, text: str) -> None:
     asking(project, text)
     file = project / "replicate.yaml"
-    with pytest.raises(replicate.ConfigInvalid, match=rf"{file} asks for what .* run `replicate trust {file}` once"):
+    with pytest.raises(
+        replicate.ConfigInvalid, match=rf"{file} asks for something .* run `replicate trust {file}` once"
+    ):
         replicate.Project()
     with pytest.raises(replicate.ConfigInvalid, match=f"set REPLICATE_TRUST={project}"):
         replicate.init()
@@ -54,7 +56,7 @@ def test_what_is_trusted_is_taken_until_its_storage_changes(project: Path) -> No
     assert is_trusted(asking(project, f"quiet: true\n{MINE}")), "what has nothing to do with the storage may change"
     for other in (MINE.replace("localhost", "evil"), MINE.replace("bucket", "other"), f"{MINE[:-2]}, anon: true}}\n"):
         asking(project, other)
-        with pytest.raises(replicate.ConfigInvalid, match="asks for what only you may allow"):
+        with pytest.raises(replicate.ConfigInvalid, match="asks for something that only you may allow"):
             replicate.Project()
     assert is_trusted(asking(project)), "what was trusted still is"
 

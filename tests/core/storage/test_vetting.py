@@ -65,7 +65,7 @@ DOUBTED: list[tuple[str, dict[str, Value], str]] = [
     ("webdav://host", {"verify": False}, "storage_options.verify, which"),
     ("webdav://host", {"auth": "token"}, "storage_options.auth with a value"),
     ("memory://x", {"anything": 1}, "storage_options.anything, which is not a plain option of memory"),
-    ("http://host/x", {}, "a driver for http://, of which nothing is known here"),
+    ("http://host/x", {}, "a driver for http://, which is unknown here"),
     ("reference://x", {"fo": "x"}, "a driver for reference://"),
     ("filecache://x", {"target_protocol": "file"}, "a driver for filecache://"),
     ("hdfs://x", {}, "a driver for hdfs://"),

@@ -219,7 +219,7 @@ class TestReachingTheStorage:
 
     def test_what_is_in_the_way_is_said(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (project / "file").touch()
-        with pytest.raises(StorageFailed, match="A file stands where a directory is needed"):
+        with pytest.raises(StorageFailed, match="There is a file where a directory is needed"):
             replicate.Project(storage="file/below").reach()
         with pytest.raises(InvalidInput, match="has the scheme"):
             replicate.Project(storage="foo://bar").reach()
