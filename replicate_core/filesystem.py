@@ -171,7 +171,8 @@ class ReplicateFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         with _as_file_not_found():
             tree = self._files(top).tree(inner)
             yield {**tree.entry(inner), "name": name}
-            above = _within(tree.followed(inner))
+            followed = tree.followed(inner)
+            above = f"{followed}/" if followed else ""
         for path, info in tree.entries.items():
             if path.startswith(above) and path:
                 rest = path[len(above) :]
@@ -265,10 +266,6 @@ def _chosen(experiment: Experiment, moment: str) -> Checkpoint:
 
 def _directory(name: str) -> Info:
     return {"name": name, "size": 0, "type": "directory"}
-
-
-def _within(path: str) -> str:
-    return f"{path}/" if path else ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where the large members of containers lie: zip archives (`.pt`, `.keras`, `.npz`), safetensors, pickles.
+"""Where the large members of containers are: zip archives (`.pt`, `.keras`, `.npz`), safetensors, pickles.
 
 Pure, and safe on hostile input: sizes that the bytes claim are never allocated, nothing is executed, and a file that
 can't be understood has no members. `chunks` decides where a file is cut.
@@ -84,7 +84,7 @@ def _directory(read: Read, end: int) -> tuple[int, int, int]:
     directory = directory_end - directory_bytes
     base = directory - directory_offset
     if base < 0 or directory_bytes > _HEADER_BYTES_MAX:
-        raise ValueError("the central directory does not lie in the file, or is too large")
+        raise ValueError("the central directory is not in the file, or is too large")
     return directory, directory_end, base
 
 
@@ -94,14 +94,14 @@ def _directory_members(read: Read, directory: int, directory_end: int, base: int
     while at + _ENTRY.size <= len(data):
         signature, *_, stored, full, name, extra, comment, _, _, _, local = _ENTRY.unpack_from(data, at)
         if signature != b"PK\1\2":
-            raise ValueError("no entry of a central directory")
+            raise ValueError("not an entry of a central directory")
         if _LARGE in (stored, full, local):
             begin = at + _ENTRY.size + name
             stored, local = _zip64(data[begin : begin + extra], stored, full, local)
         if stored >= at_least:
             start = base + local
             if start + _LOCAL.size > directory:
-                raise ValueError("a member that does not lie before the directory")
+                raise ValueError("a member that is not before the directory")
             *_, local_name, local_extra = _LOCAL.unpack(_read_exactly(read, start, _LOCAL.size, b"PK\3\4"))
             start += _LOCAL.size + local_name + local_extra
             yield start, start + stored
@@ -125,14 +125,14 @@ def _zip64(extra: bytes, stored: int, full: int, local: int) -> tuple[int, int]:
 def _read_exactly(read: Read, offset: int, length: int, signature: bytes) -> bytes:
     data = read(offset, length) if offset >= 0 else b""
     if len(data) != length or data[:4] != signature:
-        raise ValueError("something else stands there")
+        raise ValueError("another signature is there")
     return data
 
 
 def _safetensors_members(read: Read, size: int, head: bytes) -> Iterator[Span]:
     (length,) = struct.unpack_from("<Q", head)
     if length > min(_HEADER_BYTES_MAX, size - 8):
-        raise ValueError("the header does not lie in the file, or is too large")
+        raise ValueError("the header is not in the file, or is too large")
     for name, tensor in json.loads(read(8, length)).items():
         if name != "__metadata__":
             start, end = tensor["data_offsets"]

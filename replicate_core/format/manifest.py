@@ -1,4 +1,4 @@
-"""Manifests: the files of one snapshot, and where in the repository the bytes of each lie.
+"""Manifests: the files of one snapshot, and where in the repository their bytes are.
 
 Pure. A manifest may come from anyone who can write to the storage, so reading one checks everything that could lead
 out of a directory or make a reader allocate without bound. `reading` fetches the bytes.
@@ -81,7 +81,7 @@ class Manifest:
     directories: tuple[str, ...] = ()
     """Empty directories."""
     object_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Size of each object that a part lies in, by key."""
+    """Size of each object that holds a part, by key."""
     object_digests: Mapping[str, str] = field(default_factory=dict)
     """Digest of each pack among them, by key: of all its bytes, including those between its members."""
 

@@ -246,7 +246,7 @@ def loads(text: str | bytes) -> Value:
 
 
 def is_deeper(value: Value, levels: int) -> bool:
-    """Tell whether lists and mappings are nested deeper than so many levels."""
+    """Tell whether lists and mappings are nested deeper than `levels`."""
     layer = [value]
     for _ in range(levels):
         layer = [inner for outer in layer for inner in _inside(outer)]

@@ -170,7 +170,10 @@ class _Walk:
                 continue
             except OSError as error:
                 if directory == start:
-                    raise InvalidInput(_unreadable(start, error, rules)) from error
+                    raise InvalidInput(
+                        f"{start} can't be read ({error.strerror}), so it can't be saved. Make it readable, or "
+                        f"{rules.advice}"
+                    ) from error
                 path = _unicode(_relative(self._root, directory), rules)
                 self._note_unreadable(path, error)
                 continue
@@ -275,10 +278,6 @@ def _names(directory: Path) -> list[str]:
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as found:
         return sorted(found, key=lambda entry: entry.name)
-
-
-def _unreadable(path: Path, error: OSError, rules: IgnoreRules) -> str:
-    return f"{path} can't be read ({error.strerror}), so it can't be saved. Make it readable, or {rules.advice}"
 
 
 def _relative(root: Path, path: Path) -> str:

@@ -29,10 +29,6 @@ Probe = Callable[[Any, str, str], Awaitable[object]]
 Options = dict[str, Any]
 
 
-def _no_options(_: Options, __: str, ___: float) -> Options:
-    return {}
-
-
 async def _move_sftp(file_system: Any, source: str, target: str) -> None:
     await file_system._mv(source, target)  # noqa: SLF001  # fsspec's way for asynchronous callers
 
@@ -49,7 +45,7 @@ class Driver:
     """The extra of our package that installs it."""
     package: str | None = None
     """The package on PyPI that it is in. Messages name it because `replicate` on PyPI is somebody else's package."""
-    options: Callable[[Options, str, float], Options] = _no_options
+    options: Callable[[Options, str, float], Options] = lambda *_: {}
     """Returns further options for it, from the user's options, the part of the URL between `://` and `/`, and the
     number of seconds for which it may be silent."""
     reading: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +53,8 @@ class Driver:
     writing: Callable[[int], Options] = lambda _: {}
     """Returns the arguments of a request that writes so many bytes."""
     attempts: int = 1
-    """Maximum number of attempts at a request with transient failures. If more than 1, the driver must not retry."""
+    """Maximum number of attempts at a request with transient failures. If it is more than 1, the driver's own retries
+    are switched off."""
     probe: Probe | None = None
     """Fails if the container is missing. None: there are no containers, only directories, which are made."""
     move: Callable[[Any, str, str], Any] | None = None

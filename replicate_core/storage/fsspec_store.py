@@ -357,7 +357,8 @@ class FsspecStore:
             except Exception as error:
                 pause = _pause(attempt)
                 is_transient = self._is_transient(error)
-                is_late = time.monotonic() + pause >= began + self._seconds()  # `deadline` is only for transfers
+                # Not by `deadline`, which includes the time for the transfer.
+                is_late = time.monotonic() + pause >= began + self._seconds()
                 if not is_transient or attempt >= self._driver.attempts or is_late:
                     raise
                 time.sleep(pause)
