@@ -28,7 +28,7 @@ REFUSED = {
         f"{OPTIONS}&a {{k: v}}\n  b: {{<<: [{'*a, ' * 20_000}]}}\n",
         "line 3: .*aliases that multiply",
     ),
-    "an alias inside of itself": (f"{OPTIONS}&a [*a]\n", "line 2: .*inside of what it refers to"),
+    "an alias inside of itself": (f"{OPTIONS}&a [*a]\n", "line 2: .*inside the value that it refers to"),
     "lists in lists": (f"{OPTIONS}{'[' * 100_000}\n", f"line 2: .*nested deeper than {DEPTH_MAX} levels"),
     "mappings in mappings": (f"storage_options: {'{a: ' * 100_000}\n", "line 1: .*nested deeper"),
     "dashes": (f"{OPTIONS}\n    {'- ' * 100_000}\n", "line 3: .*nested deeper"),
