@@ -1,7 +1,6 @@
-"""Trains one form of a model in a process of its own, for `test_model_forms`, which is killed there, or is not.
+"""Trains one form of a model in the current directory, for `test_model_forms`.
 
-Reads lines from standard input: a directory, the name of a form, and after how many batches to kill itself, or 0. Each
-is a process that is forked from this one, where Keras is imported by then; its exit status is the answer.
+Takes the name of a form, and the number of batches after which it kills itself, or 0.
 """
 
 from __future__ import annotations
@@ -527,21 +526,5 @@ def train(name: str, kill_after: int) -> None:
     Path("ended.json").write_text(json.dumps({"epochs": history.epoch, "variables": digests}))
 
 
-def serve() -> None:
-    """Fork a process for each line."""
-    for line in sys.stdin:
-        directory, name, kill_after = line.rstrip("\n").split("\t")
-        child = os.fork()
-        if child == 0:
-            Path(directory).mkdir(exist_ok=True)
-            os.chdir(directory)
-            said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
-            train(name, int(kill_after))
-            sys.exit()
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
 if __name__ == "__main__":
-    serve()
+    train(sys.argv[1], int(sys.argv[2]))

@@ -7,14 +7,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from forking import Ended, ForkServer
 from kit import steps
 from small_fits import Breaking, assert_equal, fit, new_model
 from stores import manifest_of
@@ -101,26 +100,20 @@ for how in hows:
 """
 
 
-def train(directory: Path, path: str, how: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+def train(forks: ForkServer, directory: Path, path: str, how: str, kill_after: int = 0) -> Ended:
     """Train in a process of its own, which kills itself after so many batches, if any."""
-    (directory / "train.py").write_text(TRAINING)
-    done = subprocess.run(
-        [sys.executable, "train.py", path, how, str(kill_after)],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == (-signal.SIGKILL if kill_after else 0), done.stderr
-    return done
+    program = directory / "train.py"
+    program.write_text(TRAINING)
+    ended = forks.run(program, directory, path, how, kill_after)
+    assert ended.status == (-signal.SIGKILL if kill_after else 0), ended.stderr
+    return ended
 
 
 @pytest.fixture(scope="module")
-def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def wholes(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each kind of training ends with that nobody kills. To what it is saved makes no difference."""
     hows = ("built", "unbuilt", "averaged")
-    done = train(tmp_path_factory.mktemp("wholes"), "model.keras", ",".join(hows))
+    done = train(forks, tmp_path_factory.mktemp("wholes"), "model.keras", ",".join(hows))
     epochs, *ends = zip(*(line.split("|", 1) for line in done.stdout.splitlines()), strict=True)
     assert set(epochs) == {str(list(range(EPOCHS)))}, "EarlyStopping ended it"
     return dict(zip(hows, *ends, strict=True))
@@ -135,14 +128,14 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ],
 )
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
-    tmp_path: Path, wholes: dict[str, str], path: str, how: str, kills: int
+    tmp_path: Path, forks: ForkServer, wholes: dict[str, str], *, path: str, how: str, kills: int
 ) -> None:
     seed = os.environ.get("REPLICATE_KILLS_SEED", str(time.time_ns()))
     print(f"REPLICATE_KILLS_SEED={seed}")
     chance = random.Random(seed)
     for _ in range(kills):
-        train(tmp_path, path, how, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
-    last = train(tmp_path, path, how)
+        train(forks, tmp_path, path, how, chance.randint(BATCHES + 1, EPOCHS * BATCHES // kills))
+    last = train(forks, tmp_path, path, how)
     assert "replicate: resuming the experiment" in last.stderr
     epochs, end = last.stdout.strip().split("|", 1)
     assert 0 < len(ast.literal_eval(epochs)) < EPOCHS
