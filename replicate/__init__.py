@@ -11,12 +11,15 @@ This is the face: names that users import. They live in `replicate_core`, `repli
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 import replicate_core
 from replicate.progress import TerminalNotifier
-from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 from replicate_core import __all__ as _core_names
 from replicate_core.recording.notices import set_notifier
+
+if TYPE_CHECKING:
+    from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 
@@ -26,12 +29,14 @@ _ADAPTERS = ("keras_callback", "lightning_callback", "pl_callback")
 
 
 def __getattr__(name: str) -> object:
-    """Import an adapter when it is first used: only then its framework is needed. And names of the version before."""
+    """Import a name when it is first used: an adapter needs its framework, and the core its modules."""
     if name in _ADAPTERS:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in replicate_core.FORMER:
-        return getattr(replicate_core, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__ and name not in replicate_core.FORMER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(replicate_core, name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
