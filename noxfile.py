@@ -56,6 +56,8 @@ OLDEST_PYTHON = "python3.10"
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 """The versions that the sessions install, known to work together; `nox -s constraints` refreshes them."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of thousands of processes compiles all that it imports
+
 for _variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "UV_CONSTRAINT", "UV_BUILD_CONSTRAINT"):
     os.environ[_variable] = str(CONSTRAINTS)
 
@@ -251,12 +253,14 @@ def _runs(python: str) -> bool:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run every code block of the README and the docs, and every program in `examples/`."""
+    """Run every code block of the README and the docs, every program in `examples/`, and every benchmark, small."""
     _install_torch(session)
     session.install(".[keras,lightning,notebook]", "jax", "scikit-learn", *TEST_TOOLS)
     environment = {"KERAS_BACKEND": "torch", "MPLBACKEND": "Agg"}
     session.run("pytest", "tests/docs", *session.posargs, env=environment)
     session.run("pytest", "tests/examples", *session.posargs, env={"KERAS_BACKEND": "jax"})
+    for benchmark in sorted(set((ROOT / "benchmarks").glob("*.py")) - {ROOT / "benchmarks" / "side_by_side.py"}):
+        session.run("python", str(benchmark), "--small", env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session

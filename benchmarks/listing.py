@@ -1,6 +1,6 @@
 """What listing costs: `replicate ls` of very many experiments, on a local disk and on S3, beside MLflow's search.
 
-    python benchmarks/listing.py [--experiments 10000] [--mlflow PYTHON] [--only local s3 mlflow]
+    python benchmarks/listing.py [--small] [--experiments 10000] [--mlflow PYTHON] [--only local s3 mlflow]
 
 Generates experiments of five records each: code, three checkpoints, the end, with 120 packages and the params and
 metrics of a small training; spread over a hundred days. What is measured runs in a process of its own each time, and
@@ -99,6 +99,7 @@ print(json.dumps([len(found), time.perf_counter() - wall]))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--small", action="store_true", help="50 experiments on the local disk, to see that it works")
     parser.add_argument("--mlflow", help="a Python interpreter that has MLflow")
     parser.add_argument("--only", nargs="+", choices=["local", "s3", "mlflow"], default=["local", "s3", "mlflow"])
     parser.add_argument("--serve", nargs=2, metavar=("DIRECTORY", "PORT"), help=argparse.SUPPRESS)
@@ -106,9 +107,10 @@ def main() -> None:
     if arguments.serve:
         serve(Path(arguments.serve[0]), int(arguments.serve[1]))
         return
+    count, only = (50, ["local"]) if arguments.small else (arguments.experiments, arguments.only)
     with tempfile.TemporaryDirectory() as directory:
         os.environ["REPLICATE_CACHE"] = f"{directory}/cache"
-        measure(Path(directory), arguments.experiments, arguments.only, arguments.mlflow)
+        measure(Path(directory), count, only, arguments.mlflow)
 
 
 def measure(directory: Path, count: int, only: list[str], mlflow: str | None) -> None:

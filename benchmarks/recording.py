@@ -103,7 +103,7 @@ class Size:
 
 
 FULL = Size((100, 1000), 9, 100_000, 10, 10_000, 12, 3)
-SMALL = Size((10, 50), 3, 10_000, 4, 1_000, 2, 3)
+SMALL = Size((10,), 2, 10_000, 2, 300, 1, 2)
 
 
 # Projects to record, and what is in them.
@@ -118,6 +118,7 @@ def project(storage: str = "storage") -> Iterator[Path]:
         directory.mkdir()
         url = f"slow://{directory.parent}/storage" if storage == "slow" else "../storage"
         (directory / "replicate.yaml").write_text(f"storage: {url}\nquiet: true\n")
+        os.environ["REPLICATE_TRUST"] = str(directory)  # its driver is unknown to replicate
         os.chdir(directory)
         try:
             yield directory
@@ -135,6 +136,7 @@ def surroundings() -> Iterator[None]:
         (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-storage\nVersion: 1\n")
         (facts / "entry_points.txt").write_text("[fsspec.specs]\nslow = slow_storage:SlowFileSystem\n")
         os.environ["REPLICATE_CACHE"] = str(Path(room) / "cache")
+        sys.path.insert(0, room)  # for this process, which knows it too
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [room, os.environ.get("PYTHONPATH")]))
         os.environ["PYTHONPYCACHEPREFIX"] = str(Path(room) / "compiled")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it
@@ -466,7 +468,7 @@ PARTS: dict[str, Callable[[Size], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--small", action="store_true", help="about a minute, to see that it works")
+    parser.add_argument("--small", action="store_true", help="half a minute, to see that it works")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="the parts to run")
     arguments = parser.parse_args()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())

@@ -473,14 +473,14 @@ def resident_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--small", action="store_true", help="a tenth of the size, to see that it works")
+    parser.add_argument("--small", action="store_true", help="a fortieth of the size, to see that it works")
     parser.add_argument("--memory", type=int, metavar="MEBIBYTES", help="only measure the memory that saving takes")
     parser.add_argument("--only", nargs="*", help="parts of the names of the series to run")
     arguments = parser.parse_args()
     if arguments.memory:
         peak_memory(arguments.memory)
         return
-    scale = 10 if arguments.small else 1
+    scale = 40 if arguments.small else 1
     for name, (series, goal) in SERIES.items():
         if arguments.only and not any(part in name for part in arguments.only):
             continue
@@ -490,7 +490,7 @@ def main() -> None:
             continue
         compare(name, series, goal, scale)
     if not arguments.only and Path("/proc/self/statm").exists():
-        megabytes = 200 if arguments.small else 2048
+        megabytes = 50 if arguments.small else 2048
         # In a process of its own: this one holds memory of the frameworks, and would use that.
         subprocess.run([sys.executable, __file__, "--memory", str(megabytes)], check=True)
 
