@@ -48,7 +48,7 @@ def test_another_start_of_the_same_run_is_found_by_its_texts(
     assert resuming.is_same_run(old, new)
     for record in (old, *([renamed] if name is not None else [])):
         line = seal(record_codec.encode(record)).decode()
-        assert all(text in line for text in resuming._texts_of_same_run(new))
+        assert all(text in line for text in resuming._strings_of_same_run(new))
 
 
 class TestWhichRun:
