@@ -182,7 +182,7 @@ class Backlog:
         if cause not in self._warned_of_waiting:
             self._warned_of_waiting.add(cause)
             why = "storing is slower than training, and " if cause is None else ""
-            done = "gives up the files of those that wait" if replaces else "waits for room"
+            done = "drops the files of checkpoints that wait" if replaces else "waits for room"
             warn_only(f"{why}checkpoint() {done}: {lack}")
         if not (replaces and self._withdraw_one()):
             time.sleep(WAIT_SECONDS)
@@ -214,7 +214,7 @@ class Backlog:
             raise self._no_room(error) from error
         if free - needed >= keep_free:
             return None
-        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} are left to others (keep_free)"
+        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} must stay free (keep_free)"
         return self._full(needed, waiting, what)
 
     def _withdraw_one(self) -> bool:
@@ -256,7 +256,7 @@ class Backlog:
         what = f"{count(left.jobs, 'job')} of the experiment {ids.short(self._queue.experiment)}"
         where = f"{megabytes(left.total_bytes)} in {self._queue.directory}"
         if self._launched.is_alive():
-            but = f", as far as that can be: {left.trouble}" if left.trouble else ""
+            but = f", as far as possible: {left.trouble}" if left.trouble else ""
             return f"{what} ({where}) are still being stored in the background{but}. If that stops: `replicate sync`"
         reason = left.trouble or self._last_trouble() or self._queue.write_problem() or _GONE
         return f"{what} could not be stored yet, and wait ({where}): {reason}. `replicate sync` stores them"

@@ -53,8 +53,8 @@ def warn_of_secrets(found: Sequence[str]) -> None:
         return
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     user_warnings.warn(
-        f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} stands there instead, because "
-        "anyone who can read the storage can read it. Where that is not a secret, write `redact: off` into "
+        f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} is recorded instead, because "
+        "anyone who can read the storage could read them. If they are not secrets, write `redact: off` into "
         "replicate.yaml"
     )
 
@@ -66,7 +66,7 @@ def text(what: str, value: object) -> str:
         InvalidInput: it is not a string, or it is empty.
     """
     if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
+        raise InvalidInput(f"{what} must be a non-empty string, got {value!r}")
     return str(plain(value, name=what))
 
 
@@ -77,7 +77,7 @@ def labels(tags: object) -> tuple[str, ...]:
         InvalidInput: they are not a list of strings.
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
+        raise InvalidInput(f"tags must be a list of strings, got {tags!r}")
     return tuple(dict.fromkeys(text("a tag", tag) for tag in tags))
 
 
@@ -104,7 +104,7 @@ def warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value])
         known = ", ".join(metrics) or "none"
         user_warnings.warn(
             f"the primary metric {primary.name!r} is not among the metrics ({known}){hint}: the checkpoint is "
-            "recorded, and best() will pass over it"
+            "recorded, and best() will ignore it"
         )
 
 
@@ -118,8 +118,8 @@ def warn_of_unranked(facts: CheckpointFacts) -> None:
     """Warn if the best checkpoints are to be kept, but no primary metric says which they are."""
     if facts.keep is not None and facts.keep.best > 1 and facts.primary_metric is None:
         user_warnings.warn(
-            f"all files are kept, not those of the best {facts.keep.best} checkpoints: they have no primary metric by "
-            "which one would be better than another"
+            f"all files are kept, not those of the best {facts.keep.best} checkpoints: without a "
+            "primary metric, none is better than another"
         )
 
 

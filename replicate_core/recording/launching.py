@@ -203,11 +203,11 @@ class ChildRecorder:
             self._starts += 1
             warn_only(
                 f"the process that stores what is saved has died {STARTS_MAX} times, and is not started again. What is "
-                f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last words: "
+                f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last output: "
                 f"{_last_lines(self._queue.log)}"
             )
             return False
-        last_words = _last_lines(self._queue.log)
+        last_output = _last_lines(self._queue.log)
         try:
             self._process = self._begin()
         except OSError:
@@ -215,7 +215,7 @@ class ChildRecorder:
         if self._starts == 2:
             warn_only(
                 f"the process that stores what is saved has died ({status}) and was started again; "
-                f"nothing is lost. Its last words: {last_words}"
+                f"nothing is lost. Its last output: {last_output}"
             )
         return True
 
@@ -233,7 +233,7 @@ class ChildRecorder:
         process = self._process.pid
         if self._process.poll() is not None or not _is_stopped(process):
             return None
-        return f"the process that stores it was stopped; `kill -CONT {process}` lets it go on"
+        return f"the process that stores it was stopped; `kill -CONT {process}` resumes it"
 
     def is_alive(self) -> bool:
         """See `Launched.is_alive`."""
@@ -363,7 +363,7 @@ def start(arguments: Sequence[str], *, directory: Path, log: Path | None = None)
         OSError: this system starts no processes.
     """
     if not sys.executable:
-        raise OSError("this Python does not know the program that it is")
+        raise OSError("sys.executable is empty, so this Python can't start another one")
     root = str(Path(__file__).parents[2])
     with open(log or os.devnull, "ab") as output:
         return RecorderProcess([sys.executable, "-c", _PROGRAM, root, *arguments], directory=directory, output=output)
@@ -419,4 +419,4 @@ def _last_lines(log: Path) -> str:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []
-    return " / ".join(lines[-2:]) or "it left none"
+    return " / ".join(lines[-2:]) or "none"

@@ -278,7 +278,7 @@ class Recording:
     def keep(self, rule: Keep) -> None:
         """See `Recorded.keep`."""
         if self._over:
-            raise InvalidInput("this experiment has ended: nothing more is saved of it that could be kept or let go")
+            raise InvalidInput("this experiment has ended: it saves no more checkpoints that keep() could apply to")
         self._keep = rule
 
     def end(self, status: Ending = "finished", error: str | None = None, *, waits: bool = True) -> Ended | None:
@@ -403,7 +403,7 @@ class Recording:
         elif trouble is None:
             self._reported = None
         else:
-            where = f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
+            where = f"what is saved can't be stored for now, and waits in {self._queue.directory}; training continues. "
             self._report(trouble.kind, as_error(trouble), where)
 
     def _report(self, what: str, error: ReplicateError, where: str = "") -> None:
@@ -519,7 +519,7 @@ class Recording:
         self._warned_of_unranked = True
         warn_only(
             f"the primary metric {primary.name!r} is not a single number but {shortened(value)}: it is recorded, and "
-            "best() will pass over it. Name a metric that is one, such as the mean"
+            "best() will ignore it. Name a metric that is a single number, such as the mean"
         )
 
 

@@ -106,7 +106,9 @@ def find(source: Source, wanted: str, created: Created, *, over: Collection[str]
     matches = source.matching(wanted)
     if len(matches) != 1:
         found = ", ".join(checkpoint or listed.experiment for listed, checkpoint in matches) or "nothing"
-        raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
+        raise NotFound(
+            f"resume={wanted!r} must be the prefix of one id, and matches {found}: `replicate ls` shows what there is"
+        )
     listed, checkpoint = matches[0]
     reason = "its id was given" if checkpoint is None else "its checkpoint was given"
     return Candidate(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
@@ -383,7 +385,7 @@ def described(start: Start, new: Created) -> str:
     said = f"resuming the experiment {experiment} {where}, because {start.reason}{_set_aside(start)}"
     if _has_same_params(old, new):
         return said
-    return f"{said}. Its params stay as they were recorded; now they are others: {_differences(old, new)}"
+    return f"{said}. Its params stay as they were recorded, though this run has others: {_differences(old, new)}"
 
 
 def _set_aside(start: Start) -> str:

@@ -377,7 +377,7 @@ class Team:
                 return
         with suppress(OSError):
             trouble = Trouble(
-                "StorageFailed", "the system starts no more threads to store it", permanent=True, attempts=1
+                "StorageFailed", "the system can't start another thread to store it", permanent=True, attempts=1
             )
             queue.set_state(replace(queue.state(), trouble=trouble))
 

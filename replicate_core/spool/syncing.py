@@ -195,8 +195,8 @@ def _upload(
 def _waiting_for(queue: Queue) -> str:
     return (
         f"waiting for another process, which is storing the experiment {ids.short(queue.experiment)} and has stored "
-        f"nothing for {PATIENCE_SECONDS} seconds: is it stopped, or its storage slow? After {STALLED_SECONDS // 60} "
-        "minutes it is left alone; nothing is lost"
+        f"nothing for {PATIENCE_SECONDS} seconds: is it stopped, or is its storage slow? After {STALLED_SECONDS // 60} "
+        "minutes sync stops waiting; nothing is lost"
     )
 
 
@@ -218,7 +218,7 @@ def _store_or_wait(queue: Queue) -> None:
     except FileNotFoundError:  # all is stored
         return
     except OSError as error:
-        raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
+        raise StorageFailed(f"it is not stored yet, and this user can't store it: {error}") from error
     if taken:  # no other process stores it
         try:
             open_queue(queue).upload_all()

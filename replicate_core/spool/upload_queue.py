@@ -206,9 +206,9 @@ class Queue:
                 return "an earlier version of replicate has left it, or somebody else has put it there"
             if ownership.is_proven(self.directory / _ORIGIN, self.directory.name, proof):
                 strange = self.strange_part()
-                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue has"
+                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue contains"
         except OSError as error:
-            return f"it can't be looked at: {error}"
+            return f"it can't be read: {error}"
         return "it was made by another user or with another home directory, and copied there, or it was changed"
 
     def strange_part(self) -> Path | None:
@@ -473,8 +473,8 @@ class Queue:
             claimed.directory.rename(kept)
             (kept / _WHOLE).unlink(missing_ok=True)
             warn_only(
-                f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
-                f"{ids.short(self.experiment)} had reached its disk for sure: the files are not stored, and kept "
+                f"the machine stopped, maybe before {', '.join(file.path for file in claimed.files[:5])} of the "
+                f"experiment {ids.short(self.experiment)} had reached its disk: the files are not stored, and are kept "
                 f"in {kept}"
             )
             return None
@@ -578,8 +578,8 @@ class Queue:
             write_privately(kept, damaged)
             warn_only(
                 f"{len(damaged)} bytes of the journal of the experiment {ids.short(self.experiment)} can't be read: "
-                "another program wrote into it, or its disk is failing. What they said is not stored; all that stands "
-                f"before and behind them is. They are kept in {kept}"
+                "another program wrote into it, or its disk is failing. Their content is not stored; everything "
+                f"before and after them is. They are kept in {kept}"
             )
 
     def remove(self) -> None:

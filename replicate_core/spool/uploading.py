@@ -67,7 +67,7 @@ class Uploader:
         else:
             self._check_has_content()
         if not self._has_begun():
-            raise self._lost(f"holds nothing of the experiment {ids.short(self.queue.experiment)}, and did before")
+            raise self._lost(f"no longer holds the experiment {ids.short(self.queue.experiment)}")
 
     def begin_again(self) -> None:
         """Accept that the storage has lost what was stored there: what waits is stored without it."""
@@ -81,7 +81,7 @@ class Uploader:
 
     def _check_has_content(self) -> None:
         if not self.repository.check_format():
-            raise self._lost("holds nothing any more, and did before")
+            raise self._lost("no longer holds anything")
 
     def _has_begun(self) -> bool:
         """Tell whether the storage holds the beginning of the experiment, or nothing was stored yet."""
@@ -92,8 +92,8 @@ class Uploader:
 
     def _lost(self, what: str) -> StorageFailed:
         return StorageFailed(
-            f"{self.repository.store.url} {what}: is its disk there, or was it emptied? What waits here stays. Put it "
-            "back; or, if that is gone for good, `replicate sync --anew` stores what waits without it",
+            f"{self.repository.store.url} {what}: is its disk mounted, or was it deleted? What waits here stays. "
+            "Restore the storage; or, if it is gone for good, `replicate sync --anew` stores what waits without it",
             permanent=True,
         )
 

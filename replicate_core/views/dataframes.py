@@ -25,7 +25,7 @@ def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> DataF
         import pandas as pd  # noqa: PLC0415  # 0.5 s, and an extra
     except ImportError as error:
         raise MissingExtra(
-            'data frames need pandas, which is not installed: pip install pandas (the extra "replicate[notebook]" of '
+            'dataframes need pandas, which is not installed: pip install pandas (the extra "replicate[notebook]" of '
             "this package)"
         ) from error
     names = dict.fromkeys([*columns, *(name for row in rows for name in row)])

@@ -93,11 +93,10 @@ class Preview:
         ]
         if outputs := self.outputs:
             shown = ", ".join(f"{name}/ ({size(count)})" for name, count in outputs.items())
-            one = len(outputs) == 1
+            holds, its_name, verb = ("holds", "its name", "is") if len(outputs) == 1 else ("hold", "their names", "are")
             found.append(
-                f"{shown} {'holds' if one else 'hold'} what runs have made, by {'its name' if one else 'their names'}, "
-                f"and {'is' if one else 'are'} saved as code: leave out what is not code by a line in .gitignore or "
-                ".replicateignore"
+                f"{shown} {holds} output of runs, judging by {its_name}, and {verb} saved as code: leave out what is "
+                "not code by a line in .gitignore or .replicateignore"
             )
         if secrets := [path for path in self.secrets if path not in self.plain]:
             more = f" and {len(secrets) - NAMED} more" if len(secrets) > NAMED else ""

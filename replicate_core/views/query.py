@@ -200,15 +200,15 @@ def parse_filter(text: str, *, now: datetime, local: Local = datetime.astimezone
     plain = typed[1:-1] if quoted else typed
     if not quoted and name != "command" and _SEVERAL.search(plain):
         raise InvalidInput(
-            f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put a value "
-            "that reads so into quotes"
+            f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put the "
+            "value into quotes"
         )
     if (name, plain) == ("status", "stopped") and op in _OPPOSITES:  # Keepsake's word for everything that does not run
         op, plain = _OPPOSITES[op], "running"
     if name == "status" and op in ("=", "!=") and plain not in _STATUSES and _value(plain) is not None:
         near = difflib.get_close_matches(plain, _STATUSES, n=1)
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(_STATUSES)}"
-        raise InvalidInput(f"the filter {text!r} names a status that there is not: {meant}")
+        raise InvalidInput(f"the filter {text!r} names an unknown status: {meant}")
     span = _span(plain, now, local) if _OTHER_WORDS.get(name, name) == "created" else None
     return Filter(name, op, plain, plain if quoted else _value(plain), span)
 
@@ -220,14 +220,14 @@ def _explain_invalid(text: str) -> str:
         return f"is not of the form NAME OP VALUE, such as 'loss < 0.1' or 'status = running'; {_OPERATORS}"
     name, op, value = text[: found.start()].strip(), found[0], text[found.end() :].strip()
     if not name:
-        return f"names nothing before its {op!r}: write NAME OP VALUE, such as 'loss < 0.1'"
+        return f"has no name before its {op!r}: write NAME OP VALUE, such as 'loss < 0.1'"
     if op not in _KNOWN_OPERATORS:
         meant = "".join(op.split())
         meant = _MEANT_OPERATORS.get(meant, meant)
         hint = f"did you mean '{name} {meant} {value}'?" if meant in _KNOWN_OPERATORS else _OPERATORS
-        return f"has the operator {op!r}, which there is not: {hint}"
+        return f"has the unknown operator {op!r}: {hint}"
     return (
-        f"has no value behind its {op!r}: write NAME OP VALUE; '{name} {op} \"\"' compares with an empty text, "
+        f"has no value after its {op!r}: write NAME OP VALUE; '{name} {op} \"\"' compares with an empty string, "
         f"'{name} {op} null' with nothing at all"
     )
 
@@ -288,8 +288,8 @@ def _span(text: str, now: datetime, local: Local) -> Span:
         found = None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is not a time: '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or "
-            "'2026-11-24 09:30' would be"
+            f"{text!r} is not a time: write '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or "
+            "'2026-11-24 09:30'"
         )
     return found
 

@@ -305,7 +305,7 @@ class TestARecorderThatHangs:
         self.save(hanging, 0)
         hanging.stop()
         process = recorder_of(hanging)._process.pid
-        assert f"was stopped; `kill -CONT {process}` lets it go on" in texts(told)[-1]
+        assert f"was stopped; `kill -CONT {process}` resumes it" in texts(told)[-1]
 
     def test_is_told_where_a_checkout_needs_it(self, hanging: replicate.Experiment, told: list) -> None:
         """And the end says so in strict mode, too."""

@@ -278,7 +278,7 @@ class TestById:
     def test_an_unknown_one_is_not_found(self, project: Path, prefix: str) -> None:
         ran(1)
         before = kinds(Created, Resumed)
-        with pytest.raises(NotFound, match=r"begins the id of nothing: `replicate ls`"):
+        with pytest.raises(NotFound, match=r"must be the prefix of one id, and matches nothing: `replicate ls`"):
             start(resume=prefix)
         assert kinds(Created, Resumed) == before
 
@@ -292,7 +292,7 @@ class TestById:
 
     @pytest.mark.parametrize("given", ["", " ", 7, True, ["auto"]])
     def test_something_else_is_refused(self, project: Path, given: object) -> None:
-        with pytest.raises(InvalidInput, match="resume must be a text"):
+        with pytest.raises(InvalidInput, match="resume must be a non-empty string"):
             start(resume=given)
 
     def test_a_checkpoint_without_files_is_refused(self, project: Path) -> None:

@@ -122,7 +122,7 @@ class TestSomethingStrangeInAQueue:
         stored, refused = sync(lab.spool)
         assert stored == SyncResult(OTHER, "stored", 2)
         assert (refused.experiment, refused.outcome) == (ONE, "refused")
-        assert f"{path} is a link, a pipe or the like, which no queue has. Put back" in refused.error
+        assert f"{path} is a link, a pipe or the like, which no queue contains. Put back" in refused.error
         with pytest.raises(InvalidInput, match="is not part of a queue: those are files and directories of this user"):
             lab.spool.accept(lab.spool.strangers()[0])
 
