@@ -1,6 +1,6 @@
-"""What waits to be stored of one experiment: room for it, and waiting until it is stored.
+"""What waits to be stored of one experiment: making room for it, and waiting until it is stored.
 
-What training is held up by is here: copying its files, and waiting for room or for the end.
+Everything that holds up training is here: copying its files, waiting for room, and waiting at the end.
 """
 
 from __future__ import annotations
@@ -28,28 +28,32 @@ from replicate_core.user_warnings import warn_only
 _GONE = "the process that stores them is gone"
 
 LOOK_SECONDS = 1.0
-"""How often, at most, `checkpoint()` looks how storing is doing."""
+"""Minimum number of seconds between checks of `checkpoint()` that storing works."""
 
 WAIT_SECONDS = 0.05
-"""How often a wait is checked for its end, once it takes longer."""
+"""Maximum number of seconds between two checks of a wait."""
 
 FIRST_WAIT_SECONDS = 0.002
-"""How soon it is checked first: each time is twice the one before."""
+"""Seconds before the first check of a wait; each pause is twice the one before, up to `WAIT_SECONDS`."""
 
 ROOM_SECONDS = 600.0
+"""Seconds without progress after which `checkpoint()` stops waiting for room."""
+
 END_SECONDS = 1800.0
-"""How long `checkpoint()` waits for room, and the end of an experiment for the rest, while nothing gets stored."""
+"""Seconds without progress after which the end of an experiment stops waiting."""
 
 STALLED_SECONDS = 10.0
-"""Once nothing was stored for so long, the end of an experiment says so."""
+"""Seconds without progress after which the end of an experiment reports that nothing is stored."""
 
 KEEP_FREE_SHARE = 0.05
+"""Share of a disk that is kept free unless the configuration says how much."""
+
 KEEP_FREE_BYTES_MAX = 2 * 10**9
-"""How much of a disk is left alone unless the config says so."""
+"""Maximum number of bytes that are kept free by `KEEP_FREE_SHARE`."""
 
 
 class _Unstored(NamedTuple):
-    """A job with files that was not stored when somebody last looked."""
+    """A job with files that was not stored at the last check."""
 
     number: int
     checkpoint: str | None
@@ -58,30 +62,30 @@ class _Unstored(NamedTuple):
 
 
 class _Stall:
-    """Notices when something has not changed for long."""
+    """Notices when the number of waiting jobs has not changed for long."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
         self.jobs = -1
 
     def is_over(self, jobs: int, seconds: float) -> bool:
-        """Tell whether as many jobs wait as so many seconds ago."""
+        """Tell whether the number of waiting jobs has been the same for more than `seconds`."""
         if jobs != self.jobs:
             self._since, self.jobs = time.monotonic(), jobs
         return self.seconds > seconds
 
     @property
     def seconds(self) -> float:
-        """For how many seconds nothing has changed, as of the last look."""
+        """Seconds since the number last changed."""
         return time.monotonic() - self._since
 
 
 class Backlog:
-    """What an experiment has in the spool that is not stored yet: it grows as long as there is room, and is waited for.
+    """What an experiment has in the spool that is not stored yet.
 
     Args:
-        queue: where its jobs go; owned by this process.
-        launched: who uploads what is in it.
+        queue: the queue for its jobs; owned by this process.
+        launched: what uploads from the queue.
         limits: how much may wait.
     """
 
@@ -90,12 +94,12 @@ class Backlog:
         self._launched = launched
         self._limits = limits
         self.jobs = 0
-        """How many were appended."""
+        """Number of jobs that were appended."""
         self._unstored: deque[_Unstored] = deque()
         self._unstored_bytes = 0
         self._best: CheckpointFacts | None = None
-        self._told_of_waiting: set[int | None] = set()
-        self._looked_at = 0.0
+        self._warned_of_waiting: set[int | None] = set()
+        self._checked_at = 0.0
 
     def append(
         self,
@@ -111,10 +115,10 @@ class Backlog:
             record: what is recorded.
             staged: its files, if it has some.
             facts: the checkpoint, if it is one.
-            blocked_seconds: how long training was held up so far.
+            blocked_seconds: how long training has been held up so far.
 
         Raises:
-            StorageFailed: there is no room even for that.
+            StorageFailed: there is no room for the job itself.
         """
         try:
             self._queue.append(record, staged, blocked_seconds=blocked_seconds)
@@ -131,22 +135,21 @@ class Backlog:
             item = _Unstored(self.jobs, None if facts is None else facts.id, staged, staged.total_bytes)
             self._unstored.append(item)
             self._unstored_bytes += item.size_bytes
-        if facts is not None and staged is not None:  # a better one without files takes nobody's place
+        if facts is not None and staged is not None:  # a better checkpoint without files does not replace the best
             self._best = records.best([facts] if self._best is None else [self._best, facts]) or self._best
 
     def stage(self, tree: Tree) -> Staged:
-        """Copy files to the spool. Raises `StorageFailed` where there is no room."""
+        """Copy files to the spool. Raises `StorageFailed` if there is no room."""
         try:
-            staged = self._queue.stage(tree)
+            return self._queue.stage(tree)
         except OSError as error:
             raise self._no_room(error) from error
-        return staged
 
     def stage_with_room(self, tree: Tree) -> Staged:
         """Copy files once there is room for them.
 
         Raises:
-            StorageFailed: there is none, and will be none.
+            StorageFailed: there is no room, and there will be none.
         """
         sizes = [size_of(path) for path in tree.files.values()]
         needed, large = sum(sizes), sum(size > SMALL_BYTES for size in sizes)
@@ -157,7 +160,7 @@ class Backlog:
             if lack is None:
                 try:
                     return self.stage(tree)
-                except StorageFailed as error:  # bytes are not all that may be used up: there are quotas, and inodes
+                except StorageFailed as error:  # the disk has bytes left, but a quota or the inodes may be used up
                     if error.permanent:
                         raise
                     lack = error
@@ -168,7 +171,7 @@ class Backlog:
             is_last = not self._wait_for_room(lack, stall)
 
     def _wait_for_room(self, lack: StorageFailed, stall: _Stall) -> bool:
-        """Wait a moment for room; False if there will be no more than now, because storing does not go on."""
+        """Wait a moment for room; False if storing makes no progress, so that there will be no more room."""
         is_alive = self._launched.ensure_running()
         waiting = self.waiting()
         is_hopeless = not waiting.total_bytes or waiting.trouble is not None or not is_alive
@@ -176,23 +179,23 @@ class Backlog:
             return False
         replaces = self._limits.when_full == "replace"
         cause = getattr(lack.__cause__, "errno", None)
-        if cause not in self._told_of_waiting:
-            self._told_of_waiting.add(cause)
+        if cause not in self._warned_of_waiting:
+            self._warned_of_waiting.add(cause)
             why = "storing is slower than training, and " if cause is None else ""
-            done = "gives up the files of those that wait" if replaces else "waits for room"
+            done = "drops the files of checkpoints that wait" if replaces else "waits for room"
             warn_only(f"{why}checkpoint() {done}: {lack}")
         if not (replaces and self._withdraw_one()):
             time.sleep(WAIT_SECONDS)
         return True
 
     def _lack_of_room(self, needed: int, large: int) -> StorageFailed | None:
-        """What is to be said if so much can't be copied now; None if it can.
+        """The error to raise if so much can't be copied now; None if it can.
 
-        What is written over counts as room; spare copies that would not be are removed first.
+        Spare copies that will be overwritten count as room. If there is too little room, all spare copies are removed.
 
         Args:
-            needed: how many bytes.
-            large: how many files are large enough for a copy of their own, which may take the place of a spare one.
+            needed: number of bytes.
+            large: number of files that are large enough to get a copy of their own, which may overwrite a spare copy.
         """
         limits = self._limits
         waiting = self.waiting()
@@ -211,11 +214,11 @@ class Backlog:
             raise self._no_room(error) from error
         if free - needed >= keep_free:
             return None
-        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} are left to others (keep_free)"
+        what = f"and {megabytes(free)} are free, of which {megabytes(keep_free)} must stay free (keep_free)"
         return self._full(needed, waiting, what)
 
     def _withdraw_one(self) -> bool:
-        """Give up the files of the newest checkpoint that waits and is not the best; tells whether there was one."""
+        """Withdraw the files of the newest waiting checkpoint that is not the best. Returns whether there was one."""
         for item in reversed(self._unstored):
             is_best = self._best is not None and item.checkpoint == self._best.id
             if item.checkpoint is not None and not is_best and self._queue.withdraw(item.staged):
@@ -233,14 +236,14 @@ class Backlog:
         )
 
     def _no_room(self, error: OSError) -> StorageFailed:
-        """That something can't be written to the spool; for good, unless it is room that may be made."""
+        """The error if the spool can't be written. It is permanent, unless somebody can make room."""
         return StorageFailed(
             f"can't copy what is to be saved to {self._queue.directory}: {error}. {disk_advice(error)}",
             permanent=error.errno not in FULL,
         )
 
     def waiting(self) -> Waiting:
-        """How much waits, and what is in the way."""
+        """How much waits, and why storing fails."""
         done = self._queue.state().done
         while self._unstored and self._unstored[0].number <= done:
             self._unstored_bytes -= self._unstored.popleft().size_bytes
@@ -249,22 +252,22 @@ class Backlog:
         return Waiting(max(0, self.jobs - done), self._unstored_bytes, reason)
 
     def what_is_left(self, left: Waiting) -> str:
-        """What could not be waited for, in words."""
+        """A sentence about what is not stored yet, and what to do."""
         what = f"{count(left.jobs, 'job')} of the experiment {ids.short(self._queue.experiment)}"
         where = f"{megabytes(left.total_bytes)} in {self._queue.directory}"
         if self._launched.is_alive():
-            but = f", as far as that can be: {left.trouble}" if left.trouble else ""
+            but = f", as far as possible: {left.trouble}" if left.trouble else ""
             return f"{what} ({where}) are still being stored in the background{but}. If that stops: `replicate sync`"
         reason = left.trouble or self._last_trouble() or self._queue.write_problem() or _GONE
         return f"{what} could not be stored yet, and wait ({where}): {reason}. `replicate sync` stores them"
 
     def _last_trouble(self) -> str | None:
-        """What was in the way when storing was given up, even if it was tried too seldom to be worth a word before."""
+        """Why storing failed at last, even if it was not retried often enough to be reported before."""
         trouble = self._queue.state().trouble
         return None if trouble is None else trouble.message
 
     def wait_until_stored(self, display: UploadDisplay) -> tuple[Waiting | None, BaseException | None]:
-        """Wait until nothing is left to store; returns what is, once waiting is of no use, and what ended it."""
+        """Wait until everything is stored. Returns what still waits, if anything, and what interrupted the wait."""
         interruption: BaseException | None = None
         stall = _Stall()
         waiting = self.waiting()
@@ -282,7 +285,7 @@ class Backlog:
                 time.sleep(pause)
                 pause = min(2 * pause, WAIT_SECONDS)
                 waiting = self.waiting()
-        except (KeyboardInterrupt, SystemExit) as error:  # the recorder goes on, as long as the machine lets it
+        except (KeyboardInterrupt, SystemExit) as error:  # the recorder continues in the background
             interruption = error
         left = self.waiting() if self._queue.directory.is_dir() else None
         if left is not None and left.trouble is None:
@@ -291,16 +294,16 @@ class Backlog:
         return left, interruption
 
     def _lasting_problem(self) -> str | None:
-        """What is in the way of storing, if it is of no use to wait until it passes."""
+        """Why storing fails, if waiting does not help."""
         if (halted := self._launched.halted()) is not None:
             return halted
         trouble = self._launched.trouble()
         if trouble is not None:
             return trouble.message if trouble.permanent else None
-        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if time.monotonic() - self._checked_at < LOOK_SECONDS:
             return None
-        self._looked_at = time.monotonic()
-        return self._queue.write_problem()  # where it is so, the recorder can't even say so
+        self._checked_at = time.monotonic()
+        return self._queue.write_problem()  # the recorder could not even report this
 
 
 def megabytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""What people give to be recorded: checked, converted, and warned of where it looks like a mistake."""
+"""User input that is recorded: checked and converted, with a warning if it looks like a mistake."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput
@@ -22,15 +21,11 @@ from replicate_core.formatting import NAMED
 from replicate_core.machine.names import given_name
 from replicate_core.redaction import REDACTED
 
-if TYPE_CHECKING:
-    pass
-
-
 MISTYPED = 0.85
-"""How similar a mistyped name is to the right one: `val_los` is, `loss` is not similar enough to `val_loss`."""
+"""Minimum similarity of a mistyped name to the right one: `val_los` is similar enough to `val_loss`, `loss` is not."""
 
 SHOWN_CHARACTERS = 60
-"""Of a value in a warning."""
+"""Maximum number of characters of a value in a warning."""
 
 
 def check_mapping(name: str, value: object) -> Mapping[str, object]:
@@ -53,36 +48,36 @@ def mapping(name: str, value: object) -> dict[str, Value]:
 
 
 def warn_of_secrets(found: Sequence[str]) -> None:
-    """Warn of the secrets that were taken out of what is recorded, if there were any."""
+    """Warn about the secrets that were taken out of what is recorded, if there were any."""
     if not found:
         return
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     user_warnings.warn(
-        f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} stands there instead, because "
-        "anyone who can read the storage can read it. Where that is not a secret, write `redact: off` into "
+        f"secrets are not recorded: {', '.join(found[:NAMED])}{more}: {REDACTED} is recorded instead, because "
+        "anyone who can read the storage could read them. If they are not secrets, write `redact: off` into "
         "replicate.yaml"
     )
 
 
 def text(what: str, value: object) -> str:
-    """Check a text that a user gave: a name, a tag.
+    """Check a string that a user gave: a name, a tag.
 
     Raises:
-        InvalidInput: it is none, or empty.
+        InvalidInput: it is not a string, or it is empty.
     """
     if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{what} must be a text that is not empty, got {value!r}")
+        raise InvalidInput(f"{what} must be a non-empty string, got {value!r}")
     return str(plain(value, name=what))
 
 
 def labels(tags: object) -> tuple[str, ...]:
-    """Check tags as a user gave them; one that is given twice counts once.
+    """Check tags as a user gave them. A tag that is given twice counts once.
 
     Raises:
-        InvalidInput: they are no list of texts.
+        InvalidInput: they are not a list of strings.
     """
     if isinstance(tags, str) or not isinstance(tags, Iterable):
-        raise InvalidInput(f"tags must be a list of texts, got {tags!r}")
+        raise InvalidInput(f"tags must be a list of strings, got {tags!r}")
     return tuple(dict.fromkeys(text("a tag", tag) for tag in tags))
 
 
@@ -102,14 +97,14 @@ def checked_step(step: object) -> int:
 
 
 def warn_of_missing(primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
-    """Warn of a primary metric that is not among the metrics."""
+    """Warn about a primary metric that is not among the metrics."""
     if primary is not None and primary.name not in metrics:
         near = difflib.get_close_matches(primary.name, metrics, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         known = ", ".join(metrics) or "none"
         user_warnings.warn(
             f"the primary metric {primary.name!r} is not among the metrics ({known}){hint}: the checkpoint is "
-            "recorded, and best() will pass over it"
+            "recorded, and best() will ignore it"
         )
 
 
@@ -120,16 +115,19 @@ def shortened(value: Value) -> str:
 
 
 def warn_of_unranked(facts: CheckpointFacts) -> None:
-    """Warn where the best are to be kept, and nothing says which they are."""
+    """Warn if the best checkpoints are to be kept, but no primary metric says which they are."""
     if facts.keep is not None and facts.keep.best > 1 and facts.primary_metric is None:
         user_warnings.warn(
-            f"all files are kept, not those of the best {facts.keep.best} checkpoints: they have no primary metric by "
-            "which one would be better than another"
+            f"all files are kept, not those of the best {facts.keep.best} checkpoints: without a "
+            "primary metric, none is better than another"
         )
 
 
 def warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
-    """Warn of a primary metric of `replicate.yaml` that is nearly there: not every checkpoint need have it."""
+    """Warn if the metrics lack the primary metric of `replicate.yaml`, but have one with a similar name.
+
+    Not every checkpoint needs the primary metric, so there is no warning without a similar name.
+    """
     near = _nearly(primary, tuple(metrics))
     if near is not None:
         user_warnings.warn(
@@ -137,7 +135,7 @@ def warn_of_mistyped(primary: str, metrics: Mapping[str, Value]) -> None:
         )
 
 
-@lru_cache(maxsize=64)  # metrics of every step have the same names
+@lru_cache(maxsize=64)  # the metrics of every step have the same names
 def _nearly(name: str, names: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=MISTYPED)), None)
 
@@ -151,7 +149,7 @@ def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
         path: as a user gave it.
 
     Raises:
-        InvalidInput: it is empty, or outside.
+        InvalidInput: it is empty, or outside of the project directory.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -167,7 +165,7 @@ def check_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
 
 
 def existing_inside(base: Path, root: Path, path: str | os.PathLike[str]) -> Path:
-    """As `check_inside`, for a path that must exist."""
+    """Like `check_inside`, for a path that must exist."""
     inside = check_inside(base, root, path)
     try:
         if not inside.exists():

@@ -1,6 +1,6 @@
-"""Getting a queue emptied: by a child process beside the training, or, where there can be none, in this process.
+"""Getting a queue uploaded: by a child process beside the training or, if there can be none, in this process.
 
-Both know what is in the way of storing, and neither ever raises into the training.
+Both know why storing fails, and neither ever raises into the training.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from replicate_core.spool.uploading import Uploader
 from replicate_core.user_warnings import warn_only
 
 READY_SECONDS = 180
-"""How long a recorder may take to reach the storage: longer than any request to it."""
+"""Maximum number of seconds in which a recorder must reach the storage: longer than any request to it."""
 
 STARTS_MAX = 5
-"""So often a recorder that died is started again."""
+"""Maximum number of times that a recorder is started for one queue."""
 
 YOUNG_SECONDS = 10
-"""How long a recorder may take to begin with a queue that it was given."""
+"""Maximum number of seconds in which a recorder must take a queue that it was given."""
 
 LEAVE_SECONDS = 2
-"""How long a recorder that has nothing left to do may take to end."""
+"""Seconds to wait for a recorder that has nothing left to do to end."""
 
 PATIENCE = 3
-"""How many attempts may fail before there is a warning, unless trying again is of no use."""
+"""Number of failed attempts before there is a warning, unless retrying is useless."""
 
 SWITCH = "REPLICATE_RECORDER"
-"""Variable of the environment: `none` stores within the training, for systems where no process may be started."""
+"""Environment variable: `none` stores within the training, for systems where no process may be started."""
 
 STEADY_SECONDS = 600
-"""One that lived for so long before is none of those."""
+"""Seconds after which a recorder that still runs counts as the first one again, for `STARTS_MAX`."""
 
 _PROGRAM = """# replicate: the recorder of a training, which stores what it saves
 import sys
@@ -58,14 +58,14 @@ if root not in sys.path:
     sys.path.insert(0, root)
 from replicate_core.spool.recorder import main
 main(sys.argv[1:])"""
-"""This very copy of the package; and not `python -m`, which looks for all modules in the working directory first."""
+"""Imports this copy of the package. `python -m` would not: it searches the working directory first."""
 
 
 class RecorderProcess(subprocess.Popen[bytes]):
-    """A recorder, which may outlive this process: it is no mistake to forget it while it runs."""
+    """A recorder, which may outlive this process: dropping the object while it runs is not a mistake."""
 
     def __init__(self, command: Sequence[str], *, directory: Path, output: IO[bytes]) -> None:
-        occupy_standard()  # else the pipe to it may take the place of a standard stream
+        occupy_standard()  # otherwise the pipe to it may take the place of a standard stream
         super().__init__(
             command,
             bufsize=0,
@@ -76,22 +76,22 @@ class RecorderProcess(subprocess.Popen[bytes]):
             start_new_session=True,
         )
         if self.stdin is not None:
-            os.set_blocking(self.stdin.fileno(), False)  # one that was stopped holds nobody up
+            os.set_blocking(self.stdin.fileno(), False)  # so a stopped recorder does not block the training
         self._owner = os.getpid()
         self._environment = dict(os.environ)
         self.queues = 1
-        """How many queues it was given that this process has not left yet."""
+        """Number of queues it was given that this process has not detached from yet."""
 
     def __del__(self) -> None:
-        """Forget it: that of `Popen` warns of a process that still runs."""
+        """Close the pipe. `Popen.__del__` would warn about a process that still runs."""
         if self.stdin is not None:
             self.stdin.close()
 
     def add(self, queue: Path) -> bool:
-        """Give it another queue; False if it can't take one: it has ended, or it would not see what this process sees.
+        """Give it another queue; False if it can't take one: it has ended, or its environment differs from this one.
 
         Args:
-            queue: the directory.
+            queue: the directory of the queue.
         """
         is_other = self._owner != os.getpid() or self._environment != dict(os.environ)
         if is_other or not self.queues or self.poll() is not None or self.stdin is None or b"\n" in os.fsencode(queue):
@@ -102,12 +102,12 @@ class RecorderProcess(subprocess.Popen[bytes]):
         return True
 
     def wake(self) -> None:
-        """Tell it that there is something new: it would find that by itself, a little later."""
+        """Wake it because there is a new job. Without this it finds the job a little later."""
         if self._owner == os.getpid():
             self._write(b"\n")
 
     def _write(self, line: bytes) -> bool:
-        """Write a line to it, if it reads: so short a one is written whole or not at all."""
+        """Write a line to it, if it reads. A line is so short that it is written whole or not at all."""
         try:
             return self.stdin is not None and self.stdin.write(line) == len(line)
         except OSError:
@@ -115,53 +115,53 @@ class RecorderProcess(subprocess.Popen[bytes]):
 
 
 _latest: RecorderProcess | None = None
-"""The recorder that was started last: it also empties the queues of experiments that begin while it is at work."""
+"""The recorder that was started last. It also uploads for experiments that begin while it runs."""
 
 _abandoned: list[RecorderProcess] = []
-"""Processes that store what others have left."""
+"""Processes that store abandoned queues."""
 
-_named: set[Path] = set()
-"""Directories that the user was warned of."""
+_warned_of: set[Path] = set()
+"""Directories that the user was warned about."""
 
 
 class Launched(Protocol):
-    """What empties the queue of this process."""
+    """What uploads from the queue of this process."""
 
     def wait_until_ready(self) -> None:
-        """Wait until the storage was reached.
+        """Wait until the storage has been reached.
 
         Raises:
-            ReplicateError: it can't be; of the class that opening it here would have raised.
+            ReplicateError: it can't be reached. The class is that which opening the storage here would have raised.
         """
 
     def ensure_running(self) -> bool:
-        """See to it that what was appended gets stored; called after each job that has files, and now and then.
+        """Ensure that what was appended gets stored. Called after each job that has files, and from time to time.
 
         Returns:
-            Whether anybody is at work.
+            Whether a process is uploading.
         """
 
     def wake(self) -> None:
-        """Say that something was appended that should be stored at once."""
+        """Report that something was appended that should be stored at once."""
 
     def trouble(self) -> Trouble | None:
-        """What is in the way of storing."""
+        """Why storing fails."""
 
     def halted(self) -> str | None:
-        """Why nothing will be stored until somebody acts, though the process that stores is alive; None if it works."""
+        """Why a process that is alive will store nothing until somebody acts; None if it works."""
 
     def is_alive(self) -> bool:
-        """Tell whether anybody is at work."""
+        """Tell whether a process is uploading."""
 
     def detach(self) -> None:
-        """Ask for nothing any more; who is at work goes on."""
+        """Detach from the recorder, which continues with what it has."""
 
 
 class ChildRecorder:
     """A recorder process, started again when it dies.
 
     Args:
-        queue: what it empties.
+        queue: the queue that it uploads from.
     """
 
     def __init__(self, queue: Queue) -> None:
@@ -178,7 +178,7 @@ class ChildRecorder:
             if not self._queue.exists():
                 raise _deleted(self._queue)
             if not self.is_alive() and not self._queue.state().ready:
-                if self._has_joined:  # a recorder that was about to end
+                if self._shares_process:  # the shared recorder was about to end
                     self._process = self._begin()
                     continue
                 raise StorageFailed(
@@ -203,11 +203,11 @@ class ChildRecorder:
             self._starts += 1
             warn_only(
                 f"the process that stores what is saved has died {STARTS_MAX} times, and is not started again. What is "
-                f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last words: "
+                f"saved waits in {self._queue.directory}; `replicate sync` stores it. Its last output: "
                 f"{_last_lines(self._queue.log)}"
             )
             return False
-        last_words = _last_lines(self._queue.log)
+        last_output = _last_lines(self._queue.log)
         try:
             self._process = self._begin()
         except OSError:
@@ -215,7 +215,7 @@ class ChildRecorder:
         if self._starts == 2:
             warn_only(
                 f"the process that stores what is saved has died ({status}) and was started again; "
-                f"nothing is lost. Its last words: {last_words}"
+                f"nothing is lost. Its last output: {last_output}"
             )
         return True
 
@@ -224,7 +224,7 @@ class ChildRecorder:
         self._process.wake()
 
     def trouble(self) -> Trouble | None:
-        """See `Launched.trouble`: a failure that may pass is none before it happened again and again."""
+        """See `Launched.trouble`. A temporary failure counts only after `PATIENCE` attempts."""
         trouble = self._queue.state().trouble
         return None if trouble is None or (not trouble.permanent and trouble.attempts < PATIENCE) else trouble
 
@@ -233,7 +233,7 @@ class ChildRecorder:
         process = self._process.pid
         if self._process.poll() is not None or not _is_stopped(process):
             return None
-        return f"the process that stores it was stopped; `kill -CONT {process}` lets it go on"
+        return f"the process that stores it was stopped; `kill -CONT {process}` resumes it"
 
     def is_alive(self) -> bool:
         """See `Launched.is_alive`."""
@@ -247,18 +247,18 @@ class ChildRecorder:
                 self._process.wait(LEAVE_SECONDS)
 
     def _is_at_work(self) -> bool:
-        """Tell whether the process, which is alive, is at this queue: it gives up one whose storage fails for long."""
+        """Tell whether the living process uploads this queue: it gives up queues whose storage fails for long."""
         is_young = time.monotonic() - self._began_at < YOUNG_SECONDS
         return self._process.queues < 2 or is_young or self._queue.is_owned_by_this_process() or self._queue.is_taken()
 
     def _begin(self) -> RecorderProcess:
-        """Have the queue emptied: by the recorder of another experiment of this process if there is one."""
+        """Give the queue to the recorder of another experiment of this process if there is one, or start a recorder."""
         global _latest  # noqa: PLW0603  # a process has one
         self._starts += 1
         self._began_at = time.monotonic()
         directory = self._queue.directory
-        self._has_joined = _latest is not None and _latest.add(directory)
-        if _latest is None or not self._has_joined:
+        self._shares_process = _latest is not None and _latest.add(directory)
+        if _latest is None or not self._shares_process:
             _latest = start([str(directory)], directory=directory, log=self._queue.log)
         return _latest
 
@@ -267,13 +267,13 @@ class InlineRecorder:
     """Stores in this process, before `checkpoint()` returns.
 
     Args:
-        queue: what is emptied.
-        drain: stores it.
+        queue: the queue.
+        uploader: stores what is in it.
     """
 
-    def __init__(self, queue: Queue, drain: Uploader) -> None:
+    def __init__(self, queue: Queue, uploader: Uploader) -> None:
         self._queue = queue
-        self._drain = drain
+        self._uploader = uploader
         self._trouble: Trouble | None = None
         self._beaten_at: datetime | None = None
         self._lock = threading.Lock()
@@ -281,7 +281,7 @@ class InlineRecorder:
     def wait_until_ready(self) -> None:
         """See `Launched.wait_until_ready`."""
         try:
-            self._drain.reach()
+            self._uploader.reach()
         except FileNotFoundError as error:
             raise _deleted(self._queue) from error
 
@@ -289,7 +289,7 @@ class InlineRecorder:
         """See `Launched.ensure_running`: store what waits."""
         with self._lock:
             try:
-                if self._queue.take():  # else somebody else empties it: a checkout that waits for it
+                if self._queue.take():  # if not, another process uploads it: a checkout that waits for it
                     self._store()
             except (StorageFailed, Corrupted, TooNew, OSError) as error:
                 permanent = not isinstance(error, StorageFailed) or error.permanent
@@ -299,22 +299,22 @@ class InlineRecorder:
     def _store(self) -> None:
         try:
             self._beat()
-            self._drain.run()
+            self._uploader.run()
             self._trouble = None
             if self._queue.state().ended:
-                self._drain.close(died_at=self._drain.repository.now())
+                self._uploader.close(died_at=self._uploader.repository.now())
         finally:
             self._queue.release()
 
     def _beat(self) -> None:
-        now = self._drain.repository.now()
+        now = self._uploader.repository.now()
         if self._beaten_at is None or now - self._beaten_at >= heartbeats.INTERVAL:
             self._beaten_at = now
             sign = Heartbeat(self._queue.experiment, self._queue.session, now, environment.host(), os.getpid(), 0)
-            heartbeats.beat(self._drain.repository, sign)
+            heartbeats.beat(self._uploader.repository, sign)
 
     def wake(self) -> None:
-        """See `Launched.wake`: nobody sleeps."""
+        """See `Launched.wake`: there is no process to wake."""
 
     def trouble(self) -> Trouble | None:
         """See `Launched.trouble`."""
@@ -332,11 +332,11 @@ class InlineRecorder:
 
 
 def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
-    """Get a queue emptied: by a child process, unless the storage is in this process or the user wants none.
+    """Get a queue uploaded: by a child process, unless the storage is in this process or the user wants none.
 
     Args:
         queue: owned by this process.
-        open_repository: opens its storage, should that be done here.
+        open_repository: opens its storage, if this process uploads.
     """
     origin = queue.origin()
     if not origin.storage.startswith("memory://") and os.environ.get(SWITCH) != "none":
@@ -352,38 +352,38 @@ def launch(queue: Queue, open_repository: Callable[[], Repository]) -> Launched:
 
 
 def start(arguments: Sequence[str], *, directory: Path, log: Path | None = None) -> RecorderProcess:
-    """Start a recorder process, which shares neither terminal nor fate with this one.
+    """Start a recorder process. It has no terminal, and survives the end of this process.
 
     Args:
         arguments: those of `recorder.main`.
-        directory: one without Python files: it would find them before those of the standard library.
-        log: where its last words go.
+        directory: its working directory. It must hold no Python files: they would hide the standard library.
+        log: the file for its output.
 
     Raises:
         OSError: this system starts no processes.
     """
     if not sys.executable:
-        raise OSError("this Python does not know the program that it is")
+        raise OSError("sys.executable is empty, so this Python can't start another one")
     root = str(Path(__file__).parents[2])
     with open(log or os.devnull, "ab") as output:
         return RecorderProcess([sys.executable, "-c", _PROGRAM, root, *arguments], directory=directory, output=output)
 
 
 def start_for_abandoned(spool: Spool, project: Path) -> None:
-    """Start a process that stores what others have left behind, if there is anything; warn of what it leaves alone."""
+    """Start a process that stores abandoned queues, if there are any. Warn about strangers, which are left alone."""
     _warn_of_strangers(spool)
     if os.environ.get(SWITCH) == "none":
         return
     if any(queue.is_abandoned() and not queue.is_taken() for queue in spool.queues()):
-        with suppress(OSError):  # it does no harm where it is
+        with suppress(OSError):  # what waits is safe where it is
             _abandoned.append(start(["abandoned", str(project), str(spool.named)], directory=spool.directory))
 
 
 def _warn_of_strangers(spool: Spool) -> None:
-    """Name what looks like a queue of this user and is not known to be one: once in a process."""
-    strangers = [one for one in spool.strangers() if one.is_own and one.queue.directory not in _named]
+    """Warn about what looks like a queue of this user but is not known to be one, once in a process."""
+    strangers = [one for one in spool.strangers() if one.is_own and one.queue.directory not in _warned_of]
     for stranger in strangers:
-        _named.add(stranger.queue.directory)
+        _warned_of.add(stranger.queue.directory)
     if strangers:
         first = strangers[0]
         more = f" ({len(strangers) - 1} more are like it: `replicate status`)" if len(strangers) > 1 else ""
@@ -391,7 +391,7 @@ def _warn_of_strangers(spool: Spool) -> None:
 
 
 def _is_stopped(process: int) -> bool:
-    """Tell whether a process was stopped by a signal or from a terminal; False where the system does not say."""
+    """Tell whether a process was stopped by a signal or from a terminal; False if the system does not say."""
     try:
         status = Path(f"/proc/{process}/stat").read_bytes()
     except OSError:
@@ -400,11 +400,11 @@ def _is_stopped(process: int) -> bool:
 
 
 def as_error(trouble: Trouble) -> ReplicateError:
-    """The error that another process met, for this one to raise."""
+    """The error of another process, for this one to raise."""
     named = getattr(errors, trouble.kind, None)
     if isinstance(named, type) and issubclass(named, ReplicateError):
         return named(trouble.message)
-    return StorageFailed(trouble.message)  # a bare OSError is one of the spool's disk
+    return StorageFailed(trouble.message)  # a plain OSError is an error of the spool's disk
 
 
 def _deleted(queue: Queue) -> StorageFailed:
@@ -419,4 +419,4 @@ def _last_lines(log: Path) -> str:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []
-    return " / ".join(lines[-2:]) or "it left none"
+    return " / ".join(lines[-2:]) or "none"

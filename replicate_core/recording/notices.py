@@ -1,6 +1,6 @@
-"""What is said to people beside what they called for: how the end of a run goes, and what is no warning.
+"""What users are informed of beside results and warnings: notices, problems at exit, and the progress of uploads.
 
-A library warns and logs. A program with a terminal, such as the face, sets a `Notifier` of its own.
+A library warns and logs. A program with a terminal, such as the command line, sets its own `Notifier`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ class Waiting(NamedTuple):
     jobs: int
     total_bytes: int
     trouble: str | None
-    """What is in the way, if something is."""
+    """Why storing fails, if it does."""
 
 
 class UploadDisplay(Protocol):
-    """Shows people what the end of an experiment waits for."""
+    """Shows users what the end of an experiment waits for."""
 
     def show(self, waiting: Waiting) -> None:
-        """Called again and again."""
+        """Show what waits now; called repeatedly."""
 
     def close(self, left: Waiting | None) -> None:
-        """Called once, at the end, with what could not be waited for."""
+        """End the display; called once, with what still waits, if anything."""
 
 
 class NoDisplay:
-    """Shows nothing."""
+    """An upload display that shows nothing."""
 
     def show(self, waiting: Waiting) -> None:
         """See `UploadDisplay.show`."""
@@ -43,18 +43,18 @@ class NoDisplay:
 
 
 class Notifier:
-    """Tells people of things, as a library does: by warnings and by the logger `replicate`."""
+    """Informs users as a library does: by warnings and by the logger `replicate`."""
 
     def report_problem(self, text: str) -> None:
-        """Say what went wrong when the process ends, where no line of the user's is at fault."""
+        """Report a problem at the end of the process, which no line of user code has caused."""
         warn_only(text)
 
     def inform(self, text: str) -> None:
-        """Say something that is neither trouble nor a result."""
+        """Give a notice that is neither a problem nor a result."""
         _log.info("%s", text)
 
     def upload_display(self) -> UploadDisplay:
-        """What shows how the end of an experiment goes."""
+        """The display for the end of an experiment."""
         return NoDisplay()
 
 
@@ -67,6 +67,6 @@ def notifier() -> Notifier:
 
 
 def set_notifier(other: Notifier) -> None:
-    """Have another notifier from now on."""
+    """Replace the notifier of this process."""
     global _notifier  # noqa: PLW0603  # one for the process
     _notifier = other

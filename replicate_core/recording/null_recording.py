@@ -1,30 +1,19 @@
-"""What stands where a process that must not record would record."""
+"""The null recorder: takes the place of a recording in a process that must not record."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from replicate_core.format.records import (
-    CheckpointFacts,
-    Ended,
-    Ending,
-    Keep,
-    PrimaryMetric,
-)
+from replicate_core.format.records import CheckpointFacts, Ended, Ending, Keep, PrimaryMetric
 from replicate_core.machine.fresh_ids import new_id
-from replicate_core.recording.inputs import (
-    checked_step,
-)
+from replicate_core.recording.inputs import checked_step
 from replicate_core.repository.repository import utc_now
-
-if TYPE_CHECKING:
-    pass
 
 
 class Recorded(Protocol):
-    """What an experiment calls to be recorded."""
+    """What an `Experiment` calls to be recorded."""
 
     def checkpoint(
         self,
@@ -37,24 +26,25 @@ class Recorded(Protocol):
         """Record a checkpoint; see `Experiment.checkpoint`."""
 
     def keep(self, rule: Keep) -> None:
-        """Keep the files of so many checkpoints; see `Experiment.keep`."""
+        """Set which checkpoints keep their files; see `Experiment.keep`."""
 
     def end(self, status: Ending = "finished", error: str | None = None, *, waits: bool = True) -> Ended | None:
-        """Record that the experiment is over; None if that is known already.
+        """Record that the experiment is over; None if that is already recorded.
 
         Args:
             status: how it ended.
             error: what ended it.
-            waits: whether to wait until all is stored; else that may be left to the end of the process.
+            waits: whether to wait until everything is stored. If not, the wait may be deferred to the end of the
+                process.
         """
 
     @property
     def is_running(self) -> bool:
-        """Whether it is not over yet."""
+        """Whether the experiment is not over yet."""
 
 
 class NullRecording:
-    """Stands where a process that must not record would record: one of a distributed run that is not its first."""
+    """A recorder that records nothing, for each process of a distributed run but the first."""
 
     def __init__(self) -> None:
         self.is_running = True
@@ -68,7 +58,7 @@ class NullRecording:
         step: int | None,
         extra: Mapping[str, object],  # noqa: ARG002
     ) -> CheckpointFacts:
-        """See `Recorded.checkpoint`: nothing is recorded, and metrics are not even looked at."""
+        """See `Recorded.checkpoint`. Nothing is recorded, and metrics are not checked."""
         counted = self._next_step if step is None else checked_step(step)
         self._next_step = counted + 1
         saved = None if path is None else os.fspath(path)

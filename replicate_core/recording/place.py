@@ -1,4 +1,4 @@
-"""Where an experiment is recorded from, and to."""
+"""Where an experiment is recorded from and to: its project, spool and storage."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from replicate_core.machine import git
 from replicate_core.machine.file_kinds import is_source
 from replicate_core.machine.files import Tree, scan
 from replicate_core.machine.ignoring import IgnoreRules
-from replicate_core.recording.inputs import (
-    existing_inside,
-)
+from replicate_core.recording.inputs import existing_inside
 from replicate_core.recording.notices import notifier
 from replicate_core.repository.repository import Repository
 from replicate_core.spool import leftovers
@@ -29,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an experiment is recorded from, and to."""
+    """Where an experiment is recorded from and to."""
 
     config: Config
     storage: str
-    """A URL or path; a relative one starts from the project directory."""
+    """A URL or path. A relative path starts from the project directory."""
     spool: Spool
     open_repository: Callable[[], Repository]
-    """Opens the storage in this process, if need be."""
+    """Opens the storage in this process, if it is needed here."""
     storage_options: Mapping[str, Value] = field(default_factory=dict)
-    """What its driver is told; references to the environment are not resolved."""
+    """The options for the storage's driver, with references to the environment unresolved."""
 
     @property
     def directory(self) -> Path:
@@ -46,7 +44,7 @@ class Place:
         return self.config.directory
 
     def say(self, text: str) -> None:
-        """Say something that is neither trouble nor a result, unless nobody wants to hear it."""
+        """Give a notice that is neither a problem nor a result, unless `quiet` is configured."""
         if not self.config.quiet:
             notifier().inform(text)
 
@@ -59,7 +57,7 @@ class Place:
         unwanted: Callable[[str], str | None] = lambda _path: None,
         tracked: Callable[[], Collection[str]] = tuple,
     ) -> Tree:
-        """The files at or below `start`; neither the storage nor the spool is ever among them. Else as `scan`."""
+        """The files at or below `start`, as `scan` finds them, without those of the storage and the spool."""
         storage = local_root(self.storage, relative_to=self.directory)
         spools = [self.spool.directory, self.spool.named]
         skipped = spools if storage is None else [*spools, storage]
@@ -75,7 +73,7 @@ class Place:
         )
 
     def code(self, path: str) -> tuple[Path, Tree, Preview, list[str]]:
-        """Where the code to save lies, its files, what to think of them, and sources that earlier runs have left.
+        """The path of the code to save, its files, a preview of them, and sources that earlier runs have left.
 
         Raises:
             InvalidInput: the path, or what lies there, can't be saved.
@@ -103,8 +101,8 @@ class Place:
 
 
 def size_of(path: Path) -> int:
-    """The size of a file; 0 if it can't be looked at."""
+    """The size of a file in bytes; 0 if it can't be read."""
     try:
         return path.stat().st_size
-    except OSError:  # copying it will say so
+    except OSError:  # copying it will raise the error
         return 0

@@ -1,7 +1,7 @@
-"""What this process records of an experiment: input is checked, copied, and from then on safe.
+"""What this process records of an experiment: input is checked and copied, and is safe from then on.
 
-`checkpoint()` costs one copy of its files: a job in the spool outlives this process, whatever becomes of it, and
-storing it is somebody else's work (`launching`). Nothing here touches the storage.
+`checkpoint()` costs one copy of its files. A job in the spool outlives this process, however that ends; `launching`
+gets it stored. Nothing here touches the storage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from replicate_core import user_warnings
 from replicate_core.errors import InvalidInput, ReplicateError, StorageFailed
@@ -63,16 +62,12 @@ from replicate_core.spool.upload_queue import Origin, Queue
 from replicate_core.storage.opening import local_root
 from replicate_core.user_warnings import warn_only
 
-if TYPE_CHECKING:
-    pass
-
-
 _open: dict[str, Recording] = {}
-"""What this process records at this moment, by experiment."""
+"""The recordings that are open in this process, by experiment."""
 
 
 def open_here(experiment: str) -> Recording | None:
-    """What records an experiment in this process at this moment, if anything does."""
+    """The open recording of an experiment in this process, if there is one."""
     found = _open.get(experiment)
     return found if found is not None and found.is_owner else None
 
@@ -81,10 +76,10 @@ class Recording:
     """An experiment that this process records. Safe to use from several threads.
 
     Args:
-        place: where from and to.
-        queue: where its jobs go; owned by this process.
-        launched: who empties that.
-        strict: whether trouble with the storage is raised.
+        place: where it is recorded from and to.
+        queue: the queue for its jobs; owned by this process.
+        launched: what uploads from the queue.
+        strict: whether failures of the storage are raised.
         next_step: the step of the next checkpoint that names none.
     """
 
@@ -102,20 +97,20 @@ class Recording:
         self._over = False
         self._backlog = Backlog(queue, launched, place.config.spool)
         self._blocked_seconds = 0.0
-        self._looked_at = 0.0
-        self._told: str | None = None
-        self._told_of_secrets = False
-        self._told_of_unranked = False
-        self._told_of_files: set[str] = set()
+        self._checked_at = 0.0
+        self._reported: str | None = None
+        self._warned_of_secrets = False
+        self._warned_of_unranked = False
+        self._warned_of_files: set[str] = set()
         self._project = Anchor(place.directory)
         self._is_losing = False
         self._code: Mapping[str, leftovers.Version | None] | None = None
-        """What was saved as code, and which version of it."""
+        """Which files were saved as code, in which version."""
         self._keep: Keep | None = None
         self._is_superseded = False
         self._is_new = False
         self._wait_is_deferred = False
-        """Whether it has ended, and what is left to store was not waited for yet."""
+        """Whether it has ended, but the wait until everything is stored is deferred."""
 
     @classmethod
     def begin(
@@ -128,20 +123,20 @@ class Recording:
         next_step: int = 0,
         check: Callable[[], object] | None = None,
     ) -> Recording:
-        """Begin an experiment, or resume one: its code is copied, and the storage was reached.
+        """Begin an experiment, or resume one. When this returns, its code is copied and the storage has been reached.
 
         Args:
-            place: where from and to.
-            first: what is known of the experiment, or from where it goes on.
+            place: where it is recorded from and to.
+            first: what is known about the experiment, or from where it resumes.
             path: what to save of the project, relative to its directory; None saves nothing.
-            strict: whether trouble with the storage is raised from `checkpoint` and `end`.
+            strict: whether `checkpoint` and `end` raise failures of the storage.
             next_step: the step of the next checkpoint that names none.
-            check: called while no other process of this machine can begin that names a check, too; it raises what
-                speaks against beginning.
+            check: raises if the experiment must not begin. Of all processes of this machine that pass a check, one at
+                a time checks and begins.
 
         Raises:
             InvalidInput: the path, or what lies there, can't be saved.
-            StorageFailed, and what else opening a storage raises: the experiment does not exist then.
+            StorageFailed, and what else opening a storage raises: the experiment was not begun.
         """
         storage = local_root(place.storage, relative_to=place.directory)
         if storage is not None and place.directory.is_relative_to(storage.resolve()):
@@ -165,7 +160,7 @@ class Recording:
         launched, recording = None, None
         try:
             queue.watch()
-            launched = launch(queue, place.open_repository)  # first of all: it takes a while until it is ready
+            launched = launch(queue, place.open_repository)  # before copying code: it takes a while to get ready
             tree = None
             if path is not None:
                 start, tree, preview, made = place.code(path)
@@ -179,13 +174,13 @@ class Recording:
                         f"{first_few(made)}; `replicate status` shows which"
                     )
             recording = cls(place, queue, launched, strict=strict, next_step=next_step)
-            recording._begin(first, tree)  # its own
+            recording._begin(first, tree)
         except BaseException:
             queue.finish_appending()
             queue.remove()
             queue.unwatch()
             if recording is not None:
-                recording._project.close()  # its own
+                recording._project.close()
             if launched is not None:
                 launched.detach()
             place.spool.tidy()
@@ -199,8 +194,8 @@ class Recording:
             self._code = {path: leftovers.version(file) for path, file in tree.files.items()}
             staged = self._backlog.stage(tree)
             if tree.files and not staged.files:
-                raise InvalidInput(f"{_why_nothing(tree, staged)}: none of the code can be saved")
-            if news := self._news_of_files(staged):
+                raise InvalidInput(f"{_why_not_copied(tree, staged)}: none of the code can be saved")
+            if news := self._file_warning(staged):
                 user_warnings.warn(f"{news}. Name in .replicateignore what is not code")
             first = replace(first, size_bytes=staged.total_bytes)
         self._launched.wait_until_ready()
@@ -218,27 +213,27 @@ class Recording:
 
     @property
     def is_only_begun(self) -> bool:
-        """Whether it is new, and nothing but its beginning was recorded of it."""
+        """Whether the experiment is new, and nothing but its beginning was recorded."""
         return self._is_new and self._backlog.jobs == 1
 
     @property
     def is_owner(self) -> bool:
-        """Whether this process still appends to its queue, and is no fork of the one that does."""
+        """Whether this process still appends to the queue, and is not a fork of the process that does."""
         return self.is_running and os.getpid() == self._process and self._queue.is_owned_by_this_process()
 
     def supersede(self) -> None:
-        """End it because this process has resumed the experiment: what is recorded from now on is recorded there."""
+        """End this recording because the process has resumed the experiment in another one."""
         self._is_superseded = True
         if self._note_end("interrupted", "the same process resumed the experiment") is None:
             return
-        left, interruption = self._wait_for_the_rest()
+        left, interruption = self._wait_and_detach()
         if left is not None:
             warn_only(left)
         if interruption is not None:
             raise interruption
 
     def wait_until_known(self, seconds: float) -> bool:
-        """Wait until others can see that it has begun; tells whether they can, so many seconds later."""
+        """Wait until others can see that it has begun, for at most `seconds`. Returns whether they can."""
         patience = time.monotonic() + seconds
         while self._queue.state().done == 0 and self._launched.ensure_running() and time.monotonic() < patience:
             time.sleep(WAIT_SECONDS)
@@ -275,33 +270,33 @@ class Recording:
                     facts = replace(facts, size_bytes=staged.total_bytes, is_waiting=True)
             self._append_checkpoint(facts, staged)
             self._next_step = facts.step + 1
-            if start is not None or time.monotonic() - self._looked_at > LOOK_SECONDS:
-                self._look()
+            if start is not None or time.monotonic() - self._checked_at > LOOK_SECONDS:
+                self._check_storing()
             self._blocked_seconds += time.perf_counter() - began
         return facts
 
     def keep(self, rule: Keep) -> None:
         """See `Recorded.keep`."""
         if self._over:
-            raise InvalidInput("this experiment has ended: nothing more is saved of it that could be kept or let go")
+            raise InvalidInput("this experiment has ended: it saves no more checkpoints that keep() could apply to")
         self._keep = rule
 
     def end(self, status: Ending = "finished", error: str | None = None, *, waits: bool = True) -> Ended | None:
-        """See `Recorded.end`: waits until all is stored, or can't be.
+        """See `Recorded.end`. Waits until everything is stored, or can't be.
 
-        Without `waits` it returns at once where the spool is as safe a place as the storage. What is left to wait for
-        is waited for by whatever needs it first: reading in this process, another `end`, or the end of the process.
+        Without `waits` it returns at once if the spool is as safe as the storage. The wait is then deferred to whatever
+        needs it first: reading in this process, another `end`, or the end of the process.
 
         Raises:
-            StorageFailed: with `strict`, when something is left behind.
+            StorageFailed: with `strict`, if something could not be stored.
         """
         ended = self._note_end(status, error)
-        if ended is not None and not waits and self._may_wait_later():
+        if ended is not None and not waits and self._may_defer_wait():
             self._wait_is_deferred = True
             self._queue.defer_wait(self.end)
             atexit.register(self._wait_at_exit)
         elif ended is not None or self._wait_is_deferred:
-            left, interruption = self._wait_for_the_rest()
+            left, interruption = self._wait_and_detach()
             if left is not None:
                 if self._strict and interruption is None:
                     raise StorageFailed(left)
@@ -311,13 +306,13 @@ class Recording:
         return ended
 
     def _wait_at_exit(self) -> None:
-        """Wait for the rest where nobody is left to catch anything."""
-        left, _ = self._wait_for_the_rest()
+        """Wait until everything is stored, at the end of the process: raise nothing, because nobody would catch it."""
+        left, _ = self._wait_and_detach()
         if left is not None:
             notifier().report_problem(left)
 
-    def _may_wait_later(self) -> bool:
-        """Tell whether the storage is on the disk of the spool, and an exit handler will see to the rest."""
+    def _may_defer_wait(self) -> bool:
+        """Tell whether the storage is on the disk of the spool, and an exit hook can wait for the uploads."""
         storage = local_root(self._place.storage, relative_to=self._place.directory)
         if self._strict or storage is None or not process_exit.runs_exit_handlers():
             return False
@@ -329,20 +324,20 @@ class Recording:
             return False
 
     def end_with_process(self, status: Ending, error: str | None) -> None:
-        """End it because the process does: nobody is left to catch anything."""
+        """End it because the process ends: raise nothing, because nobody would catch it."""
         if self._note_end(status, error) is not None:
             self._wait_at_exit()
 
     def _note_end(self, status: Ending, error: str | None) -> Ended | None:
-        """Append how it ended; None if that is known already. From now on it is safe, whatever becomes of us."""
-        if os.getpid() != self._process:  # before the lock: a fork may have copied it while it was held
+        """Append how it ended; None if that is already recorded. Then the end survives a crash of the process."""
+        if os.getpid() != self._process:  # before taking the lock: a fork may have copied it while it was held
             return None
         with self._lock:
             if self._over:
                 return None
             ended = Ended(self._experiment, utc_now(), status, error, self._blocked_seconds, self._queue.session)
             self._over = True
-            with suppress(StorageFailed):  # there is no room even for this: then it counts as killed
+            with suppress(StorageFailed):  # if there is no room even for this, it counts as killed
                 self._append(ended)
             self._queue.finish_appending()
             self._launched.wake()
@@ -351,8 +346,8 @@ class Recording:
         process_exit.unregister(self.end_with_process)
         return ended
 
-    def _wait_for_the_rest(self) -> tuple[str | None, BaseException | None]:
-        """Wait until all is stored: what is left, in words, and what interrupted the waiting."""
+    def _wait_and_detach(self) -> tuple[str | None, BaseException | None]:
+        """Wait until everything is stored. Returns a sentence about what is not, and what interrupted the wait."""
         if os.getpid() != self._process:
             return None, None
         if self._wait_is_deferred:
@@ -365,7 +360,7 @@ class Recording:
         self._launched.detach()
         self._project.close()
         if not self._queue.was_closed() and left is None:
-            text = f"{self._gone()}: what was not stored by then is lost"
+            text = f"{self._deleted_message()}: what was not stored by then is lost"
         elif kept := self._queue.kept_aside():
             paths = ", ".join(str(path) for path in kept)
             lost = f"some of what the experiment {ids.short(self._experiment)} saved was damaged before it was stored"
@@ -381,43 +376,45 @@ class Recording:
         return "this experiment has ended: a checkpoint can't be added to it any more"
 
     def _existing(self, path: str | os.PathLike[str]) -> Path:
-        """The absolute form of a path of the user's in the project, wherever that is now."""
+        """The absolute form of a user's path in the project, even if the project was moved."""
         self._follow()
         return existing_inside(working_directory(path), self._place.directory, path)
 
     def _follow(self) -> None:
-        """Find the project and the spool again, should they have been moved."""
+        """Find the project and the spool again if they were moved."""
         self._queue.follow()
         if self._project.follow():
             config = replace(self._place.config, directory=self._project.path)
             spool = Spool(config.directory, self._queue.directory.parent)
             self._place = replace(self._place, config=config, spool=spool)
 
-    # Storing: how it is doing.
+    # Whether storing works.
 
-    def _look(self) -> None:
-        """See to it that somebody is storing, and tell once what is in the way."""
-        self._looked_at = time.monotonic()
+    def _check_storing(self) -> None:
+        """Ensure that a recorder is running, and report once why storing fails."""
+        self._checked_at = time.monotonic()
         self._follow()
         self._launched.ensure_running()
         trouble = self._launched.trouble()
         if not self._queue.directory.is_dir():
-            self._tell("gone", StorageFailed(f"{self._gone()}: nothing more of this experiment can be saved"))
+            self._report(
+                "gone", StorageFailed(f"{self._deleted_message()}: nothing more of this experiment can be saved")
+            )
         elif trouble is None:
-            self._told = None
+            self._reported = None
         else:
-            where = f"what is saved can't be stored for now, and waits in {self._queue.directory}; training goes on. "
-            self._tell(trouble.kind, as_error(trouble), where)
+            where = f"what is saved can't be stored for now, and waits in {self._queue.directory}; training continues. "
+            self._report(trouble.kind, as_error(trouble), where)
 
-    def _tell(self, what: str, error: ReplicateError, where: str = "") -> None:
-        """Warn of trouble once, or raise it if the user wants that."""
+    def _report(self, what: str, error: ReplicateError, where: str = "") -> None:
+        """Warn of a failure once, or raise it if the recording is strict."""
         if self._strict:
             raise error
-        if self._told != what:
-            self._told = what
+        if self._reported != what:
+            self._reported = what
             warn_only(f"{where}{error}")
 
-    def _gone(self) -> str:
+    def _deleted_message(self) -> str:
         return f"{self._queue.directory}, where what is saved waits to be stored, was deleted by somebody"
 
     def _wait_until_stored(self) -> tuple[Waiting | None, BaseException | None]:
@@ -430,7 +427,7 @@ class Recording:
         self._backlog.append(record, staged, facts, blocked_seconds=self._blocked_seconds)
 
     def _append_checkpoint(self, facts: CheckpointFacts, staged: Staged | None) -> None:
-        """Append the job of a checkpoint. Where there is no room even for that, it is lost, and training goes on."""
+        """Append the job of a checkpoint. If there is no room even for that, it is lost, and training continues."""
         try:
             self._append(Checkpointed(self._experiment, (facts,), self._queue.session), staged, facts)
             self._is_losing = False
@@ -444,11 +441,11 @@ class Recording:
                     f"{error}"
                 )
 
-    def _news_of_files(self, staged: Staged) -> str:
-        """What there is to say of files that are not copied, or not to their ends, and was not said before."""
-        left_out = [f"{path} {why}" for path, why in staged.left_out.items() if path not in self._told_of_files]
-        growing = [path for path in staged.growing if path not in self._told_of_files]
-        self._told_of_files.update(staged.left_out, staged.growing)
+    def _file_warning(self, staged: Staged) -> str:
+        """A warning about files that were not copied, or not completely, and were not warned about before."""
+        left_out = [f"{path} {why}" for path, why in staged.left_out.items() if path not in self._warned_of_files]
+        growing = [path for path in staged.growing if path not in self._warned_of_files]
+        self._warned_of_files.update(staged.left_out, staged.growing)
         texts = []
         if left_out:
             texts.append(f"left out of what is saved: {first_few(left_out)}")
@@ -459,25 +456,25 @@ class Recording:
         return ". And ".join(texts)
 
     def _stage_checkpoint(self, facts: CheckpointFacts, start: Path) -> Staged | None:
-        """The copies of a checkpoint's files; None where there can be none, with a warning."""
+        """Copy the files of a checkpoint. Warns and returns None if they can't be copied."""
         tree = self._place.tree(start, rules=IgnoreRules())
         try:
             staged = self._backlog.stage_with_room(tree)
         except StorageFailed as error:
             if self._strict:
                 raise
-            if self._queue.directory.is_dir():  # else `_look` warns of that
+            if self._queue.directory.is_dir():  # if not, `_check_storing` warns about that
                 _warn_of_unsaved(facts, str(error))
             return None
         is_empty = bool(tree.files) and not staged.files
         if (is_empty and not start.exists()) or (self._strict and staged.left_out):
             shutil.rmtree(staged.directory, ignore_errors=True)
-            raise InvalidInput(f"{_why_nothing(tree, staged)}: nothing was saved")
+            raise InvalidInput(f"{_why_not_copied(tree, staged)}: nothing was saved")
         if is_empty:
             shutil.rmtree(staged.directory, ignore_errors=True)
-            _warn_of_unsaved(facts, _why_nothing(tree, staged))
+            _warn_of_unsaved(facts, _why_not_copied(tree, staged))
             return None
-        if news := self._news_of_files(staged):
+        if news := self._file_warning(staged):
             warn_only(f"{news}. This is said once")
         limit = self._place.config.code_limit_bytes
         made = leftovers.made(tree.files, self._code, whole=start.is_file(), limit_bytes=limit)
@@ -509,25 +506,25 @@ class Recording:
         self._warn_of_vector(primary, recorded)
         redactor = Redactor(enabled=config.redact)
         other = redactor.values(other)
-        if not self._told_of_secrets:
-            self._told_of_secrets = bool(redactor.found)
+        if not self._warned_of_secrets:
+            self._warned_of_secrets = bool(redactor.found)
             warn_of_secrets(redactor.found)
         return CheckpointFacts(new_id(), utc_now(), checked_step(step), recorded, primary, extra=other)
 
     def _warn_of_vector(self, primary: PrimaryMetric | None, metrics: Mapping[str, Value]) -> None:
-        """Warn once of a primary metric by which nothing can be compared."""
+        """Warn once about a primary metric that is not a number, so that checkpoints can't be compared by it."""
         value = None if primary is None else metrics.get(primary.name)
-        if primary is None or value is None or is_number(value) or self._told_of_unranked:
+        if primary is None or value is None or is_number(value) or self._warned_of_unranked:
             return
-        self._told_of_unranked = True
+        self._warned_of_unranked = True
         warn_only(
             f"the primary metric {primary.name!r} is not a single number but {shortened(value)}: it is recorded, and "
-            "best() will pass over it. Name a metric that is one, such as the mean"
+            "best() will ignore it. Name a metric that is a single number, such as the mean"
         )
 
 
-def _why_nothing(tree: Tree, staged: Staged) -> str:
-    """Why files were not copied, with their names."""
+def _why_not_copied(tree: Tree, staged: Staged) -> str:
+    """The names of files that were not copied, and why."""
     vanished = (f"{path} vanished while it was copied" for path in tree.files)
     return first_few([f"{path} {why}" for path, why in staged.left_out.items()] or list(vanished))
 

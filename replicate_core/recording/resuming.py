@@ -1,6 +1,6 @@
-"""Resuming an experiment: which one is meant, whether it still runs elsewhere, and from which checkpoint.
+"""Resuming an experiment: which one is meant, whether it still runs elsewhere, and from which checkpoint to resume.
 
-What is done from there on is `recording`'s; restoring a model is its framework's.
+Everything after that is in `recording`. Restoring a model is up to its framework.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from replicate_core.views.source import ExperimentView, Source
 AUTO = "auto"
 
 SILENCE = 3 * INTERVAL
-"""An experiment that gives no sign of life while it is waited for so long does not run any more."""
+"""How long to wait for a sign of life before an experiment counts as not running any more."""
 
 LOOK_SECONDS = 1.0
-"""How often a process that waits for a sign of life looks for one."""
+"""Seconds between looks for a sign of life."""
 
 COPY_BYTES = 4 << 20
 
@@ -43,7 +43,7 @@ Say = Callable[[str], object]
 
 
 class StillRuns(InvalidInput):
-    """What is to go on has not ended."""
+    """The experiment to resume has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class Candidate:
 
     experiment: str
     checkpoint: str | None
-    """The one that was named; None: the newest one that can be read."""
+    """The checkpoint that was named; None: the newest one that can be read."""
     reason: str
-    """Why it is this experiment, in words."""
+    """Why this experiment was chosen, for a message."""
     is_over: bool = True
-    """Whether its end is known; else it may still run."""
+    """Whether its end is known; if not, it may still run."""
     seen_over: ExperimentView | None = None
-    """As it was when it was found not to run; None if nobody has looked."""
+    """The experiment when it was found not to run; None if that was not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,22 @@ class Anew:
     """Nothing is resumed: a new experiment begins."""
 
     reason: str | None = None
-    """Why the latest start of the same run is not resumed, in words; None where there is none."""
+    """Why the latest start of the same run is not resumed, for a message; None if there is no such start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where an experiment goes on."""
+    """Where an experiment resumes."""
 
     listed: ExperimentView
     checkpoint: CheckpointFacts | None
-    """None: at its beginning, because none of its checkpoints has files that can be read."""
+    """None: it resumes at its beginning, because none of its checkpoints has files that can be read."""
     reason: str
     adds: bool = False
-    """Whether it goes on behind its last checkpoint, which need not be readable, and nothing is set aside."""
+    """Whether it resumes after its last checkpoint, which need not be readable, and no checkpoint is set aside."""
 
     def resumed(self, session: str, now: datetime) -> Resumed:
-        """What is recorded of it."""
+        """The record of this start."""
         state = self.listed.state
         checkpoint = None if self.checkpoint is None else self.checkpoint.id
         return Resumed(state.created.experiment, now, session, state.session, checkpoint, adds=self.adds)
@@ -91,22 +91,24 @@ def find(source: Source, wanted: str, created: Created, *, over: Collection[str]
     """Find what to resume.
 
     Args:
-        source: what there is.
-        wanted: `"auto"`, or how the id of an experiment or checkpoint begins.
+        source: the experiments to search.
+        wanted: `"auto"`, or a prefix of the id of an experiment or checkpoint.
         created: the experiment that would begin otherwise; see `decide`.
         over: experiments that are known not to run any more, whatever listings say.
 
     Raises:
-        NotFound: nothing, or more than one thing, has an id that begins so.
+        NotFound: no id, or more than one, has this prefix.
     """
     if wanted == AUTO:
-        candidates = source.candidates(_texts_of_same_run(created)).values()
+        candidates = source.candidates(_strings_of_same_run(created)).values()
         same = [item for item in reversed(candidates) if is_same_run(item.state.created, created)]
         return decide(same, created, over=over)
     matches = source.matching(wanted)
     if len(matches) != 1:
         found = ", ".join(checkpoint or listed.experiment for listed, checkpoint in matches) or "nothing"
-        raise NotFound(f"resume={wanted!r} begins the id of {found}: `replicate ls` shows what there is")
+        raise NotFound(
+            f"resume={wanted!r} must be the prefix of one id, and matches {found}: `replicate ls` shows what there is"
+        )
     listed, checkpoint = matches[0]
     reason = "its id was given" if checkpoint is None else "its checkpoint was given"
     return Candidate(listed.experiment, checkpoint, reason, is_over=listed.state.ended is not None)
@@ -115,12 +117,13 @@ def find(source: Source, wanted: str, created: Created, *, over: Collection[str]
 def decide(same: Iterable[ExperimentView], new: Created, *, over: Collection[str] = ()) -> Candidate | Anew:
     """Decide which earlier start of a run `"auto"` resumes: the latest one with the same params, unless it finished.
 
-    One that has nothing to resume from yet does not hide an older one that has; one that finished ends the search.
+    A start without a checkpoint to resume from does not hide an older one that has one. A finished start ends the
+    search.
 
     Args:
         same: the earlier starts of the same run, newest first.
         new: the start that is about to begin.
-        over: as of `find`.
+        over: see `find`.
     """
     empty = others = finished = None
     for item in same:
@@ -137,11 +140,11 @@ def decide(same: Iterable[ExperimentView], new: Created, *, over: Collection[str
         return _found(empty, over)
     if finished is not None:
         of_params = " with these params" if others is not None else ""
-        return Anew(f"{_latest(finished)}{of_params}, has finished; {_extended(finished)}")
+        return Anew(f"{_describe_latest(finished)}{of_params}, has finished; {_resume_hint(finished)}")
     if others is not None:
         differences = _differences(others.state.created, new)
-        offer = "that one still runs" if _may_run(others, over) else _extended(others)
-        return Anew(f"the params differ from those of {_latest(others)}: {differences}; {offer}")
+        offer = "that one still runs" if _may_run(others, over) else _resume_hint(others)
+        return Anew(f"the params differ from those of {_describe_latest(others)}: {differences}; {offer}")
     return Anew()
 
 
@@ -156,7 +159,7 @@ def _may_run(item: ExperimentView, over: Collection[str]) -> bool:
 
 
 def _can_be_resumed_from(item: ExperimentView) -> bool:
-    """Tell whether it has a checkpoint with files, stored or still to be stored."""
+    """Tell whether it has a checkpoint with files, stored or waiting to be stored."""
     return any(
         facts.manifest is not None or (facts.id in item.waiting and facts.path is not None)
         for facts in item.state.checkpoints
@@ -169,50 +172,50 @@ def _began_after(item: ExperimentView, finished: ExperimentView) -> bool:
 
 
 def _has_same_params(old: Created, new: Created) -> bool:
-    """Tell whether the params are those that were recorded; a start that names none has them."""
+    """Tell whether the params equal the recorded ones. A start without params matches all."""
     return not new.params or not differing([_comparable(old), _comparable(new)])
 
 
 def _comparable(created: Created) -> dict[str, Value]:
-    """Params as they are compared and shown: without secrets, which an earlier version recorded as they were."""
+    """Params as they are compared and shown: without secrets, which an earlier version recorded in plain text."""
     return metric_columns.flat(Redactor().values(created.params))
 
 
-def _latest(item: ExperimentView) -> str:
+def _describe_latest(item: ExperimentView) -> str:
     name = item.state.created.name
     return f"{ids.short(item.experiment)}, the latest {f'named {name!r}' if name else 'with these params and command'}"
 
 
-def _extended(item: ExperimentView) -> str:
+def _resume_hint(item: ExperimentView) -> str:
     return f'resume="{ids.short(item.experiment)}" would extend that one'
 
 
 def is_same_run(old: Created, new: Created) -> bool:
-    """Tell whether an experiment is another start of the same run: same project and name, else params and command."""
+    """Tell whether two starts belong to one run: same project and name or, without names, same params and command."""
     if old.config.get("project") != new.config.get("project"):
         return False
     if old.name is not None or new.name is not None:
         return old.name == new.name
-    return old.command == new.command and _text_of(old) == _text_of(new)
+    return old.command == new.command and _params_as_string(old) == _params_as_string(new)
 
 
-def _texts_of_same_run(new: Created) -> list[str]:
-    """What stands in a record of each other start of the same run, to find it among very many; see `is_same_run`."""
+def _strings_of_same_run(new: Created) -> list[str]:
+    """Strings that the record of any other start of the same run contains, for a fast search; see `is_same_run`."""
     if new.name is not None:
         return [f'"name":{dumps(new.name)}']
-    plain = {name: value for name, value in new.params.items() if not isinstance(value, (dict, list))}  # have an order
+    plain = {name: value for name, value in new.params.items() if not isinstance(value, (dict, list))}  # order varies
     return [f'"command":{dumps(new.command)}', *(dumps({name: value})[1:-1] for name, value in plain.items())]
 
 
-def _text_of(created: Created) -> str:
-    return json.dumps(created.params, sort_keys=True)  # as text, because NaN is not equal to itself
+def _params_as_string(created: Created) -> str:
+    return json.dumps(created.params, sort_keys=True)  # as a string, because NaN is not equal to itself
 
 
 def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candidate | Anew:
-    """Find what to resume, as `find`, and make sure that no other process records it any more.
+    """Find what to resume, as `find` does, and make sure that no other process still records it.
 
     Raises:
-        StillRuns: it runs.
+        StillRuns: it still runs.
         NotFound: see `find`; or it was deleted meanwhile.
         StorageFailed: the storage can't be reached.
     """
@@ -224,19 +227,19 @@ def find_over(source: Source, wanted: str, created: Created, say: Say) -> Candid
         seen = wait_until_over(source, found.experiment, say)
         if found.is_over or wanted != AUTO:
             return replace(found, seen_over=seen)
-        wait_until_stored(source.spool, found.experiment)  # how it ended may wait there, and decides
+        wait_until_stored(source.spool, found.experiment)  # its end may still wait there, and affects the choice
         over[found.experiment] = seen
     return found
 
 
 def wait_until_over(source: Source, experiment: str, say: Say) -> ExperimentView:
-    """Make sure that an experiment does not run any more; returns it as it was then.
+    """Make sure that an experiment does not run any more, and return it.
 
-    On this machine locks tell. Of another machine only signs of life are known, and its clock may be wrong: if the last
-    sign is young or from the future, it is waited for the next one.
+    On this machine, locks show whether it runs. Of another machine only signs of life are known, and its clock may be
+    wrong. So if the last sign is recent or in the future, this waits for another one.
 
     Raises:
-        StillRuns: it runs.
+        StillRuns: it still runs.
         NotFound: it was deleted.
     """
     if source.spool.is_recorded_by_this_process(experiment):
@@ -260,7 +263,7 @@ def wait_until_over(source: Source, experiment: str, say: Say) -> ExperimentView
         now = one(source, experiment)
         if now.state.ended is not None:
             return now
-        if _life(now) != _life(first):
+        if _signs_of_life(now) != _signs_of_life(first):
             raise StillRuns(
                 f"the experiment {ids.short(experiment)} is running on {where}: stop it there, or begin another "
                 "experiment with resume=None"
@@ -272,20 +275,20 @@ def _check_not_resumed(before: ExperimentView | None, now: ExperimentView) -> No
     """Make sure that no other process has resumed an experiment since it was found not to run.
 
     Raises:
-        StillRuns: one has.
+        StillRuns: another process has.
     """
     if before is not None and now.status == "running" and now.state.session != before.state.session:
-        raise StillRuns(_rivals(now.experiment))
+        raise StillRuns(_resumed_elsewhere(now.experiment))
 
 
-def _life(listed: ExperimentView) -> tuple[object, ...]:
+def _signs_of_life(listed: ExperimentView) -> tuple[object, ...]:
     """What changes while an experiment runs."""
     state, sign = listed.state, listed.heartbeat
     return state.session, len(state.checkpoints), None if sign is None else sign.time
 
 
 def choose(source: Source, found: Candidate) -> Start:
-    """Choose the checkpoint to resume from, of an experiment that is over. All of its files are read and verified.
+    """Choose the checkpoint to resume from, of an experiment that is over. All files of the checkpoint are verified.
 
     Raises:
         NotFound: it was deleted.
@@ -316,12 +319,12 @@ def choose(source: Source, found: Candidate) -> Start:
 
 
 def behind_the_last(source: Source, experiment: str, seen_over: ExperimentView | None) -> Start:
-    """Where more is added to an experiment that is over: behind all that it has.
+    """The start for adding more to an experiment that is over: after everything that it has.
 
     Args:
-        source: what there is.
+        source: knows the experiment.
         experiment: its id.
-        seen_over: as of `Candidate`.
+        seen_over: see `Candidate`.
 
     Raises:
         NotFound: it was deleted.
@@ -336,7 +339,7 @@ def behind_the_last(source: Source, experiment: str, seen_over: ExperimentView |
 
 
 def follow(source: Source, wanted: str, created: Created, say: Say) -> Start | None:
-    """Find where the first process of the same distributed run resumes, or will; None where that begins anew."""
+    """Find where the first process of this distributed run has resumed or will resume; None if it begins anew."""
     over: set[str] = set()
     while not isinstance(found := find(source, wanted, created, over=over), Anew):
         if found.experiment in over:
@@ -354,9 +357,9 @@ def follow(source: Source, wanted: str, created: Created, say: Say) -> Start | N
 
 def _as_resumed(source: Source, found: Candidate) -> Start:
     """Where another process has resumed an experiment, or is about to."""
-    if _begins_here(source.spool, one(source, found.experiment).state):  # it has not said from where:
-        start = choose(source, found)  # it chooses as anybody does who looks now
-        if _begins_here(source.spool, one(source, found.experiment).state):  # so nothing has changed meanwhile
+    if _begins_here(source.spool, one(source, found.experiment).state):  # it has not recorded from where
+        start = choose(source, found)  # it makes the same choice as this process does now
+        if _begins_here(source.spool, one(source, found.experiment).state):  # if nothing has changed meanwhile
             return start
     listed = one(source, found.experiment)
     wanted = listed.state.resumed_from
@@ -365,14 +368,14 @@ def _as_resumed(source: Source, found: Candidate) -> Start:
 
 
 def _begins_here(spool: Spool, state: ExperimentState) -> bool:
-    """Tell whether a process of this machine is about to resume an experiment, and has not said from where."""
+    """Tell whether a process of this machine is about to resume an experiment, and has not recorded from where."""
     queues = spool.queues_of(state.created.experiment)
     owned = [queue.session for queue in queues if queue.is_owned()]
     return bool(owned) and state.session not in owned
 
 
 def described(start: Start, new: Created) -> str:
-    """What is resumed, why, and what is set aside, in words; and which params differ from those of `new`."""
+    """A message: what is resumed and why, what is set aside, and which params differ from those of `new`."""
     old = start.listed.state.created
     experiment = ids.short(old.experiment)
     if start.checkpoint is None:
@@ -382,11 +385,11 @@ def described(start: Start, new: Created) -> str:
     said = f"resuming the experiment {experiment} {where}, because {start.reason}{_set_aside(start)}"
     if _has_same_params(old, new):
         return said
-    return f"{said}. Its params stay as they were recorded; now they are others: {_differences(old, new)}"
+    return f"{said}. Its params stay as they were recorded, though this run has others: {_differences(old, new)}"
 
 
 def _set_aside(start: Start) -> str:
-    """How many checkpoints are set aside, in words; nothing where none is."""
+    """A clause about the checkpoints that are set aside; empty if there are none."""
     checkpoints, chosen = start.listed.state.checkpoints, start.checkpoint
     behind = next((at for at, item in enumerate(checkpoints, 1) if chosen is not None and item.id == chosen.id), 0)
     later = checkpoints[behind:]
@@ -401,7 +404,7 @@ def _set_aside(start: Start) -> str:
 
 
 def _differences(old: Created, new: Created) -> str:
-    """Which params differ, in words."""
+    """The params that differ, for a message."""
     before, now = _comparable(old), _comparable(new)
     names = differing([before, now])
     shown = ", ".join(f"{name} {_shown(before, name)} → {_shown(now, name)}" for name in names[:DIFFERENCES_SHOWN])
@@ -413,34 +416,34 @@ def _shown(params: Mapping[str, Value], name: str) -> str:
 
 
 def check_alone(source: Source, start: Start) -> None:
-    """Make sure that no other process has resumed an experiment since it was looked at.
+    """Make sure that no other process has resumed an experiment since its start was chosen.
 
     Raises:
-        StillRuns: one has.
+        StillRuns: another process has.
     """
     experiment = start.listed.state.created.experiment
     is_recorded = source.spool.is_recorded_here(experiment)
     if not start.adds and source.spool.is_recorded_by_this_process(experiment):
         is_recorded = False  # it is ended once this session has begun
     if is_recorded or one(source, experiment).state.session != start.listed.state.session:
-        raise StillRuns(_rivals(experiment))
+        raise StillRuns(_resumed_elsewhere(experiment))
 
 
 def check_unrivalled(source: Source, own: Resumed) -> None:
-    """Make sure that no other machine resumed the experiment at the same moment; called once ours is stored.
+    """Make sure that no other machine resumed the experiment at the same moment. Called after `own` is stored.
 
-    Of two that do, the one that looks later sees the other: one of them, or each, gives up.
+    If two did, the one that checks later sees the other. So at least one of them gives up.
 
     Raises:
-        StillRuns: one did.
+        StillRuns: another machine did.
     """
     stored = source.repository.read_records(experiment=own.experiment)
     others = [item for item in stored if isinstance(item, Resumed) and item.session != own.session]
     if any(item.previous == own.previous for item in others):
-        raise StillRuns(_rivals(own.experiment))
+        raise StillRuns(_resumed_elsewhere(own.experiment))
 
 
-def _rivals(experiment: str) -> str:
+def _resumed_elsewhere(experiment: str) -> str:
     return (
         f"another process resumed the experiment {ids.short(experiment)} at the same moment: let that run, or end "
         "it and start this one again"
@@ -448,7 +451,7 @@ def _rivals(experiment: str) -> str:
 
 
 def one(source: Source, experiment: str) -> ExperimentView:
-    """What is known of an experiment. Raises `NotFound`: it was deleted."""
+    """What is known about an experiment. Raises `NotFound` if it was deleted."""
     listed = source.one(experiment)
     if listed is None:
         raise NotFound(f"the experiment {ids.short(experiment)} was deleted")
@@ -456,7 +459,7 @@ def one(source: Source, experiment: str) -> ExperimentView:
 
 
 def check_readable(repository: Repository, checkpoint: CheckpointFacts) -> None:
-    """Read and verify all files of a checkpoint. Raises `Corrupted`, and `StorageFailed`."""
+    """Read and verify all files of a checkpoint. Raises `Corrupted` and `StorageFailed`."""
     if checkpoint.manifest is None:
         raise Corrupted(f"the checkpoint {ids.short(checkpoint.id)} has no files to resume from")
     for path, file in repository.manifest(checkpoint.manifest, size_bytes=checkpoint.size_bytes).files.items():

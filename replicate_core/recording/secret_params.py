@@ -1,7 +1,7 @@
-"""Secrets in what people have recorded: params, other values of checkpoints, names, tags and notes.
+"""Secrets in what users record: params, other values of checkpoints, names, tags and notes.
 
-Pure. Stricter than `redaction`, because what is recorded is used again: `tokenizer: bert`, `pad_token: "<pad>"` and
-`sort_key: date` stay, and numbers are never secrets.
+Pure. It redacts less than `redaction`, because recorded values are used again: `tokenizer: bert`, `pad_token: "<pad>"`
+and `sort_key: date` stay, and numbers are never secrets.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _SECRET_WORDS = frozenset(
         "storepass",
     }
 )
-"""Words that end the name of a secret."""
+"""Last words of names of secrets."""
 
 _VOCABULARY = frozenset({
     "additional", "assistant", "audio", "begin", "bos", "class", "cls", "context", "decoder", "end", "eos", "first",
     "image", "last", "mask", "masked", "max", "min", "next", "num", "pad", "padding", "per", "prefix", "prompt", "sep",
     "separator", "special", "start", "stop", "suffix", "target", "text", "unk", "unknown", "video", "vision", "word",
 })  # fmt: skip
-"""Words before `token` where that is something a model reads."""
+"""Words before `token` that make it a token of a model's vocabulary."""
 
 _OWNERS = frozenset({
     "access", "account", "anthropic", "api", "auth", "aws", "azure", "bearer", "client", "comet", "encryption", "gcp",
     "github", "gitlab", "google", "hf", "huggingface", "license", "neptune", "openai", "private", "secret", "service",
     "session", "signing", "ssh", "storage", "subscription", "wandb",
 })  # fmt: skip
-"""Words before `key`, `keys` or `tokens` where these are secrets."""
+"""Words before `key`, `keys` or `tokens` that make it a secret."""
 
-_NO_SECRET = re.compile(
-    r"<[^<>]*>|\[[^\[\]]*\]"  # of a vocabulary
+_NOT_SECRET = re.compile(
+    r"<[^<>]*>|\[[^\[\]]*\]"  # a token of a vocabulary
     r"|[+-]?[\d._,:\s]+"  # a number
     r"|\$\{?\w+\}?"  # a variable
     r"|(?:~|\.\.?)/\S*|/\S*\.\w{2,5}"  # a file
@@ -71,7 +71,7 @@ _ASSIGNED = re.compile(r"(?<![\w.-])([A-Za-z][\w.-]*)(=)([^\s&;,\"']+)")
 _LINE = re.compile(
     r"""(?<![\w.-])([A-Za-z][\w.-]*)([ \t]*:[ \t]*)(["']?)(?!//)([^\s,"'{}]{1,200})\3(?=\s*(?:[,}]|$))""", re.MULTILINE
 )
-"""`password: abc` as YAML has it: up to the end of the line, or a comma; not the beginning of a sentence."""
+"""`password: abc` as in YAML, up to a comma or the end of the line; not the beginning of a sentence."""
 _SHELL_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 _ANY_WORD = re.compile(r"\S+")
 _HEADER = re.compile(
@@ -83,7 +83,7 @@ class Redactor:
     """Takes secrets out of what is about to be recorded, and remembers where they were.
 
     Args:
-        enabled: whether it does; else everything stays as it is.
+        enabled: if False, nothing is changed.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -91,7 +91,7 @@ class Redactor:
         self.found: list[str] = []
 
     def values(self, values: Mapping[str, Value], above: str = "") -> dict[str, Value]:
-        """Values without what is surely a secret; `above` begins the names of what was taken out."""
+        """Values without those that are surely secrets. `above` is a prefix for the names of what was taken out."""
         if not self._enabled:
             return dict(values)
         return {
@@ -100,7 +100,7 @@ class Redactor:
         }
 
     def text(self, text: str, name: str) -> str:
-        """A text without what is surely a secret."""
+        """A string without what is surely a secret."""
         shown = _without_secrets(text) if self._enabled else text
         if shown != text:
             self.found.append(name)
@@ -128,13 +128,13 @@ def _concealed(value: Value, name: str, found: list[str], *, is_secret: bool) ->
 
 
 def _without_secrets(text: str) -> str:
-    """A text without passwords in URLs, `api_key=...`, `--api-key ...`, headers and keys of known shapes."""
+    """A string without passwords in URLs, `api_key=...`, `--api-key ...`, headers and keys of known shapes."""
     text = PRIVATE_KEY.sub(REDACTED, text)
     text = _URL_PASSWORD.sub(f"{REDACTED}@", text)
     text = QUERY.sub(_without_parameter, text)
     text = _ASSIGNED.sub(_without_assigned, text)
     text = _LINE.sub(_without_line, text)
-    for pattern in (_SHELL_WORD, _ANY_WORD):  # a quoted word can be a value with spaces, or a command of its own
+    for pattern in (_SHELL_WORD, _ANY_WORD):  # a quoted word can be a value with spaces, or a whole command
         words = _without_options(pattern.findall(text))
         text = pattern.sub(lambda _, words=words: next(words), text)  # type: ignore[misc]
     text = _HEADER.sub(lambda header: f"{header[1]}{REDACTED}", text)
@@ -143,7 +143,7 @@ def _without_secrets(text: str) -> str:
 
 
 def _without_options(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command line without the values of options that are secrets: `--api-key abc`, `-pSECRET`."""
+    """The words of a command line without the values of secret options: `--api-key abc`, `-pSECRET`."""
     before = ""
     for word in words:
         name = OPTION_NAME.fullmatch(before)
@@ -179,7 +179,7 @@ def _without_pair(found: re.Match[str]) -> str:
 
 
 def names_secret(name: str) -> bool:
-    """Tell whether a param of this name is a secret: `db_password`, `hf_token`; not `pad_token` nor `token_type`."""
+    """Tell whether a param of this name is a secret: `db_password` and `hf_token` are, `pad_token` is not."""
     words = [word for word in (found.lower().rstrip("0123456789") for found in WORDS.findall(name)) if word]
     if not words:
         return False
@@ -194,5 +194,5 @@ def names_secret(name: str) -> bool:
 
 
 def may_be_secret(text: str) -> bool:
-    """Tell whether a value of such a name is a secret, not a number, a file, a variable, or a word such as `<pad>`."""
-    return bool(text.strip()) and _NO_SECRET.fullmatch(text) is None
+    """Tell whether a value with such a name can be a secret: not a number, file, variable, or word such as `<pad>`."""
+    return bool(text.strip()) and _NOT_SECRET.fullmatch(text) is None

@@ -1,4 +1,4 @@
-"""What is still to be stored: the queues of a project, the journal, and the process that empties them.
+"""What waits to be stored: the queues of a project, their journals, and the process that uploads from them.
 
-It may import `repository` and below; nothing here knows the `Experiment` that people hold in their hands.
+It may import `repository` and below; nothing here knows `Experiment`, the object that users hold.
 """

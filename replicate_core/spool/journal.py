@@ -1,7 +1,7 @@
-"""A journal: documents appended by one process and read by others, each whole or not there at all.
+"""A journal: one process appends documents, and others read them. A document is read whole or not at all.
 
-A line of it is a sealed document, written by one system call: it outlives the process that wrote it, however that
-process ends. What the documents say is in `spool`.
+Each line is a sealed document, written by one system call. It outlives the process that wrote it, however that process
+ends. `spool` defines what the documents say.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from replicate_core.machine.descriptors import open_above, write_all
 from replicate_core.machine.files import sync
 
 SEGMENT_BYTES = 1 << 20
-"""A file of a journal that is longer is followed by another one; what is no longer needed is deleted file by file."""
+"""Size in bytes after which a journal starts its next file. Files that are no longer needed are deleted one by one."""
 
 _ENDING = ".jsonl"
 _SEGMENT = re.compile(r"[0-9]{8,}\.jsonl")
 
 
 class Position(NamedTuple):
-    """A place between two documents."""
+    """A position between two documents."""
 
     segment: int = 0
     offset: int = 0
 
 
 START = Position()
-"""Before everything."""
+"""The position before the first document."""
 
 
 class JournalLine(NamedTuple):
-    """A document, and the place behind it."""
+    """A document, and the position after it."""
 
     document: Value
     after: Position
     damaged: bytes = b""
-    """What stands between it and the document before, and can't be read."""
+    """Unreadable bytes between the previous document and this one."""
 
 
 class Journal:
     """A journal in a directory of its own.
 
     Args:
-        directory: where it is, or will be.
+        directory: where the journal is, or will be.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,10 +59,10 @@ class Journal:
         self._size = 0
 
     def append(self, document: Value) -> None:
-        """Write a document behind all others.
+        """Write a document after all others.
 
         Raises:
-            OSError: there is no room; nothing of it will ever be read.
+            OSError: there is no room. No reader will ever see a part of the document.
         """
         line = seal(document)
         if self._descriptor is None or self._size > SEGMENT_BYTES:
@@ -71,21 +71,22 @@ class Journal:
         try:
             write_all(self._descriptor, line)
         except OSError:
-            self.close()  # the next document begins another segment, behind what is torn here
+            self.close()  # this line may be torn, so the next document begins another segment
             raise
         self._size += len(line)
 
     def read(self, start: Position = START, *, count_max: int | None = None) -> list[JournalLine]:
-        """The documents behind a place, in order, as far as they are whole.
+        """The complete documents after a position, in order.
 
-        What can't be read is handed out with the document that follows it; what none follows, by `unreadable_end`.
+        Unreadable bytes are returned with the document that follows them. `unreadable_end` returns those that no
+        document follows.
 
         Args:
-            start: the place.
-            count_max: no more than so many.
+            start: the position.
+            count_max: maximum number of documents.
 
         Raises:
-            Corrupted: something else stands in place of a file of it, or it can't be read.
+            Corrupted: a file of the journal can't be read, or is not a regular file.
         """
         lines: list[JournalLine] = []
         damaged = b""
@@ -102,10 +103,10 @@ class Journal:
         return lines
 
     def unreadable_end(self, start: Position = START) -> bytes:
-        """The lines behind the last document that can't be read; empty if there are none.
+        """The unreadable lines after the last document; empty if there are none.
 
         Args:
-            start: a place behind which there is no document that can be read.
+            start: a position after which there is no readable document.
         """
         segments = [segment for segment in self._readable() if segment >= start.segment]
         return b"".join(
@@ -115,7 +116,7 @@ class Journal:
         )
 
     def end(self) -> Position:
-        """The place behind the last document, which may be being written."""
+        """The position after the last document. That document may still be being written."""
         last = max(self._readable(), default=0)
         try:
             return Position(last, self._path(last).stat().st_size)
@@ -123,18 +124,18 @@ class Journal:
             return START
 
     def forget(self, before: Position) -> None:
-        """Delete the files that hold nothing from this place on."""
+        """Delete the files that hold only documents before this position."""
         for segment in self._segments():
             if segment < before.segment:
                 self._path(segment).unlink(missing_ok=True)
 
     def sync(self) -> None:
-        """Wait until all that was appended is on the disk."""
+        """Wait until everything that was appended is on the disk."""
         for segment in self._segments():
             sync(self._path(segment))
 
     def close(self) -> None:
-        """Close the file that is being appended to; the next `append` begins another one."""
+        """Close the file that `append` writes to; the next `append` begins another one."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
@@ -147,23 +148,23 @@ class Journal:
         self._size = 0
 
     def _scan(self, segment: int, offset: int) -> Iterator[tuple[tuple[Value] | None, bytes, Position]]:
-        """The lines of a file from a byte on: the document, if it can be read; what of the line can't; its end."""
+        """The lines of a file from an offset on: the document if it is readable, the unreadable bytes, the position."""
         path = self._path(segment)
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise Corrupted(f"{path} is not a file of a journal, but a link, a pipe or the like")
             file = open(path, "rb", opener=_follow_nothing)
-        except FileNotFoundError:  # it was forgotten meanwhile
+        except FileNotFoundError:  # `forget` deleted it meanwhile
             return
         except OSError as error:
             raise Corrupted(f"{path} can't be read: {error}") from error
         with file:
             file.seek(offset)
             for line in file:
-                if not line.endswith(b"\n"):  # it is being written, or its writer is gone
+                if not line.endswith(b"\n"):  # it is being written, or its writer died
                     return
                 offset += len(line)
-                begins = max(0, line.rfind(HEAD))  # what another program wrote before it has no line break, maybe
+                begins = max(0, line.rfind(HEAD))  # another program may have written before it, without a line break
                 try:
                     document = unseal(line[begins:], key=f"{file.name}, before byte {offset}")
                 except Corrupted:
@@ -172,11 +173,11 @@ class Journal:
                     yield (document,), line[:begins], Position(segment, offset)
 
     def segments(self) -> list[Path]:
-        """Its files, in order."""
+        """The files of the journal, in order."""
         return [self._path(segment) for segment in self._segments()]
 
     def _readable(self) -> list[int]:
-        """As `_segments`, for those who read. Raises `Corrupted` where that can't be told: it does not mean none."""
+        """Like `_segments`, for readers. Raises `Corrupted` if the directory can't be read: it may hold documents."""
         try:
             return self._segments()
         except OSError as error:
@@ -194,5 +195,5 @@ class Journal:
 
 
 def _follow_nothing(path: str, flags: int) -> int:
-    """Open a file, unless a link stands there; a pipe is not waited for."""
+    """Open a file, but not a link; never block on a pipe."""
     return open_above(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

@@ -1,9 +1,9 @@
-"""What runs have left in a project: files that were saved as a checkpoint, which are no code of a later run.
+"""What runs have left in a project: files that were saved as a checkpoint, and are not code of a later run.
 
-Known from a list beside the spool, one line for each checkpoint; nothing here touches the storage. The process that
-trains writes down paths, the one that stores digests. The list is a hint that may be lost: what git tracks, and what a
-`.replicateignore` takes back, is code whatever it says. Each line begins with a tag made with the key of the user: what
-came with the project, and was written by somebody else, must not decide what is code.
+A list beside the spool names them, one line for each checkpoint; nothing here touches the storage. The training process
+writes paths, the uploading process writes digests. The list is a hint that may be lost: what git tracks, or
+`.replicateignore` includes again, is code whatever the list says. Each line begins with a tag made with the user's key,
+so that a list that came with the project, written by somebody else, can't decide what is code.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from replicate_core.machine.ownership import sealed, tag_check
 NAME = "made.jsonl"
 
 LIST_BYTES_MAX = 8 << 20
-"""A longer list is cut to its latest half."""
+"""Maximum size of the list in bytes. When it is longer, only its last lines, half of this, are kept."""
 
 LARGE_BYTES = 10**6
-"""Minimum size of a file that is known by its bytes, too, under whatever name."""
+"""Minimum size in bytes of a file that is also recognised by its content, under any name."""
 
 DIGESTED_BYTES_MAX = 2 * 10**9
-"""Maximum number of bytes that are read to find files by their bytes: no more than copying them would read."""
+"""Maximum number of bytes read to recognise files by their content: no more than copying them would read."""
 
 _TAGGED = re.compile(rb'\["([0-9a-f]{64})", (.+)\n', re.DOTALL)
 
 Version: TypeAlias = "tuple[int, int, int]"
-"""Time, size and inode of a file: another one, and it was written since."""
+"""Modification time, size and inode of a file. If they differ, the file was written meanwhile."""
 
 
 class Maker(NamedTuple):
@@ -56,15 +56,15 @@ class Maker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What is known of files that runs have made."""
+    """What is known about files that runs have made."""
 
     paths: Mapping[str, Maker] = field(default_factory=dict)
-    """Path to the latest checkpoint that was made of it."""
+    """Path to the latest checkpoint that saved it."""
     digests: Mapping[tuple[int, str], Maker] = field(default_factory=dict)
-    """Size and digest, of large files."""
+    """Size and digest of a large file, to the checkpoint that saved it."""
 
     def finder(self, root: Path) -> Callable[[str], Maker | None]:
-        """A function that tells which checkpoint a file of a project belongs to, by its path or its bytes.
+        """A function that finds the checkpoint that saved a file of a project, by its path or its content.
 
         Args:
             root: the project.
@@ -76,7 +76,7 @@ class Made:
             nonlocal budget
             if (maker := self.paths.get(path)) is not None or not sizes:
                 return maker
-            with suppress(OSError):  # it vanished, or can't be read: copying it will say so
+            with suppress(OSError):  # it vanished, or can't be read: copying it will raise that
                 file = root / local_name(path)
                 size = os.stat(file).st_size
                 if size in sizes and size <= budget:
@@ -99,16 +99,16 @@ def version(path: Path) -> Version | None:
 def made(
     files: Mapping[str, Path], code: Mapping[str, Version | None] | None, *, whole: bool, limit_bytes: int
 ) -> list[str]:
-    """Those files of a checkpoint that the run has made; the rest is code, which a checkpoint holds as well.
+    """The files of a checkpoint that the run has made. The others are code, which a checkpoint may hold as well.
 
-    Code is what this run has saved as code and not changed since; and of what it has changed, what people write: a
-    script may be edited while it runs. In a directory that holds code, no new source is taken for made by the run.
+    A file is code if this run saved it as code and it has not changed since. If it has changed, it is code if people
+    write such files: a script may be edited while it runs. In a directory that holds code, a new source file is code.
 
     Args:
-        files: of the checkpoint.
-        code: what the run has saved as code, and which version of it; None: nothing, so that nothing can be told by it.
+        files: the files of the checkpoint.
+        code: which files the run has saved as code, in which version; None if it has saved no code.
         whole: whether the checkpoint is one file, named by its path.
-        limit_bytes: how much all code may take.
+        limit_bytes: maximum size of all code.
     """
     saved = {} if code is None else code
     kept = {path for path in files if path in saved and _is_code(path, files[path], saved[path], whole, limit_bytes)}
@@ -124,7 +124,7 @@ def _is_code(path: str, file: Path, saved: Version | None, whole: bool, limit_by
 
 
 def note_paths(spool: Path, project: Path, maker: Maker, paths: Sequence[str]) -> None:
-    """Write down which files a checkpoint was made of. That there is no room for it is no harm.
+    """Write down which files a checkpoint was made of. If there is no room for that, nothing is raised.
 
     Args:
         spool: the directory of the spool.
@@ -133,7 +133,7 @@ def note_paths(spool: Path, project: Path, maker: Maker, paths: Sequence[str]) -
         paths: relative to the project.
     """
     if paths:
-        _append(spool, [*maker, list(paths), [], _base(spool, project)])
+        _append(spool, [*maker, list(paths), [], _project_from_list(spool, project)])
 
 
 def note_digests(spool: Path, maker: Maker, files: Mapping[str, tuple[int, Iterable[tuple[int, str]]]]) -> None:
@@ -142,7 +142,7 @@ def note_digests(spool: Path, maker: Maker, files: Mapping[str, tuple[int, Itera
     Args:
         spool: the directory of the spool.
         maker: the checkpoint.
-        files: path to size, and to length and digest of each part of it.
+        files: path to its size, and the length and digest of each of its parts.
     """
     large = {path: [size, _digest_of(parts)] for path, (size, parts) in files.items() if size >= LARGE_BYTES}
     if large:
@@ -150,13 +150,13 @@ def note_digests(spool: Path, maker: Maker, files: Mapping[str, tuple[int, Itera
 
 
 def read(spool: Path, project: Path) -> Made:
-    """What is known of the files of a project; lines that this user has not written, or can't be read, do not count."""
+    """What is known about the files of a project. Unreadable lines, and lines of other users, are ignored."""
     is_own = tag_check()
-    base = _base(spool, project)
+    base = _project_from_list(spool, project)
     paths: dict[str, Maker] = {}
     by_maker: dict[Maker, set[str]] = {}
     digests: dict[tuple[int, str], tuple[Maker, str]] = {}
-    for line in _lines(_place(spool)):
+    for line in _lines(_list_path(spool)):
         tagged = _TAGGED.fullmatch(line)
         if tagged is None or not is_own(tagged[2], tagged[1].decode()):
             continue
@@ -173,33 +173,33 @@ def read(spool: Path, project: Path) -> Made:
     return Made(paths, made)
 
 
-def _place(spool: Path) -> Path:
-    """Where the list is: in the `.replicate` of the project, or in a spool that lies elsewhere."""
+def _list_path(spool: Path) -> Path:
+    """The path of the list: in the `.replicate` of the project, or in a spool that is elsewhere."""
     return (spool.parent if spool.parent.name == HOME else spool) / NAME
 
 
-def _base(spool: Path, project: Path) -> str:
-    """Where a project is, seen from the list: the same once both were moved."""
-    return os.path.relpath(project, _place(spool).parent)
+def _project_from_list(spool: Path, project: Path) -> str:
+    """The path of a project relative to the list: it stays the same when both are moved."""
+    return os.path.relpath(project, _list_path(spool).parent)
 
 
 def _append(spool: Path, line: list[object]) -> None:
     text = json.dumps(line)[1:]
-    if (tag := sealed(text.encode())) is None:  # nobody could tell whose line it is
+    if (tag := sealed(text.encode())) is None:  # without a tag, no reader would trust the line
         return
     data = f'["{tag}", {text}\n'.encode()
     with suppress(OSError):
-        descriptor = _open(_place(spool), os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        descriptor = _open(_list_path(spool), os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a line that a full disk or a kill has cut off
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk or a kill cut off the last line
                 data = b"\n" + data
             write_all(descriptor, data)
             size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
         if size > LIST_BYTES_MAX:
-            _shorten(_place(spool))
+            _shorten(_list_path(spool))
 
 
 def _shorten(path: Path) -> None:
@@ -210,7 +210,7 @@ def _shorten(path: Path) -> None:
 
 
 def _lines(path: Path, *, most: int = LIST_BYTES_MAX) -> list[bytes]:
-    """The whole lines among the last bytes of the list."""
+    """The complete lines among the last bytes of the list."""
     try:
         with open(_open(path, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -222,7 +222,7 @@ def _lines(path: Path, *, most: int = LIST_BYTES_MAX) -> list[bytes]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open the list, which is a file of this user's and nothing else; a link leads anywhere."""
+    """Open the list if it is a regular file of this user; a link could lead anywhere."""
     descriptor = open_above(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
@@ -236,7 +236,7 @@ def _digest_of(parts: Iterable[tuple[int, str]]) -> str:
 
 
 def _digest_of_file(path: Path, size: int) -> str:
-    """As `_digest_of`, of a file that is cut as it is cut when it is stored."""
+    """Like `_digest_of`, for a file, which is cut as it is when it is stored."""
     with open(path, "rb", buffering=0) as file:
 
         def piece(offset: int, length: int) -> bytes:

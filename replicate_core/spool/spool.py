@@ -1,22 +1,22 @@
-"""The spool: the local directory of things that are still to be stored.
+"""The spool: the local directory of what waits to be stored.
 
-Each recording process has a queue in it: staged copies, and a journal of the jobs they belong to. The process appends;
-one other process at a time, which holds the queue's `recorder` lock, takes away what it has stored. Jobs are plain
+Each recording process has a queue in it: staged copies, and a journal of the jobs they belong to. The recording process
+appends. One process at a time, which holds the queue's `recorder` lock, removes what it has stored. Jobs are plain
 records: what the storage will say once they are done. Storing them is in `uploading`.
 
 ```
 spool/<ulid>-<experiment>/origin.json      whose queue it is, and where to store it
-                          proof            that this user has made it, see `ownership`
+                          proof            shows that this user made it, see `ownership`
                           owner            locked by the process that appends, as long as it lives
                           recorder         locked by the process that stores
                           journal/         the jobs, see `journal`
-                          files/<job>/     staged copies, and `whole`, then `synced`, once they are; `<job>.taken` once
-                                           they are being stored
-                          spares/          copies to be written over
-                          state.json       how far storing has come, and what is in its way
-                          room-for-...     given up where the disk is full: for the last job, and for the state
-      torn-<queue>-<job>/                  copies that may not have reached the disk whole: for people to look at
-      damaged-<queue>-<place>              what can't be read of a journal: the same
+                          files/<job>/     staged copies, and markers: `whole` when all are copied, `synced` when all
+                                           are on the disk; renamed to `<job>.taken` while they are stored
+                          spares/          copies to be overwritten
+                          state.json       the progress of storing, and the last failure
+                          room-for-...     deleted when the disk is full: makes room for the last job, and for the state
+      torn-<queue>-<job>/                  copies that may be incomplete on the disk, kept for people to look at
+      damaged-<queue>-<place>              unreadable bytes of a journal, kept as well
 ```
 """
 
@@ -40,10 +40,10 @@ from replicate_core.machine.files import HOME
 from replicate_core.spool.upload_queue import OWNER, QUEUE, SCRATCH, Origin, Queue, believe, kept_aside, listed
 
 ABANDONED_SECONDS = 3600
-"""A directory that nobody owns is removed once it is so old: its owner may be about to lock it."""
+"""Minimum age in seconds of an unlocked directory before it is removed: its owner may be about to lock a newer one."""
 
 GUARD_SECONDS = 60
-"""How long one process waits, at most, for others to begin."""
+"""Maximum number of seconds that one process waits for others to begin."""
 
 _IGNORE = ".gitignore"
 _GUARD = "guard"
@@ -53,13 +53,13 @@ _ABANDONED = re.compile(rf"{re.escape(_NEW)}{QUEUE.pattern}|{re.escape(SCRATCH)}
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """What looks like a queue, and may hold anything: nobody knows that this user has made it."""
+    """A directory that looks like a queue, but is not known to be made by this user. It may hold anything."""
 
     queue: Queue
     why: str
-    """Why it is not believed."""
+    """Why it is not trusted."""
     is_own: bool
-    """Whether it belongs to this user all the same, who may accept it."""
+    """Whether it belongs to this user nevertheless, who may accept it."""
 
     @property
     def todo(self) -> str:
@@ -75,7 +75,7 @@ class Stranger:
 
 
 class Spool:
-    """The spool of a project directory. It belongs to one user: others have one of their own beside it.
+    """The spool of a project directory. It belongs to one user; other users have their own beside it.
 
     Args:
         project: the project directory.
@@ -85,17 +85,17 @@ class Spool:
     def __init__(self, project: Path, directory: Path | None = None) -> None:
         self._home = project / HOME
         self.named = directory or self._home / "spool"
-        """Where it is, unless another user was there first."""
+        """Where the spool is, unless that directory belongs to another user."""
         self.directory = self.named if _is_free(self.named) else _beside(self.named)
 
     def queues(self) -> list[Queue]:
-        """The queues of this user, oldest first. Whatever else looks like one is a stranger."""
+        """The queues of this user, oldest first. Anything else that looks like a queue is a stranger."""
         return [queue for queue in listed(self.directory) if queue.distrust() is None]
 
     def strangers(self) -> list[Stranger]:
-        """What looks like a queue, and is not known to be one of this user. Nothing of it is ever stored or deleted.
+        """What looks like a queue, but is not known to be one of this user. None of it is ever stored or deleted.
 
-        What a living process of this user is at is left out: it may be one of an earlier version.
+        Queues that a living process of this user works on are left out: an earlier version may have made them.
         """
         found = []
         for directory in dict.fromkeys((self.named, self.directory)):
@@ -103,7 +103,7 @@ class Spool:
                 why = queue.distrust()
                 try:
                     status = queue.directory.lstat()
-                except OSError:  # it is gone by now
+                except OSError:  # it was removed meanwhile
                     continue
                 is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == ownership.user()
                 if why is not None and not (is_own and queue.is_in_use()):
@@ -111,10 +111,10 @@ class Spool:
         return found
 
     def accept(self, stranger: Stranger) -> Queue:
-        """Take a stranger for a queue of this user, because the user says so.
+        """Turn a stranger into a queue of this user, because the user says so.
 
         Raises:
-            InvalidInput: it belongs to another user; or it holds links or other things that no queue has.
+            InvalidInput: it belongs to another user, or holds links or other things that no queue has.
             StorageFailed: the spool can't be written.
         """
         if not stranger.is_own:
@@ -144,25 +144,25 @@ class Spool:
         return any(queue.is_owned() for queue in self.queues_of(experiment))
 
     def is_recorded_by_this_process(self, experiment: str) -> bool:
-        """Tell whether this very process records an experiment."""
+        """Tell whether this process records an experiment."""
         return any(queue.is_owned_by_this_process() for queue in self.queues_of(experiment))
 
     def was_left_here(self, experiment: str, session: str | None) -> bool:
-        """Tell whether a process of this machine recorded that session of an experiment, and is gone."""
+        """Tell whether a process of this machine recorded that session of an experiment, and has died."""
         return any(queue.session == session and queue.is_abandoned() for queue in self.queues_of(experiment))
 
     def begin(self, origin: Origin, ulid: str) -> Queue:
         """Make a queue, owned by this process until it ends or calls `Queue.finish_appending`.
 
         Args:
-            origin: what others must know of it.
-            ulid: a fresh one.
+            origin: what other processes must know about it.
+            ulid: a new one.
 
         Raises:
-            StorageFailed: there is no room, the directory can't be written, or its file system knows no locks.
+            StorageFailed: there is no room, the directory can't be written, or its file system has no locks.
         """
         self._remove_abandoned()
-        temporary = self.directory / f"{_NEW}{ulid}-{origin.experiment}"  # nobody looks at it before it is locked
+        temporary = self.directory / f"{_NEW}{ulid}-{origin.experiment}"  # ignored by others until it is locked
         final = self.directory / f"{ulid}-{origin.experiment}"
         with self._translating():
             self._make(temporary)
@@ -170,10 +170,10 @@ class Spool:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let one process of this machine at a time into the `with` block.
+        """Let one process of this machine at a time run the `with` block.
 
         Raises:
-            StorageFailed: another one stays in there; or the directory can't be written.
+            StorageFailed: another process does not leave the block, or the directory can't be written.
         """
         guard = self.directory / _GUARD
         patience = time.monotonic() + GUARD_SECONDS
@@ -192,7 +192,7 @@ class Spool:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A fresh directory, which is removed after the `with` block.
+        """A new directory, removed after the `with` block.
 
         Raises:
             StorageFailed: the project directory can't be written.
@@ -209,7 +209,7 @@ class Spool:
             shutil.rmtree(directory, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove the directories of the spool, if nothing is in them."""
+        """Remove the directories of the spool if they are empty."""
         with suppress(OSError):
             self.directory.rmdir()
             if os.listdir(self._home) == [_IGNORE]:
@@ -221,24 +221,24 @@ class Spool:
         self.directory.mkdir(mode=0o700, exist_ok=True)
         self._close_to_others()
         if directory is not None:
-            directory.mkdir(mode=0o700)  # what may be read where it stands may not be readable for all here
+            directory.mkdir(mode=0o700)  # other users may read the project's files here, but not there
         with suppress(FileExistsError, NotADirectoryError):
             if self._home.is_dir():
                 with open(self._home / _IGNORE, "x", encoding="ascii", opener=opener) as file:  # follows no link
                     file.write("*\n")
 
     def _close_to_others(self) -> None:
-        """Make sure that the spool is this user's, and that nobody else may write to it."""
+        """Make sure that the spool belongs to this user, and that nobody else may write to it."""
         status = self.directory.stat()
         if status.st_uid != ownership.user():
             name = ownership.user_name(status.st_uid)
             raise PermissionError(errno.EPERM, f"it belongs to the user {name}", str(self.directory))
         if status.st_mode & 0o022:
-            with suppress(OSError):  # not every file system has modes
+            with suppress(OSError):  # some file systems have no modes
                 self.directory.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
     def _remove_abandoned(self) -> None:
-        """Remove what processes that were killed have left."""
+        """Remove temporary directories of processes that were killed."""
         with suppress(OSError):
             for name in os.listdir(self.directory):
                 if _ABANDONED.fullmatch(name):

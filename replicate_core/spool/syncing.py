@@ -1,6 +1,7 @@
-"""Emptying the spool of a project on demand: what waits there is stored, and the experiments it belongs to are ended.
+"""Syncing on demand: everything that waits in the spool of a project is stored, and its experiments are ended.
 
-What recorders do by themselves, for those that are gone: their machine was switched off, or their storage had failed.
+Recorders do this by themselves. It is needed for recorders that are gone, because their machine was switched off or
+their storage failed.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ from replicate_core.spool.uploading import open_queue
 Outcome: TypeAlias = Literal["stored", "recording", "failed", "refused"]
 
 STALLED_SECONDS = 600
-"""How long another process may store nothing before `sync` stops waiting for it."""
+"""Seconds for which another process may store nothing before `sync` stops waiting for it."""
 
 PATIENCE_SECONDS = 5
-"""How long another process may store nothing before `sync` says what it waits for."""
+"""Seconds for which another process may store nothing before `sync` says what it waits for."""
 
 LOOK_SECONDS = 0.1
-"""How often a wait for another process checks how far that is."""
+"""Seconds between looks at the progress of another process."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What became of one experiment in the spool."""
+    """What `sync` did with one experiment in the spool."""
 
     experiment: str
     outcome: Outcome
-    """All of it was stored; its process is alive and sees to it itself; storing failed; or it was left alone, because
-    nobody knows that this user has saved it."""
+    """`stored`: all of it was stored. `recording`: its process is alive and stores it itself. `failed`: storing failed.
+    `refused`: it was left alone, because it is not known to be saved by this user."""
     jobs: int
-    """How many things waited."""
+    """Number of jobs that waited."""
     error: str | None = None
-    """Why it failed, or was left alone, and what to do."""
+    """Why it failed or was refused, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +51,23 @@ class Queued:
 
     experiment: str
     jobs: int
-    """How many things wait."""
+    """Number of jobs that wait."""
     is_recorded: bool
-    """Whether a process is at it, and stores it itself; else `sync` does."""
+    """Whether a process records or stores it; if not, `sync` stores it."""
     trouble: str | None = None
-    """What was in the way, when it was last tried."""
+    """Why the last attempt to store it failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What would be stored, and where, if a stranger were accepted. All of it is what the stranger says of itself."""
+    """What would be stored, and where, if a stranger were accepted. Everything is what the stranger itself says."""
 
     experiment: str
     project: str
     storage: str
     """Without credentials."""
     options: tuple[str, ...]
-    """What the driver of the storage is told: the names alone."""
+    """Names of the options for the storage's driver, without their values."""
     jobs: int
     files: tuple[str, ...]
     total_bytes: int
@@ -77,7 +78,7 @@ def offer(stranger: Stranger) -> Offer:
 
     Raises:
         InvalidInput: it belongs to another user.
-        Corrupted: it is no queue, or damaged.
+        Corrupted: it is not a queue, or it is damaged.
     """
     if not stranger.is_own:
         raise InvalidInput(f"{stranger.why}. {stranger.todo}")
@@ -99,7 +100,7 @@ def offer(stranger: Stranger) -> Offer:
 
 
 def queued(spool: Spool) -> list[Queued]:
-    """What is in a spool, by experiment and session. The storage is not asked."""
+    """What waits in a spool, by experiment and session. This does not access the storage."""
     return [
         Queued(
             queue.experiment,
@@ -114,13 +115,13 @@ def queued(spool: Spool) -> list[Queued]:
 def sync(
     spool: Spool, *, anew: bool = False, progress: Progress = silent, tell: Callable[[str], object] = str
 ) -> list[SyncResult]:
-    """Store all that waits in a spool and that no living process of its own will store.
+    """Store everything that waits in a spool, except what a living process records and stores itself.
 
     Args:
         spool: the spool.
-        anew: also where the storage has lost what was stored there before.
-        progress: called with the number of jobs that are done, and of all there are.
-        tell: called with what is waited for, if that takes longer than people expect.
+        anew: store it even if the storage has lost what was stored there before.
+        progress: called with the number of finished jobs, and of all jobs.
+        tell: called with a message when waiting for another process takes longer than people expect.
     """
     queues = [(queue, _count(queue)) for queue in spool.queues()]
     owned = {queue.directory for queue, _ in queues if not queue.is_abandoned()}
@@ -147,7 +148,7 @@ def sync(
 
 
 def _count(queue: Queue) -> int:
-    """How many jobs wait; 0 where that can't be read, which emptying it will say."""
+    """Number of jobs that wait; 0 if the queue can't be read: uploading will report that."""
     try:
         return len(queue.waiting())
     except (Corrupted, OSError):
@@ -157,18 +158,18 @@ def _count(queue: Queue) -> int:
 def _upload(
     queue: Queue, progress: Callable[[int], object], tell: Callable[[str], object], *, anew: bool
 ) -> str | None:
-    """Empty a queue, or wait for the process that does; returns why that failed, if it did."""
+    """Upload from a queue, or wait for the process that does. Returns why that failed, or None."""
     done_before = done = queue.state().done
     moved_at = time.monotonic()
-    has_told = False
+    has_informed = False
     try:
         while queue.directory.is_dir():
             if queue.take():
                 try:
-                    drain = open_queue(queue)
+                    uploader = open_queue(queue)
                     if anew:
-                        drain.begin_again()
-                    drain.upload_all(progress=progress)
+                        uploader.begin_again()
+                    uploader.upload_all(progress=progress)
                 finally:
                     queue.release()
                 return None
@@ -179,12 +180,12 @@ def _upload(
                 done, moved_at = state.done, time.monotonic()
             elif time.monotonic() - moved_at > STALLED_SECONDS:
                 return f"another process is storing it, and has stored nothing for {STALLED_SECONDS // 60} minutes"
-            elif not has_told and time.monotonic() - moved_at > PATIENCE_SECONDS:
-                has_told = True
+            elif not has_informed and time.monotonic() - moved_at > PATIENCE_SECONDS:
+                has_informed = True
                 tell(_waiting_for(queue))
             progress(done - done_before)
             time.sleep(LOOK_SECONDS)
-    except FileNotFoundError:  # somebody else has stored the last of it
+    except FileNotFoundError:  # another process has stored the last job
         return None
     except (ReplicateError, OSError) as error:
         return str(error)
@@ -194,13 +195,13 @@ def _upload(
 def _waiting_for(queue: Queue) -> str:
     return (
         f"waiting for another process, which is storing the experiment {ids.short(queue.experiment)} and has stored "
-        f"nothing for {PATIENCE_SECONDS} seconds: is it stopped, or its storage slow? After {STALLED_SECONDS // 60} "
-        "minutes it is left alone; nothing is lost"
+        f"nothing for {PATIENCE_SECONDS} seconds: is it stopped, or is its storage slow? After {STALLED_SECONDS // 60} "
+        "minutes sync stops waiting; nothing is lost"
     )
 
 
 def wait_until_stored(spool: Spool, experiment: str) -> None:
-    """Wait until all that was recorded of an experiment so far is stored; store it, where nobody does.
+    """Wait until everything recorded of an experiment so far is stored. Store it here if no other process does.
 
     Raises:
         StorageFailed: it can't be stored; the message says why.
@@ -217,8 +218,8 @@ def _store_or_wait(queue: Queue) -> None:
     except FileNotFoundError:  # all is stored
         return
     except OSError as error:
-        raise StorageFailed(f"it is not stored yet, and can't be by this user: {error}") from error
-    if taken:  # nobody else does it
+        raise StorageFailed(f"it is not stored yet, and this user can't store it: {error}") from error
+    if taken:  # no other process stores it
         try:
             open_queue(queue).upload_all()
         except FileNotFoundError:
@@ -236,5 +237,5 @@ def _store_or_wait(queue: Queue) -> None:
 
 
 def _is_waiting(queue: Queue, jobs: Sequence[Job]) -> bool:
-    """Tell whether these jobs are not all stored, or their process is gone and nobody has noted so yet."""
+    """Tell whether some of these jobs are not stored, or their process died and that is not recorded yet."""
     return bool(jobs and queue.state().mark < jobs[-1].after) or queue.is_abandoned()

@@ -1,4 +1,4 @@
-"""What one process has still to store: a queue in the spool, which one process appends to and one uploads from."""
+"""A queue in the spool: the jobs of one recording process. That process appends to it, and one process uploads."""
 
 from __future__ import annotations
 
@@ -31,54 +31,34 @@ from replicate_core.spool.journal import START, Journal, JournalLine, Position
 from replicate_core.user_warnings import warn_only
 
 SPARES_MAX = 2
-"""Maximum number of staged copies kept to be written over."""
+"""Maximum number of staged copies that are kept to be overwritten."""
 
 SILENT_SECONDS = 300
-"""Ten times as long as a recorder takes from one sign of life to the next."""
+"""Seconds without a sign of life after which another machine's queue is abandoned: ten times a recorder's interval."""
 
 RESERVE_BYTES = 16 << 10
-"""Room that is set aside twice, should the disk be full: for the last job, and for saying what is in the way."""
+"""Bytes reserved twice for when the disk is full: for the last job, and for the state, which says what failed."""
 
 SYNC_AFTER_SECONDS = 5
-"""Copies that wait for longer are synced to disk."""
+"""Seconds after which copies that still wait are synced to disk."""
 
 QUEUE = re.compile(r"[0-9A-Z]+-[0-9a-f]+")
 
-_NUMBER = re.compile(r"[0-9]+")
-
-
 OWNER = "owner"
-
-_RECORDER = "recorder"
-
-
-_CLOSED = b"closed"
-
 SCRATCH = ".scratch-"
 
-
-_LAST_WORD = "room-for-the-end"
-
-_NEWS = "room-for-state"
-
-
+_NUMBER = re.compile(r"[0-9]+")
+_RECORDER = "recorder"
+_CLOSED = b"closed"
+_END_RESERVE = "room-for-the-end"
+_STATE_RESERVE = "room-for-state"
 _TAKEN = ".taken"
-
 _SYNCED = "synced"
-
-
 _WHOLE = "whole"
-
 _ORIGIN = "origin.json"
-
-
 _PROOF = "proof"
-
 _STATE = "state.json"
-
-
 _TORN = "torn-"
-
 _DAMAGED = "damaged-"
 
 
@@ -88,78 +68,77 @@ class Origin:
 
     experiment: str
     storage: str
-    """The URL or path, as the user gave it. It may hold credentials: only its owner can read the file."""
+    """The URL or path, as the user gave it. It may hold credentials, so only the owner can read the file."""
     project: str
-    """The project directory, which a relative path of the storage starts from."""
+    """The project directory. A relative path of the storage starts from it."""
     compression: Policy
     process: int
     host: str
     session: str | None = None
     """The session of the experiment that is recorded; None for the first one."""
     storage_options: Mapping[str, Value] = field(default_factory=dict)
-    """What its driver is told, as the user gave it: references are not resolved. As `storage`, for its owner alone."""
+    """The options for its driver, as the user gave them, with references unresolved. They may hold credentials, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is in the way of storing."""
+    """Why storing fails."""
 
     kind: str
     """The class of the error."""
     message: str
     permanent: bool
-    """Whether trying again is of no use until somebody has changed something."""
+    """Whether retrying is useless until somebody changes something."""
     attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far storing has come."""
+    """The progress of storing."""
 
     ready: bool = False
     """Whether the storage was reached."""
     done: int = 0
-    """How many jobs are stored."""
+    """Number of jobs that are stored."""
     mark: Position = START
-    """The place in the journal behind them."""
+    """The position in the journal after them."""
     ended: bool = False
     """Whether one of them was the end of the experiment."""
     blocked_seconds: float = 0.0
-    """How long training had been held up in total when the last of them was made."""
+    """Seconds for which training had been held up in total when the last of them was made."""
     trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to store: a record, and the staged files it tells of."""
+    """Something to store: a record, and the staged files that it refers to."""
 
     record: Record
     staged: Staged | None
-    """None where it has no files."""
+    """None if it has no files."""
     blocked_seconds: float
-    """How long training had been held up in total when the job was made."""
+    """Seconds for which training had been held up in total when the job was made."""
     boot: str | None
-    """Which start of the machine that was in: copies are not synced to disk, so another one may not have them."""
+    """The boot of the machine in which it was made: copies are not synced at once, so a reboot may lose them."""
     after: Position
     damaged: bytes = b""
-    """What stands before it in the journal, and can't be read."""
+    """Unreadable bytes before it in the journal."""
 
 
-_put_off: dict[Path, Callable[[], object]] = {}
-"""The queues of experiments that have ended in this process, to what waits until all in them is stored."""
+_deferred_waits: dict[Path, Callable[[], object]] = {}
+"""Queue of an experiment that has ended in this process, to a function that waits until all in it is stored."""
 
-
-_begun: set[Path] = set()
-"""The queues that this process has begun or was told to accept: it needs no proof of them."""
+_trusted: set[Path] = set()
+"""The queues that this process has made or was told to accept. They need no proof here."""
 
 
 def believe(directory: Path) -> None:
-    """Take a queue for one of this user from now on, whatever proof it has."""
-    _begun.add(directory)
+    """Trust from now on that a queue is one of this user, whatever proof it has."""
+    _trusted.add(directory)
 
 
 class Queue:
-    """What one process has still to store.
+    """The jobs that one recording process has still to store.
 
     Args:
         directory: `<ulid>-<experiment>` in the spool.
@@ -177,22 +156,22 @@ class Queue:
 
     @classmethod
     def create(cls, temporary: Path, final: Path, origin: Origin) -> Queue:
-        """Make a queue, owned by this process; see `Spool.begin`. Nobody looks at it before it is locked.
+        """Make a queue, owned by this process; see `Spool.begin`. Other processes ignore it until it is locked.
 
         Args:
             temporary: an empty directory.
-            final: what it becomes.
-            origin: what others must know of it.
+            final: the path it is renamed to.
+            origin: what other processes must know about it.
 
         Raises:
-            OSError: there is no room, or its file system knows no locks.
+            OSError: there is no room, or its file system has no locks.
         """
         (temporary / _RECORDER).touch(mode=0o600)
         write_privately(temporary / _ORIGIN, seal(_encode_origin(origin)))
         cls(temporary).prove(final.name)
         for name in ("files", "spares"):
             (temporary / name).mkdir()
-        for name in (_LAST_WORD, _NEWS):
+        for name in (_END_RESERVE, _STATE_RESERVE):
             write_privately(temporary / name, bytes(RESERVE_BYTES))
         locks.acquire(temporary / OWNER)
         temporary.rename(final)
@@ -202,22 +181,22 @@ class Queue:
 
     @property
     def log(self) -> Path:
-        """Where its recorder writes what only a developer wants to know."""
+        """The log file of its recorder, for developers."""
         return self.directory / "recorder.log"
 
     def prove(self, name: str) -> None:
-        """Write down what shows that this user has made it.
+        """Write the proof that this user made the queue.
 
         Args:
-            name: the name of its directory, from now on.
+            name: the name that its directory will have.
         """
         proof = temporary_beside(self.directory / _PROOF)
         write_privately(proof, ownership.prove(self.directory / _ORIGIN, name).encode())
         os.replace(proof, self.directory / _PROOF)
 
     def distrust(self) -> str | None:
-        """Why it may not be what this user has saved; None if it is."""
-        if self.directory in _begun:
+        """Why the queue can't be trusted to be made by this user; None if it can."""
+        if self.directory in _trusted:
             return None
         try:
             if why := ownership.problem(self.directory.parent, follow=True) or ownership.problem(self.directory):
@@ -227,16 +206,16 @@ class Queue:
                 return "an earlier version of replicate has left it, or somebody else has put it there"
             if ownership.is_proven(self.directory / _ORIGIN, self.directory.name, proof):
                 strange = self.strange_part()
-                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue has"
+                return None if strange is None else f"{strange} is a link, a pipe or the like, which no queue contains"
         except OSError as error:
-            return f"it can't be looked at: {error}"
+            return f"it can't be read: {error}"
         return "it was made by another user or with another home directory, and copied there, or it was changed"
 
     def strange_part(self) -> Path | None:
-        """What stands in place of a file or directory of a queue, and is none; None if there is no such thing.
+        """The first path of the queue that is not the file or directory it should be; None if all are.
 
         Raises:
-            OSError: it can't be looked at.
+            OSError: a path can't be examined.
         """
         directories = (self._journal.directory, self.directory / "files", self.directory / "spares")
         files = (self._owner, self._recorder, self.directory / _STATE)
@@ -246,23 +225,23 @@ class Queue:
         return next((path for path in self._journal.segments() if not _is_kind(path, stat.S_ISREG)), None)
 
     def is_in_use(self) -> bool:
-        """Tell whether a living process appends or stores, whatever stands in place of its locks."""
+        """Tell whether a living process appends or stores. Safe to call even if its lock files are something else."""
         try:
             return self.strange_part() is None and (self.is_owned() or self.is_taken())
-        except OSError:  # it can't be looked at
+        except OSError:  # it can't be examined
             return False
 
     def origin(self) -> Origin:
-        """What is known of the queue.
+        """Whose queue it is, and where to store it.
 
         Raises:
-            Corrupted: it was damaged.
-            OSError: the queue is gone: all of it is stored.
+            Corrupted: the file that says so is damaged.
+            OSError: the queue is gone, because all of it is stored.
         """
         path = self.directory / _ORIGIN
         data = ownership.read_own(path)
         if data is None:
-            path.lstat()  # raises where nothing stands there
+            path.lstat()  # raises if there is no such file
             raise Corrupted(f"{path} is not a small file of this user")
         fields = expect_mapping(unseal(data, key=str(path)))
         try:
@@ -277,14 +256,14 @@ class Queue:
 
     @cached_property
     def session(self) -> str | None:
-        """The session of the experiment that is recorded; None for the first one, and where that was damaged."""
+        """The session of the experiment that is recorded; None for the first one, and if `origin` can't be read."""
         try:
             return self.origin().session
         except (OSError, Corrupted):
             return None
 
     def knows_storage(self) -> bool:
-        """Tell whether something was stored already where this queue is to be stored, as far as the spool knows."""
+        """Tell whether, as far as the spool knows, something was already stored in the storage of this queue."""
         storage = self.origin().storage
         if self.state().done:
             return True
@@ -294,26 +273,26 @@ class Queue:
         return False
 
     def project(self, origin: Origin) -> Path:
-        """The project directory: wherever it was moved to, if the queue was moved with it."""
+        """The project directory. If it was moved with the queue in it, the new one."""
         spool, home = self.directory.parents[:2]
         is_inside = home.name == HOME and not home.is_symlink() and not spool.is_symlink()
         return home.parent if is_inside else Path(origin.project)
 
     def last_sign(self) -> datetime:
-        """When the process that appends was last heard of, or its recorder."""
+        """When the process that appends, or its recorder, last gave a sign of life."""
         paths = (self._owner, self._recorder, *self._journal.directory.glob("*"))
         return datetime.fromtimestamp(max(_modified(path) for path in paths), timezone.utc)
 
     def give_sign(self) -> None:
-        """Give a sign of life to machines that do not see the locks of this one."""
+        """Give a sign of life to machines that can't see the locks of this one."""
         with suppress(OSError):
             os.utime(self._recorder)
 
     def is_abandoned(self) -> bool:
-        """Tell whether its process is gone, and what waits here is anybody's to store.
+        """Tell whether its process is gone, so that any process may store what waits here.
 
-        The lock of another machine may not be seen here, if the directory is shared in a way that knows no locks: then
-        it is abandoned once there was no sign of life for `SILENT_SECONDS`.
+        If the directory is shared by a file system without locks, the lock of another machine can't be seen here. Then
+        the queue is abandoned after `SILENT_SECONDS` without a sign of life.
         """
         if self.is_owned():
             return False
@@ -329,7 +308,7 @@ class Queue:
         """Copy the files of a tree; see `staging.stage`."""
         self._last_job += 1
         directory = self.directory / "files" / str(self._last_job)
-        directory.mkdir(mode=0o700)  # it may be kept outside of the queue some day
+        directory.mkdir(mode=0o700)  # `claim` may move it out of the queue, and keep it there
         try:
             return staging.stage(tree, directory, spare=self._spare)
         except BaseException:
@@ -337,7 +316,7 @@ class Queue:
             raise
 
     def append(self, record: Record, staged: Staged | None = None, *, blocked_seconds: float = 0.0) -> None:
-        """Append a job: once this returns, it survives the end of this process.
+        """Append a job. After this returns, the job survives the end of this process.
 
         Raises:
             OSError: there is no room.
@@ -348,15 +327,15 @@ class Queue:
         try:
             self._journal.append(job)
         except OSError as error:
-            if error.errno not in FULL or not self._make_room(_LAST_WORD if isinstance(record, Ended) else None):
+            if error.errno not in FULL or not self._make_room(_END_RESERVE if isinstance(record, Ended) else None):
                 raise
             self._journal.append(job)
         if staged is not None:
-            with suppress(OSError):  # it is only not synced then
+            with suppress(OSError):  # without it, the copies are stored but not synced
                 (staged.directory / _WHOLE).touch()
 
     def withdraw(self, staged: Staged) -> bool:
-        """Remove the copies of a job, unless they are being stored already; tells whether they were removed."""
+        """Remove the copies of a job, unless they are already being stored. Returns whether they were removed."""
         copies = self.directory / "files" / staged.directory.name  # the project may have been moved
         gone = temporary_beside(copies)
         try:
@@ -367,29 +346,28 @@ class Queue:
         return True
 
     def watch(self) -> None:
-        """Keep hold of where `close` leaves its note: it can be read though the queue is gone by then."""
+        """Keep the file open in which `close` leaves its note, so that it can be read after the queue is gone."""
         self._note = open_above(self._recorder, os.O_RDONLY)
         self._anchor = Anchor(self.directory)
 
     def follow(self) -> bool:
-        """Find the queue where its directory was moved, with the project, say; tells whether it was. See `watch`."""
+        """Find the queue again if its directory was moved, such as with the project. Returns whether it was.
+
+        It works after `watch` only.
+        """
         if self._anchor is None or not self._anchor.follow() or self._anchor.path.name != self.directory.name:
-            return False  # what is being removed has another name
+            return False  # a queue that is being removed has another name
         before = (self._owner, self._recorder)
-        self._settle(self._anchor.path)
-        _begun.add(self.directory)
+        self.directory = directory = self._anchor.path
+        self._journal.directory = directory / "journal"
+        self._owner, self._recorder = directory / OWNER, directory / _RECORDER
+        _trusted.add(self.directory)
         for old, new in zip(before, (self._owner, self._recorder), strict=True):
             locks.moved(old, new)
         return True
 
-    def _settle(self, directory: Path) -> None:
-        self.directory = directory
-        self._journal.directory = directory / "journal"
-        self._owner = directory / OWNER
-        self._recorder = directory / _RECORDER
-
     def was_closed(self) -> bool:
-        """Tell whether the queue is gone because all was stored, and not because somebody deleted it."""
+        """Tell whether the queue is gone because everything was stored, not because somebody deleted it."""
         if self._note is None:
             return False
         try:
@@ -398,7 +376,7 @@ class Queue:
             self.unwatch()
 
     def unwatch(self) -> None:
-        """Let go of what `watch` holds."""
+        """Close what `watch` opened."""
         if self._note is not None:
             os.close(self._note)
         if self._anchor is not None:
@@ -406,23 +384,23 @@ class Queue:
         self._note = self._anchor = None
 
     def exists(self) -> bool:
-        """Tell whether the queue is there, and is not being deleted, file by file."""
+        """Tell whether the queue exists, and nobody is deleting it file by file."""
         return self._owner.exists()
 
     def defer_wait(self, wait: Callable[[], object] | None) -> None:
-        """Leave it to later to wait until all is stored, by calling this; None: it is being waited for."""
+        """Defer waiting until everything is stored: `wait_if_deferred` calls `wait`. None: waiting is not deferred."""
         if wait is None:
-            _put_off.pop(self.directory, None)
+            _deferred_waits.pop(self.directory, None)
         else:
-            _put_off[self.directory] = wait
+            _deferred_waits[self.directory] = wait
 
     def wait_if_deferred(self) -> None:
-        """Wait now, if this process has put that off."""
-        if (wait := _put_off.get(self.directory)) is not None:
+        """Wait now if this process has deferred it."""
+        if (wait := _deferred_waits.get(self.directory)) is not None:
             wait()
 
     def finish_appending(self) -> None:
-        """Append nothing any more."""
+        """Finish appending: this process no longer owns the queue."""
         self._journal.close()
         locks.release(self._owner)
 
@@ -431,30 +409,30 @@ class Queue:
         return locks.is_held(self._owner)
 
     def is_owned_by_this_process(self) -> bool:
-        """Tell whether it is this process that appends."""
+        """Tell whether this process is the one that appends."""
         return locks.is_own(self._owner)
 
     def is_alive(self) -> bool | None:
-        """Tell whether a process appends or stores; None if it belongs to another user, and that can't be told."""
+        """Tell whether a process appends or stores; None if another user owns the queue, so that it is unknown."""
         return self.is_owned() or self.is_taken() if os.access(self._owner, os.R_OK) else None
 
     # The side of the process that stores.
 
     def take(self) -> bool:
-        """Become the one that stores; False if another process is it.
+        """Take the queue, to store what is in it; False if another process has taken it.
 
         Raises:
             FileNotFoundError: the queue is gone.
-            OSError: this user may not.
+            OSError: this user has no permission.
         """
         return locks.acquire(self._recorder)
 
     def release(self) -> None:
-        """Let another process store."""
+        """Release the queue, so that another process can take it."""
         locks.release(self._recorder)
 
     def is_taken(self) -> bool:
-        """Tell whether a process is storing what is here."""
+        """Tell whether a process has taken the queue."""
         return locks.is_held(self._recorder)
 
     def waiting(self, *, count_max: int | None = None) -> list[Job]:
@@ -462,14 +440,14 @@ class Queue:
         return self.jobs(after=self.state().mark, count_max=count_max)
 
     def end(self) -> Position:
-        """The place behind the last job."""
+        """The position after the last job."""
         return self._journal.end()
 
     def jobs(self, *, after: Position = START, count_max: int | None = None) -> list[Job]:
-        """The jobs behind a place in the journal, in order, up to one that makes no sense; some may be stored already.
+        """The jobs after a position in the journal, in order, up to the first invalid one. Some may already be stored.
 
         Raises:
-            Corrupted: the first one makes no sense.
+            Corrupted: the first job is invalid.
         """
         jobs: list[Job] = []
         for line in self._journal.read(after, count_max=count_max):
@@ -482,7 +460,7 @@ class Queue:
         return jobs
 
     def claim(self, job: Job) -> Staged | None:
-        """The copies of a job, now for the process that stores them; None if they were withdrawn, or may be torn."""
+        """Claim the copies of a job, to store them; None if they were withdrawn or may be incomplete."""
         assert job.staged is not None, "only jobs with files are claimed"
         before, claimed = self._places(job.staged)
         with suppress(FileNotFoundError):  # withdrawn, or claimed before
@@ -495,15 +473,15 @@ class Queue:
             claimed.directory.rename(kept)
             (kept / _WHOLE).unlink(missing_ok=True)
             warn_only(
-                f"the machine stopped before {', '.join(file.path for file in claimed.files[:5])} of the experiment "
-                f"{ids.short(self.experiment)} had reached its disk for sure: the files are not stored, and kept "
+                f"the machine stopped, maybe before {', '.join(file.path for file in claimed.files[:5])} of the "
+                f"experiment {ids.short(self.experiment)} had reached its disk: the files are not stored, and are kept "
                 f"in {kept}"
             )
             return None
         return claimed
 
     def finish(self, jobs: Sequence[Job], claimed: Staged | None = None) -> None:
-        """Note that these jobs are stored, and keep or remove the copies that were claimed for them."""
+        """Record that these jobs are stored, and remove the claimed copies, or keep some to be overwritten."""
         for job in jobs:
             if job.damaged:
                 self._keep_unreadable(job.damaged, job.after)
@@ -524,24 +502,24 @@ class Queue:
             shutil.rmtree(claimed.directory, ignore_errors=True)
 
     def state(self) -> State:
-        """How far storing has come."""
+        """The progress of storing."""
         try:
             data = ownership.read_own(self.directory / _STATE)
             return State() if data is None else _decode_state(expect_mapping(loads(data)))
-        except (Corrupted, KeyError):  # as where there is none: nothing is stored yet; or all is, and the queue is gone
+        except (Corrupted, KeyError):  # as if there were none: nothing is stored yet, or all is and the queue is gone
             return State()
 
     def set_state(self, state: State) -> None:
-        """Tell others how far storing has come."""
+        """Write the progress of storing, for other processes to read."""
         try:
             self._write_state(state)
         except OSError as error:
-            if error.errno not in FULL or not self._make_room(_NEWS):
+            if error.errno not in FULL or not self._make_room(_STATE_RESERVE):
                 raise
             self._write_state(state)
         else:
             if state.trouble is None:
-                self._keep_room(_NEWS)
+                self._keep_reserve()
 
     def _write_state(self, state: State) -> None:
         path = self.directory / _STATE
@@ -554,7 +532,7 @@ class Queue:
             raise
 
     def write_problem(self) -> str | None:
-        """What keeps this process from writing here; None if nothing does."""
+        """Why this process can't write to the queue; None if it can."""
         probe = temporary_beside(self.directory / OWNER)
         try:
             write_privately(probe, b"?")
@@ -566,11 +544,11 @@ class Queue:
         return None
 
     def sync(self, *, older_than_seconds: float = 0) -> None:
-        """Make what waits outlive the machine, too."""
+        """Sync what waits to disk, so that it survives a crash of the machine, too."""
         for directory in [] if not (self.directory / "files").is_dir() else (self.directory / "files").iterdir():
             with suppress(FileNotFoundError):  # claimed, withdrawn or stored meanwhile
                 is_young = time.time() - directory.stat().st_mtime < older_than_seconds
-                is_whole = (directory / _WHOLE).exists()  # else it is being copied
+                is_whole = (directory / _WHOLE).exists()  # if not, files are still being copied
                 if is_young or not is_whole or (directory / _SYNCED).exists():
                     continue
                 for copy in directory.iterdir():
@@ -581,7 +559,7 @@ class Queue:
         self._journal.sync()
 
     def close(self) -> None:
-        """Remove the queue because nothing is left to store."""
+        """Remove the queue because everything is stored."""
         mark = self.state().mark
         if damaged := self._journal.unreadable_end(mark):
             self._keep_unreadable(damaged, mark)
@@ -590,30 +568,30 @@ class Queue:
         self.remove()
 
     def kept_aside(self) -> list[Path]:
-        """What could not be stored of this queue, and is kept in the spool though all else is."""
+        """What could not be stored of this queue, and is kept in the spool."""
         return kept_aside(self.directory.parent, self.directory.name)
 
     def _keep_unreadable(self, damaged: bytes, place: Position) -> None:
-        """Keep what can't be read of the journal, which is about to be deleted."""
+        """Keep unreadable bytes of the journal, which is about to be deleted."""
         kept = self.directory.parent / f"{_DAMAGED}{self.directory.name}-{place.segment}-{place.offset}"
-        with suppress(FileExistsError):  # who did this before has not lived to note the job as stored
+        with suppress(FileExistsError):  # a process that kept them before died before it recorded the job as stored
             write_privately(kept, damaged)
             warn_only(
                 f"{len(damaged)} bytes of the journal of the experiment {ids.short(self.experiment)} can't be read: "
-                "another program wrote into it, or its disk is failing. What they said is not stored; all that stands "
-                f"before and behind them is. They are kept in {kept}"
+                "another program wrote into it, or its disk is failing. Their content is not stored; everything "
+                f"before and after them is. They are kept in {kept}"
             )
 
     def remove(self) -> None:
-        """Remove the queue, whatever is in it."""
-        gone = self.directory.with_name(f"{SCRATCH}{self.directory.name}")  # nobody sees half a queue
+        """Remove the queue and everything in it."""
+        gone = self.directory.with_name(f"{SCRATCH}{self.directory.name}")  # so that nobody sees half a queue
         with suppress(FileNotFoundError):
             self.directory.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
         locks.release(self._recorder)
 
     def copy_of(self, job: Job, path: str) -> staging.StagedFile | None:
-        """Where the staged copy of a file is at this moment; None once the job is stored."""
+        """The staged copy of a file, with its present path; None once the job is stored."""
         assert job.staged is not None, "the job has files"
         for staged in self._places(job.staged):
             if not _is_safe(job, staged):
@@ -624,13 +602,13 @@ class Queue:
         return None
 
     def has_copies(self, job: Job) -> bool:
-        """Tell whether the staged copies of a job are there: it has files that were neither withdrawn nor stored."""
+        """Tell whether the staged copies of a job exist: it has files that were neither withdrawn nor stored."""
         if job.staged is None:
             return False
         return any(staged.directory.is_dir() and _is_safe(job, staged) for staged in self._places(job.staged))
 
     def _places(self, staged: Staged) -> tuple[Staged, Staged]:
-        """Where copies may be: as they were staged, and once they were claimed."""
+        """Where copies may be: as they were staged, and after they were claimed."""
         return staged, _moved(staged, staged.directory.with_name(staged.directory.name + _TAKEN))
 
     def _decode(self, line: JournalLine) -> Job:
@@ -657,22 +635,22 @@ class Queue:
         )
 
     def spare_bytes(self, count_max: int) -> int:
-        """How much room there is in the copies that are to be written over, counting at most `count_max` files."""
+        """Size on disk of the spare copies, of at most `count_max` files."""
         return sum(size for size, _ in self._spares()[:count_max])
 
     def drop_spares(self) -> bool:
-        """Remove the copies that are to be written over; tells whether there were any."""
+        """Remove the spare copies. Returns whether there were any."""
         found = self._spares()
         for _, path in found:
-            path.unlink(missing_ok=True)  # the process that appends may have taken it meanwhile
+            path.unlink(missing_ok=True)  # the process that appends may have used it meanwhile
         return bool(found)
 
     def _spare(self) -> Path | None:
-        """A copy to write over."""
+        """A copy to overwrite."""
         return next((path for _, path in self._spares()), None)
 
     def _spares(self) -> list[tuple[int, Path]]:
-        """The copies that are to be written over, and how much room each takes on the disk; the largest first."""
+        """The spare copies, which are to be overwritten, with their sizes on disk; the largest first."""
         found = []
         with suppress(OSError):
             for name in os.listdir(self.directory / "spares"):
@@ -680,15 +658,15 @@ class Queue:
                 found.append((path.stat().st_blocks * 512, path))
         return sorted(found, reverse=True)
 
-    def _keep_room(self, name: str) -> None:
-        """Set a little room aside, should the disk fill up."""
-        path = self.directory / name
+    def _keep_reserve(self) -> None:
+        """Reserve some room for the state, for when the disk is full."""
+        path = self.directory / _STATE_RESERVE
         if not path.exists():
             with suppress(OSError):
                 write_privately(path, bytes(RESERVE_BYTES))
 
     def _make_room(self, reserve: str | None) -> bool:
-        """Give up spare copies, and the room that was set aside; tells whether there was any."""
+        """Delete the spare copies and a reserve. Returns whether there were any."""
         dropped = self.drop_spares()
         with suppress(FileNotFoundError):
             if reserve is not None:
@@ -697,7 +675,7 @@ class Queue:
         return dropped
 
     def _keep_spares(self, claimed: Staged) -> None:
-        """Keep a few copies to be written over, unless they are objects by now: those have a second name."""
+        """Keep a few copies to be overwritten, except those that became objects of the storage: they have two links."""
         with suppress(OSError):
             room = SPARES_MAX - len(os.listdir(self.directory / "spares"))
             large = (file.copy for file in claimed.files if file.size > staging.SMALL_BYTES)
@@ -706,13 +684,13 @@ class Queue:
 
 
 def write_privately(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet; only this user can read it."""
+    """Write a new file that only this user can read."""
     with open(open_above(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
 
 
 def listed(directory: Path) -> list[Queue]:
-    """What has the name of a queue in a directory, in order."""
+    """Everything in a directory that has the name of a queue, in order."""
     try:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -735,13 +713,13 @@ def kept_aside(directory: Path, queue: str = "") -> list[Path]:
 
 
 def _is_safe(job: Job, staged: Staged) -> bool:
-    """Tell whether copies are whole: the machine may have stopped before they had reached its disk."""
+    """Tell whether copies are complete: the machine may have stopped before they reached its disk."""
     is_whole = all(_size(file.copy) >= file.offset + file.size for file in staged.files)
     return is_whole and (job.boot == boot.boot_id() or (staged.directory / _SYNCED).exists())
 
 
 def _is_kind(path: Path, is_kind: Callable[[int], bool]) -> bool:
-    """Tell whether nothing stands at a path but a thing of this kind."""
+    """Tell whether a path is of this kind, or does not exist."""
     try:
         return is_kind(path.lstat().st_mode)
     except FileNotFoundError:
@@ -756,7 +734,7 @@ def _modified(path: Path) -> float:
 
 
 def _size(path: Path) -> int:
-    """Size of a staged copy; -1 if it is gone, or what stands there is none that this user has made."""
+    """Size of a staged copy; -1 if it is gone, or is not a file that this user made."""
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""Emptying a queue of the spool: its jobs are stored in order, and each is noted as done once everybody can see it.
+"""Uploading from a queue of the spool: its jobs are stored in order, and each is marked as done once all can see it.
 
-A plain function, called by the recorder of an experiment, by `replicate sync`, and by the recording process itself
-where there is no other. A process that dies meanwhile leaves nothing but a job that is done again: a checkpoint that
-stands in two records counts once.
+The recorder of an experiment calls it, `replicate sync` does, and the recording process itself if there is no other. If
+a process dies meanwhile, its last job is done again. That is safe: a checkpoint in two records counts once.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ JobProgress = Callable[[int], object]
 
 
 def silent(_: int) -> None:
-    """Shows no progress."""
+    """Show no progress."""
 
 
 class Uploader:
-    """Stores what is in a queue. Its caller holds the queue: `Queue.take`.
+    """Stores what is in a queue. Its caller has taken the queue: `Queue.take`.
 
     Args:
         queue: the queue.
-        repository: where to.
-        known: what is there already.
+        repository: where to store it.
+        known: what is already stored there.
         policy: what to compress.
     """
 
@@ -55,61 +54,61 @@ class Uploader:
         self._policy = policy
         self._retention = Retention(repository, known, queue.experiment, queue.session)
         self.spares_memory = False
-        """Whether to give back the memory in which the system keeps what was stored, because a training needs it."""
+        """Whether to release the page cache of what was stored, because a training needs the memory."""
 
     def reach(self) -> None:
-        """Make sure that the storage can be used, and that what this experiment has stored is there.
+        """Make sure that the storage can be used, and still holds what this experiment has stored.
 
         Raises:
-            StorageFailed: it can't; or what was stored there is gone, as when its disk is not there.
+            StorageFailed: it can't be used, or what was stored is gone, for instance because a disk is not mounted.
         """
         if not self.queue.knows_storage():
             self.repository.prepare()
         else:
-            self._check_is_filled()
-        if not self._is_begun():
-            raise self._emptied(f"holds nothing of the experiment {ids.short(self.queue.experiment)}, and did before")
+            self._check_has_content()
+        if not self._has_begun():
+            raise self._lost(f"no longer holds the experiment {ids.short(self.queue.experiment)}")
 
     def begin_again(self) -> None:
-        """Take a storage as it is, though what was stored there is gone: what waits is stored without that."""
+        """Accept that the storage has lost what was stored there: what waits is stored without it."""
         self.repository.prepare()
-        if not self._is_begun():
+        if not self._has_begun():
             first = next(iter(self.queue.jobs(count_max=1)), None)
             created = Created(self.queue.experiment, utc_now())
             if first is not None and isinstance(first.record, Created):
                 created = replace(first.record, path=None)  # its code is gone
             self.repository.append(created)
 
-    def _check_is_filled(self) -> None:
+    def _check_has_content(self) -> None:
         if not self.repository.check_format():
-            raise self._emptied("holds nothing any more, and did before")
+            raise self._lost("no longer holds anything")
 
-    def _is_begun(self) -> bool:
-        """Tell whether the experiment begins in the storage, or has nothing there yet."""
+    def _has_begun(self) -> bool:
+        """Tell whether the storage holds the beginning of the experiment, or nothing was stored yet."""
         if not self.queue.state().done:
             return True
         stored = catalogue.read(self.repository, _ignore, experiment=self.queue.experiment)
         return any(isinstance(record, Created) for record in stored.records(self.queue.experiment))
 
-    def _emptied(self, what: str) -> StorageFailed:
+    def _lost(self, what: str) -> StorageFailed:
         return StorageFailed(
-            f"{self.repository.store.url} {what}: is its disk there, or was it emptied? What waits here stays. Put it "
-            "back; or, if that is gone for good, `replicate sync --anew` stores what waits without it",
+            f"{self.repository.store.url} {what}: is its disk mounted, or was it deleted? What waits here stays. "
+            "Restore the storage; or, if it is gone for good, `replicate sync --anew` stores what waits without it",
             permanent=True,
         )
 
     def run(self, *, progress: JobProgress = silent, until: Callable[[], bool] = lambda: False) -> None:
-        """Store all that is there now; what comes meanwhile is left to the next time, to be gathered until then.
+        """Store everything that waits now. Jobs that come meanwhile are gathered for the next call.
 
         Args:
             progress: called with the number of jobs that are done so far.
-            until: tells, asked after each step, whether to leave the rest to the next time.
+            until: called after each step; returns whether to leave the rest to the next call.
 
         Raises:
-            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
+            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays in the queue.
         """
-        if isinstance(self.repository.store, LocalStore):  # where nothing fails: directories are made
-            self._check_is_filled()
+        if isinstance(self.repository.store, LocalStore):  # writing would not fail: it would make the directories anew
+            self._check_has_content()
         end = self.queue.end()
         done = 0
         while (jobs := self.queue.waiting(count_max=JOBS_AT_ONCE)) and self.queue.state().mark < end:
@@ -121,10 +120,10 @@ class Uploader:
                     return
 
     def upload_all(self, *, progress: JobProgress = silent) -> None:
-        """Store all that is there, and remove the queue if its process is gone.
+        """Store everything that waits, and remove the queue if its process is gone.
 
         Raises:
-            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays where it is.
+            StorageFailed, Corrupted, TooNew: the storage refuses; what is not stored stays in the queue.
         """
         abandoned, last_sign = self.queue.is_abandoned(), self.queue.last_sign()
         self.reach()
@@ -136,8 +135,8 @@ class Uploader:
         """Remove a queue that is empty and gets no more jobs.
 
         Args:
-            died_at: when its process was last alive: should it not have lived to say how the experiment ended, it was
-                killed then.
+            died_at: when its process was last alive. If the queue does not say how the experiment ended, it was killed
+                at that time.
         """
         state = self.queue.state()
         if state.done and not state.ended:
@@ -148,9 +147,9 @@ class Uploader:
         self.queue.close()
 
     def _store(self, group: Sequence[Job]) -> None:
-        """Store jobs that make one record together."""
+        """Store jobs that are merged into one record."""
         record = _merged([job.record for job in group])
-        if isinstance(record, Ended):  # from then on others may refer to what it has stored
+        if isinstance(record, Ended):  # after the end, others may refer to what it has stored
             self._retention.apply()
         claimed = None if group[0].staged is None else self.queue.claim(group[0])
         if claimed is not None:
@@ -164,7 +163,7 @@ class Uploader:
             self._retention.apply()
 
     def _published(self, record: Record, snapshot: StoredSnapshot) -> Record:
-        """The record of what was stored. From now on it may be there, though nobody hears so, and refer to objects."""
+        """The record of what was stored. From now on it may exist and refer to objects, even if writing it fails."""
         self._retention.stored(record, snapshot)
         if isinstance(record, Checkpointed):
             maker = leftovers.Maker(record.experiment, record.checkpoints[0].id)
@@ -177,11 +176,11 @@ class Uploader:
 
 
 def open_queue(queue: Queue, *, patient: bool = False) -> Uploader:
-    """Open the storage that a queue belongs to; `patient` as of `open_store`.
+    """Open the storage of a queue. See `open_store` for `patient`.
 
     Raises:
         InvalidInput, ConfigInvalid, MissingExtra, StorageFailed: the storage can't be opened.
-        Corrupted: what the queue says of itself was damaged.
+        Corrupted: the origin of the queue is damaged.
         OSError: the queue is gone.
     """
     origin = queue.origin()
@@ -193,11 +192,11 @@ def open_queue(queue: Queue, *, patient: bool = False) -> Uploader:
 
 
 def _ignore(_: Corrupted | TooNew) -> None:
-    """What is damaged is there."""
+    """Ignore a damaged record: it exists."""
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Jobs that go into one record: checkpoints without files that follow one another, and everything else alone."""
+    """Groups of jobs that become one record: consecutive checkpoints without files together, each other job alone."""
     for together, found in groupby(jobs, key=lambda job: job.staged is None and isinstance(job.record, Checkpointed)):
         if together:
             yield list(found)
@@ -206,7 +205,7 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 
 def _merged(records: Sequence[Record]) -> Record:
-    """One record of several: they come from one queue, and so from one session."""
+    """Merge several records into one. They come from one queue, and so from one session."""
     first = records[0]
     if not isinstance(first, Checkpointed):
         return first
@@ -215,14 +214,14 @@ def _merged(records: Sequence[Record]) -> Record:
 
 
 def _without_files(record: Record) -> Record:
-    """What a record says where its files were given up, or can't be trusted."""
+    """The record to write if its files were withdrawn, or may be incomplete."""
     if isinstance(record, Checkpointed):
         return replace(record, checkpoints=tuple(replace(item, size_bytes=0) for item in record.checkpoints))
     return replace(record, size_bytes=0) if isinstance(record, Created) else record
 
 
 def _with_snapshot(record: Record, snapshot: StoredSnapshot) -> Record:
-    """What a record says once its files are stored."""
+    """The record to write once its files are stored."""
     facts = {
         "manifest": snapshot.manifest,
         "size_bytes": snapshot.size_bytes,
@@ -230,7 +229,7 @@ def _with_snapshot(record: Record, snapshot: StoredSnapshot) -> Record:
     }
     match record:
         case Checkpointed(_, (checkpoint,)):
-            return replace(record, checkpoints=(replace(checkpoint, **facts),))  # type: ignore[arg-type]  # as named
+            return replace(record, checkpoints=(replace(checkpoint, **facts),))  # type: ignore[arg-type]  # as below
         case Created() | Resumed():
             return replace(record, **facts)  # type: ignore[arg-type]  # each value belongs to the field of its name
     raise AssertionError(f"{type(record).__name__} has no files")

@@ -1,4 +1,4 @@
-"""What people see: listing, filtering, comparing, tables and plots. Nothing here writes to a storage.
+"""What users see: listings, filters, comparisons, tables and plots. Nothing here writes to a storage.
 
 It may import `spool`, `repository` and below.
 """

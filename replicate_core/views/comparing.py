@@ -1,4 +1,4 @@
-"""Two experiments or checkpoints side by side: fetches what `diff` compares, and nothing before it is asked for."""
+"""Two experiments or checkpoints side by side. This fetches what `diff` compares, on first use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from replicate_core.views.preview import is_left_over
 from replicate_core.views.source import Source
 
 TEXT_BYTES_MAX = 1 << 20
-"""Of a larger file it is only said that it changed: nobody reads the lines, and comparing them takes long."""
+"""Maximum size in bytes of a file that is compared line by line: nobody reads more, and it would take long."""
 
 COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """An experiment, and the checkpoint of it that is compared."""
+    """An experiment, and its checkpoint that is compared."""
 
     state: ExperimentState
     checkpoint: CheckpointFacts | None
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def experiment(self) -> list[Change]:
-        """What was said and done to start it: name, tags, command, user, host, ..."""
+        """How each was started: name, tags, command, user, host, ..."""
         return diff.changes(_facts(self.before.state.created), _facts(self.after.state.created))
 
     @property
@@ -79,28 +79,28 @@ class Comparison:
 
     @cached_property
     def code(self) -> list[FileChange]:
-        """The files of the project that differ, without what lay where checkpoints saved something."""
-        found = self._file_changes(*(_code(self._settled(side)) for side in (self.before, self.after)))
+        """The files of the project that differ, without those at paths where checkpoints saved something."""
+        found = self._file_changes(*(_code(self._once_stored(side)) for side in (self.before, self.after)))
         saved = saved_paths(item for side in (self.before, self.after) for item in side.state.checkpoints)
         return [change for change in found if not is_left_over(change.path, saved)]
 
     @cached_property
     def files(self) -> list[FileChange]:
         """The files of the two checkpoints that differ."""
-        return self._file_changes(*(_files(self._settled(side)) for side in (self.before, self.after)))
+        return self._file_changes(*(_files(self._once_stored(side)) for side in (self.before, self.after)))
 
     def lines(self, change: FileChange) -> list[str]:
-        """How a file changed, line by line; see `diff.unified`. Of links, and of large files, only that they did."""
+        """How a file changed, line by line; see `diff.unified`. For links and large files, one line says so."""
         sides = (change.before, change.after)
         if any(isinstance(side, str) for side in sides):
-            return [f"{change.path} was {_words(change.before)}, and is {_words(change.after)}"]
+            return [f"{change.path} was {_described(change.before)}, and is {_described(change.after)}"]
         if any(isinstance(side, File) and side.size > TEXT_BYTES_MAX for side in sides):
             return [f"{change.path}: too large to be shown line by line"]
         before, after = (_data(self._source.repository, change.path, side) for side in sides)
         return diff.unified(change.path, before, after)
 
-    def _settled(self, side: Side) -> Side:
-        """The side, once all of it is stored."""
+    def _once_stored(self, side: Side) -> Side:
+        """Wait until all of a side is stored, and return what is stored."""
         wait_until_stored(self._source.spool, side.state.created.experiment)
         state = self._source.state(side.state.created.experiment)
         if side.checkpoint is None:
@@ -121,7 +121,7 @@ class Comparison:
         return Manifest() if key is None else self._source.repository.manifest(key)
 
     def _differs(self, change: FileChange) -> bool:
-        """Compare what is cut differently by its bytes."""
+        """Compare two files by their bytes, because they are cut into different chunks."""
         pieces = (_pieces(self._source.repository, change.path, side) for side in (change.before, change.after))
         return any(old != new for old, new in zip(*pieces, strict=True))
 
@@ -137,7 +137,7 @@ def _facts(created: Created) -> dict[str, Value]:
         "command": created.command,
         "path": created.path,
     }
-    return _set(facts)
+    return _without_none(facts)
 
 
 def _metrics(checkpoint: CheckpointFacts | None) -> Mapping[str, Value]:
@@ -147,19 +147,19 @@ def _metrics(checkpoint: CheckpointFacts | None) -> Mapping[str, Value]:
 
 
 def _environment(created: Created) -> dict[str, Value]:
-    return _set({"python": created.python_version, "replicate": created.replicate_version, **created.system})
+    return _without_none({"python": created.python_version, "replicate": created.replicate_version, **created.system})
 
 
 def _git(created: Created) -> dict[str, Value]:
-    return {} if created.git is None else _set(asdict(created.git))
+    return {} if created.git is None else _without_none(asdict(created.git))
 
 
-def _set(facts: Mapping[str, Value]) -> dict[str, Value]:
+def _without_none(facts: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def _code(side: Side) -> str | None:
-    """Key of the manifest of the code that made a checkpoint; without one, of the code that was last run."""
+    """Key of the manifest of the code that made the checkpoint; without a checkpoint, of the code that ran last."""
     return (side.checkpoint.code if side.checkpoint else side.state.code) or side.state.created.manifest
 
 
@@ -167,7 +167,7 @@ def _files(side: Side) -> str | None:
     return None if side.checkpoint is None else side.checkpoint.manifest
 
 
-def _words(content: Content) -> str:
+def _described(content: Content) -> str:
     if content is None:
         return "nothing"
     return "a file" if isinstance(content, File) else f"a link to {content}"

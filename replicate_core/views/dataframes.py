@@ -1,4 +1,4 @@
-"""Data frames: rows of plain data by pandas, which is imported when one is made. Nothing else knows pandas."""
+"""Dataframes: rows of plain data as a pandas dataframe. pandas is imported when one is made, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from replicate_core.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from pandas import DataFrame as DataFrame  # noqa: PLC0414  # also for those who only name the type
+    from pandas import DataFrame as DataFrame  # noqa: PLC0414  # also for modules that only name the type
 
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> DataFrame:
-    """A data frame with a row for each of `rows`.
+    """A dataframe with a row for each of `rows`.
 
     Args:
-        rows: name of a column to value; what a row does not have is missing in it.
-        columns: those that are there in any case, in this order, before all others.
+        rows: column name to value. Columns that a row lacks are missing values in it.
+        columns: the columns that always exist. They come first, in this order.
 
     Raises:
         MissingExtra: pandas is not installed.
@@ -25,7 +25,7 @@ def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> DataF
         import pandas as pd  # noqa: PLC0415  # 0.5 s, and an extra
     except ImportError as error:
         raise MissingExtra(
-            'data frames need pandas, which is not installed: pip install pandas (the extra "replicate[notebook]" of '
+            'dataframes need pandas, which is not installed: pip install pandas (the extra "replicate[notebook]" of '
             "this package)"
         ) from error
     names = dict.fromkeys([*columns, *(name for row in rows for name in row)])

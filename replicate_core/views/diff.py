@@ -1,6 +1,6 @@
 """What differs between two experiments or checkpoints: values by name, files by path, text by line.
 
-Pure. Where the two come from, and how the bytes of a file are fetched, is in `comparing`.
+Pure. `comparing` fetches both sides, and the bytes of files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from replicate_core.format.values import Value, dumps
 
 
 class Unset(Enum):
-    """Stands for a value that is not there at all: null is a value."""
+    """Marks a missing value. None can't, because null is a value."""
 
     UNSET = "unset"
 
@@ -25,7 +25,7 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 EFFORT_MAX = 100_000
-"""Equal lines on both sides, pair by pair: with more of them difflib takes seconds, with many more it takes hours."""
+"""Maximum number of pairs of equal lines, one of each side: with more, difflib takes seconds, with many more, hours."""
 
 RUN_ENDINGS = frozenset({
     "bin", "ckpt", "csv", "db", "err", "h5", "hdf5", "jsonl", "keras", "log", "npy", "npz", "onnx", "out", "parquet",
@@ -34,14 +34,14 @@ RUN_ENDINGS = frozenset({
 """Endings of files that runs write, not people."""
 
 RUN_NAMES = ("events.out.", "nohup.", "slurm-")
-"""How the names of other such files begin."""
+"""Prefixes of the names of other files that runs write."""
 
 Kind: TypeAlias = Literal["added", "removed", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value that is not the same on both sides."""
+    """A value that differs between the sides."""
 
     name: str
     before: Value | Unset
@@ -49,7 +49,7 @@ class Change:
 
 
 def changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Change]:
-    """The values that differ, in the order of their names on the left side; names of nested ones have dots."""
+    """The values that differ, ordered as on the left side. Names of nested values are joined by dots."""
     return list(_changes(before, after, ""))
 
 
@@ -63,7 +63,7 @@ def _changes(before: Mapping[str, Value], after: Mapping[str, Value], prefix: st
 
 
 def differing(several: Sequence[Mapping[str, Value]]) -> list[str]:
-    """The names of the values that are not the same in all of several mappings; where there is only one, of all."""
+    """The names of the values that differ between several mappings. With only one mapping, all of its names."""
     names = dict.fromkeys(name for each in several for name in each)
     if len(several) < 2:
         return list(names)
@@ -80,12 +80,12 @@ def _same(old: Value | Unset, new: Value | Unset) -> bool:
 
 
 Content: TypeAlias = "File | str | None"
-"""What stands at a path of a snapshot: a file, a link (its target), or nothing."""
+"""The content at a path of a snapshot: a file, the target of a link, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A path at which not the same stands on both sides."""
+    """A path whose content differs between the sides."""
 
     path: str
     before: Content
@@ -93,21 +93,21 @@ class FileChange:
 
     @property
     def kind(self) -> Kind:
-        """What happened to it from the left side to the right."""
+        """How it changed from the left side to the right."""
         return "added" if self.before is None else "removed" if self.after is None else "changed"
 
     @property
     def is_certain(self) -> bool:
-        """Whether the contents differ for sure; else they are cut differently, and only their bytes can tell."""
+        """Whether the contents surely differ. If not, they are cut into different chunks: compare their bytes."""
         if isinstance(self.before, File) and isinstance(self.after, File):
             return self.before.size != self.after.size or _cuts(self.before) == _cuts(self.after)
         return True
 
 
 def file_changes(before: Manifest, after: Manifest) -> list[FileChange]:
-    """The paths at which not the same stands: what people write, what runs write, notebooks; each in order of names.
+    """The paths whose content differs: files that people write, then files that runs write, then notebooks.
 
-    Permissions are not looked at.
+    Each group is sorted by path. Permissions are not compared.
     """
     old: dict[str, File | str] = {**before.files, **before.links}
     new: dict[str, File | str] = {**after.files, **after.links}
@@ -119,7 +119,7 @@ def _order(path: str) -> tuple[int, str]:
     name = path.rpartition("/")[2].lower()
     stem, dot, ending = name.rpartition(".")
     if dot and ending == "ipynb":
-        return 2, path  # a notebook changes wherever it was run
+        return 2, path  # a notebook changes whenever it is run
     is_written_by_runs = (bool(stem) and ending in RUN_ENDINGS) or name.startswith(RUN_NAMES)
     return int(is_written_by_runs), path
 
@@ -139,14 +139,14 @@ def _digests(file: File) -> list[tuple[int, str]]:
 
 
 def unified(path: str, before: bytes | None, after: bytes | None) -> list[str]:
-    """How a file changed, as a unified diff with the headers of git: its lines, without line breaks.
+    """The lines of a unified diff of a file, with git's headers and without line breaks.
 
-    Of files that are no text it is only said, in one line, that they differ; of two that are the same, nothing.
+    For binary files, a single line says that they differ. For equal files, there are no lines.
 
     Args:
-        path: of the file, on both sides.
-        before: its bytes on the left side; None if it is not there.
-        after: the same on the right side.
+        path: the path of the file, on both sides.
+        before: its bytes on the left side; None if it does not exist there.
+        after: its bytes on the right side; None if it does not exist there.
     """
     left = "/dev/null" if before is None else f"a/{path}"
     right = "/dev/null" if after is None else f"b/{path}"
@@ -164,25 +164,25 @@ def unified(path: str, before: bytes | None, after: bytes | None) -> list[str]:
 
 
 def _effort(old: Sequence[str], new: Sequence[str]) -> int:
-    """How many lines of the one are equal to how many of the other, less those that difflib takes for junk."""
+    """Number of pairs of equal lines, one of each side, without lines that difflib takes for junk."""
     left, right = Counter(old), Counter(new)
     junk = len(new) // 100 + 1 if len(new) >= 200 else len(new)
     return sum(left[line] * count for line, count in right.items() if count <= junk)
 
 
 def _replacement(old: Sequence[str], new: Sequence[str], left: str, right: str, *, lineterm: str) -> Iterator[str]:
-    """A unified diff that takes the whole of one text for the whole of the other."""
+    """A unified diff that replaces all lines of one side by all lines of the other."""
     yield from (f"--- {left}{lineterm}", f"+++ {right}{lineterm}", f"@@ -1,{len(old)} +1,{len(new)} @@{lineterm}")
     yield from (f"-{line}" for line in old)
     yield from (f"+{line}" for line in new)
 
 
 _NO_END = "\n"
-"""Marks a last line that has no line break: no other line holds one."""
+"""Marks a last line without a line break. No other line contains one."""
 
 
 def _lines(data: bytes | None) -> list[str] | None:
-    """The lines of a text; None if it is none."""
+    """The lines of a text file; None if it is binary."""
     if not data:
         return []
     try:

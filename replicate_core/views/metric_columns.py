@@ -1,6 +1,6 @@
-"""Metrics of checkpoints as columns: which metric is meant, its values, and nested mappings laid flat.
+"""Metrics of checkpoints as columns: which metric is meant, its values, and nested mappings flattened.
 
-Pure. Drawing them is in `plotting`, making data frames of them in `dataframes`.
+Pure. `plotting` draws them, `dataframes` makes dataframes of them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SHOWN = 10
 
 
 class Columns(Mapping[str, "list[Value]"]):
-    """The metrics of checkpoints: each name to one value per checkpoint, None for those that do not have it.
+    """The metrics of checkpoints: name to one value per checkpoint, None for checkpoints without that metric.
 
-    Names of nested ones are joined by dots.
+    Names of nested metrics are joined by dots.
 
     Args:
         checkpoints: in the order of the values.
@@ -35,7 +35,7 @@ class Columns(Mapping[str, "list[Value]"]):
         """Values of one metric.
 
         Raises:
-            NotFound: no checkpoint has it; the message lists those there are.
+            NotFound: no checkpoint has it; the message lists those that exist.
         """
         if name not in self._names:
             raise NotFound(f"no checkpoint here has the metric {name!r}{_instead(name, self._names)}")
@@ -55,12 +55,12 @@ def choose(wanted: str | None, histories: Iterable[Sequence[CheckpointFacts]]) -
     """The metric to draw.
 
     Args:
-        wanted: its name; None: the primary metric, of the latest experiment that has any, or the only one there is.
+        wanted: its name; None: the primary metric of the latest experiment that has one, else the only metric.
         histories: the checkpoints of each experiment.
 
     Raises:
-        NotFound: nothing has it.
-        InvalidInput: it has no numbers; or none was named, and there is not just one.
+        NotFound: no checkpoint has it.
+        InvalidInput: it is never a number; or none was named, and there is neither a primary metric nor just one metric.
     """
     histories = list(histories)
     everything = [item for history in histories for item in history]
@@ -94,14 +94,14 @@ def _names_in(checkpoints: Iterable[CheckpointFacts]) -> list[str]:
 
 
 def value(metric: str, metrics: Mapping[str, Value]) -> Value:
-    """What a metric is among those of a checkpoint; None for nothing. Names of nested ones are joined by dots."""
+    """The value of a metric of a checkpoint; None if it has none. Names of nested metrics are joined by dots."""
     if metric in metrics or "." not in metric:
         return metrics.get(metric)
     return flat(metrics).get(metric)
 
 
 def number(given: object) -> float | None:
-    """A value as something to draw; None for what is not a number."""
+    """A value as a float to draw; None if it is not a number."""
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         return None
     try:
@@ -111,14 +111,14 @@ def number(given: object) -> float | None:
 
 
 def points(metric: str, checkpoints: Iterable[CheckpointFacts]) -> tuple[list[int], list[float]]:
-    """The steps of the checkpoints in which a metric is a number, and those numbers."""
+    """The steps of the checkpoints where a metric is a number, and those numbers."""
     found = [(item.step, number(value(metric, item.metrics))) for item in checkpoints]
     drawn = [(step, height) for step, height in found if height is not None]
     return [step for step, _ in drawn], [height for _, height in drawn]
 
 
 def flat(mapping: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
-    """A nested mapping as one: the names on the way to a value, joined by dots."""
+    """A nested mapping, flattened: the names that lead to a value are joined by dots."""
     found: dict[str, Value] = {}
     for name, inner in mapping.items():
         if isinstance(inner, dict) and inner:

@@ -1,4 +1,4 @@
-"""HTML for notebooks, made of plain texts: tables, and facts with their names. Pure, and nothing passes unescaped."""
+"""HTML for notebooks, made of plain strings: tables, and facts with their names. Pure; everything is escaped."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from datetime import datetime, timezone
 from replicate_core import formatting, safe_text
 
 VALUE_CHARACTERS = 60
-"""Longer values are cut."""
+"""Maximum number of characters shown of a value."""
 
 ROWS_MAX = 100
-"""Maximum number of rows shown of a table; notebooks are stored with what they show."""
+"""Maximum number of rows shown of a table: notebooks are saved with what they show."""
 
-_BEGIN = '<div class="replicate tex2jax_ignore mathjax_ignore">'  # no text in it is a formula
-_LEFT = ' style="text-align:left"'  # in each cell: notebooks have rules for cells of their own
+_BEGIN = '<div class="replicate tex2jax_ignore mathjax_ignore">'  # so that no text is rendered as a formula
+_LEFT = ' style="text-align:left"'  # in each cell, because notebooks have their own rules for cells
 
 
 def text(content: str) -> str:
-    """A text as HTML: what a repository says must not become markup, nor steer whatever shows it."""
+    """A string as HTML: what a repository says must not become markup, nor control the program that shows it."""
     return html.escape(safe_text.printable(content)).replace("\n", "<br>")
 
 
 def value(shown: object) -> str:
-    """A param or a metric as people read it."""
+    """A param or a metric, formatted for people."""
     return formatting.value(shown, characters=VALUE_CHARACTERS)
 
 
@@ -39,22 +39,22 @@ def pairs(mapping: Mapping[str, object]) -> str:
 
 
 def page(*parts: str) -> str:
-    """What a notebook shows of one thing."""
+    """The HTML that a notebook shows for one object."""
     return "\n".join([_BEGIN, *filter(None, parts), "</div>"])
 
 
 def heading(content: str) -> str:
-    """A line above all else."""
+    """A heading."""
     return f"<p><strong>{text(content)}</strong></p>"
 
 
 def line(content: str) -> str:
-    """A line below."""
+    """A line of text."""
     return f"<p>{text(content)}</p>"
 
 
 def facts(mapping: Mapping[str, str | None], *, title: str | None = None) -> str:
-    """Names and texts, one below the other; what is None is left out, and so is a table of nothing."""
+    """A table of names and their strings, without those that are None; an empty string if nothing is left."""
     rows = [
         f"<tr><th{_LEFT}>{text(name)}</th><td{_LEFT}>{text(content)}</td></tr>"
         for name, content in mapping.items()
@@ -65,12 +65,12 @@ def facts(mapping: Mapping[str, str | None], *, title: str | None = None) -> str
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, bold: Collection[int] = ()) -> str:
-    """A table of texts; columns that hold nothing at all are left out.
+    """A table of strings, without columns that are empty in every row.
 
     Args:
         headings: one for each column.
-        rows: the texts of each row.
-        bold: the numbers of the rows to stress.
+        rows: the strings of each row.
+        bold: the indexes of the rows to show in bold.
     """
     shown = list(rows)
     columns = [index for index in range(len(headings)) if any(row[index] for row in shown)]

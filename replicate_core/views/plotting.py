@@ -1,8 +1,7 @@
-"""Drawing: lines over steps, and points over a param, by matplotlib, which is imported when something is drawn.
+"""Drawing with matplotlib: lines over steps, and points over a param. matplotlib is imported when something is drawn.
 
-In the core, because what users hold is there and has `plot()`; alone in a room, because nothing else may know
-matplotlib. What is drawn comes as plain numbers and labels. A name from a repository is a stranger's text: it is drawn
-as it stands, and never read as a formula.
+This is in the core because its classes have `plot()`. It is a module of its own because no other may know matplotlib.
+It takes plain numbers and labels. Names from a repository are not trusted: they are drawn literally, never as formulas.
 """
 
 from __future__ import annotations
@@ -14,40 +13,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replicate_core.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes as Axes  # noqa: PLC0414  # also for those who only name the type
+    from matplotlib.axes import Axes as Axes  # noqa: PLC0414  # also for modules that only name the type
 
 LABEL_POINTS = 8
+"""Font size of labels, in points."""
 
 LABEL_CHARACTERS = 30
-"""Longer labels are cut."""
+"""Maximum number of characters of a label."""
 
 DIRECT_LABELS_MAX = 10
-"""Up to this number, lines have their label at their end, too."""
+"""Maximum number of lines that have a label at their end, beside the legend."""
 
 POINT_LABELS_MAX = 40
-"""Up to this number, points are labelled; more labels would overlap."""
+"""Maximum number of points that are labelled; more labels would overlap."""
 
 LEGEND_MAX = 20
-"""Maximum number of lines in a legend; of more, only their number is given."""
+"""Maximum number of lines in a legend. With more lines, the title gives their number instead."""
 
 FIGURES_MAX = 10
-"""Maximum number of our figures that pyplot keeps: of 20 it warns, and none is ever freed."""
+"""Maximum number of our figures that pyplot keeps: it never frees any, and warns at 20."""
 
 OURS = "replicate"
-"""What marks a figure that was made here."""
+"""Group id that marks a figure made here."""
 
 MARKED_MAX = 30
-"""Lines of so many points show each of them."""
+"""Maximum number of points of a line whose points are marked."""
 
 STYLES = ("-", "--", ":", "-.")
 COLORS = 10
-"""Number of colours; after them, lines take the next style."""
+"""Number of colours. When all are used, lines take the next style."""
 
 GAP = 1.15
-"""From one label to the next one above it at least, in heights of their font."""
+"""Minimum distance from a label to the next one above it, in font heights."""
 
 WIDTH = 0.6
-"""Of a character, in heights of its font."""
+"""Width of a character, in font heights."""
 
 
 class Curve(NamedTuple):
@@ -59,7 +59,7 @@ class Curve(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One experiment as a param and a metric of it."""
+    """One experiment: one of its params, and one of its metrics."""
 
     label: str
     x: float | str
@@ -71,9 +71,9 @@ def draw_lines(lines: Sequence[Curve], *, metric: str, logy: bool = False, ax: A
 
     Args:
         lines: one for each experiment.
-        metric: its name, for the axis.
-        logy: draw it on a logarithmic axis.
-        ax: where to draw; None: the current axes of pyplot if they are empty, else a figure of its own.
+        metric: the name of the metric, for the axis.
+        logy: whether to draw it on a logarithmic axis.
+        ax: where to draw; None: the current axes of pyplot if they are empty, else a new figure.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -97,7 +97,7 @@ def draw_lines(lines: Sequence[Curve], *, metric: str, logy: bool = False, ax: A
     if logy:
         axes.set_yscale("log")
     ends = [(line, end, index) for index, line in enumerate(lines, before) if (end := _end(line)) is not None]
-    if ax is None and len(lines) <= DIRECT_LABELS_MAX:  # beside the axes of others there may be no room
+    if ax is None and len(lines) <= DIRECT_LABELS_MAX:  # beside axes that were given there may be no room
         _annotate(axes, [_Text(line.label, *end, f"C{index % COLORS}") for line, end, index in ends])
     _legend(axes, fewest=2 if ax is None else 1)
     return axes
@@ -106,7 +106,7 @@ def draw_lines(lines: Sequence[Curve], *, metric: str, logy: bool = False, ax: A
 def draw_points(
     points: Sequence[Point], *, param: str, metric: str, logx: bool = False, logy: bool = False, ax: Axes | None = None
 ) -> Axes:
-    """Draw a metric over a param, a point for each experiment; params that are no numbers are named on the axis.
+    """Draw a metric over a param, a point for each experiment. Params that are not numbers are named on the axis.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -150,9 +150,9 @@ def _axes(given: Axes | None) -> Axes:
 
 
 def _close_the_oldest(plt: Any) -> None:
-    """Make sure that pyplot keeps no more than `FIGURES_MAX` of our figures; what is closed can still be saved.
+    """Make sure that pyplot keeps no more than `FIGURES_MAX` of our figures. A closed figure can still be saved.
 
-    A notebook shows its figures at the end of a cell: there they are shown before they are closed.
+    A notebook shows figures at the end of a cell, so there they are shown before they are closed.
     """
     ours = [number for number in plt.get_fignums() if plt.figure(number).get_gid() == OURS]
     oldest = ours[: max(0, len(ours) - FIGURES_MAX + 1)]
@@ -163,7 +163,7 @@ def _close_the_oldest(plt: Any) -> None:
 
 
 def _literal(text: str) -> str:
-    """A text that is drawn as it stands: without formulas, line breaks and control characters."""
+    """A string that is drawn literally: without formulas, line breaks and control characters."""
     printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return printable.replace("$", r"\$")
 
@@ -174,7 +174,7 @@ def _name(param: float | str) -> str:
 
 def _label(text: str) -> str:
     cut = text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "…"
-    return _literal(f" {cut}" if cut.startswith("_") else cut)  # legends leave out what begins with an underscore
+    return _literal(f" {cut}" if cut.startswith("_") else cut)  # legends leave out labels that begin with an underscore
 
 
 class _Text(NamedTuple):
@@ -187,23 +187,23 @@ class _Text(NamedTuple):
 
 
 def _end(line: Curve) -> tuple[float, float] | None:
-    """The last point of a line that can be seen."""
+    """The last finite point of a line."""
     seen = (point for point in zip(reversed(line.steps), reversed(line.values), strict=True) if math.isfinite(point[1]))
     return next(seen, None)
 
 
 def _annotate(axes: Axes, texts: Sequence[_Text]) -> None:
-    """Write labels to the right of their points, moved upwards where they would cover each other."""
-    axes.get_xlim(), axes.get_ylim()  # until somebody asks, the axes do not know what they show
+    """Write labels to the right of their points. Labels that would overlap are moved up."""
+    axes.get_xlim(), axes.get_ylim()  # the axes compute their limits only when they are read
     scale = 72 / axes.figure.dpi
     places = (tuple(scale * axes.transData.transform((text.x, text.y))) for text in texts)
     placed: list[tuple[float, float, float]] = []  # left, right and middle, in points of print
     for (x, y), text in sorted(zip(places, texts, strict=True), key=lambda pair: pair[0][1]):
-        if not (math.isfinite(x) and math.isfinite(y)):  # on a logarithmic axis
+        if not (math.isfinite(x) and math.isfinite(y)):  # zero or less on a logarithmic axis
             continue
         label = _label(text.label)
         right, middle = x + len(label) * LABEL_POINTS * WIDTH, y
-        for other_left, other_right, other_middle in placed:  # from below, so that one look is enough
+        for other_left, other_right, other_middle in placed:  # from the lowest up, so that one pass is enough
             if other_left < right and x < other_right and middle < other_middle + GAP * LABEL_POINTS:
                 middle = other_middle + GAP * LABEL_POINTS
         placed = sorted([*placed, (x, right, middle)], key=lambda place: place[2])

@@ -1,7 +1,7 @@
-"""What a snapshot of the code would hold, before it is made: what is large, and what should not be in it at all.
+"""A preview of a snapshot of the code: what is large, and what should not be in it.
 
-Pure: it judges by names and sizes, and reads no file. It would rather say nothing than cry wolf: `tokenizer.json` and
-`password_reset.py` are no secrets.
+Pure: it judges by names and sizes, and reads no file. It avoids false alarms: `tokenizer.json` and `password_reset.py`
+are not secrets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from replicate_core.formatting import size
 from replicate_core.machine.file_kinds import is_data, is_secret, is_source
 
 OUTPUT_NAMES = frozenset({".keepsake", "lightning_logs", "checkpoints", "wandb", "mlruns", "outputs", "multirun"})
-"""Names of directories in which trainers and trackers put what they make."""
+"""Names of directories in which trainers and trackers put their output."""
 
 NAMED = 3
 """Maximum number of files named in a sentence."""
@@ -27,11 +27,11 @@ class Preview:
     files: Mapping[str, int]
     """Path of each file, relative to the project directory, to its size in bytes; the largest first."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Path of what would not be saved, to why not; nothing is said of what is below."""
+    """Path of what would not be saved, to the reason. What is below a directory is not listed."""
     limit_bytes: int = 100 * 10**6
-    """More than this is too much for code: `code_limit` in replicate.yaml."""
+    """Maximum size of code: `code_limit` in replicate.yaml."""
     plain: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Path of the configuration, if it holds secrets as they are, to which options these are."""
+    """Path of the configuration, if it holds secrets in plain text, to the names of these options."""
 
     @classmethod
     def of(
@@ -41,13 +41,13 @@ class Preview:
         limit_bytes: int,
         plain: Mapping[str, Sequence[str]] | None = None,
     ) -> Preview:
-        """Look at files.
+        """A preview of files.
 
         Args:
             sizes: path to size in bytes.
-            left_out: path to why.
-            limit_bytes: how much code may take.
-            plain: as of the class; what is not among the files does not count.
+            left_out: path to the reason.
+            limit_bytes: maximum size of code.
+            plain: as in the class. Paths that are not among the files are ignored.
         """
         largest_first = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
         found = {path: names for path, names in (plain or {}).items() if path in sizes and names}
@@ -60,17 +60,17 @@ class Preview:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Files that hold a key or a password, by their names, or because they were read as the configuration."""
+        """Files that hold a key or a password: by their names, or because the configuration holds one."""
         return tuple(sorted({path for path in self.files if is_secret(path)} | self.plain.keys()))
 
     @property
     def data(self) -> tuple[str, ...]:
-        """Files that are data or weights, by their names and sizes; the largest first."""
+        """Files that are data or weights, judged by their names and sizes; the largest first."""
         return tuple(path for path, count in self.files.items() if is_data(path, count, self.limit_bytes))
 
     @property
     def outputs(self) -> Mapping[str, int]:
-        """Directories that hold what trainers and trackers have made, by their names, to the size of what is saved."""
+        """Directories that, by their names, hold output of trainers and trackers, to the size of what is saved."""
         found: dict[str, int] = {}
         for path, count in self.files.items():
             if (directory := output_directory(path)) is not None:
@@ -78,7 +78,7 @@ class Preview:
         return {name: count for name, count in sorted(found.items()) if f"{name}/__init__.py" not in self.files}
 
     def concerns(self) -> list[str]:
-        """What speaks against saving it as it is, in sentences."""
+        """Reasons against saving the code as it is, as sentences."""
         found = []
         if self.total_bytes > self.limit_bytes:
             largest = ", ".join(f"{path} ({size(self.files[path])})" for path in list(self.data or self.files)[:NAMED])
@@ -93,11 +93,10 @@ class Preview:
         ]
         if outputs := self.outputs:
             shown = ", ".join(f"{name}/ ({size(count)})" for name, count in outputs.items())
-            one = len(outputs) == 1
+            holds, its_name, verb = ("holds", "its name", "is") if len(outputs) == 1 else ("hold", "their names", "are")
             found.append(
-                f"{shown} {'holds' if one else 'hold'} what runs have made, by {'its name' if one else 'their names'}, "
-                f"and {'is' if one else 'are'} saved as code: leave out what is not code by a line in .gitignore or "
-                ".replicateignore"
+                f"{shown} {holds} output of runs, judging by {its_name}, and {verb} saved as code: leave out what is "
+                "not code by a line in .gitignore or .replicateignore"
             )
         if secrets := [path for path in self.secrets if path not in self.plain]:
             more = f" and {len(secrets) - NAMED} more" if len(secrets) > NAMED else ""
@@ -110,12 +109,12 @@ class Preview:
 
 
 def is_left_over(path: str, saved: AbstractSet[str]) -> bool:
-    """Tell whether a file among the code is what lay where checkpoints saved something: it is not what they saved.
+    """Tell whether a file among the code is a left-over of earlier runs: it was at a path that checkpoints saved.
 
-    What people write stays code, and so does all of a project that was saved as a whole.
+    Source files stay code, and so does everything if checkpoints saved the project as a whole.
 
     Args:
-        path: of the file, relative to the project.
+        path: the path of the file, relative to the project.
         saved: the files and directories that checkpoints saved.
     """
     above = (path[:at] for at, character in enumerate(path) if character == "/")
@@ -123,7 +122,7 @@ def is_left_over(path: str, saved: AbstractSet[str]) -> bool:
 
 
 def output_directory(path: str) -> str | None:
-    """The directory at or above a file whose name says that it holds what runs have made; None if there is none."""
+    """The directory above a file whose name says that it holds output of runs; None if there is none."""
     names = path.split("/")[:-1]
     depth = next((depth for depth, name in enumerate(names) if name in OUTPUT_NAMES), None)
     return None if depth is None else "/".join(names[: depth + 1])

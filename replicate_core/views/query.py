@@ -1,10 +1,10 @@
-"""Filters and sorts: which experiments are wanted and in what order, as a person types it.
+"""Filters and sorts: which experiments are wanted and in what order, as a user types it.
 
-Pure. A filter is `NAME OP VALUE`, such as `loss < 0.1`, `params.model.kind = mlp` or `created > 2 days ago`. A name
-means, in this order: what every experiment has (`OWN_NAMES`); a metric of its best checkpoint, else of its latest, as
-`records.metrics_of` gives them; a param, with dots for what is nested. `metrics.` and `params.` before a name say which
-one is meant. Whatever the types of two values are, nothing fails: a filter leaves out what can't be compared, and a
-sort puts it after what can.
+Pure. A filter is `NAME OP VALUE`, such as `loss < 0.1`, `params.model.kind = mlp` or `created > 2 days ago`. A name is
+looked up in this order: what every experiment has (`OWN_NAMES`); a metric of its best checkpoint, else its latest, as
+`records.metrics_of` gives them; a param, with dots for nested names. The prefixes `metrics.` and `params.` say which
+one is meant. Values of any types can be compared without an error: a filter leaves out experiments whose value can't be
+compared, and a sort puts them last.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class Queryable(Protocol):
 
     @property
     def status(self) -> Status:
-        """What it is up to."""
+        """Its status."""
 
 
 Item = TypeVar("Item", bound=Queryable)
 FieldValue: TypeAlias = "Value | datetime | tuple[str, ...]"
-"""What a name means for one experiment: None where it has nothing of that name. A tuple holds tags."""
+"""The value of a name for one experiment; None if it has nothing of that name. A tuple holds tags."""
 
 Local: TypeAlias = Callable[[datetime], datetime]
-"""Gives a time without a zone the zone of the user who typed it."""
+"""Adds the user's time zone to a time that was typed without a zone."""
 
 _FORM = re.compile(r"\s*(?P<name>[^<>=!]*[^<>=!\s])\s*(?P<op><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
 _SEVERAL = re.compile(r"(?:\s(?:and|or|&&|\|\|)\s|,)\s*[a-z_][\w.-]*\s*[<>=!]", re.IGNORECASE)
 _OPERATOR = re.compile(r"[<>=!~]+(?:\s+[<>=!~]+)*")
 _KNOWN_OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=")
 _OPERATORS = "the operators are = != < <= > >="
-_MEANT = {"=>": ">=", "=<": "<=", "<>": "!=", "=!": "!=", "===": "=", "!==": "!="}
-"""What people mean who write an operator of another language."""
+_MEANT_OPERATORS = {"=>": ">=", "=<": "<=", "<>": "!=", "=!": "!=", "===": "=", "!==": "!="}
+"""Operators of other languages, and mistyped ones, to what is meant."""
 _STATUSES = get_args(Status)
 _OPPOSITES = {"=": "!=", "!=": "="}
 _ORDERS: dict[str, Callable[..., bool]] = {
@@ -110,7 +110,7 @@ def is_own(name: str) -> bool:
 
 
 def look_up(known: Queryable, name: str) -> FieldValue:
-    """What a name means for one experiment; None where it has nothing of that name."""
+    """The value of a name for one experiment; None if it has nothing of that name."""
     own = _OWN.get(_OTHER_WORDS.get(name, name))
     if own is not None:
         return own(known)
@@ -129,7 +129,7 @@ def _metric(known: Queryable, name: str) -> Value:
 
 
 def _nested(mapping: Mapping[str, Value], name: str) -> Value:
-    """The value of a name; where the mapping has no such name, what its parts lead to, from dot to dot."""
+    """The value of a name. If the mapping has no such name, dots in it separate the names of nested mappings."""
     if name in mapping:
         return mapping[name]
     for dot in (place for place, character in enumerate(name) if character == "."):
@@ -140,7 +140,7 @@ def _nested(mapping: Mapping[str, Value], name: str) -> Value:
 
 
 class Span(NamedTuple):
-    """A time as exact as it was typed: a day lasts from its midnight to the next, a moment not at all."""
+    """A time as precise as it was typed: a day lasts from midnight to midnight, a moment has no length."""
 
     start: datetime
     end: datetime
@@ -153,11 +153,11 @@ class Filter:
     name: str
     op: str
     text: str
-    """The value, without quotes around it."""
+    """The value as it was typed, without quotes around it."""
     value: Value
-    """What the text stands for: `0.1` is a number, `"0.1"` in quotes is text."""
+    """The parsed value: `0.1` is a number, `"0.1"` in quotes is a string."""
     span: Span | None = None
-    """What the text stands for as a time, where times are compared."""
+    """The value as a time, if times are compared."""
 
     def accepts(self, known: Queryable) -> bool:
         """Tell whether an experiment fulfils the condition."""
@@ -186,54 +186,54 @@ def parse_filter(text: str, *, now: datetime, local: Local = datetime.astimezone
 
     Args:
         text: `NAME OP VALUE`; the operators are `=`, `!=`, `<`, `<=`, `>` and `>=`.
-        now: the time, with a zone: what "2 days ago" is counted from.
+        now: the time that "2 days ago" is counted from, with a zone.
         local: see `Local`.
 
     Raises:
-        InvalidInput: it has another form, or compares a time with what is none.
+        InvalidInput: it has another form, or compares a time with something that is not a time.
     """
     form = _FORM.fullmatch(text)
     if form is None or form["value"].startswith(("<", "=", ">")) or not form["value"]:
-        raise InvalidInput(f"the filter {text!r} {_flaw(text)}")
+        raise InvalidInput(f"the filter {text!r} {_explain_invalid(text)}")
     name, op, typed = form["name"], form["op"].replace("==", "="), form["value"]
     quoted = len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "\"'"
     plain = typed[1:-1] if quoted else typed
     if not quoted and name != "command" and _SEVERAL.search(plain):
         raise InvalidInput(
-            f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put a value "
-            "that reads so into quotes"
+            f"the filter {text!r} holds more than one condition: give each one as a filter of its own, or put the "
+            "value into quotes"
         )
-    if (name, plain) == ("status", "stopped") and op in _OPPOSITES:  # Keepsake's word for all that does not run
+    if (name, plain) == ("status", "stopped") and op in _OPPOSITES:  # Keepsake's word for everything that does not run
         op, plain = _OPPOSITES[op], "running"
     if name == "status" and op in ("=", "!=") and plain not in _STATUSES and _value(plain) is not None:
         near = difflib.get_close_matches(plain, _STATUSES, n=1)
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(_STATUSES)}"
-        raise InvalidInput(f"the filter {text!r} names a status that there is not: {meant}")
+        raise InvalidInput(f"the filter {text!r} names an unknown status: {meant}")
     span = _span(plain, now, local) if _OTHER_WORDS.get(name, name) == "created" else None
     return Filter(name, op, plain, plain if quoted else _value(plain), span)
 
 
-def _flaw(text: str) -> str:
-    """What is wrong with a filter that is not of the form NAME OP VALUE, and what would be right."""
+def _explain_invalid(text: str) -> str:
+    """What is wrong with a filter that is not of the form NAME OP VALUE, and how to correct it."""
     found = _OPERATOR.search(text)
     if found is None:
         return f"is not of the form NAME OP VALUE, such as 'loss < 0.1' or 'status = running'; {_OPERATORS}"
     name, op, value = text[: found.start()].strip(), found[0], text[found.end() :].strip()
     if not name:
-        return f"names nothing before its {op!r}: write NAME OP VALUE, such as 'loss < 0.1'"
+        return f"has no name before its {op!r}: write NAME OP VALUE, such as 'loss < 0.1'"
     if op not in _KNOWN_OPERATORS:
         meant = "".join(op.split())
-        meant = _MEANT.get(meant, meant)
+        meant = _MEANT_OPERATORS.get(meant, meant)
         hint = f"did you mean '{name} {meant} {value}'?" if meant in _KNOWN_OPERATORS else _OPERATORS
-        return f"has the operator {op!r}, which there is not: {hint}"
+        return f"has the unknown operator {op!r}: {hint}"
     return (
-        f"has no value behind its {op!r}: write NAME OP VALUE; '{name} {op} \"\"' compares with an empty text, "
+        f"has no value after its {op!r}: write NAME OP VALUE; '{name} {op} \"\"' compares with an empty string, "
         f"'{name} {op} null' with nothing at all"
     )
 
 
 def _value(text: str) -> Value:
-    """What was meant: a number, a truth value, null, a list; else a text."""
+    """Parse a value: a number, a boolean, null or a list; else it is a string."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
@@ -244,7 +244,7 @@ def _value(text: str) -> Value:
 
 
 def _number(text: str) -> int | float | None:
-    """The number that a text shows, `1e-3` and `.5` and `inf` included."""
+    """The number that a string stands for, including `1e-3`, `.5` and `inf`; None if it is not a number."""
     for read in (int, float):
         try:
             return read(text)
@@ -254,14 +254,14 @@ def _number(text: str) -> int | float | None:
 
 
 def _comparable(found: FieldValue, wanted: Filter) -> tuple[object, object] | None:
-    """Two numbers, truth values or texts; None where what was found and what is wanted have no order."""
+    """The two values to compare, as numbers, booleans or strings; None if they can't be compared."""
     value = wanted.value
     if isinstance(found, bool) or isinstance(value, bool):
         return (found, value) if isinstance(found, bool) and isinstance(value, bool) else None
     if isinstance(found, str):
         if not isinstance(value, (int, float)):
             return found, wanted.text
-        found = _number(found)  # many scripts record what their command line said, as text
+        found = _number(found)  # many scripts record numbers of their command line as strings
     if isinstance(found, (int, float)) and isinstance(value, (int, float)):
         return found, value
     return None
@@ -277,10 +277,10 @@ def _compare_times(found: datetime, op: str, span: Span) -> bool:
 
 
 def _span(text: str, now: datetime, local: Local) -> Span:
-    """The time that a text means.
+    """Parse a time.
 
     Raises:
-        InvalidInput: it means none.
+        InvalidInput: the string is not a time.
     """
     try:
         found = _day(text.strip().lower(), now, local) or _moment(text.strip(), local)
@@ -288,14 +288,14 @@ def _span(text: str, now: datetime, local: Local) -> Span:
         found = None
     if found is None:
         raise InvalidInput(
-            f"{text!r} is not a time: '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or "
-            "'2026-11-24 09:30' would be"
+            f"{text!r} is not a time: write '2 days ago', 'today', 'yesterday', '2026-11-24', '2026-11' or "
+            "'2026-11-24 09:30'"
         )
     return found
 
 
 def _day(text: str, now: datetime, local: Local) -> Span | None:
-    """`now`, `today`, `2 days ago`, and whole days, months and years."""
+    """Parse `now`, `today`, `2 days ago`, and whole days, months and years; None if it is something else."""
     if text == "now":
         return Span(now, now)
     if text in ("today", "yesterday"):
@@ -320,7 +320,7 @@ def _day(text: str, now: datetime, local: Local) -> Span | None:
 
 
 def _moment(text: str, local: Local) -> Span:
-    """A time of a day, to the minute or to the second."""
+    """Parse a date with a time, to the minute or to the second."""
     read = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
     start = local(read) if read.tzinfo is None else read
     to_the_second = read.second or read.microsecond or text.count(":") - (read.tzinfo is not None) > 1
@@ -349,7 +349,7 @@ def parse_order(text: str) -> Order:
 
 
 def arrange(items: Iterable[Item], order: Order) -> list[Item]:
-    """Sort: numbers, truth values, texts, times, all else; those without the name, or with NaN, last either way."""
+    """Sort by type and value: numbers, booleans, strings, times, others. Missing values and NaN are always last."""
     found = [(_rank(look_up(item, order.name)), item) for item in items]
     ranked = [(rank, item) for rank, item in found if rank is not None]
     ranked.sort(key=operator.itemgetter(0), reverse=order.descending)
@@ -373,7 +373,7 @@ def _rank(found: FieldValue) -> tuple[int, object] | None:
 def select(
     items: Iterable[Item], filters: Iterable[str] = (), order: str | None = None, *, now: datetime
 ) -> list[Item]:
-    """The experiments that fulfil every filter, in an order; without one as they came.
+    """The experiments that fulfil every filter, sorted; without an order, as they came.
 
     Raises:
         InvalidInput: a filter or the order can't be read.
@@ -384,7 +384,7 @@ def select(
 
 
 def misnamed(items: Iterable[Queryable], filters: Iterable[str], order: str | None, *, now: datetime) -> list[str]:
-    """What is wrong with names in filters and an order that can be read: those that no experiment has, in sentences."""
+    """Sentences about names in valid filters and a valid order that no experiment has."""
     items = list(items)
     names = [parse_filter(text, now=now).name for text in filters]
     names += [] if order is None else [parse_order(order).name]

@@ -1,6 +1,6 @@
-"""What is known of experiments: what is stored, what still waits in the spool of this project, and signs of life.
+"""What is known about experiments: what is stored, what waits in the spool of this project, and signs of life.
 
-Nothing is shown twice: what waits and is stored meanwhile is the same checkpoint, by its id.
+Nothing is shown twice: a checkpoint that waits and one that was stored meanwhile are the same if their ids are.
 """
 
 from __future__ import annotations
@@ -29,14 +29,11 @@ from replicate_core.repository.repository import Repository, Unusable, warn
 from replicate_core.spool.spool import Spool
 from replicate_core.spool.upload_queue import Job, Queue
 
-LOOK_SECONDS = 0.05
-"""How often a wait for something to be stored checks whether it is."""
-
 COPY_BYTES = 1 << 20
 
 
 class _State:
-    """What the records of an experiment come to, read when it is first looked at: a listing needs that of few."""
+    """The state of an experiment, read from its records on first use: a listing needs the state of few experiments."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
@@ -46,7 +43,7 @@ class _State:
     @overload
     def __get__(self, instance: object, owner: type) -> ExperimentState: ...
     def __get__(self, instance: object | None, owner: type) -> ExperimentState:
-        if instance is None:  # a dataclass asks whether the field has a default
+        if instance is None:  # `dataclass` looks for a default of the field
             raise AttributeError(self._name)
         given: ExperimentState | StoredExperiment = instance.__dict__[self._name]
         return given.state if isinstance(given, StoredExperiment) else given
@@ -57,18 +54,18 @@ class _State:
 
 @dataclass(frozen=True)
 class ExperimentView:
-    """What is known of one experiment."""
+    """What is known about one experiment."""
 
     state: _State = _State()  # a descriptor, not a default
-    """What its records come to: an `ExperimentState`, given as that or as what is stored."""
-    status: Status  # type: ignore[misc]  # what stands before has no default: see `_State`
+    """Its `ExperimentState`, given as that, or as a `StoredExperiment` to read it from."""
+    status: Status  # type: ignore[misc]  # the field before has no default: see `_State`
     waiting: frozenset[str] = frozenset()
-    """The ids of what is not stored yet: of the experiment itself, and of its checkpoints."""
+    """The ids that are not stored yet: of the experiment itself, and of its checkpoints."""
     heartbeat: Heartbeat | None = None
-    """Its last sign of life; None once it has ended, or if it never gave one."""
+    """Its last sign of life; None if it has ended or never gave one."""
 
     def __reduce__(self) -> tuple[type[ExperimentView], tuple[object, ...]]:
-        """All of it, read by now, for pickles and copies."""
+        """For pickles and copies: with the state, which this reads."""
         return ExperimentView, (self.state, self.status, self.waiting, self.heartbeat)
 
     @property
@@ -85,12 +82,12 @@ class ExperimentView:
 
 
 class Source:
-    """Where what is known of experiments comes from.
+    """Finds what is known about experiments, in the storage and in the spool.
 
     Args:
         open_repository: opens the storage, when it is first needed.
         spool: the spool of the project.
-        check: called where there is nothing at all of what was looked for; it may raise that the storage is none.
+        check: called if nothing was found; it may raise because the storage is not a repository.
     """
 
     def __init__(
@@ -101,7 +98,7 @@ class Source:
         self._check = check
 
     def __getstate__(self) -> dict[str, object]:
-        """Without connections, for pickles and copies: the storage is opened again when it is needed."""
+        """For pickles and copies: without connections. The storage is opened again when it is needed."""
         return {"_open_repository": self._open_repository, "spool": self.spool, "_check": self._check}
 
     @cached_property
@@ -115,19 +112,19 @@ class Source:
         Args:
             unusable: as in `Repository.read_records`.
         """
-        spooled = _look(self.spool.queues(), unusable)
+        spooled = _read_queues(self.spool.queues(), unusable)
         stored = catalogue.read(self.repository, unusable)
         return self._checked(self._listed(spooled, stored, stored.experiments))
 
     def one(self, experiment: str) -> ExperimentView | None:
         """One experiment; None if there is none with that id."""
-        spooled = _look(self.spool.queues_of(experiment))
+        spooled = _read_queues(self.spool.queues_of(experiment))
         stored = catalogue.read(self.repository, experiment=experiment)
         found = stored.one(experiment)
         return self._listed(spooled, stored, {} if found is None else {experiment: found}).get(experiment)
 
     def matching(self, prefix: str) -> list[tuple[ExperimentView, str | None]]:
-        """The experiments, and the checkpoints (by their ids) with their experiments, whose id begins as typed."""
+        """The experiments (with None) and checkpoints (as their experiment and id) whose id has this prefix."""
         wanted = prefix.strip().lower()
         found: list[tuple[ExperimentView, str | None]] = []
         begun = dumps(wanted)[:-1]
@@ -142,8 +139,8 @@ class Source:
         return [identifier for identifier, listed in found.items() if listed.state.created.name == name]
 
     def candidates(self, *alternatives: Collection[str]) -> dict[str, ExperimentView]:
-        """As `Catalogue.candidates`, with what waits; as `all`."""
-        spooled = _look(self.spool.queues())
+        """Like `Catalogue.candidates`, including what waits; the result is like that of `all`."""
+        spooled = _read_queues(self.spool.queues())
         stored = catalogue.read(self.repository)
         found = {one.experiment: one for one in stored.candidates(*alternatives)}
         return self._checked(self._listed(spooled, stored, found))
@@ -154,7 +151,7 @@ class Source:
         return found
 
     def state(self, experiment: str) -> ExperimentState:
-        """What is known of an experiment. Raises `NotFound` if there is none with that id."""
+        """The state of an experiment. Raises `NotFound` if there is none with that id."""
         listed = self.one(experiment)
         if listed is None:
             raise NotFound(f"the experiment {ids.short(experiment)} is no longer in {self.repository.store.url}")
@@ -164,9 +161,9 @@ class Source:
         """Open a file of a checkpoint that is not stored yet; None once it is."""
         for queue, job in self._waiting_files(experiment, checkpoint):
             while (found := queue.copy_of(job, path)) is not None:
-                with suppress(FileNotFoundError):  # it was claimed, or stored, meanwhile
+                with suppress(FileNotFoundError):  # it was claimed or stored meanwhile
                     private = _private_copy(found)
-                    if found.copy.exists():  # else it may have been written over
+                    if found.copy.exists():  # if not, it may have been overwritten while it was copied
                         return private
                     private.close()
         return None
@@ -199,7 +196,7 @@ class Source:
     def _listed(
         self, spooled: _Spooled, stored: Catalogue, found: Mapping[str, StoredExperiment]
     ) -> dict[str, ExperimentView]:
-        """What is known of some experiments, and of all that something waits of."""
+        """What is known about the experiments that were found, and about all of which something waits."""
         alive, waiting = spooled
         unstored: dict[str, set[str]] = {}
         everything = dict(found)
@@ -230,23 +227,24 @@ class Source:
 
 
 class _Spooled(NamedTuple):
-    """What the spool told."""
+    """What the queues of the spool say."""
 
     alive: Mapping[tuple[str, str | None], bool | None]
-    """By experiment and session, whether a process is at it; see `Queue.is_alive`."""
+    """Experiment and session to whether a process appends or stores; see `Queue.is_alive`."""
     waiting: Sequence[Record]
-    """What is not stored yet, as far as that is known."""
+    """What is not stored yet, as far as it can be read."""
 
 
-def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled:
-    """Look into queues, before anybody looks at what is stored: what changes meanwhile is known twice, not never.
+def _read_queues(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled:
+    """Read queues. Call this before reading what is stored, so that a job stored meanwhile is seen twice, not never.
 
-    Whoever stored the last job, and that all has ended, is gone only then. Nothing waits in a queue that can't be read.
+    A process that stores exits only after it has stored the last job and the end. In a queue that can't be read,
+    nothing waits.
     """
     alive: dict[tuple[str, str | None], bool | None] = {}
     waiting: list[Record] = []
     for queue in queues:
-        queue.wait_if_deferred()  # who reads in the process that wrote finds all in its place
+        queue.wait_if_deferred()  # so that the process that recorded it finds everything stored
         alive[queue.experiment, queue.session] = queue.is_alive()
         try:
             waiting += [_waiting_record(queue, job) for job in queue.waiting()]
@@ -258,14 +256,14 @@ def _look(queues: Iterable[Queue], unusable: Unusable | None = None) -> _Spooled
 
 
 def _waiting_record(queue: Queue, job: Job) -> Record:
-    """What a job records; a checkpoint knows whether the copies of its files are there."""
+    """The record of a job. `is_waiting` of a checkpoint says whether the copies of its files exist."""
     if not isinstance(job.record, Checkpointed) or not queue.has_copies(job):
         return job.record
     return replace(job.record, checkpoints=tuple(replace(item, is_waiting=True) for item in job.record.checkpoints))
 
 
 def _private_copy(file: StagedFile) -> io.BufferedReader:
-    """The bytes of a staged file in a file without a name, open at its beginning."""
+    """A copy of a staged file in a temporary file without a name, open at its beginning."""
     left = file.size
     with open(open_copy(file), "rb") as source, tempfile.TemporaryFile(dir=file.copy.parent) as target:
         source.seek(file.offset)
@@ -279,7 +277,7 @@ def _private_copy(file: StagedFile) -> io.BufferedReader:
 
 
 def _ids(record: Record) -> set[str]:
-    """The ids of what a record makes known."""
+    """The ids of the experiment or the checkpoints that a record creates."""
     match record:
         case Created():
             return {record.experiment}
@@ -289,7 +287,7 @@ def _ids(record: Record) -> set[str]:
 
 
 def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record]:
-    """The records that are not stored yet."""
+    """The waiting records that are not stored yet, without checkpoints that are."""
     stored = list(stored)
     known = {identifier for record in stored for identifier in _ids(record)}
     sessions = {(type(record), record.session) for record in stored if isinstance(record, (Resumed, Ended))}
@@ -307,12 +305,13 @@ def _without(waiting: Iterable[Record], stored: Iterable[Record]) -> list[Record
 
 
 def _status(summary: Summary, heartbeat: Heartbeat | None, alive: bool | None, now: datetime) -> Status:  # noqa: FBT001
-    """What an experiment is up to.
+    """The status of an experiment.
 
     Args:
         summary: what its records say.
         heartbeat: its last sign of life.
-        alive: whether a process of this machine is at it; None if that can't be told, for it was begun elsewhere.
+        alive: whether a process of this machine records or stores it; None if that is unknown, because another machine
+            or user began it.
         now: the time.
     """
     if summary.status is not None:

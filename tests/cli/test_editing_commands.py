@@ -91,7 +91,7 @@ def test_a_word_of_an_ids_characters_is_a_tag_where_no_id_begins_so(
 
 def test_a_blank_tag_is_wrong_usage(cli, experiment: replicate.Experiment) -> None:
     code, _, err = cli("tag", experiment.short_id, " ")
-    assert (code, err) == (2, "replicate: a tag must be a text that is not empty, got ' '\n")
+    assert (code, err) == (2, "replicate: a tag must be a non-empty string, got ' '\n")
 
 
 def test_what_others_have_written_does_not_steer_the_terminal(cli, experiment: replicate.Experiment) -> None:

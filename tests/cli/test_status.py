@@ -137,5 +137,5 @@ def test_what_runs_have_left_is_named_with_its_checkpoint(cli, project: Path) ->
 def test_directories_of_trackers_are_named(cli, project: Path) -> None:
     (project / "wandb").mkdir()
     (project / "wandb/run").write_text("1")
-    assert "Warning: wandb/ (1 B) holds what runs have made" in cli("status")[1]
+    assert "Warning: wandb/ (1 B) holds output of runs" in cli("status")[1]
     assert json.loads(cli("status", "--json")[1])["outputs"] == ["wandb"]

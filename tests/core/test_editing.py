@@ -107,12 +107,12 @@ def test_a_deleted_experiment_is_not_edited(experiment: replicate.Experiment) ->
 @pytest.mark.parametrize(
     ("method", "given", "match"),
     [
-        ("tag", ("",), "a tag must be a text that is not empty"),
-        ("tag", (3,), "a tag must be a text"),
-        ("untag", (["baseline"],), "a tag must be a text"),
-        ("rename", (" ",), "name must be a text that is not empty"),
-        ("rename", (None,), "name must be a text"),
-        ("note", (5,), "notes must be a text"),
+        ("tag", ("",), "a tag must be a non-empty string"),
+        ("tag", (3,), "a tag must be a non-empty string"),
+        ("untag", (["baseline"],), "a tag must be a non-empty string"),
+        ("rename", (" ",), "name must be a non-empty string"),
+        ("rename", (None,), "name must be a non-empty string"),
+        ("note", (5,), "notes must be a non-empty string"),
     ],
     ids=["empty tag", "number", "list", "blank name", "no name", "number as notes"],
 )

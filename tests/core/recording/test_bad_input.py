@@ -91,19 +91,19 @@ class TestParams:
 class TestOtherArgumentsOfInit:
     @pytest.mark.parametrize("name", ["", " ", 5, b"name"])
     def test_names_and_notes_are_texts(self, name: object) -> None:
-        with pytest.raises(replicate.InvalidInput, match="name must be a text that is not empty, got"):
+        with pytest.raises(replicate.InvalidInput, match="name must be a non-empty string, got"):
             replicate.init({}, name=name)  # type: ignore[arg-type]
-        with pytest.raises(replicate.InvalidInput, match="notes must be a text that is not empty, got"):
+        with pytest.raises(replicate.InvalidInput, match="notes must be a non-empty string, got"):
             replicate.init({}, notes=name)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("tags", ["one", 5, None])
     def test_tags_are_a_list(self, tags: object) -> None:
-        with pytest.raises(replicate.InvalidInput, match="tags must be a list of texts, got"):
+        with pytest.raises(replicate.InvalidInput, match="tags must be a list of strings, got"):
             replicate.init({}, tags=tags)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("tag", ["", 5, None])
     def test_a_tag_is_a_text(self, tag: object) -> None:
-        with pytest.raises(replicate.InvalidInput, match="a tag must be a text that is not empty, got"):
+        with pytest.raises(replicate.InvalidInput, match="a tag must be a non-empty string, got"):
             replicate.init({}, tags=["good", tag])  # type: ignore[list-item]
 
     @pytest.mark.parametrize(("argument", "value"), [("name", "\ud800"), ("notes", "\ud800"), ("tags", ["\ud800"])])

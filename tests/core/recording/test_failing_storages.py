@@ -70,7 +70,7 @@ class TestFailuresThatPass:
         for step in range(1, 10):
             save(experiment, step)
         assert len(told) == 1
-        assert "training goes on. the network is down" in texts(told)[0]
+        assert "training continues. the network is down" in texts(told)[0]
         assert told[0].filename == save.__code__.co_filename  # `checkpoint()` of the user's
         storage.before = nothing
         until(lambda: not queues()[0].waiting())

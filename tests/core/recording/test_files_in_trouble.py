@@ -200,7 +200,7 @@ class TestASpoolThatCannotBeWritten:
         monkeypatch.setattr(upload_queue.Queue, "write_problem", lambda _: "it can't be written: Read-only file system")
         experiment.stop()
         (text,) = texts(told)
-        assert "in the background, as far as that can be: it can't be written: Read-only file system" in text
+        assert "in the background, as far as possible: it can't be written: Read-only file system" in text
         gate.open()
         until(lambda: not queues())
         assert_stored(ids)

@@ -305,7 +305,7 @@ class TestARecorderThatHangs:
         self.save(hanging, 0)
         hanging.stop()
         process = recorder_of(hanging)._process.pid
-        assert f"was stopped; `kill -CONT {process}` lets it go on" in texts(told)[-1]
+        assert f"was stopped; `kill -CONT {process}` resumes it" in texts(told)[-1]
 
     def test_is_told_where_a_checkout_needs_it(self, hanging: replicate.Experiment, told: list) -> None:
         """And the end says so in strict mode, too."""
@@ -452,10 +452,10 @@ class TestWithoutARecorder:
         experiment = replicate.init(path=None)
         launched = experiment._recorded._launched
         assert isinstance(launched, InlineRecorder)
-        put = launched._drain.repository.store.put
+        put = launched._uploader.repository.store.put
         before = fails(permanent=True, text="access denied")
         monkeypatch.setattr(
-            launched._drain.repository.store, "put", lambda key, data: (before("put", key), put(key, data))[1]
+            launched._uploader.repository.store, "put", lambda key, data: (before("put", key), put(key, data))[1]
         )
         ids = [experiment.checkpoint(None, {"loss": step}).id for step in range(1)]
         for step in range(3):
@@ -473,7 +473,7 @@ class TestWithoutARecorder:
     def test_a_process_reads_its_own_writes(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
         """A checkout of what waits stores it, and so does one by another process."""
         experiment = replicate.init(path=None)
-        store = experiment._recorded._launched._drain.repository.store
+        store = experiment._recorded._launched._uploader.repository.store
         made = []
         with monkeypatch.context() as patch:
             patch.setattr(store, "put_file", lambda key, path: fails()("put_file", key))
@@ -510,7 +510,7 @@ class TestWithoutARecorder:
 
     def test_the_end_says_what_is_left(self, project: Path, told: list, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment = replicate.init(path=None)
-        store = experiment._recorded._launched._drain.repository.store
+        store = experiment._recorded._launched._uploader.repository.store
         with monkeypatch.context() as patch:
             patch.setattr(store, "put", lambda key, data: fails()("put", key))
             (project / "model").write_bytes(b"x")

@@ -283,7 +283,7 @@ class TestWhatIsSaid:
         killed(start(resume=first.id, params={"lr": 0.2, "model": {"layers": 2}, "name": "x" * 40}))
         killed(start(resume=first.id, params={}))
         assert said[0].partition(", because ")[2] == (
-            "its id was given. Its params stay as they were recorded; now they are others: "
+            "its id was given. Its params stay as they were recorded, though this run has others: "
             f'lr 0.1 → 0.2, seed 1 → nothing, name nothing → "{"x" * 28}…'
         )
         assert said[1].endswith("its id was given")

@@ -48,7 +48,7 @@ def test_another_start_of_the_same_run_is_found_by_its_texts(
     assert resuming.is_same_run(old, new)
     for record in (old, *([renamed] if name is not None else [])):
         line = seal(record_codec.encode(record)).decode()
-        assert all(text in line for text in resuming._texts_of_same_run(new))
+        assert all(text in line for text in resuming._strings_of_same_run(new))
 
 
 class TestWhichRun:
@@ -278,7 +278,7 @@ class TestById:
     def test_an_unknown_one_is_not_found(self, project: Path, prefix: str) -> None:
         ran(1)
         before = kinds(Created, Resumed)
-        with pytest.raises(NotFound, match=r"begins the id of nothing: `replicate ls`"):
+        with pytest.raises(NotFound, match=r"must be the prefix of one id, and matches nothing: `replicate ls`"):
             start(resume=prefix)
         assert kinds(Created, Resumed) == before
 
@@ -292,7 +292,7 @@ class TestById:
 
     @pytest.mark.parametrize("given", ["", " ", 7, True, ["auto"]])
     def test_something_else_is_refused(self, project: Path, given: object) -> None:
-        with pytest.raises(InvalidInput, match="resume must be a text"):
+        with pytest.raises(InvalidInput, match="resume must be a non-empty string"):
             start(resume=given)
 
     def test_a_checkpoint_without_files_is_refused(self, project: Path) -> None:

@@ -131,7 +131,7 @@ class TestTryingAgain:
         monkeypatch.setattr(recorder.random, "uniform", lambda low, high: high)
         one, pauses = Recorder(training.queue), []
         for _ in range(10):
-            one._note(StorageFailed("the network is down"))
+            one._record_failure(StorageFailed("the network is down"))
             pauses.append(one._retry_at - 1000.0)
         assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 
@@ -143,7 +143,7 @@ class TestTryingAgain:
         pauses = set()
         for _ in range(20):
             before = time.monotonic()
-            found._note(OSError("no"))
+            found._record_failure(OSError("no"))
             training.queue.set_state(type(training.queue.state())())
             pauses.add(round(found._retry_at - before, 3))
         assert len(pauses) > 5
@@ -390,7 +390,7 @@ class TestGathering:
 
     def test_after_long_trainings_are_longer(self, training: Training) -> None:
         one = Recorder(training.queue)
-        one._drain = object()
+        one._uploader = object()
         one._waiting = 1
         now = time.monotonic()
         for age, gap, due in ((10, 0.01, False), (10, 0.2, True), (15, 0.14, False), (1000, 0.19, False)):

@@ -108,7 +108,7 @@ class TestSomethingStrangeInAQueue:
         self, lab: Lab, part: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         queue, _ = lab.killed(ONE, 1), lab.killed(OTHER, 1)
-        monkeypatch.setattr(upload_queue, "_begun", set())  # another process
+        monkeypatch.setattr(upload_queue, "_trusted", set())  # another process
         path = queue.directory / part
         kept = tmp_path / "kept"
         if path.exists():
@@ -122,7 +122,7 @@ class TestSomethingStrangeInAQueue:
         stored, refused = sync(lab.spool)
         assert stored == SyncResult(OTHER, "stored", 2)
         assert (refused.experiment, refused.outcome) == (ONE, "refused")
-        assert f"{path} is a link, a pipe or the like, which no queue has. Put back" in refused.error
+        assert f"{path} is a link, a pipe or the like, which no queue contains. Put back" in refused.error
         with pytest.raises(InvalidInput, match="is not part of a queue: those are files and directories of this user"):
             lab.spool.accept(lab.spool.strangers()[0])
 
@@ -133,7 +133,7 @@ class TestSomethingStrangeInAQueue:
 
     def test_a_journal_that_is_a_link_to_itself_is_named(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         queue = lab.killed(ONE, 1)
-        monkeypatch.setattr(upload_queue, "_begun", set())
+        monkeypatch.setattr(upload_queue, "_trusted", set())
         journal = queue.directory / "journal"
         journal.rename(queue.directory / "kept")
         journal.symlink_to("journal")

@@ -219,7 +219,7 @@ class TestReaching:
         drain(queue, project).run()
         append_all(queue, project, "p")
         (project.parent / "storage").rename(project.parent / "away")
-        with pytest.raises(StorageFailed, match="holds nothing any more, and did before") as raised:
+        with pytest.raises(StorageFailed, match="no longer holds anything") as raised:
             open_queue(queue).reach()
         assert raised.value.permanent
         assert not (project.parent / "storage").exists()
@@ -234,7 +234,7 @@ class TestReaching:
         made = append_all(queue, project, "fp")
         shutil.rmtree(project.parent / "storage")
         Repository(LocalStore(project.parent / "storage")).prepare()
-        with pytest.raises(StorageFailed, match="holds nothing of the experiment eeeeeee, and did before") as raised:
+        with pytest.raises(StorageFailed, match="no longer holds the experiment eeeeeee") as raised:
             open_queue(queue).reach()
         assert raised.value.permanent
         with pytest.raises(StorageFailed, match="replicate sync --anew"):
@@ -276,7 +276,7 @@ class TestReaching:
         stored.run()
         shutil.rmtree(project.parent / "storage")
         append_all(queue, project, "p")
-        with pytest.raises(StorageFailed, match="holds nothing any more"):
+        with pytest.raises(StorageFailed, match="no longer holds anything"):
             stored.run()
         assert not (project.parent / "storage").exists()
 
@@ -361,7 +361,7 @@ class TestCopies:
         """Their names are there, and what they hold is anybody's guess."""
         made = append_all(queue, project, "cff")
         monkeypatch.setattr(boot, "boot_id", lambda: "another")
-        with pytest.warns(UserWarning, match="had reached its disk for sure") as told:
+        with pytest.warns(UserWarning, match="had reached its disk") as told:
             drain(queue, project).run()
         assert [facts.id for facts in state(project).checkpoints] == made
         assert contents(project) == [None, None]
@@ -400,7 +400,7 @@ class TestCopies:
         append_all(queue, project, "cf")
         (copy,) = (file.copy for file in queue.waiting()[1].staged.files)
         os.truncate(copy, 3)
-        with pytest.warns(UserWarning, match="before model of the experiment eeeeeee had reached its disk"):
+        with pytest.warns(UserWarning, match="maybe before model of the experiment eeeeeee had reached its disk"):
             drain(queue, project).run()
         assert contents(project) == [None]
 

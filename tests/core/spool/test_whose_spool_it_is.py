@@ -94,7 +94,7 @@ class TestWhoseItIs:
         (stranger,) = spool.strangers()
         assert stranger.why.startswith("an earlier version of replicate has left it")
         assert spool.accept(stranger).directory == copy.directory
-        monkeypatch.setattr(upload_queue, "_begun", set())  # another process
+        monkeypatch.setattr(upload_queue, "_trusted", set())  # another process
         assert [found.directory for found in spool.queues()] == [copy.directory]
         assert spool.strangers() == []
 

@@ -102,11 +102,11 @@ def test_directories_of_trainers_and_trackers_are_named_once_with_what_they_take
     assert preview.outputs == {"lightning_logs": 1000, "runs/outputs": 5}
     (concern,) = preview.concerns()
     assert concern == (
-        "lightning_logs/ (1 kB), runs/outputs/ (5 B) hold what runs have made, by their names, and are saved as code: "
-        "leave out what is not code by a line in .gitignore or .replicateignore"
+        "lightning_logs/ (1 kB), runs/outputs/ (5 B) hold output of runs, judging by their names, and are saved as "
+        "code: leave out what is not code by a line in .gitignore or .replicateignore"
     )
     (one,) = Preview.of({".keepsake/data/x": 198 * 10**6, "a": 1}, {}, 10**9).concerns()
-    assert one.startswith(".keepsake/ (198 MB) holds what runs have made, by its name, and is saved as code")
+    assert one.startswith(".keepsake/ (198 MB) holds output of runs, judging by its name, and is saved as code")
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUT_NAMES))
@@ -186,7 +186,7 @@ class TestInit:
         for name in ("mlruns", "wandb"):
             (project / name).mkdir()
             (project / name / "file").touch()
-        with pytest.warns(UserWarning, match=r"mlruns/ \(0 B\), wandb/ \(0 B\) hold what runs have made") as caught:
+        with pytest.warns(UserWarning, match=r"mlruns/ \(0 B\), wandb/ \(0 B\) hold output of runs") as caught:
             replicate.init({})
         assert len(caught) == 1
 

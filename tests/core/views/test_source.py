@@ -505,7 +505,7 @@ class TestCheckingOut:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Queue, "take", refuse)
-        with pytest.raises(StorageFailed, match=r"not stored yet, and can't be by this user: .*Permission denied"):
+        with pytest.raises(StorageFailed, match=r"not stored yet, and this user can't store it: .*Permission denied"):
             stored_state(lab.source, ONE)
 
     def test_says_that_there_is_no_room_for_its_notes(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
