@@ -39,7 +39,7 @@ class Size:
 
 
 FULL = Size(((1486, 6, 1.0), (4133, 5, 4.6)), 5, 20, 3)
-SMALL = Size(((300, 2, 0.1),), 2, 1, 1)
+SMALL = Size(((300, 2, 0.1),), 1, 1, 1)
 
 
 def seconds_of_fit(model: keras.Model, data: tuple[np.ndarray, ...], *callbacks: Any, **options: Any) -> float:

@@ -43,7 +43,7 @@ class Size:
 
 
 FULL = Size(((1486, 6, 1.0), (4133, 5, 4.6)), 5, 7, 200)
-SMALL = Size(((300, 2, 0.1),), 2, 2, 20)
+SMALL = Size(((300, 2, 0.1),), 1, 1, 20)
 
 
 class Module(pl.LightningModule):
