@@ -7,14 +7,15 @@ experiment = replicate.init(params={"learning_rate": 0.01})
 experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
 ```
 
-This is the face: names that users import. They live in `replicate_core`, `replicate_keras` and `replicate_lightning`.
+This package holds the names that users import. `replicate_core`, `replicate_keras` and
+`replicate_lightning` define them.
 """
 
 import importlib
 
 import replicate_core
 from replicate.progress import TerminalNotifier
-from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
+from replicate_core import *  # noqa: F403  # its `__all__` is the public API of this package, too
 from replicate_core import __all__ as _core_names
 from replicate_core.recording.notices import set_notifier
 
@@ -26,7 +27,7 @@ _ADAPTERS = ("keras_callback", "lightning_callback", "pl_callback")
 
 
 def __getattr__(name: str) -> object:
-    """Import an adapter when it is first used: only then its framework is needed. And names of the version before."""
+    """Import an adapter on first use, because it needs its framework; also resolve names of the previous version."""
     if name in _ADAPTERS:
         return importlib.import_module(f"{__name__}.{name}")
     if name in replicate_core.FORMER:
@@ -35,5 +36,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is promised, and nothing else: what Tab shows."""
+    """List the public names only: Tab completion shows these."""
     return sorted([*__all__, *_ADAPTERS])
