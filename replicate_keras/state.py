@@ -235,7 +235,7 @@ def _shared_seed_generator() -> Any:
 
 
 def loses_layer_states(model: Any) -> bool:
-    """Tell whether a recurrent layer of the model goes on with a state from batch to batch that no file of Keras holds.
+    """Tell whether a recurrent layer of the model keeps a state between batches, which Keras does not save.
 
     With JAX the states are variables of the training, and come back.
     """
