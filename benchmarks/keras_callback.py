@@ -1,10 +1,10 @@
-"""What the Keras callback costs the training: beside Keras' own `ModelCheckpoint`, and beside no callback, in one run.
+"""Measures what the Keras callback costs a training, compared to Keras' `ModelCheckpoint` and to no callback.
 
     KERAS_BACKEND=jax python benchmarks/keras_callback.py [--small]
 
-Each training is a process of its own, by turns with one callback and the other: `fit` is measured in it, and all of it
-from outside. What counts are the ratios of the pairs, median and range, and the goals beside them. Measure on a
-machine that does nothing else; TMPDIR says which disk.
+Each training is a process of its own, with one callback and the other in turns. The process measures `fit`; the
+benchmark measures the whole process. What counts are the ratios of the pairs, median and range, compared to the goals.
+Measure on an idle machine; TMPDIR selects the disk.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from replicate.keras_callback import ReplicateCallback
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
     trainings: tuple[tuple[int, int, float], ...]
-    """Units of the two hidden layers of the model, epochs, and the seconds that each of those computes."""
+    """Units of the two hidden layers, number of epochs, and seconds of computing in each epoch."""
     pairs: int
     example_epochs: int
-    """Each has 235 batches, and a checkpoint after every second one: 20 make the specification's example."""
+    """Number of epochs, each of 235 batches with a checkpoint after every second one; the specification has 20."""
     example_rounds: int
 
 
@@ -47,32 +47,32 @@ def seconds_of_fit(model: keras.Model, data: tuple[np.ndarray, ...], *callbacks:
 
 
 def one(kind: str, units: int, epochs: int, seconds: float) -> float:
-    """Train with one callback, and tell how long `fit` took."""
+    """Train with one callback; returns the seconds that `fit` took."""
     layer = keras.layers.Dense
     model = keras.Sequential([keras.Input((units,)), layer(units), layer(units), layer(1)])
     model.compile("adam", "mse")
     data = (np.ones((64, units), "float32"), np.ones((64, 1), "float32"))
-    model.train_on_batch(*data)  # what is compiled once is no part of it
+    model.train_on_batch(*data)  # compilation is not measured
     begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: compute(seconds))
     saver = ReplicateCallback("model.keras") if kind == "replicate" else keras.callbacks.ModelCheckpoint("model.keras")
     return seconds_of_fit(model, data, begin, saver, batch_size=64, epochs=epochs)
 
 
 def compute(seconds: float) -> None:
-    """Keep a processor at work for so long."""
+    """Keep a processor busy for a number of seconds."""
     end, matrix = time.perf_counter() + seconds, np.ones((500, 500), "float32")
     while time.perf_counter() < end:
         matrix @ matrix
 
 
 def every_epoch(size: Size) -> None:
-    """`save_freq="epoch"` as `.keras`: each training in a process of its own, by turns with Keras' own callback."""
+    """Measure `save_freq="epoch"` with `.keras`, in turns with Keras' own callback, one process a training."""
     title("a training that saves in every epoch, as .keras", "replicate", "Keras")
     compare_saves(__file__, size.trainings, size.pairs)
 
 
 def example(size: Size) -> None:
-    """The specification's example at its full size, with arrays of MNIST's shape in place of the download."""
+    """Measure the specification's example in full size, with random arrays of MNIST's shape."""
     rng = np.random.default_rng(0)
     images = rng.random((60_000, 784), "float32")
     data = (images, rng.integers(0, 10, 60_000).astype("float32"))
@@ -118,7 +118,7 @@ def main() -> None:
         project = Path(room) / "project"
         project.mkdir()
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
-        (project / ".replicateignore").write_text("*.keras\n*.hdf5\n*.h5\n")  # what others saved is no code
+        (project / ".replicateignore").write_text("*.keras\n*.hdf5\n*.h5\n")  # other callbacks' files are not code
         os.chdir(project)
         example(size)
         os.chdir("/")

@@ -1,10 +1,10 @@
-"""What the Lightning callback costs the training: beside stock `ModelCheckpoint`, and beside no callback, in one run.
+"""Measures what the Lightning callback costs a training, compared to `ModelCheckpoint` and to no callback.
 
     python benchmarks/lightning_callback.py [--small]
 
-Each training that saves in every epoch is a process of its own, by turns with one callback and the other; those of
-small modules share one. What counts are the ratios of the pairs, median and range, and the goals beside them. Measure
-on a machine that does nothing else; TMPDIR says which disk.
+Each training that saves in every epoch is a process of its own, with one callback and the other in turns; trainings of
+small modules share a process. What counts are the ratios of the pairs, median and range, compared to the goals. Measure
+on an idle machine; TMPDIR selects the disk.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
     trainings: tuple[tuple[int, int, float], ...]
-    """Units of the two layers of the module, epochs, and the seconds that each of those computes."""
+    """Units of the two layers, number of epochs, and seconds of computing in each epoch."""
     pairs: int
     rounds: int
     steps: int
-    """Of trainings of a small module."""
+    """Number of steps of a training of a small module."""
 
 
 FULL = Size(((1486, 6, 1.0), (4133, 5, 4.6)), 5, 7, 200)
@@ -81,19 +81,19 @@ def stock_callback(**options: Any) -> pl.callbacks.ModelCheckpoint:
 
 
 def wait_until_stored() -> None:
-    """The other's turn is not to pay for storing."""
+    """Wait until everything is stored, so that the next measurement does not include it."""
     while any(Path(".replicate/spool").glob("*/files/*")):
         time.sleep(0.02)
 
 
 def one(kind: str, units: int, epochs: int, seconds: float) -> float:
-    """Train with one callback, and tell how long `fit` took."""
+    """Train with one callback; returns the seconds that `fit` took."""
     callback = ReplicateCallback("model.ckpt") if kind == "replicate" else stock_callback()
     return seconds_of_fit(units, Work(seconds), callback, epochs=epochs)
 
 
 class Work(pl.Callback):
-    """Keeps a processor at work for so many seconds of each epoch."""
+    """Keeps a processor busy for a number of seconds in each epoch."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -105,13 +105,13 @@ class Work(pl.Callback):
 
 
 def every_epoch(size: Size) -> None:
-    """`save_freq="epoch"`: each training in a process of its own, by turns with Lightning's own callback."""
+    """Measure `save_freq="epoch"`, in turns with Lightning's own callback, each training in its own process."""
     title("a training that saves in every epoch", "replicate", "Lightning")
     compare_saves(__file__, size.trainings, size.pairs)
 
 
 def every_second_step(size: Size) -> None:
-    """Many checkpoints of a small module, and many metrics."""
+    """Measure many checkpoints of a small module, and many metrics."""
     saved, logged = replicate.init(path=None), replicate.init(path=None)
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "ours": lambda: {"callback": ReplicateCallback(save_freq=2, experiment=saved)},
@@ -167,7 +167,7 @@ def main() -> None:
         project = Path(room) / "project"
         project.mkdir()
         (project / "replicate.yaml").write_text("storage: ../storage\nquiet: true\n")
-        (project / ".replicateignore").write_text("*.ckpt\n")  # what others saved is no code
+        (project / ".replicateignore").write_text("*.ckpt\n")  # other callbacks' files are not code
         os.chdir(project)
         every_second_step(size)
         os.chdir("/")

@@ -1,13 +1,12 @@
-"""What listing costs: `replicate ls` of very many experiments, on a local disk and on S3, beside MLflow's search.
+"""Measures listing many experiments, on a local disk and on S3, compared to MLflow's search.
 
     python benchmarks/listing.py [--small] [--experiments 10000] [--mlflow PYTHON] [--only local s3 mlflow]
 
-Generates experiments of five records each: code, three checkpoints, the end, with 120 packages and the params and
-metrics of a small training; spread over a hundred days. What is measured runs in a process of its own each time, and
-counts from behind Python's start and the imports. Cold means: nothing is in the local cache, nor, for the local disk,
-in the machine's memory; warm: the same again. The S3 server is moto, in a process of its own on the loopback; its own
-time is told apart from the work of the reader, which is its processor time. MLflow takes part where an interpreter that
-has it is named, with the same runs in its file store and in its sqlite store.
+Generates experiments over a hundred days, with five records each: code, three checkpoints, and the end. Each has 120
+packages, and the params and metrics of a small training. Each measurement runs in a new process, and starts after
+Python's start and the imports. Cold means that nothing is in the local cache, nor, for the local disk, in the page
+cache; warm means a repeated run. The S3 server is moto, in a process of its own on the loopback; its time is reported
+apart from the reader's processor time. `--mlflow` adds MLflow, with the same runs in its file store and sqlite store.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from typing import Any
 
 ROUNDS = 5
 SHOWN = 20
-"""So many of the latest experiments are looked at closely, as a listing that fits a terminal does."""
+"""Number of the latest experiments that are read in detail, as for a listing in a terminal."""
 
 DAYS = 100
 BEGAN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -43,7 +42,7 @@ import json, os, sys, time
 import replicate
 from replicate_core.project import Project
 if sys.argv[1].startswith("s3://"):
-    import s3fs  # what is imported is no work of the listing
+    import s3fs  # importing is not measured
 wall, cpu = time.perf_counter(), time.process_time()
 experiments = Project(storage=sys.argv[1]).experiments.list()
 for experiment in experiments[-{SHOWN}:] if sys.argv[2] == "latest" else experiments:
@@ -158,7 +157,7 @@ def middle(values: list[float]) -> float:
 def series(
     what: str, action: Callable[[], float], *, forget: list[Path] | None = None, rounds: int = ROUNDS
 ) -> list[float]:
-    """Measure something several times."""
+    """Measure an action several times."""
     found = []
     for _ in range(rounds):
         for path in forget or ():
@@ -169,7 +168,7 @@ def series(
 
 
 def forget_pages(root: Path) -> None:
-    """Let the machine forget the content of files, so that it comes from the disk."""
+    """Drop files from the page cache, so that they are read from disk."""
     os.sync()
     for path in root.glob("segments/*"):
         with open(path, "rb") as file:
@@ -184,7 +183,7 @@ def read(storage: str, what: str, **environment: str) -> tuple[int, float, float
 
 
 def make(storage: Path, count: int) -> list[dict[str, Any]]:
-    """Write the records of experiments as a hundred days would have left them; returns what they are, for MLflow."""
+    """Write the records of experiments over a hundred days; returns the runs for MLflow."""
     from replicate_core.format import ids, record_codec
     from replicate_core.format.records import (
         Checkpointed,
@@ -302,7 +301,7 @@ def server(storage: Path) -> Iterator[str]:
 
 
 def serve(storage: Path, port: int) -> None:
-    """An S3 server with the content of a directory, which says how many requests it answered and how long it took."""
+    """Run an S3 server with the content of a directory; it reports the number of requests and the time they took."""
     from moto.core import DEFAULT_ACCOUNT_ID
     from moto.s3.models import s3_backends
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -364,7 +363,7 @@ def measure_mlflow(directory: Path, runs: list[dict[str, Any]], python: str, our
 
 
 def fill_sqlite(path: Path, experiment: str, runs: list[dict[str, Any]]) -> None:
-    """Write the same runs as MLflow would have, all at once: through its interface that takes an hour."""
+    """Write the same runs into MLflow's database directly: its API would take an hour."""
     with sqlite3.connect(path) as database:
         for number, run in enumerate(runs):
             name, started = f"{number:031x}a", run["started"]
@@ -386,7 +385,7 @@ def fill_sqlite(path: Path, experiment: str, runs: list[dict[str, Any]]) -> None
 
 
 def fill_files(root: Path, experiment: str, runs: list[dict[str, Any]]) -> None:
-    """The same, in files."""
+    """Write the same runs into MLflow's file store."""
     for number, run in enumerate(runs):
         name, started = f"{number:031x}a", run["started"]
         place = root / experiment / name

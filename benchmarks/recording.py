@@ -1,10 +1,10 @@
-"""What recording costs the training that is recorded: replicate beside what a script would do by hand, in one run.
+"""Measures what recording costs a training, compared to what a script would do by hand.
 
     python benchmarks/recording.py [--small] [--only NAME ...]
 
-Blocked time stands beside `cp` of the same file to the same disk, measured in turns; a training with checkpoints beside
-the same training without. What counts are the ratios, and the goals beside them: times are medians of one run, on one
-machine. The range of each ratio over the rounds says how much to believe it. TMPDIR says which disk.
+Compares blocked time to `cp` of the same file to the same disk, in turns, and a training with checkpoints to the same
+training without. What counts are the ratios, compared to the goals: times are medians of one run, on one machine. The
+range of each ratio over the rounds shows how reliable it is. TMPDIR selects the disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TypeVar
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a busy process is one busy processor
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each busy process uses one processor
 
 from side_by_side import MEGABYTE, note, row, seconds_of, title, warm_memory
 
@@ -42,7 +42,7 @@ LATENCY_SECONDS = 0.03
 FROZEN_SHARE = 0.95
 
 SLOW = f'''
-"""A directory that answers like a bucket far away: each request takes {LATENCY_SECONDS} seconds, many go at once."""
+"""A directory with the latency of a distant bucket: each request takes {LATENCY_SECONDS} seconds, many run at once."""
 
 import asyncio, os, shutil
 from fsspec.asyn import AsyncFileSystem
@@ -85,12 +85,12 @@ class SlowFileSystem(AsyncFileSystem):
         await asyncio.sleep({LATENCY_SECONDS})
         os.unlink(path)
 '''
-"""The recorder finds it by its entry point, as it would any driver that is installed."""
+"""Source of a module that the recorder finds by its entry point, like any installed driver."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
     megabytes: tuple[int, ...]
     rounds: int
@@ -99,19 +99,19 @@ class Size:
     checkpoints: int
     training_rounds: int
     phases: int
-    """Checkpoints in one round of the training."""
+    """Number of checkpoints in one round of the training."""
 
 
 FULL = Size((100, 1000), 9, 100_000, 10, 10_000, 12, 3)
 SMALL = Size((10,), 2, 10_000, 2, 300, 1, 2)
 
 
-# Projects to record, and what is in them.
+# Projects and their files.
 
 
 @contextmanager
 def project(storage: str = "storage") -> Iterator[Path]:
-    """A project directory, which is the working directory for a while."""
+    """Make a project directory and work in it until the `with` block ends."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as room:
         directory = Path(room).resolve() / "project"
@@ -128,7 +128,7 @@ def project(storage: str = "storage") -> Iterator[Path]:
 
 @contextmanager
 def surroundings() -> Iterator[None]:
-    """What the processes that are measured find: recorders know the scheme `slow`, and compiled modules are kept."""
+    """Set up the environment of the measured processes: the driver for `slow://`, and a cache of compiled modules."""
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-") as room:
         (Path(room) / "slow_storage.py").write_text(SLOW)
         facts = Path(room) / "slow_storage-1.dist-info"
@@ -139,20 +139,20 @@ def surroundings() -> Iterator[None]:
         sys.path.insert(0, room)  # for this process, which knows it too
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [room, os.environ.get("PYTHONPATH")]))
         os.environ["PYTHONPYCACHEPREFIX"] = str(Path(room) / "compiled")
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all modules
         with project():
             fresh(_init, None)
         yield
 
 
 def new_file(path: Path, megabytes: int) -> None:
-    """A file that was never there before."""
+    """Write a file of random bytes."""
     with open(path, "wb") as file:
         file.writelines(os.urandom(MEGABYTE) for _ in range(megabytes))
 
 
 def frozen_file(path: Path, megabytes: int) -> None:
-    """A file of which the end is new, as if the rest of a model were frozen. Written anew, as frameworks do."""
+    """Write a file of which only the end is new, as of a model that is mostly frozen. Frameworks rewrite it, too."""
     frozen = int(megabytes * FROZEN_SHARE)
     with open(path, "wb") as file:
         file.writelines(random.Random(number).randbytes(MEGABYTE) for number in range(frozen))
@@ -160,7 +160,7 @@ def frozen_file(path: Path, megabytes: int) -> None:
 
 
 def unstored(directory: Path) -> int:
-    """How many checkpoints with files wait in the spool of a project."""
+    """Count the checkpoints with files that wait in a project's spool."""
     return sum(1 for _ in directory.glob(".replicate/spool/*/files/*"))
 
 
@@ -174,7 +174,7 @@ def run(*command: str) -> None:
 
 
 def fresh(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function in an interpreter of its own."""
+    """Call a function in a new interpreter."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -203,14 +203,14 @@ def blocked(size: Size) -> None:
 def _blocked(
     storage: str, write: Callable[[Path, int], None], megabytes: int, rounds: int, *, idle: bool = True
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each checkpoint and of each `cp`, in turns.
+    """Measure checkpoints and `cp` in turns; returns the seconds of each.
 
     Args:
         storage: `local` or `slow`.
-        write: makes the file.
-        megabytes: its size.
-        rounds: so many times.
-        idle: whether the recorder has nothing to do when a checkpoint is saved.
+        write: writes the file.
+        megabytes: size of the file.
+        rounds: number of checkpoints.
+        idle: whether the recorder is idle when a checkpoint is saved.
     """
     mine: list[float] = []
     theirs: list[float] = []
@@ -221,18 +221,18 @@ def _blocked(
         def save() -> None:
             if not idle:
                 experiment.checkpoint("model.bin", METRICS)
-                time.sleep(0.3)  # it is noticed by now
+                time.sleep(0.3)  # the recorder has noticed it by now
             mine.append(seconds_of(lambda: experiment.checkpoint("model.bin", METRICS)))
             wait_until_stored(directory)
 
         def by_hand() -> None:
-            copy = directory.parent / f"copy{len(theirs)}.bin"  # kept, as what replicate stores is
+            copy = directory.parent / f"copy{len(theirs)}.bin"  # kept, like what replicate stores
             theirs.append(seconds_of(lambda: run("cp", str(source), str(copy))))
 
         for number in range(rounds):
             write(source, megabytes)
-            os.sync()  # what was written before is nobody's business
-            for action in (save, by_hand) if number % 2 else (by_hand, save):  # nobody always goes first
+            os.sync()  # earlier writes must not be measured
+            for action in (save, by_hand) if number % 2 else (by_hand, save):  # neither always goes first
                 warm_memory(megabytes)
                 action()
         experiment.stop()
@@ -337,13 +337,13 @@ def growth(size: Size) -> None:
 
 
 def _medians(times: list[float]) -> list[float]:
-    """The medians of ten parts."""
+    """Return the medians of ten parts."""
     part = len(times) // 10
     return [statistics.median(times[start : start + part]) for start in range(0, 10 * part, part)]
 
 
 def _growth(count: int) -> tuple[list[list[float]], list[tuple[float, int]], float]:
-    """Seconds of the checkpoints in ten blocks; how many were stored at what time; and seconds of the end."""
+    """Return the seconds of checkpoints in ten blocks, pairs of time and number stored, and the seconds of `stop()`."""
     with project() as directory:
         source = directory / "small.bin"
         source.write_bytes(os.urandom(10_000))
@@ -418,7 +418,7 @@ def _stepper() -> Callable[[], object]:
 
 
 def _trained(name: str, phases: int, megabytes: int, counters: list[Synchronized[int]]) -> tuple[float, int]:
-    """Steps per second, of all processes, outside of `checkpoint()`; and how much was not stored at the end."""
+    """Return the steps per second of all processes outside of `checkpoint()`, and the number not stored at the end."""
     step = _stepper()
     counted, seconds = 0, 0.0
     copies: list[subprocess.Popen[bytes]] = []
@@ -449,7 +449,7 @@ def _trained(name: str, phases: int, megabytes: int, counters: list[Synchronized
 
 
 def _copy_beside(source: Path, target: Path) -> subprocess.Popen[bytes]:
-    """`cp`, with the priority of the recorder."""
+    """Start `cp` with the priority of the recorder."""
     process = subprocess.Popen(["nice", "-n", "19", "cp", str(source), str(target)], start_new_session=True)
     with suppress(OSError):
         Path(f"/proc/{process.pid}/autogroup").write_text("19", "ascii")

@@ -1,4 +1,4 @@
-"""What benchmarks share that measure side by side: the table of both and their ratio, and the same memory for both."""
+"""Shared by benchmarks that compare two things: tables of both and their ratio, runs in turns, and warm memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def title(text: str, mine: str, theirs: str) -> None:
 
 
 def row(what: str, mine: list[float], theirs: list[float], goal: str = "", *, unit: str = "ms") -> None:
-    """Medians of what was measured side by side, and the median and the range of the ratios."""
+    """Print the medians of both measurements, and the median and range of their ratios."""
     factor = {"s": 1, "ms": 1e3, "us": 1e6, "/s": 1}[unit]
     left, right = (f"{statistics.median(values) * factor:.4g} {unit}" for values in (mine, theirs))
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
@@ -41,10 +41,10 @@ def seconds_of(action: Callable[[], object]) -> float:
 
 @dataclass
 class Runs:
-    """What was measured of one kind of training, each in a process of its own."""
+    """Measurements of one kind of training, each in its own process."""
 
     fit: list[float] = field(default_factory=list)
-    """Seconds that `fit` took, as the process says."""
+    """Seconds that `fit` took, measured by the process."""
     whole: list[float] = field(default_factory=list)
     """Seconds from the start of the process to its end."""
 
@@ -52,16 +52,16 @@ class Runs:
 def by_turns(
     script: str, kinds: Sequence[str], arguments: Sequence[object], *, rounds: int, megabytes: int = 0
 ) -> dict[str, Runs]:
-    """Run a script once for each kind in each round, in a fresh project, each kind first by turns.
+    """Run a script once for each kind in each round, in a new project; the order of kinds alternates.
 
-    A round that does not count goes before.
+    One more round, before the others, does not count.
 
     Args:
-        script: called with a kind and the arguments, in the project; the last line that it prints is the seconds.
-        kinds: what it can be told to do.
-        arguments: further ones of it.
-        rounds: how many count.
-        megabytes: how much memory is warmed before each.
+        script: a script that takes a kind and the arguments, and prints the seconds last.
+        kinds: the kinds of runs.
+        arguments: further arguments of the script.
+        rounds: number of rounds that count.
+        megabytes: size of the memory to warm before each run.
     """
     found = {kind: Runs() for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as compiled:
@@ -76,7 +76,7 @@ def by_turns(
 
 
 def _run_apart(script: str, kind: str, arguments: Sequence[object], compiled: str) -> tuple[float, float]:
-    """Run a script once, in a fresh project; returns the seconds that it says, and those that all of it took."""
+    """Run a script once, in a new project; returns the seconds that it prints, and those of the whole process."""
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-", ignore_cleanup_errors=True) as room:
         project = Path(room) / "project"
         project.mkdir()
@@ -85,21 +85,21 @@ def _run_apart(script: str, kind: str, arguments: Sequence[object], compiled: st
         command = [sys.executable, "train.py", "--one", kind, *map(str, arguments)]
         here = os.pathsep.join([str(Path(script).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         told = {**os.environ, "PYTHONPATH": here, "REPLICATE_CACHE": f"{room}/cache", "PYTHONPYCACHEPREFIX": compiled}
-        told.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it, also that of the recorder
+        told.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all modules, also the recorder's
         began = time.perf_counter()
         done = subprocess.run(command, cwd=project, env=told, stdout=subprocess.PIPE, check=True, text=True)
         whole = time.perf_counter() - began
-        os.sync()  # the next one is not to pay for this one
+        os.sync()  # the next run must not pay for this one
     return float(done.stdout.split()[-1]), whole
 
 
 def compare_saves(script: str, trainings: Sequence[tuple[int, int, float]], pairs: int) -> None:
-    """Rows of trainings that save in every epoch, in processes of their own, by turns with the stock callback.
+    """Print rows for trainings that save in every epoch, in turns with the stock callback, each in its own process.
 
     Args:
-        script: as for `by_turns`; knows the kinds `replicate` and `stock`.
-        trainings: units of the two large layers, epochs, and the seconds that each of those computes.
-        pairs: how many count.
+        script: as for `by_turns`, with the kinds `replicate` and `stock`.
+        trainings: units of the two large layers, number of epochs, and seconds of computing in each epoch.
+        pairs: number of pairs that count.
     """
     for units, epochs, seconds in trainings:
         size = 24 * units * units // MEGABYTE
@@ -112,10 +112,10 @@ def compare_saves(script: str, trainings: Sequence[tuple[int, int, float]], pair
 
 
 def warm_memory(megabytes: int) -> None:
-    """Leave that much free memory which was just in use, as that of a machine that has been at work for a while is.
+    """Leave twice that much memory free but recently used, as on a machine that has been running for a while.
 
-    A virtual machine may have to ask its host for any other: measured, a copy takes ten times as long then, and who of
-    two gets the slow memory is chance.
+    A virtual machine may have to get other memory from its host first. We measured that a copy then takes ten times as
+    long, and chance decides which of two measurements gets the slow memory.
     """
     with tempfile.TemporaryFile(dir=".") as file:
         file.writelines(bytes(MEGABYTE) for _ in range(2 * megabytes))

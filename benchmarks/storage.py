@@ -1,10 +1,10 @@
-"""How many bytes, and how much time, checkpoints cost: replicate beside `cp`, restic and borg, in one run.
+"""Measures the bytes and time that checkpoints cost, compared to `cp`, restic and borg.
 
     python benchmarks/storage.py [--small] [--only NAME ...]
 
-Real series of checkpoints are made with the frameworks that are installed (torch, Keras); each is saved by replicate,
-`cp`, and by restic and borg where they are installed, one checkpoint at a time, in turns. What counts are the ratios:
-of the bytes stored to the raw bytes, and of the time to that of `cp` of the same file. Times are medians of one run.
+Makes real series of checkpoints with the installed frameworks (torch, Keras). replicate and `cp` save each checkpoint
+in turns, and so do restic and borg if installed. What counts are the ratios: of the bytes stored to the raw bytes, and
+of the time to that of `cp` of the same file. Times are medians of one run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from replicate_core.spool.upload_queue import SPARES_MAX
 from replicate_core.storage.local import LocalStore
 
 Series = Callable[[Path, int], Iterator[Path]]
-"""Writes one checkpoint after the other into a directory; each is a file or a directory."""
+"""Function that writes checkpoints into a directory one after another; each is a file or a directory."""
 
 
 # The series. Sizes are in parameters, 4 bytes each; `scale` makes them smaller for a quick look.
@@ -54,7 +54,7 @@ def torch_model(parameters: int, layers: int = 100):
 
 
 def steps(model, optimizer, count: int) -> None:
-    """Really train: random data through the model, a few steps."""
+    """Train the model for a few steps on random data."""
     import torch
 
     width = model[0].in_features
@@ -78,7 +78,7 @@ def torch_full(directory: Path, scale: int) -> Iterator[Path]:
 
 
 def torch_frozen(directory: Path, scale: int) -> Iterator[Path]:
-    """A frozen backbone with a head that learns; a history that grows stands before the weights."""
+    """A frozen backbone with a trained head; a growing history comes before the weights."""
     import torch
 
     yield from _torch_frozen(directory, scale, lambda _: "model.pt", torch)
@@ -106,12 +106,14 @@ def _torch_frozen(directory: Path, scale: int, name: Callable[[int], str], torch
 
 
 def torch_partly_frozen(percent: int) -> Series:
-    """A fine-tuning with AdamW in which so many percent of the saved bytes are frozen weights."""
+    """A fine-tuning with AdamW in which a percentage of the saved bytes are frozen weights."""
 
     def series(directory: Path, scale: int) -> Iterator[Path]:
         import torch
 
-        layers = round(300 * percent / (100 + 2 * percent))  # of 100; each one that learns is saved three times over
+        layers = round(
+            300 * percent / (100 + 2 * percent)
+        )  # of 100; trained layers are saved three times, with AdamW's state
         model = torch_model(int(25_000_000 / scale / (layers / 100 + 3 * (1 - layers / 100))))
         for layer in model[:layers]:
             layer.requires_grad_(requires_grad=False)
@@ -126,16 +128,16 @@ def torch_partly_frozen(percent: int) -> Series:
 
 
 SAVES = 5
-"""Number of checkpoints of a series whose goal depends on it."""
+"""Number of checkpoints in the partly frozen series, whose goal depends on it."""
 
 
 def goal_partly_frozen(percent: int) -> float:
-    """The first checkpoint whole, of each other one at most 1.05 times what is new."""
+    """Return the goal: all of the first checkpoint, and at most 1.05 times the new bytes of each other."""
     return (1 + (SAVES - 1) * 1.05 * (1 - percent / 100)) / SAVES
 
 
 def torch_lora(directory: Path, scale: int) -> Iterator[Path]:
-    """LoRA: small matrices beside frozen ones learn; the whole state is saved."""
+    """LoRA: small trained matrices beside frozen ones; the whole state is saved."""
     import torch
 
     base = torch_model(24_500_000 // scale)
@@ -158,7 +160,7 @@ def torch_lora(directory: Path, scale: int) -> Iterator[Path]:
 
 
 def torch_bf16(directory: Path, scale: int) -> Iterator[Path]:
-    """A bf16 copy of weights that all move, at a small learning rate."""
+    """A bf16 copy of weights that all change, at a small learning rate."""
     import torch
 
     model = torch_model(24_800_000 // scale)
@@ -171,7 +173,7 @@ def torch_bf16(directory: Path, scale: int) -> Iterator[Path]:
 
 
 def torch_distributed(directory: Path, scale: int) -> Iterator[Path]:
-    """Torch's distributed format, one archive after the other, behind a history that grows."""
+    """Torch's distributed format, a sequence of archives, after a growing history."""
     import io
 
     import torch
@@ -188,7 +190,7 @@ def torch_distributed(directory: Path, scale: int) -> Iterator[Path]:
 
 
 def pickled(directory: Path, scale: int) -> Iterator[Path]:
-    """A pickle of arrays, behind a history that grows."""
+    """A pickle of arrays, after a growing history."""
     import pickle
 
     import numpy as np
@@ -259,10 +261,10 @@ SERIES: dict[str, tuple[Series, float | None]] = {
     "keras frozen .h5": (keras_frozen_h5, None),
     "code, 20 x 300 files": (code, 0.03),
 }
-"""Name to the series, and the share of the raw bytes that is the goal, where one was set."""
+"""Name to the series, and the goal as a share of the raw bytes, if there is one."""
 
 
-# What is compared.
+# The tools to compare.
 
 
 @dataclass
@@ -275,7 +277,7 @@ class Times:
 
 
 class Replicate:
-    """The library's own path: copy aside, then store from there."""
+    """replicate's own code path: copy the files, then store the copies."""
 
     def __init__(self, room: Path) -> None:
         self.room = room / "replicate"
@@ -305,7 +307,7 @@ class Replicate:
         times.stored.append(time.perf_counter() - start)
 
     def _keep_spares(self, staged: Staged) -> None:
-        """Keep copies that did not become objects to be written over, as the spool does."""
+        """Keep copies that did not become objects, to be overwritten later, as the spool does."""
         for file in staged.files:
             if file.size > SMALL_BYTES and file.copy.stat().st_nlink == 1 and len(self.spares) < SPARES_MAX:
                 self.spares.append(file.copy.replace(self.room / f"spare-{os.urandom(8).hex()}"))
@@ -418,7 +420,7 @@ def compare(name: str, series: Series, goal: float | None, scale: int) -> None:
         for count, path in enumerate(series(room / "source", scale)):
             raw += path.stat().st_size if path.is_file() else directory_bytes(path)
             order = list(tools)
-            for tool in order[count % len(order) :] + order[: count % len(order)]:  # nobody always goes first
+            for tool in order[count % len(order) :] + order[: count % len(order)]:  # no tool always goes first
                 tools[tool].put(path, times[tool])
         for attempt in range(3):
             for tool, peer in tools.items():
@@ -438,12 +440,12 @@ def compare(name: str, series: Series, goal: float | None, scale: int) -> None:
 
 
 def pairwise(mine: list[float], theirs: list[float]) -> float:
-    """The median of the ratios of what was measured one right after the other."""
+    """Return the median of the ratios of paired measurements."""
     return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
 
 
 def peak_memory(megabytes: int) -> None:
-    """How much memory saving a large file takes, above what the process has anyway."""
+    """Measure the memory that saving a large file takes, above the process's baseline."""
     with tempfile.TemporaryDirectory(prefix="replicate-benchmark-") as directory:
         room = Path(directory)
         source = room / "source" / "large.bin"
@@ -491,7 +493,7 @@ def main() -> None:
         compare(name, series, goal, scale)
     if not arguments.only and Path("/proc/self/statm").exists():
         megabytes = 50 if arguments.small else 2048
-        # In a process of its own: this one holds memory of the frameworks, and would use that.
+        # In a new process: this one holds memory of the frameworks, which saving would reuse.
         subprocess.run([sys.executable, __file__, "--memory", str(megabytes)], check=True)
 
 

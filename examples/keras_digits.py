@@ -1,4 +1,4 @@
-"""Train a Keras model on handwritten digits twice, see which run did better, and get its best model back.
+"""Train a Keras model on handwritten digits twice, find the better run, and load its best model.
 
     python keras_digits.py
 

@@ -1,10 +1,10 @@
-"""A Keras training that goes on where it was killed: run it, kill it at any moment, run it again.
+"""A Keras training that resumes after a kill: run it, kill it at any moment, run it again.
 
     python keras_resume.py           # kill -9 it, and start it again, as often as you like
     replicate ls
 
-The model ends with the same weights, bit for bit, as one that was never killed, with dropout, shuffling and a learning
-rate that falls by itself. The data comes with scikit-learn. Keras needs a backend: TensorFlow, JAX or torch.
+The model ends with the same weights, bit for bit, as one that was never killed, despite dropout, shuffling and a
+learning rate that decreases. The data comes with scikit-learn. Keras needs a backend: TensorFlow, JAX or torch.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def train(epochs: int) -> keras.Model:
                 primary_metric=("val_loss", "minimize"),
                 name="digits",
                 keep_best=1,
-                resume="auto",  # this is all that it takes
+                resume="auto",  # resuming needs nothing else
             ),
             keras.callbacks.ReduceLROnPlateau(patience=1, min_delta=0.05),
         ],

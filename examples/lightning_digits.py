@@ -1,8 +1,8 @@
-"""Train a Lightning model on handwritten digits twice, see which run did better, and get its best model back.
+"""Train a Lightning model on handwritten digits twice, find the better run, and load its best model.
 
     python lightning_digits.py
 
-The data, 1,797 images of 8x8 pixels, comes with scikit-learn. It works with `lightning` as well: import
+The data, 1,797 images of 8x8 pixels, comes with scikit-learn. For the package `lightning`, import
 `lightning.pytorch` instead.
 """
 
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 class Digits(pl.LightningModule):
     def __init__(self, learning_rate: float, hidden_units: int = 64) -> None:
         super().__init__()
-        self.save_hyperparameters()  # they are recorded
+        self.save_hyperparameters()  # replicate records them
         self.net = torch.nn.Sequential(
             torch.nn.Linear(64, hidden_units), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(hidden_units, 10)
         )

@@ -1,10 +1,10 @@
-"""A Lightning training that goes on where it was killed: run it, kill it at any moment, run it again.
+"""A Lightning training that resumes after a kill: run it, kill it at any moment, run it again.
 
     python lightning_resume.py       # kill -9 it, and start it again, as often as you like
     replicate ls
 
-The model ends with the same weights, bit for bit, as one that was never killed, with dropout, shuffling, loader workers
-and a learning rate that falls by itself. The data comes with scikit-learn.
+The model ends with the same weights, bit for bit, as one that was never killed, despite dropout, shuffling, loader
+workers and a learning rate that decreases. The data comes with scikit-learn.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def train(epochs: int) -> Digits:
                 primary_metric=("val_loss", "minimize"),
                 name="digits",
                 keep_best=1,
-                resume="auto",  # this is all that it takes
+                resume="auto",  # resuming needs nothing else
             )
         ],
     )

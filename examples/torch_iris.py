@@ -3,7 +3,7 @@
     python torch_iris.py --learning-rate 0.1
     replicate ls
 
-No callback here: `replicate.init` and `experiment.checkpoint` are all there is. The data comes with scikit-learn.
+It needs no callback, only `replicate.init` and `experiment.checkpoint`. The data comes with scikit-learn.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A training that goes on where it was killed: run it, kill it at any moment, run it again.
+"""A training that resumes after a kill: run it, kill it at any moment, run it again.
 
     python torch_resume.py           # kill -9 it, and start it again, as often as you like
     replicate ls
 
-The model ends with the same weights, bit for bit, as one that was never killed: what is saved is all that training
-depends on. The data comes with scikit-learn.
+The model ends with the same weights, bit for bit, as one that was never killed, because the checkpoint
+holds everything that training depends on. The data comes with scikit-learn.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def train(epochs: int) -> torch.nn.Module:
             "epoch": epoch,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),  # shuffling and dropout go on as they would have
+            "random": torch.get_rng_state(),  # so that shuffling and dropout continue the same way
         }
         torch.save(saved, FILE)
         experiment.checkpoint(FILE, step=epoch, metrics={"loss": loss}, primary_metric=("loss", "minimize"))

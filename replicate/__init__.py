@@ -7,7 +7,8 @@ experiment = replicate.init(params={"learning_rate": 0.01})
 experiment.checkpoint(path="model.pt", step=1, metrics={"loss": 0.5}, primary_metric=("loss", "minimize"))
 ```
 
-This is the face: names that users import. They live in `replicate_core`, `replicate_keras` and `replicate_lightning`.
+This package holds the names that users import. `replicate_core`, `replicate_keras` and
+`replicate_lightning` define them.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from replicate_core import __all__ as _core_names
 from replicate_core.recording.notices import set_notifier
 
 if TYPE_CHECKING:
-    from replicate_core import *  # noqa: F403  # its `__all__` is the promise, and here it is ours
+    from replicate_core import *  # noqa: F403  # its `__all__` is the public API of this package, too
 
 __all__ = [*_core_names]  # noqa: PLE0604  # the names are strings, in the core's own list
 
@@ -40,5 +41,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is promised, and nothing else: what Tab shows."""
+    """List the public names only: Tab completion shows these."""
     return sorted([*__all__, *_ADAPTERS])

@@ -1,4 +1,4 @@
-"""`python -m replicate` is the command `replicate`."""
+"""Makes `python -m replicate` run the command `replicate`."""
 
 from replicate.cli import main
 

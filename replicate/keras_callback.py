@@ -1,4 +1,7 @@
-"""`ReplicateCallback` and `load_model` for Keras, under the name that scripts import; from `replicate_keras`."""
+"""`ReplicateCallback` and `load_model` for Keras, under the name that scripts import.
+
+Both are defined in `replicate_keras`.
+"""
 
 from replicate_keras import ReplicateCallback, load_model
 

@@ -1,6 +1,6 @@
 """`ReplicateCallback` and `ReplicateLogger` for PyTorch Lightning, under the name that scripts import.
 
-They live in `replicate_lightning`.
+Both are defined in `replicate_lightning`.
 """
 
 from replicate_lightning import ReplicateCallback, ReplicateLogger

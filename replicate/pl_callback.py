@@ -1,4 +1,4 @@
-"""`ReplicateCallback` for PyTorch Lightning, under the name that a successor gave this module."""
+"""`ReplicateCallback` for PyTorch Lightning, under the module name that a successor of Keepsake used."""
 
 from replicate_lightning import ReplicateCallback
 

@@ -1,6 +1,6 @@
-"""What the end of a run shows while it waits for what is still to be stored: a line in a terminal, a few in a log.
+"""The upload display at the end of a run: one line in a terminal, a few lines in a log.
 
-The core is silent; this is its voice where `replicate` is imported.
+The core prints nothing. Importing `replicate` makes it report through this module.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE_SECONDS = 0.5
-"""Most runs end at once, and say nothing."""
+"""Seconds before anything is shown: most runs end sooner, and show nothing."""
 
 LINE_SECONDS = 10.0
-"""How often a log gets a line."""
+"""Seconds between two lines in a log."""
 
 
-class EndOfRun:
-    """Shows on standard error what the end of an experiment waits for; an `UploadDisplay`."""
+class TerminalDisplay:
+    """An `UploadDisplay` that shows on standard error what the end of an experiment waits for."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._console: Console | None = None
-        self._said_at: float | None = None
+        self._printed_at: float | None = None
 
     def show(self, waiting: Waiting) -> None:
-        """Show it, if it takes longer than people do not notice."""
+        """Show what is waiting, once the wait is long enough to be noticed."""
         now = time.monotonic()
         if now - self._began < PATIENCE_SECONDS or sys.stderr is None:
             return
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        with suppress(OSError, ValueError):  # standard error is closed
             if is_terminal():
                 self._show_in_terminal(text(waiting))
-            elif self._said_at is None or now - self._said_at >= LINE_SECONDS:
-                self._said_at = now
+            elif self._printed_at is None or now - self._printed_at >= LINE_SECONDS:
+                self._printed_at = now
                 print(f"replicate: {text(waiting)}", file=sys.stderr, flush=True)
 
     def close(self, left: Waiting | None) -> None:
-        """Take the line away, or say that all is well."""
+        """Erase the line in a terminal; in a log, print that everything is stored."""
         with suppress(OSError, ValueError):
             if self._console is not None:
                 self._erase(self._console)
-            elif self._said_at is not None and left is None:
+            elif self._printed_at is not None and left is None:
                 say("all is stored")
 
     def _show_in_terminal(self, line: str) -> None:
         if self._console is None:
-            from rich.console import Console  # noqa: PLC0415  # 0.1 s, which a run that ends at once need not pay
+            from rich.console import Console  # noqa: PLC0415  # takes 0.1 s, which a short wait need not pay
 
             self._console = Console(stderr=True)
         from rich.text import Text  # noqa: PLC0415
 
-        # No live display: that takes a thread, or a newer rich; and the end of an interpreter starts no threads.
+        # rich's live display needs a thread or a newer rich, and an interpreter that is ending can't start threads.
         self._erase(self._console)
         self._console.print(Text(f"replicate: {line}"), end="", no_wrap=True, overflow="ellipsis")
 
@@ -70,20 +70,20 @@ class EndOfRun:
 
 
 def is_terminal() -> bool:
-    """Tell whether a person looks on; what stands in for standard error may not even know."""
+    """Tell whether standard error is a terminal; a replacement of it may have no `isatty`."""
     ask = getattr(sys.stderr, "isatty", None)
     return ask is not None and ask()
 
 
 def say(line: str) -> None:
-    """Say something that no line of the user's is at fault for."""
+    """Print a line that is no warning: no line of the user's code caused it."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(f"replicate: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def text(waiting: Waiting) -> str:
-    """What is waited for, in words."""
+    """Describe what is still being stored."""
     size = f" ({waiting.total_bytes / 1e6:.0f} MB)" if waiting.total_bytes else ""
     left = f"what is left, {waiting.jobs} to go{size}" if waiting.jobs else "the last of it"
     trouble = f": {waiting.trouble}" if waiting.trouble else ""
@@ -91,7 +91,7 @@ def text(waiting: Waiting) -> str:
 
 
 class TerminalNotifier(Notifier):
-    """Tells people of things on standard error."""
+    """Reports on standard error."""
 
     def report_problem(self, text: str) -> None:
         """See `Notifier.report_problem`."""
@@ -101,6 +101,6 @@ class TerminalNotifier(Notifier):
         """See `Notifier.inform`."""
         say(text)
 
-    def upload_display(self) -> EndOfRun:
+    def upload_display(self) -> TerminalDisplay:
         """See `Notifier.upload_display`."""
-        return EndOfRun()
+        return TerminalDisplay()

@@ -52,5 +52,5 @@ def first_few(texts: Sequence[str]) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """A number with its noun: `1 job`, `2 jobs`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    """A number with its noun: `1 job`, `1,000 jobs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

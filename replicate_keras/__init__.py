@@ -17,7 +17,7 @@ if importlib.util.find_spec("keras") is None:
         'Keras is not installed: pip install "replicate[keras]", and a backend: tensorflow, jax or torch'
     )
 
-from replicate_keras.callback import ReplicateCallback  # it imports Keras
+from replicate_keras.callback import ReplicateCallback  # imports Keras
 from replicate_keras.loading import load_model
 
 pass_over("replicate_keras", "keras", "tf_keras", "tensorflow")

@@ -1,4 +1,4 @@
-"""Arguments of the callback: what can be taken, and what is meant where nothing is said."""
+"""Arguments of the callback: their checks and defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LESS_IS_BETTER = re.compile(r"loss|err|mse|mae|mape|msle|rmse|crossentropy|dive
 
 
 def check_params(params: object) -> None:
-    """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
+    """Check hyperparameters, which may be None. Raises `InvalidInput`."""
     if isinstance(params, str):
         raise InvalidInput(
             f"params must be a dictionary, got {params!r}. What ModelCheckpoint takes as its second argument is given "
@@ -24,14 +24,14 @@ def check_params(params: object) -> None:
 
 
 def check_verbose(verbose: object) -> bool:
-    """Check whether to print what is saved, and why not; 0 or 1. Raises `InvalidInput`."""
+    """Return whether to print what is saved and what is not. Raises `InvalidInput`."""
     if isinstance(verbose, (bool, int)) and verbose >= 0:
         return verbose > 0
     raise InvalidInput(f"verbose must be 0 or 1, got {verbose!r}")
 
 
 def check_options(options: object) -> None:
-    """Refuse what `ModelCheckpoint` took before Keras 3. Raises `InvalidInput`."""
+    """Refuse an argument that `ModelCheckpoint` had before Keras 3. Raises `InvalidInput`."""
     if options is not None:
         raise InvalidInput(
             "options are those of TensorFlow's own formats (SaveOptions, CheckpointOptions), which Keras 3 does not "
@@ -52,21 +52,21 @@ def check_save_freq(save_freq: object) -> str | int:
 
 
 def _is_real(value: object) -> bool:
-    """Tell whether a value is a number of any library, such as `np.float32`."""
+    """Tell whether a value is a real number, of any library: `np.float32` is one."""
     return not isinstance(value, bool) and isinstance(value, Real)
 
 
 class Best:
-    """What is monitored, and the best value of it so far.
+    """The monitored metric and its best value so far.
 
     Args:
         monitor: the name of a metric; None: that of `primary_metric`, else `"val_loss"`, as in Keras.
-        mode: `"min"`, `"max"`, or `"auto"`: as `primary_metric` says, else as the name does.
-        primary_metric: as the callback was given it.
-        threshold: the value to be better than from the beginning.
+        mode: `"min"`, `"max"`, or `"auto"`: decided by `primary_metric`, else by the name of the metric.
+        primary_metric: the callback's argument.
+        threshold: the initial best value; None: any first value is the best.
 
     Raises:
-        InvalidInput: the mode is none, or can't be told from the name.
+        InvalidInput: an argument is invalid.
     """
 
     def __init__(self, monitor: str | None, mode: str, primary_metric: PrimaryMetric | None, threshold: Any) -> None:
@@ -83,7 +83,7 @@ class Best:
         self.value: float | None = None if threshold is None else float(threshold)
 
     def improves(self, value: float) -> bool:
-        """Tell whether a number is better than all before, and remember it then. NaN is not."""
+        """Tell whether a number is the best so far, and keep it if so. NaN never is."""
         if value != value:  # noqa: PLR0124  # NaN
             return False
         is_better = self.value is None or (value < self.value if self.is_less_better else value > self.value)
@@ -96,7 +96,7 @@ class Best:
         """Whether a lower value is better.
 
         Raises:
-            InvalidInput: that can't be told from the name of the metric.
+            InvalidInput: the name of the metric does not tell.
         """
         if self._mode != "auto":
             return self._mode == "min"

@@ -1,8 +1,8 @@
-"""Where `fit` is in its data: what was drawn before a restart is drawn again, so that it goes on as it would have.
+"""Replays the data of `fit`: draws the batches from before a restart again, so that training resumes at the same place.
 
-A shuffled `tf.data` pipeline, a generator, a loader with a random state of its own are somewhere after a number of
-epochs, and none of them can be told to go there: but all come there by being drawn from. `fit` does that by an object
-which stands in its frame; it is used here just as `fit` uses it.
+A shuffled `tf.data` pipeline, a generator, or a loader with a random state of its own has a position, which can't be
+set: it can only be reached by drawing batches. `fit` draws them through an object in its stack frame. This module finds
+that object and uses it in the same way.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import keras
 from replicate_core.adapters import has_random_state
 
 MAX_SECONDS = 600.0
-"""How long to draw again what was drawn before a restart."""
+"""Maximum number of seconds for replaying data after a restart."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A call of `fit` that is just beginning.
+    """A call of `fit` that is starting.
 
     Attributes:
-        data: what it was given as `x`.
-        epochs: the object that it draws batches from, epoch by epoch.
-        initial_epoch: the one that it was told to begin with.
-        has_steps: whether it was told how many steps an epoch has.
-        validation_freq: after every how many epochs, or after which, it validates.
+        data: the argument `x`.
+        epochs: the object that yields the batches, epoch by epoch.
+        initial_epoch: the argument `initial_epoch`.
+        has_steps: whether `steps_per_epoch` was given.
+        validation_freq: the argument `validation_freq`: validate after every n epochs, or after these epochs.
     """
 
     data: Any
@@ -41,12 +41,12 @@ class Fit:
     validation_freq: Any
 
     def validates(self, epoch: int) -> bool:
-        """Whether it validates after this epoch, if it validates at all."""
+        """Tell whether `fit` validates after this epoch, if it validates at all."""
         frequency = self.validation_freq
         return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
-    def draw_again(self, until: int) -> bool:
-        """Draw what was drawn in the epochs before `until`; returns whether there was time enough for it."""
+    def replay(self, until: int) -> bool:
+        """Draw the batches of the epochs before `until`; returns False if that took more than `MAX_SECONDS`."""
         give_up_at = time.monotonic() + MAX_SECONDS
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input ran out of data")
@@ -55,7 +55,7 @@ class Fit:
     def _draw_epoch(self, give_up_at: float) -> bool:
         with self.epochs.catch_stop_iteration():
             for first, last, drawn in self.epochs:
-                if not isinstance(drawn, list):  # it is an iterator then, and nothing is drawn yet
+                if not isinstance(drawn, list):  # it is an iterator, and nothing was drawn yet
                     _draw(drawn, last - first + 1)
                 if time.monotonic() > give_up_at:
                     self.epochs.reset()
@@ -63,10 +63,10 @@ class Fit:
         return True
 
     @property
-    def remembers(self) -> bool:
-        """Whether the data depends on what was drawn before, by more than the global random states."""
+    def is_stateful(self) -> bool:
+        """Whether the next batches depend on earlier ones, other than through the global random states."""
         data = self.data
-        if self.has_steps:  # epochs do not begin where the data begins
+        if self.has_steps:  # an epoch need not begin at the beginning of the data
             return True
         if isinstance(data, keras.utils.PyDataset):
             if has_random_state(data) or any(isinstance(value, keras.Layer) for value in vars(data).values()):
@@ -75,15 +75,15 @@ class Fit:
             return any(getattr(type(data), hook) is not getattr(keras.utils.PyDataset, hook) for hook in hooks)
         kinds = [f"{base.__module__}.{base.__name__}" for base in type(data).__mro__]
         if any(kind.startswith("grain.") for kind in kinds):
-            return False  # each epoch begins it anew
+            return False  # each epoch starts it from the beginning
         if any(kind.startswith("torch.utils.data.") and kind.endswith(".DataLoader") for kind in kinds):
-            return _loader_remembers(data)
+            return _is_stateful_loader(data)
         is_pipeline = any(kind.startswith("tensorflow.python.") and "Dataset" in kind for kind in kinds)
         return is_pipeline or inspect.isgenerator(data) or data is self.epochs.data_adapter
 
 
 def _draw(iterator: Any, number: int) -> None:
-    """Draw so many batches, or as many as are left; none at all is the end, as it is for `fit`."""
+    """Draw `number` batches, or those that are left; raises `StopIteration` if none is, as `fit` expects."""
     for index in range(number):
         try:
             next(iterator)
@@ -93,20 +93,20 @@ def _draw(iterator: Any, number: int) -> None:
             return
 
 
-def _loader_remembers(loader: Any) -> bool:
-    """Whether a loader of torch draws from anything but torch's global random state."""
+def _is_stateful_loader(loader: Any) -> bool:
+    """Tell whether a torch `DataLoader` depends on anything but torch's global random state."""
     torch = sys.modules["torch"]
     kinds = (torch.utils.data.SequentialSampler, torch.utils.data.RandomSampler)
     return (
         any(map(has_random_state, (loader, loader.sampler, loader.dataset)))
-        or loader.persistent_workers  # their random states go on from epoch to epoch
+        or loader.persistent_workers  # workers keep their random states between epochs
         or type(loader.sampler) not in kinds
         or type(loader.batch_sampler).__module__ != kinds[0].__module__
     )
 
 
 def current_fit(model: Any) -> Fit | None:
-    """The call of `fit` in whose course this is called; None in a loop of the user's own."""
+    """Return the call of `fit` on the stack; None in a training loop of the user's own."""
     frame = inspect.currentframe()
     while frame is not None:
         found = frame.f_locals

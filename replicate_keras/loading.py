@@ -1,4 +1,4 @@
-"""How a file becomes a model again: whole, or into the model that a script has made."""
+"""Loads saved files: as a whole model, or into a model that a script has made."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from replicate_keras.state import State
 _OPTIMIZER = "optimizer_weights"
 
 _SHORT_NAMES = ("mse", "mae", "mape", "msle", "bce", "kld")
-"""Of losses, in lower and upper case: Keras 3 writes them to HDF5 files, and does not find them when it reads those."""
+"""Short names of losses, which Keras 3 writes to HDF5 files in lower or upper case but can't read back."""
 
 
 def load_model(checkpoint: Checkpoint | str, **options: Any) -> Any:
-    """Load a model that `ReplicateCallback` has saved: it can be used, and trained on.
+    """Load a model that `ReplicateCallback` has saved, to use it or to train it further.
 
     Args:
-        checkpoint: a checkpoint; or how the id of one begins; or of an experiment: then its best checkpoint is loaded,
-            else its latest one.
+        checkpoint: a checkpoint, or the beginning of an id. The id of an experiment loads its best checkpoint, else its
+            latest.
         options: those of `keras.models.load_model`: `custom_objects`, `compile`, `safe_mode`.
 
     Returns:
-        The `keras.Model`, compiled as it was. Of `.hdf5` and `.h5` files, too, the optimizer goes on where it was,
-        which Keras itself does not manage.
+        The `keras.Model`, compiled as it was. The state of the optimizer is restored from `.hdf5` and `.h5` files, too,
+        which Keras itself does not do.
 
     Raises:
-        NotFound: nothing has an id that begins so.
-        InvalidInput: the checkpoint holds no model; or its weights alone.
-        Corrupted: what is stored is damaged.
+        NotFound: no id begins like this.
+        InvalidInput: the checkpoint holds no model, or only its weights.
+        Corrupted: the stored files are damaged.
     """
     found = _checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     with local_copy(found) as path:
@@ -63,40 +63,40 @@ def _load(path: Path, options: dict[str, Any]) -> Any:
         options = {**options, "custom_objects": {**short, **(options.get("custom_objects") or {})}}
     model = keras.models.load_model(path, **options)
     if is_legacy and getattr(model, "optimizer", None) is not None:
-        # Keras 3.3 to 3.15 builds the optimizer of such a file for no variables at all: `fit` would fail.
+        # Keras 3.3 to 3.15 builds the optimizer from such a file without any variables: `fit` would fail.
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         model.optimizer = optimizer
         _restore_optimizer(model, path)
     if (found := states.read(path)) is not None:
         values = {name: value for name, value in found.raw.items() if name.startswith("weight ")}
-        if variables.fits(model, values):  # else this one has no LoRA, and the merged weights
+        if variables.fits(model, values):  # else the model has no LoRA, and holds the merged weights
             variables.restore_raw(model, values)
     return model
 
 
 def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
-    """Load the weights and the optimizers of a saved model into one that was made and compiled by the user's script.
+    """Load the weights and optimizers of a saved model into the model that the user's script has made and compiled.
 
     Args:
         model: the model.
-        path: of the file that was saved.
-        epochs: that `fit` goes through, in case the model is not built yet: see `data.Fit`.
+        path: the path of the saved file.
+        epochs: `data.Fit.epochs`, needed if the model is not built yet; None outside of `fit`.
 
     Returns:
-        The state of training that was saved with it; None if none was.
+        The state of training that was saved with the model; None if there is none.
 
     Raises:
-        InvalidInput: this is another model than the one that was saved; or one of Keras 2.
+        InvalidInput: the model is not the one that was saved, or is one of Keras 2.
     """
     if not isinstance(model, keras.Model):
         raise InvalidInput("a model of Keras 2 (tf_keras) can be recorded, and not gone on with: leave resume out")
     found = states.read(path)
-    told = None if found is None else found.optimizers
+    descriptions = None if found is None else found.optimizers
     with quietly():
         variables.build(model, None if found is None else found.build, epochs)
-        variables.build_optimizers(model, told)
+        variables.build_optimizers(model, descriptions)
         try:
-            if told is not None:  # else what Keras says of an optimizer is all that there is
+            if descriptions is not None:  # without saved descriptions, Keras' warning is all the user gets
                 warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
             model.load_weights(path)
             if getattr(model, "optimizer", None) is not None and not path.name.endswith((".keras", *WEIGHTS_ENDINGS)):
@@ -107,8 +107,8 @@ def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
                 f"what {path.name} holds does not fit into this model: {error}. Was the model changed since? Then "
                 "begin anew: another name, or no resume"
             ) from error
-    variables.check_optimizers(model, told)
-    if told is None and variables.has_lora(model):
+    variables.check_optimizers(model, descriptions)
+    if descriptions is None and variables.has_lora(model):
         warn(
             f"{path.name} was saved without the weights of LoRA, which Keras merges into the others: training goes on "
             "from the merged ones, and ends with other weights than it would have without the restart"
@@ -117,7 +117,7 @@ def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
 
 
 def weights_of(model: Any, path: Path) -> list[Any]:
-    """The weights in a file, in the order of `model.get_weights()`; the model itself stays as it is."""
+    """Return the weights in a file, in the order of `model.get_weights()`; the model does not change."""
     weights = model.get_weights()
     kept = [variable for optimizer in variables.optimizers_of(model).values() for variable in optimizer.variables]
     values = [keras.ops.convert_to_numpy(variable) for variable in kept]
@@ -145,7 +145,7 @@ def _restore_optimizer(model: Any, path: Path) -> None:
 
 @contextmanager
 def local_copy(checkpoint: Checkpoint) -> Iterator[Path]:
-    """The verified file of the model of a checkpoint, on this machine as long as the `with` block lasts."""
+    """Yield a verified local copy of a checkpoint's model file; it is deleted when the `with` block ends."""
     if checkpoint.path is None or not checkpoint.path.endswith((*MODEL_ENDINGS, *WEIGHTS_ENDINGS)):
         raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no model of Keras, but {checkpoint.path!r}")
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""How a Keras model becomes a file: which names can be taken, quietly, and never half-written."""
+"""Saves Keras models to files: checks file names, silences Keras, and never leaves a file half-written."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ WEIGHTS_ENDINGS = (".weights.h5",)
 def check_filepath(
     filepath: str | os.PathLike[str] | None, *, save_weights_only: bool, places: Sequence[str]
 ) -> str | None:
-    """Check where a model is to be saved.
+    """Check the path to save a model to.
 
     Args:
-        filepath: as the user gave it; may be a template.
+        filepath: the user's argument; may be a template.
         save_weights_only: whether the file is to hold weights only.
-        places: what a template may always name, whole numbers; everything else it names is a metric.
+        places: names of whole numbers that a template may always use; any other name is a metric.
 
     Raises:
-        InvalidInput: Keras can't save to a file of that name, or the template can't be filled in.
+        InvalidInput: Keras can't save under that name, or the template is invalid.
     """
     path = check_template(filepath, places=places, example="m-{epoch:02d}-{val_loss:.2f}.keras")
     if path is None:
@@ -47,7 +47,7 @@ def check_filepath(
 
 
 def say(text: str) -> None:
-    """Print, where Keras itself would print: else it is logged."""
+    """Print if Keras' interactive logging is on; else log, as Keras does."""
     if keras.config.is_interactive_logging_enabled():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -56,7 +56,7 @@ def say(text: str) -> None:
 
 
 def number(value: Any) -> Any:
-    """A metric as plain data, if it is a scalar of some library; anything else is left as it is."""
+    """Convert a scalar of any library to a plain number; return anything else unchanged."""
     try:
         return value.item()
     except (AttributeError, ValueError, RuntimeError, TypeError):
@@ -64,7 +64,7 @@ def number(value: Any) -> Any:
 
 
 def save(model: Any, path: str, *, weights_only: bool, state: State) -> None:
-    """Save a model or its weights, and the state of training: no half file is ever seen under that name."""
+    """Save a model or its weights, with the state of training, atomically."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     ending = next(ending for ending in (*WEIGHTS_ENDINGS, *MODEL_ENDINGS) if path.endswith(ending))
@@ -82,7 +82,7 @@ def save(model: Any, path: str, *, weights_only: bool, state: State) -> None:
 
 
 class _LegacyFormat(logging.Filter):
-    """Drops the advice against HDF5 that Keras logs at every save: the name of the file was the user's choice."""
+    """Drops the advice against HDF5 that Keras logs at every save: the user chose that format."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "as an HDF5 file via" not in record.getMessage()
@@ -90,12 +90,12 @@ class _LegacyFormat(logging.Filter):
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep Keras from saying what nobody can do anything about."""
+    """Suppress messages of Keras that the user can do nothing about."""
     absl, legacy = logging.getLogger("absl"), _LegacyFormat()
     absl.addFilter(legacy)
     try:
         with warnings.catch_warnings():
-            # Keras 3.15 with numpy 2.4: every save warns, whoever calls it; under -W error it would not save at all.
+            # Keras 3.15 warns at every save with numpy 2.4; under -W error it would not save at all.
             warnings.filterwarnings("ignore", message=r".*__array__.*copy keyword", category=DeprecationWarning)
             yield
     finally:

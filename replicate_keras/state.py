@@ -1,7 +1,7 @@
-"""What training depends on beside the model: where it is, random states, and what callbacks remember.
+"""The state of training beside the model: the position, random states, and the state of callbacks.
 
-Keras saves none of it. It is put into the file of the model itself, where Keras passes over it: as a member of a
-`.keras` archive, as a dataset of an HDF5 file. Plain JSON, and plain bytes of arrays: nothing is unpickled.
+Keras saves none of it. This module adds it to the model file, where Keras ignores it: as a member of a `.keras`
+archive or a dataset of an HDF5 file. It is plain JSON and plain bytes of arrays: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NAME = "replicate_state.json"
 
 _RAW_NAME = "replicate_state.raw"
 
-_REMEMBERED = {
+_CALLBACK_STATE = {
     "EarlyStopping": ("wait", "best", "best_epoch", "stopped_epoch"),
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
 }
-"""Of Keras' own callbacks: what they remember from epoch to epoch, all of it numbers or None."""
+"""Class of a Keras callback to the attributes that it keeps between epochs; each is a number or None."""
 
 _SWAPPING = "SwapEMAWeights"
 
@@ -45,17 +45,17 @@ class State:
 
     Attributes:
         epoch: the epoch to resume with, from 0.
-        batches: how many were seen since training began.
-        is_whole: whether the epoch before it was trained to its end; if not, `epoch` is begun again.
-        best: the best value of what is monitored, so far.
+        batches: number of batches since training began.
+        is_whole: whether the state is from the end of an epoch; if not, `epoch` starts again.
+        best: the best value of the monitored metric so far.
         backend: the Keras backend.
-        build: how a model is built that is not yet: `build_from_config` takes it.
+        build: the argument for `build_from_config` of a model that is not built yet.
         random: states of random number generators.
-        callbacks: what Keras' own callbacks remember, in the order of the list; None for the others.
-        due: how many batches had been seen when saving was due the last time; None of those saved by older versions.
-        rate: the learning rate that the script had compiled when the run began; None where that was a schedule.
-        optimizers: how those of the model are built, as `variables` tells it; None where nothing is known of it.
-        raw: values that Keras' own file does not hold, by name: see `variables`.
+        callbacks: states of Keras' own callbacks, in the order of the list; None for other callbacks.
+        due: number of batches when saving was last due; None in files of older versions.
+        rate: the learning rate that the script compiled when the run began; None for a schedule.
+        optimizers: descriptions of the optimizers, see `variables.describe_optimizers`; None if unknown.
+        raw: name to value of what Keras' own file does not hold; see `variables`.
     """
 
     epoch: int
@@ -73,7 +73,7 @@ class State:
 
 
 def write(path: Path, state: State) -> None:
-    """Put a state into the file of a model."""
+    """Add a state to a model file."""
     arrays = {name: np.asarray(array) for name, array in state.raw.items()}
     forms = {name: [array.dtype.name, *array.shape] for name, array in arrays.items()}
     text = json.dumps(vars(state) | {"raw": forms}).encode()
@@ -91,7 +91,7 @@ def write(path: Path, state: State) -> None:
 
 
 def read(path: Path) -> State | None:
-    """The state in the file of a model; None if there is none."""
+    """Read the state from a model file; None if there is none. Raises `InvalidInput` if it is unreadable."""
     text, data = _members(path)
     try:
         if text is None:
@@ -103,7 +103,7 @@ def read(path: Path) -> State | None:
 
 
 def _members(path: Path) -> tuple[bytes | None, bytes]:
-    """The text of the state, if there is one; and the bytes of its arrays."""
+    """Return the JSON of the state, if there is one, and the bytes of its arrays."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             text, data = (archive.read(name) if name in archive.namelist() else None for name in (_NAME, _RAW_NAME))
@@ -123,7 +123,7 @@ def _arrays(forms: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def build_config_of(model: Any) -> dict[str, Any] | None:
-    """How a model was built, if that is plain data."""
+    """Return a model's build config, if it is plain data; else None."""
     try:
         found = model.get_build_config()
         return dict(json.loads(json.dumps(found))) if found else None
@@ -132,13 +132,13 @@ def build_config_of(model: Any) -> dict[str, Any] | None:
 
 
 def description(model: Any, fit: dict[str, Any]) -> dict[str, Any]:
-    """What is trained, and how: of the model, and of the call of `fit`; what can't be told is left out.
+    """Describe the model and the call of `fit`; leaves out what can't be determined.
 
     Args:
-        model: built by now.
+        model: a built model.
         fit: the `params` of a callback: epochs and steps.
     """
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "backend": keras.config.backend(),
         "version": keras.__version__,
         "dtype_policy": keras.config.dtype_policy().name,
@@ -153,55 +153,57 @@ def description(model: Any, fit: dict[str, Any]) -> dict[str, Any]:
         "summary": lambda: model.summary(print_fn=lambda text, **_: summary.append(text)) or "\n".join(summary),
     }
     for name, attempt in attempts.items():
-        with suppress(Exception):  # of a model that is not built, or not made of plain data
-            told[name] = json.loads(json.dumps(attempt()))
-    return told
+        with suppress(Exception):  # the model is not built, or its config is not plain data
+            found[name] = json.loads(json.dumps(attempt()))
+    return found
 
 
 def learning_rate(model: Any) -> float | None:
-    """The current learning rate of a model; None if it has no optimizer, or follows a schedule."""
+    """Return the current learning rate of a model; None without an optimizer or with a schedule."""
     optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed precision
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # wrapped for mixed precision
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return None
     try:
         rate = optimizer.get_config().get("learning_rate")
-    except Exception:  # noqa: BLE001  # of an optimizer of the user's own
+    except Exception:  # noqa: BLE001  # the user's own optimizer may raise anything
         return None
     return float(rate) if isinstance(rate, (int, float)) else None
 
 
 def compiled_rate(model: Any) -> float | None:
-    """The learning rate that the script compiled; None for a schedule, or if training may have changed it since."""
+    """Return the learning rate that the script compiled; None for a schedule, or once training may have changed it."""
     rate = learning_rate(model)
-    if rate is None or keras.ops.convert_to_numpy(model.optimizer.iterations) > 0:  # int() takes none of a strategy's
+    if (
+        rate is None or keras.ops.convert_to_numpy(model.optimizer.iterations) > 0
+    ):  # int() fails for a variable of a distribution strategy
         return None
     return rate
 
 
 def random_states(model: Any) -> dict[str, Any]:
-    """The states of Python, NumPy, torch if it is in use, and the seed generators of the model."""
+    """Return the random states of Python, NumPy, torch if it is imported, and the model's seed generators."""
     states: dict[str, Any] = {
         "python": random.getstate(),
         "seed_generators": [keras.ops.convert_to_numpy(item).tolist() for item in _seed_generators(model)],
     }
-    if np.random.get_state(legacy=False)["bit_generator"] == "MT19937":  # else somebody has put in another one
+    if np.random.get_state(legacy=False)["bit_generator"] == "MT19937":  # else NumPy's global generator was replaced
         name, keys, *rest = np.random.get_state(legacy=True)
         states["numpy"] = [name, [int(key) for key in keys], *rest]
     if (torch := sys.modules.get("torch")) is not None:
-        states["torch"] = [_text_of(state) for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
+        states["torch"] = [_base64_of(state) for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
     return states
 
 
 def restore_random_states(model: Any, states: dict[str, Any]) -> None:
-    """Go on with random states as they were."""
+    """Restore random states."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     if "numpy" in states:
         name, keys, *rest = states["numpy"]
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
     if len(_seed_generators(model)) < len(states["seed_generators"]):
-        keras.random.uniform(())  # makes the seed generator that all of Keras shares
+        keras.random.uniform(())  # creates Keras' global seed generator
     for variable, value in zip(_seed_generators(model), states["seed_generators"], strict=False):
         variable.assign(value)
     if "torch" in states and (torch := sys.modules.get("torch")) is not None:
@@ -213,7 +215,7 @@ def restore_random_states(model: Any, states: dict[str, Any]) -> None:
             torch.cuda.set_rng_state_all(others)
 
 
-def _text_of(tensor: Any) -> str:
+def _base64_of(tensor: Any) -> str:
     return base64.b64encode(tensor.numpy().tobytes()).decode()
 
 
@@ -224,8 +226,8 @@ def _seed_generators(model: Any) -> list[Any]:
 
 
 def _shared_seed_generator() -> Any:
-    """The one that `keras.random` draws from where it is given no seed; None if nothing was drawn yet."""
-    with suppress(ImportError, AttributeError):  # there is no public way to it
+    """Return the generator that `keras.random` uses without a seed; None if nothing was drawn yet."""
+    with suppress(ImportError, AttributeError):  # it has no public name
         from keras.src.backend.common import global_state  # noqa: PLC0415
 
         return global_state.get_global_attribute("global_seed_generator")
@@ -233,7 +235,7 @@ def _shared_seed_generator() -> Any:
 
 
 def loses_layer_states(model: Any) -> bool:
-    """Tell whether a recurrent layer of the model goes on with a state from batch to batch that no file of Keras holds.
+    """Tell whether a recurrent layer of the model keeps a state between batches, which Keras does not save.
 
     With JAX the states are variables of the training, and come back.
     """
@@ -241,44 +243,44 @@ def loses_layer_states(model: Any) -> bool:
     return is_lost and any(getattr(layer, "stateful", False) for layer in getattr(model, "layers", ()))
 
 
-def come_last(callback: Any) -> list[Any]:
-    """Let a callback that is just beginning be called last from now on; returns the others of its `fit`.
+def call_last(callback: Any) -> list[Any]:
+    """When training starts, make Keras call a callback after all others; returns these others.
 
-    What the others decide at the end of an epoch is part of that moment: a learning rate, how long to be patient. Keras
-    tells a callback its model and not its siblings. The list that calls them all stands in a frame above.
+    What the others decide at the end of an epoch belongs to the saved state, such as a new learning rate. Keras gives a
+    callback its model but not the other callbacks, so their list is looked up in the frames above.
     """
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
             others = [other for other in caller.callbacks if other is not callback]
-            caller.callbacks = [*others, callback]  # a new list: the old one is being gone through
+            caller.callbacks = [*others, callback]  # a new list: Keras is iterating over the old one
             for hook in ("on_train_batch_end", "on_epoch_end"):
-                setattr(caller, hook, _in_any_case(getattr(caller, hook), callback, hook))
+                setattr(caller, hook, _ensuring_call(getattr(caller, hook), callback, hook))
             return others
         frame = frame.f_back
     return []
 
 
-def _in_any_case(call_all: Callable[..., None], callback: Any, hook: str) -> Callable[..., None]:
-    """What calls all callbacks, so that the last one is called although one before it raises."""
+def _ensuring_call(call_all: Callable[..., None], callback: Any, hook: str) -> Callable[..., None]:
+    """Wrap `call_all` so that `callback` is called even if another callback raises."""
 
     def call(index: int, logs: dict[str, Any] | None = None) -> None:
-        with callback.told_in_any_case(hook, index, logs):
+        with callback.ensure_called(hook, index, logs):
             call_all(index, logs)
 
     return call
 
 
-def remembered(callbacks: list[Any]) -> list[dict[str, Any] | None]:
-    """What callbacks remember."""
-    return [_remembered(callback) for callback in callbacks]
+def callback_states(callbacks: list[Any]) -> list[dict[str, Any] | None]:
+    """Return the state of each callback; None for those that are not Keras' own."""
+    return [_state_of(callback) for callback in callbacks]
 
 
-def _remembered(callback: Any) -> dict[str, Any] | None:
+def _state_of(callback: Any) -> dict[str, Any] | None:
     for base in type(callback).__mro__:
-        if base.__name__ in _REMEMBERED:
-            values = {name: getattr(callback, name, None) for name in _REMEMBERED[base.__name__]}
+        if base.__name__ in _CALLBACK_STATE:
+            values = {name: getattr(callback, name, None) for name in _CALLBACK_STATE[base.__name__]}
             plain = {name: None if value is None else float(value) for name, value in values.items()}
             return {"class": base.__name__, "monitor": callback.monitor, **plain}
         if base.__name__ == _SWAPPING:
@@ -291,47 +293,49 @@ def _epochs(callback: Any) -> int | None:
     return (callback.params or {}).get("epochs")
 
 
-def was_stopped(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> bool:
-    """Tell whether `EarlyStopping` had ended that training, and would again."""
-    stopped = {memory["monitor"]: memory["wait"] for memory in memories if memory and memory.get("stopped_epoch")}
+def was_stopped(callbacks: list[Any], saved_states: list[dict[str, Any] | None]) -> bool:
+    """Tell whether `EarlyStopping` had stopped the saved training, and would stop it again."""
+    stopped = {saved["monitor"]: saved["wait"] for saved in saved_states if saved and saved.get("stopped_epoch")}
     found = (item for item in callbacks if isinstance(item, keras.callbacks.EarlyStopping))
     return any(stopped.get(item.monitor, -1) >= item.patience for item in found)
 
 
-def remind(callbacks: list[Any], memories: list[dict[str, Any] | None]) -> list[Any]:
-    """Give callbacks back what they remembered; returns those that there was something for.
+def restore_callback_states(callbacks: list[Any], saved_states: list[dict[str, Any] | None]) -> list[Any]:
+    """Restore the states of callbacks; returns the callbacks that were restored.
 
     Args:
-        callbacks: those of this `fit`, after their `on_train_begin`.
-        memories: as `remembered` gave them. A callback is known by its class and by what it monitors.
+        callbacks: the callbacks of this `fit`, after their `on_train_begin`.
+        saved_states: the result of `callback_states`. Callbacks are matched by class and monitored metric.
     """
-    left = [memory for memory in memories if memory is not None and memory["class"] in _REMEMBERED]
-    reminded = []
+    remaining = [saved for saved in saved_states if saved is not None and saved["class"] in _CALLBACK_STATE]
+    restored = []
     for callback in callbacks:
-        now = _remembered(callback)
-        fits = (item for item in left if now and (item["class"], item["monitor"]) == (now["class"], now["monitor"]))
-        if (memory := next(fits, None)) is None:
+        now = _state_of(callback)
+        fits = (
+            item for item in remaining if now and (item["class"], item["monitor"]) == (now["class"], now["monitor"])
+        )
+        if (saved := next(fits, None)) is None:
             continue
-        left.remove(memory)
-        reminded.append(callback)
-        for name in _REMEMBERED[memory["class"]]:
-            value = memory[name]
+        remaining.remove(saved)
+        restored.append(callback)
+        for name in _CALLBACK_STATE[saved["class"]]:
+            value = saved[name]
             setattr(callback, name, value if name == "best" or value is None else int(value))
-    return reminded
+    return restored
 
 
-def swap(callbacks: list[Any], restored: State) -> None:
-    """Tell `SwapEMAWeights` before training begins that the weights in the model are the averaged ones, if they are.
+def prepare_swapping(callbacks: list[Any], restored: State) -> None:
+    """Before training starts, tell `SwapEMAWeights` if the restored weights are the averaged ones.
 
-    It puts back those that are trained when the next epoch begins.
+    It swaps the trained weights back when the next epoch begins.
     """
-    swapped = [memory for memory in restored.callbacks if memory and memory.get("swapped")]
+    swapped = [saved for saved in restored.callbacks if saved and saved.get("swapped")]
     if not swapped:
         return
     swapping = [item for item in callbacks if isinstance(item, keras.callbacks.SwapEMAWeights)]
     for callback in swapping:
         callback._ema_weights_in_model = True  # noqa: SLF001
-        if not callback.swap_on_epoch:  # saved in the midst of an evaluation
+        if not callback.swap_on_epoch:  # saved during an evaluation
             callback.on_test_end()
         if restored.is_whole and swapped[0]["epochs"] == restored.epoch < (_epochs(callback) or 0):
             warn(

@@ -1,7 +1,7 @@
-"""What a model holds that Keras' files do not give back by themselves: its optimizers, and the weights of LoRA.
+"""Variables that Keras' files do not restore: those of optimizers, and the weights of LoRA.
 
-Keras restores an optimizer only once it is built, and none of those beside `model.optimizer`; and of a layer with
-LoRA it saves the product, with which the training can't go on. Both are told in the state of training instead.
+Keras restores only `model.optimizer`, and only once that is built. Of a layer with LoRA it saves the merged weights,
+from which the same training can't resume. The state of training holds both instead.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import keras
 
 from replicate_core import InvalidInput
 
-_UNTRACED = (AttributeError, NotImplementedError, TypeError, ValueError)
-"""What a step of training raises that is written to be computed at once."""
+_NOT_TRACEABLE = (AttributeError, NotImplementedError, TypeError, ValueError)
+"""Errors of a training step that can only run eagerly, when it is traced."""
 
-_DEPTH = 3
-"""Of lists and dictionaries in which optimizers are looked for."""
+_DEPTH_MAX = 3
+"""Maximum nesting of lists and dictionaries that are searched for optimizers."""
 
 
 def build(model: Any, config: dict[str, Any] | None, epochs: Any) -> None:
     """Create the variables of a model, if it has none yet.
 
     Args:
-        model: of the user's script.
-        config: how the model was built that was saved: `build_from_config` takes it.
-        epochs: that `fit` goes through: see `data.Fit`; None outside of `fit`.
+        model: the model of the user's script.
+        config: the saved model's config for `build_from_config`.
+        epochs: `data.Fit.epochs`; None outside of `fit`.
 
     Raises:
-        InvalidInput: this model can't be built before it has seen data.
+        InvalidInput: the model can't be built before it has seen data.
     """
     if not model.built and config is not None:
         model.build_from_config(config)
     if not _is_built(model) and epochs is not None and keras.config.backend() == "tensorflow":
-        with suppress(*_UNTRACED if model.run_eagerly else ()):
-            _trace(model, epochs)  # the other backends build it before a callback sees it
+        with suppress(*_NOT_TRACEABLE if model.run_eagerly else ()):
+            _trace(model, epochs)  # other backends build the model before callbacks are called
     if not model.built and _is_built(model) and type(model).build is keras.Model.build:
-        model.built = True  # it is never called itself, only its parts are: nothing is left to build
+        model.built = True  # only its parts are called: nothing is left to build
     if not model.built:
         raise InvalidInput(
             "the model has no weights yet that could be restored: call it once on a batch of data before fit, "
@@ -47,18 +47,18 @@ def build(model: Any, config: dict[str, Any] | None, epochs: Any) -> None:
         )
 
 
-def told_of(model: Any, *, with_optimizers: bool) -> dict[str, Any]:
-    """What is saved of a model beside Keras' own file: `optimizers` and `raw` of the state of training.
+def extra_state(model: Any, *, with_optimizers: bool) -> dict[str, Any]:
+    """Return what Keras' own file does not hold: `optimizers` and `raw` of the state of training.
 
     Args:
-        model: what is trained; one of Keras 2 has nothing to tell.
-        with_optimizers: whether the values of all optimizers but `model.optimizer` are saved, too: a legacy HDF5 file
-            knows nothing of them.
+        model: the model; nothing is returned for one of Keras 2.
+        with_optimizers: whether to include the variables of all optimizers but `model.optimizer`, which a legacy HDF5
+            file does not hold.
     """
     if not isinstance(model, keras.Model):
         return {}
     if not model.built and model.weights:
-        model.built = True  # trained by its parts, and never called itself: Keras would not save it
+        model.built = True  # only its parts were called: Keras would not save it
     optimizers = optimizers_of(model)
     values = _variables(model, optimizers if with_optimizers else {})
     return {
@@ -72,14 +72,14 @@ def _is_built(model: Any) -> bool:
 
 
 def _trace(model: Any, epochs: Any) -> None:
-    """Let TensorFlow go through a step of the training without computing it: all variables are created by that."""
+    """Let TensorFlow trace a training step without running it: that creates all variables."""
     tensorflow = sys.modules["tensorflow"]
     specification = epochs.data_adapter.get_tf_dataset().element_spec
     tensorflow.function(model.train_step, autograph=False).get_concrete_function(specification)
 
 
 def _positions(model: Any) -> dict[int, int]:
-    """By the identity of a weight, where it stands in `model.weights`."""
+    """Return the identity of each weight to its position in `model.weights`."""
     return {id(weight): position for position, weight in enumerate(model.weights)}
 
 
@@ -97,13 +97,13 @@ def _layers(model: Any) -> list[Any]:
 
 
 def optimizers_of(model: Any) -> dict[str, Any]:
-    """All optimizers that a model and its layers hold, by where they are held."""
+    """Return all optimizers that a model and its layers hold, keyed by where they are held."""
     found: dict[str, Any] = {}
     if getattr(model, "optimizer", None) is not None:
         found["optimizer"] = model.optimizer
     for number, layer in enumerate(_layers(model)):
         for name, value in sorted(vars(layer).items(), key=lambda item: item[0].startswith("_")):  # public names first
-            for place, optimizer in _optimizers_in(value, name, _DEPTH):
+            for place, optimizer in _optimizers_in(value, name, _DEPTH_MAX):
                 if not any(optimizer is other for other in found.values()):
                     found[f"{number}.{place}" if number else place] = optimizer
     return found
@@ -119,53 +119,53 @@ def _optimizers_in(value: Any, place: str, depth: int) -> Iterator[tuple[str, An
 
 
 def describe_optimizers(model: Any, optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """How to build each of a model's optimizers as it is built now: for which weights of the model.
+    """Describe how each optimizer is built.
 
-    An optimizer has the number of its variables, and the positions of what it trains in `model.weights`: None if it
-    trains something else, too. One that is not built has None in place of both.
+    The description holds the number of variables, and the positions in `model.weights` of what the optimizer trains:
+    None if it trains anything else. The description of an optimizer that is not built is None.
     """
     positions = _positions(model)
-    told: dict[str, Any] = {}
+    descriptions: dict[str, Any] = {}
     for place, optimizer in optimizers.items():
         if not optimizer.built:
-            told[place] = None
+            descriptions[place] = None
             continue
         trained = [positions.get(id(variable)) for variable in optimizer._trainable_variables]  # noqa: SLF001
-        told[place] = {"variables": len(optimizer.variables), "trains": None if None in trained else trained}
-    return told
+        descriptions[place] = {"variables": len(optimizer.variables), "trains": None if None in trained else trained}
+    return descriptions
 
 
-def build_optimizers(model: Any, told: dict[str, Any] | None) -> None:
-    """Build the optimizers of a model as others were built, so that what was saved of those can be loaded.
+def build_optimizers(model: Any, descriptions: dict[str, Any] | None) -> None:
+    """Build the optimizers of a model like the saved ones, so that their variables can be loaded.
 
     Args:
-        model: it is built.
-        told: as `describe_optimizers` told it; None if the state was saved by a version that did not.
+        model: a built model.
+        descriptions: the saved result of `describe_optimizers`; None in files of older versions.
     """
     held = optimizers_of(model)
-    if told is None:
+    if descriptions is None:
         if "optimizer" in held and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         return
     weights = model.weights
-    for place, saved in told.items():
+    for place, saved in descriptions.items():
         trained = None if saved is None else saved["trains"]
         if place in held and not held[place].built and trained is not None and max(trained, default=0) < len(weights):
             held[place].build([weights[position] for position in trained])
 
 
-def check_optimizers(model: Any, told: dict[str, Any] | None) -> None:
-    """Check that the optimizers of a model are those that were saved.
+def check_optimizers(model: Any, descriptions: dict[str, Any] | None) -> None:
+    """Check that the optimizers of a model match the saved ones.
 
     Args:
-        model: what was saved is loaded into it.
-        told: as for `build_optimizers`.
+        model: the model, after loading.
+        descriptions: as for `build_optimizers`.
 
     Raises:
-        InvalidInput: one of them is not, and so was not restored.
+        InvalidInput: an optimizer does not match, and so was not restored.
     """
     held = optimizers_of(model)
-    for place, saved in (told or {}).items():
+    for place, saved in (descriptions or {}).items():
         if saved is None:
             continue
         if (optimizer := held.get(place)) is None:
@@ -186,11 +186,11 @@ def check_optimizers(model: Any, told: dict[str, Any] | None) -> None:
             )
 
 
-# What is saved as it is, beside Keras' own file.
+# Raw values, saved beside Keras' own file.
 
 
 def restore_raw(model: Any, values: dict[str, Any]) -> None:
-    """Give variables the values that `told_of` told of them."""
+    """Assign the values that `extra_state` returned."""
     variables = _variables(model, optimizers_of(model))
     if missing := values.keys() - variables.keys():
         raise ValueError(
@@ -202,25 +202,25 @@ def restore_raw(model: Any, values: dict[str, Any]) -> None:
 
 
 def fits(model: Any, values: dict[str, Any]) -> bool:
-    """Tell whether a model has all variables that values were saved of."""
+    """Tell whether a model has a variable of the right shape for each saved value."""
     variables = _variables(model, optimizers_of(model))
     return all(name in variables and tuple(variables[name].shape) == value.shape for name, value in values.items())
 
 
 def has_lora(model: Any) -> bool:
     """Tell whether LoRA is enabled on any layer."""
-    return bool(_adapted(model))
+    return bool(_lora_layers(model))
 
 
-def _adapted(model: Any) -> list[Any]:
-    """The layers on which LoRA is enabled."""
+def _lora_layers(model: Any) -> list[Any]:
+    """Return the layers on which LoRA is enabled."""
     return [layer for layer in _layers(model) if getattr(layer, "lora_enabled", False)]
 
 
 def _variables(model: Any, optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """What Keras' own file does not hold: weights of LoRA, and of these optimizers all but `model.optimizer`."""
+    """Return the variables that Keras' own file lacks: weights of LoRA, and of optimizers but `model.optimizer`."""
     found: dict[str, Any] = {}
-    if adapted := _adapted(model):
+    if adapted := _lora_layers(model):
         positions = _positions(model)
         for layer in adapted:
             found |= {f"weight {positions[id(weight)]}": weight for weight in layer.weights}

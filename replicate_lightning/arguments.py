@@ -1,4 +1,4 @@
-"""Arguments of the callback: what can be taken, and what is meant where nothing is said."""
+"""Arguments of the callback: their checks and defaults."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ OF_MODEL_CHECKPOINT = {
     "save_on_train_epoch_end": "it saves at the end of epochs, and after a validation inside of one",
     "enable_version_counter": "every checkpoint is kept, also where a file of the same name takes the place of another",
 }
-"""Arguments of Lightning's `ModelCheckpoint` that are not taken, and what to do instead."""
+"""Argument of Lightning's `ModelCheckpoint` that is not supported to what to do instead."""
 
 
 def refuse_others(given: Mapping[str, object]) -> None:
-    """Refuse arguments that are not taken.
+    """Refuse unsupported arguments.
 
     Raises:
-        InvalidInput: one is of `ModelCheckpoint`; says what to give instead.
-        TypeError: one is of nobody, as Python says it.
+        InvalidInput: it is an argument of `ModelCheckpoint`; says what to give instead.
+        TypeError: nothing has such an argument; the message is Python's.
     """
     for name in given:
         if name in OF_MODEL_CHECKPOINT:
@@ -40,7 +40,7 @@ def refuse_others(given: Mapping[str, object]) -> None:
 
 
 def check_params(params: object) -> dict[str, object]:
-    """Check hyperparameters, of which there may be none. Raises `InvalidInput`."""
+    """Check hyperparameters, which may be None. Raises `InvalidInput`."""
     if isinstance(params, str):
         raise InvalidInput(
             "params must be a dictionary, got str. The dirpath and filename of ModelCheckpoint are one path here, "

@@ -1,7 +1,7 @@
-"""`ReplicateCallback`: Lightning's words (epoch, global step, callback metrics) in replicate's.
+"""`ReplicateCallback`: translates Lightning's terms (epoch, global step, callback metrics) to replicate's.
 
-Uses the public hooks of Lightning; what it takes to go on, beyond them, is in `loading`. How a training becomes a file
-is in `saving`; what it depends on beside that, in `state`; which metrics belong to a moment, in `measured`.
+Uses the public hooks of Lightning; `loading` holds what resuming needs beyond them. `saving` writes files, `state` adds
+what else training depends on, and `measured` tells which metrics belong to a step.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ from replicate_lightning import state as states
 from replicate_lightning.arguments import check_params, check_save_freq, refuse_others
 from replicate_lightning.describing import description, hyperparameters
 from replicate_lightning.loading import (
+    allow_config_overwrite,
     check_resumable,
-    go_on_from,
-    let_configuration_be_rewritten,
+    given_path,
+    is_search_backup,
     load_plain,
-    puts_back,
-    told_path,
-    tunes,
+    resume_from,
+    searches,
     was_stopped,
 )
 from replicate_lightning.logger import ReplicateLogger
 from replicate_lightning.measured import Measured
 from replicate_lightning.namespaces import bases
-from replicate_lightning.ranks import joined, same_on_all_ranks, tell_other_ranks
+from replicate_lightning.ranks import join_experiment, same_on_all_ranks, tell_other_ranks
 from replicate_lightning.saving import check_filepath, save
 from replicate_lightning.stepping import Stepping
 from replicate_lightning.steps import Steps
 
 MID_EPOCH_SECONDS = 300.0
-"""With `save_freq="auto"`: no more often than this is anything saved inside an epoch."""
+"""With `save_freq="auto"`: minimum number of seconds between two saves inside an epoch."""
 
 
 class _Saver(*bases("Checkpoint")):  # type: ignore[misc]  # the bases are those that are installed
-    """Runs last: Lightning calls callbacks of this type after the module's own hooks, whose metrics are there then.
+    """Runs last: Lightning calls callbacks of this type after the module's hooks, when their metrics are complete.
 
-    Its owner is no such callback itself, because Lightning would take it for its own `ModelCheckpoint`.
+    The owner is not a callback of this type itself, because Lightning would take it for its own `ModelCheckpoint`.
     """
 
     def __init__(self, owner: ReplicateCallback) -> None:
@@ -72,12 +72,12 @@ class _Saver(*bases("Checkpoint")):  # type: ignore[misc]  # the bases are those
 
     @property
     def best_model_path(self) -> str:
-        """What `ckpt_path="best"` stands for, where Lightning has no checkpoint callback of its own."""
+        """The path that `ckpt_path="best"` means, if Lightning has no checkpoint callback of its own."""
         return self.owner.best_model_path
 
     @property
     def last_model_path(self) -> str:
-        """Beside it, as Lightning's own checkpoint callback has it."""
+        """The last path, which Lightning's own checkpoint callback has, too."""
         return self.owner.last_model_path
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
@@ -101,42 +101,43 @@ class _Saver(*bases("Checkpoint")):  # type: ignore[misc]  # the bases are those
 
 
 class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases are those that are installed
-    """Record training: begin an experiment when it begins, and save model and metrics as it goes on.
+    """Record training: begin an experiment when training begins, and save the model and its metrics along the way.
 
     Works beside Lightning's own `ModelCheckpoint` and without it, in `pytorch_lightning` and `lightning.pytorch`.
 
     Args:
-        filepath: where the trainer's checkpoint is saved. May hold names to fill in,
-            `"m-{epoch:02d}-{val_loss:.2f}.ckpt"`: `epoch` and `step` as Lightning counts them, from 0, and metrics.
-            None saves no file, only metrics.
-        params: hyperparameters to record, beside those of the module and of the data module; of the same name, these
-            win. Of those, a warning names what is neither numbers nor text, nor a list or dictionary of these.
+        filepath: where the trainer's checkpoint is saved. May be a template, `"m-{epoch:02d}-{val_loss:.2f}.ckpt"`, of
+            metrics, and of `epoch` and `step` as Lightning counts them, from 0. None saves no file, only metrics.
+        params: hyperparameters to record, beside those of the module and of the data module; on a clash of names, these
+            win. A warning names hyperparameters of the modules that can't be recorded: only numbers, strings, lists and
+            dictionaries can.
         primary_metric: the pair (name, `"minimize"` or `"maximize"`) by which checkpoints are compared.
         save_freq: `"epoch"`; a number of training steps; a `timedelta`; or `"auto"`: as often as `max_overhead` allows,
-            at the end of epochs where that is often enough. The step of a checkpoint is the epoch (from 0) with
-            `"epoch"`, else the trainer's global step, as it is beside a `ReplicateLogger` and where validation runs
-            inside of epochs; its epoch is recorded in any case.
-        period: with `save_freq="epoch"`, after every how many epochs.
-        save_weights_only: save the weights without optimizer and loops: nothing to resume from.
-        keep_best, keep_last: keep the files of so many of the best checkpoints by the primary metric, and of the last
-            ones; left out, of all, or of one where the other is given. Metrics are always kept. See `Experiment.keep`.
-        max_overhead: with `save_freq="auto"`, the share of the time of training that saving may take; left out, 0.05.
-        save_on_exception: save once more when an exception, Ctrl-C or SIGTERM ends the training; not where several
-            processes train: those that are left can't save without the one that failed.
-        name, tags, notes: of the experiment, as in `replicate.init`.
-        resume: `"auto"` goes on where the same run was killed, failed or was interrupted, with all that Lightning saves
-            and the random states. What has finished is extended by its id: how that of an experiment or checkpoint
-            begins. See `replicate.init`. Only the first `fit` that is trained to its end resumes.
-        experiment: one that the script has begun, to record into; it is not ended with the training. If it was resumed,
-            so is the training.
-        others: arguments of Lightning's `ModelCheckpoint` that have another name here are refused with that name.
+            only at the end of epochs if that is often enough. The step of a checkpoint is the epoch (from 0) with
+            `"epoch"`. It is the trainer's global step with other values, beside a `ReplicateLogger`, and if validation
+            runs inside epochs. The epoch of a checkpoint is always recorded.
+        period: with `save_freq="epoch"`, save after every `period` epochs.
+        save_weights_only: save the weights without optimizer and loops: nothing can be resumed from them.
+        keep_best, keep_last: how many of the best checkpoints by the primary metric, and of the last ones, keep their
+            files. Without both, all do; if only one is given, the other is 1. Metrics are always kept. See
+            `Experiment.keep`.
+        max_overhead: with `save_freq="auto"`, the share of training time that saving may take; default: 0.05.
+        save_on_exception: save once more when an exception, Ctrl-C or SIGTERM ends the training. This needs a training
+            with one process: others can't save without the one that failed.
+        name, tags, notes: name, tags and notes of the experiment, as in `replicate.init`.
+        resume: `"auto"` resumes the same run if it was killed, failed or was interrupted, with all that Lightning saves
+            and the random states. To extend a finished run, give the beginning of the id of an experiment or
+            checkpoint. See `replicate.init`. Only the first `fit` that is trained to its end resumes.
+        experiment: a running experiment to record into; it does not end with the training. If it was resumed, so is
+            the training.
+        others: arguments of Lightning's `ModelCheckpoint`; each is refused with a message that says what to give here.
 
     Attributes:
-        experiment: what it records into; None before the first training, and after one that failed before the end of
-            its first batch: nothing is left of that, unless something was recorded.
+        experiment: the experiment that is recorded into. None before the first training, and after one that failed
+            before the end of its first batch without recording anything.
 
     Raises:
-        InvalidInput: an argument can't be taken; at construction.
+        InvalidInput: an argument is invalid; at construction.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         filepath: str | os.PathLike[str] | None = "model.ckpt",
         params: Mapping[str, object] | None = None,
         primary_metric: tuple[str, str] | None = None,
-        save_freq: int | timedelta | str = EPOCH,  # in this order LightningCLI reads "5" as a number
+        save_freq: int | timedelta | str = EPOCH,  # LightningCLI reads "5" as a number because int is first
         *,
         period: int = 1,
         save_weights_only: bool = False,
@@ -180,12 +181,12 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         if resume is not None and save_weights_only:
             raise InvalidInput("save_weights_only leaves out what a training resumes with: leave one of both out")
         self._has_trained = False
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        """Be as before a training."""
+    def _reset(self) -> None:
+        """Reset the state to that before a training."""
         self._begins_late = True
-        self._looks_again = False
+        self._notes_again = False
         self._measured = Measured()
         self._stepping = Stepping()
         self._steps = Steps()
@@ -195,14 +196,14 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._has_begun = False
         self._epoch = 0
         self._has_primary = False
-        self._goes_on = self._unsaved = self._has_saved = self._has_warned = self._is_described = False
+        self._is_resuming = self._unsaved = self._has_saved = self._has_warned = self._is_described = False
         self._random: list[dict[str, Any]] | None = None
         self._plateaus: dict[str, float] = {}
-        self._described: list[dict[str, Any]] = []
-        self._optimizers: list[dict[str, Any]] | None = None
+        self._optimizers_now: list[dict[str, Any]] = []
+        self._optimizers_before: list[dict[str, Any]] | None = None
         self._paths: tuple[str, str] | None = None
-        self._switched: dict[str, dict[str, bool]] = {}
-        self._switches: dict[str, dict[str, bool]] | None = None
+        self._changed_flags: dict[str, dict[str, bool]] = {}
+        self._flags_before: dict[str, dict[str, bool]] | None = None
         self._has_started = self._is_over = self._has_average = False
         self._parent: dict[str, Any] | None = None
         self._prepared: Prepared | None = None
@@ -212,21 +213,21 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._sigterm_before: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the processes that a trainer spawns: they begin experiments of their own."""
-        attached = ("log", "log_dict")  # of the module: Lightning puts them here
+        """Leave out the experiment: processes that a trainer spawns begin their own."""
+        attached = ("log", "log_dict")  # methods of the module, which Lightning attaches here
         kept = {name: value for name, value in vars(self).items() if name not in attached}
         return kept | {"experiment": None, "_prepared": None, "_logger": None, "_sigterm_before": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplicateCallback:
-        """A copy for another training of this process, with an experiment of its own unless one was given."""
+        """Copy for another training in this process, with a new experiment unless one was given."""
         copied: ReplicateCallback = copy_for_training(self, memo, given=self.experiment if self._is_given else None)
         return copied
 
     @property
     def best_model_path(self) -> str:
-        """Where the best checkpoint of this training is, `"replicate://..."`; without a primary metric, the last one.
+        """URL of the best checkpoint of this training, `"replicate://..."`; without a primary metric, of the last one.
 
-        Give it to Lightning wherever it takes a path. Empty if there is no checkpoint, as in `ModelCheckpoint`.
+        Lightning accepts it wherever it takes a path. Empty if there is no checkpoint, as in `ModelCheckpoint`.
         """
         if self._paths is not None:
             return self._paths[0]
@@ -234,7 +235,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     @property
     def last_model_path(self) -> str:
-        """Where the last checkpoint of this training is; see `best_model_path`."""
+        """URL of the last checkpoint of this training; see `best_model_path`."""
         if self._paths is not None:
             return self._paths[1]
         return _url(None if self.experiment is None else self.experiment.latest())
@@ -246,30 +247,30 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return
         if not any(self._is_saver(callback) for callback in trainer.callbacks):
             trainer.callbacks.append(_Saver(self))
-        self._forget()
-        if self.filepath is not None:  # once more: the script may have changed its directory
+        self._reset()
+        if self.filepath is not None:  # check again: the working directory may have changed
             check_path(self.filepath)
-        self._begins_late = tunes(trainer) or (self._resume is None and not self._is_given)
-        if not self._begins_late:  # what is to be restored must be known before optimizers are made
+        self._begins_late = searches(trainer) or (self._resume is None and not self._is_given)
+        if not self._begins_late:  # Lightning must know what to restore before it makes optimizers
             self._prepare(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002, D102
-        if puts_back(trainer):
+        if is_search_backup(trainer):
             return
         if (saved := checkpoint.get(states.NAME)) is not None:
             self._random, self._plateaus = saved.get("random"), saved.get("plateaus", {})
-            self._switched, self._has_average = saved.get("switched", {}), "averaged" in saved
+            self._changed_flags, self._has_average = saved.get("switched", {}), "averaged" in saved
             self._parent = {"experiment": saved.get("experiment"), "global_step": checkpoint["global_step"]}
-            self._optimizers = saved.get("optimizers")
+            self._optimizers_before = saved.get("optimizers")
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
-        random = states.of_all_ranks(trainer)  # every rank calls this
+        random = states.random_states_of_all_ranks(trainer)  # every rank calls this
         identity = self.experiment.id if self.experiment is not None else None
         plateaus = states.plateaus(trainer) if self._is_at_epoch_end else {}
         saved: dict[str, Any] = {"random": random, "plateaus": plateaus, "experiment": identity}
-        saved["optimizers"] = self._described
-        if self._switches is not None:
-            saved["switched"] = states.switched(pl_module, self._switches)
+        saved["optimizers"] = self._optimizers_now
+        if self._flags_before is not None:
+            saved["switched"] = states.changed_flags(pl_module, self._flags_before)
         if (by := averaging.averaged_by(trainer, is_over=self._is_over)) is not None:
             saved["averaged"] = {"by": by, "epochs": averaging.epochs(trainer)}
         checkpoint[states.NAME] = saved
@@ -279,27 +280,29 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             return
         if self._begins_late:
             self._prepare(trainer, pl_module)
-        self._described = states.described(trainer.optimizers)
-        if self._goes_on:
-            states.check_optimizers(self._described, self._optimizers)
-        self._begin()  # not before: if the model could not be restored, nothing is recorded
-        if (told := told_path(trainer)) is not None and self._resume is not None and not self._has_trained:
-            self._goes_on = False
+        self._optimizers_now = states.describe_optimizers(trainer.optimizers)
+        if self._is_resuming:
+            states.check_optimizers(self._optimizers_now, self._optimizers_before)
+        self._begin()  # not earlier: if restoring the model fails, nothing is recorded
+        if (told := given_path(trainer)) is not None and self._resume is not None and not self._has_trained:
+            self._is_resuming = False
             warn(f"fit was told to resume from {told}, and does, whatever resume={self._resume!r} has found")
-        self._switches = states.switches(pl_module)
-        states.switch(pl_module, self._switched)  # later than optimizers are made: as they were when it began
+        self._flags_before = states.training_flags(pl_module)
+        states.restore_flags(pl_module, self._changed_flags)  # after optimizers were made from the initial flags
         if self._random is not None and trainer.global_rank < len(self._random):
-            states.restore_random_states(self._random[trainer.global_rank])  # later the loader has drawn already
+            states.restore_random_states(
+                self._random[trainer.global_rank]
+            )  # later would be too late: the loader draws next
         self._random = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
         self._has_started = True
         self._steps.watch(trainer)
-        states.tell_plateaus(trainer, self._plateaus)
+        states.step_plateaus(trainer, self._plateaus)
         self._plateaus = {}
-        if self._goes_on and was_stopped(trainer):
+        if self._is_resuming and was_stopped(trainer):
             trainer.should_stop = True
-        if self._goes_on and states.draws_by_itself(trainer.train_dataloader):
+        if self._is_resuming and states.has_own_generator(trainer.train_dataloader):
             warn(
                 "the data loader, or its dataset, holds a random generator of its own, of which nothing is saved: it "
                 "draws from the beginning again, and training ends with other weights than it would have without the "
@@ -316,12 +319,12 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._is_in_batch = True
         self._stepping.begin_batch()
         self._epoch = trainer.current_epoch
-        if self._looks_again:
-            self._looks_again = False
-            self._measured.look(trainer.callback_metrics, self._steps.done(trainer))
+        if self._notes_again:
+            self._notes_again = False
+            self._measured.note(trainer.callback_metrics, self._steps.done(trainer))
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002, D102
-        if self._is_training and self._goes_on and not self._has_started:
+        if self._is_training and self._is_resuming and not self._has_started:
             averaging.finish(trainer)
             self._epoch = trainer.current_epoch - 1
             self.after_training(trainer)
@@ -329,10 +332,10 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     def _is_saver(self, callback: Any) -> bool:
         return isinstance(callback, _Saver) and callback.owner is self
 
-    # What the saver calls, last.
+    # Called by the saver, after all other callbacks.
 
     def after_batch(self, trainer: Any) -> None:
-        """Save if so many training steps, or so much time, have passed."""
+        """Save if the steps or the time of `save_freq` have passed."""
         self._is_in_batch = False
         self._epoch = trainer.current_epoch
         if not self._is_training:
@@ -340,56 +343,56 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._unsaved = self._has_begun = True
         step = self._steps.done(trainer)
         if isinstance(self.save_freq, int):
-            is_due = step // self.save_freq > self._due_step // self.save_freq  # two optimizers make two at once
+            is_due = step // self.save_freq > self._due_step // self.save_freq  # two optimizers make two steps at once
         elif isinstance(self.save_freq, timedelta):
-            is_due = self._agreed(trainer, time.monotonic() - self._due_at >= self.save_freq.total_seconds())
+            is_due = self._first_rank_says(trainer, time.monotonic() - self._due_at >= self.save_freq.total_seconds())
         elif self.save_freq == AUTO:
             is_due = time.monotonic() - self._due_at > MID_EPOCH_SECONDS and self._is_affordable(2.0)
-            is_due = self._agreed(trainer, is_due)
+            is_due = self._first_rank_says(trainer, is_due)
         else:
             is_due = False
-        if is_due and step != self._saved_step:  # whether or not that succeeds: the next moment is as far away
+        if is_due and step != self._saved_step:  # whether or not that succeeds: the interval starts again
             self._due_step, self._due_at = step, time.monotonic()
             self._checkpoint(trainer, in_batch=True)
         if self._sigterm is not None:
             self._sigterm_before(*self._sigterm)
 
     def after_validation(self, trainer: Any) -> None:
-        """Note the metrics of validation; save, where it is not the end of an epoch that it was made at."""
+        """Note the metrics of validation; save, unless the epoch is about to end."""
         if trainer.sanity_checking or not self._is_training:
             return
         self._validated_step = self._steps.done(trainer)
-        self._look(trainer)
+        self._note_metrics(trainer)
         if trainer.is_last_batch or _is_stopping(trainer):
-            return  # the epoch is about to end, and then there are all metrics
+            return  # the epoch is about to end, with all its metrics
         if self.save_freq == EPOCH:
-            if self._is_counted():
+            if self._is_period_end():
                 self._checkpoint(trainer)
         else:
             self._add_primary(trainer)
 
     def after_epoch(self, trainer: Any) -> None:
-        """Save if it is done at the end of epochs."""
+        """Save at the end of an epoch, if `save_freq` says so."""
         if not self._is_training:
             return
-        self._look(trainer)
+        self._note_metrics(trainer)
         self._is_at_epoch_end = True
         try:
             if self.save_freq == EPOCH:
-                if self._is_counted():
+                if self._is_period_end():
                     self._checkpoint(trainer)
             elif self.save_freq == AUTO:
-                self._checkpoint(trainer, with_files=self._agreed(trainer, self._is_affordable()))
+                self._checkpoint(trainer, with_files=self._first_rank_says(trainer, self._is_affordable()))
             else:
                 self._add_primary(trainer)
         finally:
             self._is_at_epoch_end = False
 
     def after_training(self, trainer: Any) -> None:
-        """Save what `fit` returns, where that is not what was saved last: all callbacks were told that it is over."""
+        """Save what `fit` returns, unless it was saved last. All other callbacks have finished."""
         if self._is_training and self.filepath is not None:
             self._save_what_fit_returns(trainer)
-        if self._is_training and trainer.world_size > 1:  # the others see what is stored, and that may be older
+        if self._is_training and trainer.world_size > 1:  # other ranks only see what is stored, which may be older
             own = (self.best_model_path, self.last_model_path) if trainer.is_global_zero else None
             self._paths = trainer.strategy.broadcast(own)
 
@@ -401,7 +404,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self._checkpoint(trainer)
 
     def after_exception(self, trainer: Any, exception: BaseException) -> None:
-        """End the experiment as the training ended; with `save_on_exception`, save what there is."""
+        """End the experiment with the exception; with `save_on_exception`, save the model first."""
         has_started = self._is_training and self._saved_step >= 0
         if has_started and self._saves_on_exception and trainer.world_size == 1:
             try:
@@ -409,23 +412,23 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             except Exception as error:  # noqa: BLE001  # whatever it is: the one that ended the training counts
                 warn_only(f"the model could not be saved once more: {type(error).__name__}: {error}")
         self._end(exception)
-        self._dismiss_saver(trainer)
+        self._remove_saver(trainer)
 
     def after_fit(self, trainer: Any) -> None:
-        """End the experiment: nothing but the module's own `teardown` can fail any more."""
+        """End the experiment: only the module's own `teardown` can still fail."""
         self._has_trained = True
         self._end(None)
-        self._dismiss_saver(trainer)
+        self._remove_saver(trainer)
 
-    def _dismiss_saver(self, trainer: Any) -> None:
-        """Take the saver away, if it is one more "ModelCheckpoint"; else it says what `ckpt_path="best"` is."""
-        if len(trainer.checkpoint_callbacks) > 1:  # a new list: the old one is being gone through
+    def _remove_saver(self, trainer: Any) -> None:
+        """Remove the saver if there is another checkpoint callback; else keep it, to resolve `ckpt_path="best"`."""
+        if len(trainer.checkpoint_callbacks) > 1:  # a new list: Lightning is iterating over the old one
             trainer.callbacks = [callback for callback in trainer.callbacks if not self._is_saver(callback)]
 
-    def _look(self, trainer: Any) -> None:
-        """Note metrics; and again before the next batch: Lightning computes those of an epoch once more after this."""
-        self._measured.look(trainer.callback_metrics, self._steps.done(trainer))
-        self._looks_again = True
+    def _note_metrics(self, trainer: Any) -> None:
+        """Note metrics now and before the next batch, because Lightning recomputes those of an epoch after this."""
+        self._measured.note(trainer.callback_metrics, self._steps.done(trainer))
+        self._notes_again = True
 
     def _save_once_more(self, trainer: Any) -> None:
         if self._stepping.is_half_done:
@@ -438,17 +441,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     # Beginning and ending.
 
     def _prepare(self, trainer: Any, module: Any) -> None:
-        """Find the experiment that is about to begin or to be resumed, and have its training restored."""
+        """Find the experiment to begin or resume, and restore its training."""
         self._logger = next((one for one in trainer.loggers if isinstance(one, ReplicateLogger)), None)
         if self._is_given:
             self._take_given(trainer)
         else:
             self._prepare_own(
-                trainer, hyperparameters(module, trainer.datamodule, tells=trainer.is_global_zero) | self._params
+                trainer, hyperparameters(module, trainer.datamodule, warns=trainer.is_global_zero) | self._params
             )
 
     def _begin(self) -> None:
-        """Begin to record what was prepared."""
+        """Begin to record the prepared experiment."""
         if self._prepared is not None:
             self.experiment, self._prepared = self._prepared.begin(), None
         assert self.experiment is not None, "it was begun, or given"
@@ -459,7 +462,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self.experiment.keep(**self._keep)
 
     def _take_given(self, trainer: Any) -> None:
-        """Record into the experiment that was given; all ranks see that of the first one."""
+        """Record into the given experiment; all ranks use that of the first rank."""
         if self.experiment is None:
             raise InvalidInput(
                 "the experiment was begun in another process than those that train: leave experiment out, or use "
@@ -471,7 +474,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._restore(trainer, self.experiment.resumed_from)
 
     def _prepare_own(self, trainer: Any, params: dict[str, Any]) -> None:
-        """Find an experiment of its own, for every rank the same."""
+        """Prepare an experiment, the same one on every rank."""
         if self._resume is not None:
             check_resumable(trainer, self._resume)
         ReplicateLogger.end_the_last(unless=self._logger)
@@ -481,7 +484,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             params, labels = self._logger.merged(params, labels)
             running = self._logger.running
         if not trainer.is_global_zero:
-            self.experiment = joined(trainer, running, params, labels)
+            self.experiment = join_experiment(trainer, running, params, labels)
             if self.experiment is not running:
                 self._restore(trainer, self.experiment.resumed_from)
         elif running is not None:
@@ -494,17 +497,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self._restore(trainer, prepared.resumed_from)
             self._prepared = prepared
             if prepared.resumed_from is not None:
-                let_configuration_be_rewritten(trainer)
+                allow_config_overwrite(trainer)
             if self._logger is not None and self._resume is not None:
                 self._logger.expect(prepared.short_id)
 
     def _restore(self, trainer: Any, checkpoint: Checkpoint | None) -> None:
-        """Restore the training, unless there is nothing to restore, or `fit` was told something else."""
-        if checkpoint is None or self._has_trained or (self._begins_late and told_path(trainer) is not None):
+        """Restore the training, unless there is nothing to restore or `fit` was given a path."""
+        if checkpoint is None or self._has_trained or (self._begins_late and given_path(trainer) is not None):
             return
         check_resumable(trainer, checkpoint.short_id)
-        go_on_from(trainer, checkpoint, is_late=self._begins_late)
-        self._goes_on = True
+        resume_from(trainer, checkpoint, is_late=self._begins_late)
+        self._is_resuming = True
 
     def _end(self, error: BaseException | None) -> None:
         was_training, self._is_training = self._is_training, False
@@ -517,9 +520,9 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
             self.experiment.end_training(error)
 
     def _watch_sigterm(self) -> None:
-        """Let a SIGTERM in the midst of a batch wait until its end: the weights are whole then.
+        """Defer a SIGTERM during a batch until its end, when the weights are consistent.
 
-        When training is over, Lightning puts back the handlers that were there before it began.
+        When training is over, Lightning restores the handlers from before it began.
         """
         before = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -537,14 +540,14 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
     # Saving.
 
     def _checkpoint(self, trainer: Any, *, in_batch: bool = False, with_files: bool = True) -> None:
-        """Record where training is, and save it. Every rank takes part: saving is collective, and so are metrics."""
+        """Record a checkpoint. Every rank must call this: saving is collective, and so are metrics."""
         assert self.experiment is not None, "training began"
         step = self._steps.done(trainer)
         by = averaging.averaged_by(trainer, is_over=self._is_over)
         if by is not None and not (self._is_over or self._is_at_epoch_end):
-            return  # while statistics of BatchNorm are made for the average: nothing could resume from it
-        self._measured.look(trainer.callback_metrics, step)
-        is_last = by is not None and self._is_over  # the average, of which nothing was measured
+            return  # BatchNorm statistics of the average are being computed: nothing could resume from here
+        self._measured.note(trainer.callback_metrics, step)
+        is_last = by is not None and self._is_over  # the average, for which no metrics were measured
         metrics = {} if is_last else self._measured.at(step)
         path = None
         if self.filepath is not None and with_files:
@@ -558,50 +561,50 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self.experiment.checkpoint(path, metrics, primary, where, **extra)
 
     def _saved(self, trainer: Any, path: str) -> str | None:
-        """Save the training; returns where. None if that failed by chance: training goes on then."""
+        """Save the training; returns its path, or None after a failure that training survives, such as a full disk."""
         began = time.monotonic()
         try:
             save(trainer, path, weights_only=self.save_weights_only)
         except Exception as error:
-            # A training that can't be saved so, now or ever; or other ranks, which wait for this one.
+            # This training can never be saved this way, or other ranks wait for this one.
             if (not self._has_saved and not isinstance(error, OSError)) or trainer.world_size > 1:
                 raise
             warn_only(f"the model could not be saved to {path}, only its metrics are: {type(error).__name__}: {error}")
             return None
-        finally:  # what failed took its time as well
+        finally:  # a failed save takes time, too
             self._due_at = time.monotonic()
             self._save_seconds = self._due_at - began
             self._saving_seconds += self._save_seconds
         if self._resume is not None and not self._has_saved and trainer.is_global_zero and Path(path).is_file():
             try:
                 load_plain(Path(path))
-            except InvalidInput as error:  # better told now than when it is too late
+            except InvalidInput as error:  # warn now, not when it is too late
                 warn(f"resume={self._resume!r} will not resume from {path}: it {error}")
         self._saved_step = self._steps.done(trainer)
         self._has_saved, self._unsaved = True, False
         return path
 
-    def _is_counted(self) -> bool:
+    def _is_period_end(self) -> bool:
         return (self._epoch + 1) % self.period == 0
 
     def _counts_epochs(self, trainer: Any) -> bool:
-        """Whether epochs are the steps of the experiment: not where something else happens inside of them, too."""
-        # 1.0 is after every epoch, and 1 after every batch; there is none where it is a time.
+        """Tell whether the steps of the experiment are epochs: not if anything is recorded inside epochs."""
+        # val_check_interval: 1.0 is after every epoch, 1 after every batch; with a time interval there is none.
         interval = getattr(trainer, "val_check_interval", None)
         is_whole = isinstance(interval, float) and interval == 1.0 and trainer.check_val_every_n_epoch is not None
         return self.save_freq == EPOCH and self._logger is None and (is_whole or not _validates(trainer))
 
     def _is_affordable(self, factor: float = 1.0) -> bool:
-        """Tell whether saving would not take more of the time than it may, and some."""
+        """Tell whether another save, taking `factor` times the last one, stays within `max_overhead`."""
         seconds = self._saving_seconds + factor * self._save_seconds
         return seconds <= self._max_overhead * (time.monotonic() - self._began)
 
-    def _agreed(self, trainer: Any, is_due: bool) -> bool:  # noqa: FBT001
-        """What the first rank says: clocks differ, and saving is collective."""
+    def _first_rank_says(self, trainer: Any, is_due: bool) -> bool:  # noqa: FBT001
+        """Return the first rank's value: clocks differ, but saving is collective."""
         return bool(trainer.strategy.broadcast(is_due))
 
     def _primary_in(self, trainer: Any, metrics: Mapping[str, Any], *, in_batch: bool) -> PrimaryMetric | None:
-        """The primary metric, if it is known by now: steps know nothing of validation, nor epochs without one."""
+        """Return the primary metric if it is known by now: validation metrics are unknown until a validation."""
         primary = self._primary_metric
         self._has_primary = primary is not None and primary.name in metrics
         if primary is None or self._has_primary:
@@ -613,17 +616,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
                 "primary metric, and one more is saved where it is known"
             )
         is_due = not _validates(trainer) or self._validated_step == self._steps.done(trainer)
-        return primary if is_due and not in_batch else None  # where it should be known, the core warns
+        return primary if is_due and not in_batch else None  # if it is due but missing, the core warns
 
     def _add_primary(self, trainer: Any) -> None:
-        """Save once more where the primary metric is known that training steps did not know."""
+        """Save once more if the primary metric, which was missing after training steps, is known now."""
         step = self._steps.done(trainer)
         is_recorded = self._recorded_step == step and self._has_primary
         if self._has_warned and not is_recorded and self._primary_metric.name in self._measured.at(step):  # type: ignore[union-attr]
             self._checkpoint(trainer)
 
     def _extra(self, trainer: Any) -> dict[str, Any]:
-        """What is recorded beside the metrics: where it is; and once, with the first checkpoint, what is trained."""
+        """Return what is recorded beside the metrics: epoch and step; with the first checkpoint also a description."""
         extra: dict[str, Any] = {"epoch": self._epoch, "global_step": trainer.global_step}
         if not self._is_described:
             self._is_described = True
@@ -634,17 +637,17 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
 
 def _url(checkpoint: Checkpoint | None) -> str:
-    """Where fsspec, and so Lightning, finds the files of a checkpoint; empty if it has none."""
+    """Return the URL of a checkpoint's files for fsspec, and so for Lightning; empty if it has none."""
     return "" if checkpoint is None or checkpoint.path is None else f"replicate://{checkpoint.id}/{checkpoint.path}"
 
 
 def _number(value: Any) -> object:
-    """The number of a tensor that is one; anything else as it is."""
+    """Convert a tensor of one value to a number; return anything else unchanged."""
     return value.item() if hasattr(value, "item") and value.numel() == 1 else value
 
 
 def _is_stopping(trainer: Any) -> bool:
-    """Tell whether training ends after this batch, in the midst of an epoch, which ends with it."""
+    """Tell whether training ends after this batch, which also ends the epoch."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return True
     has_all_epochs = trainer.current_epoch >= (trainer.min_epochs or 0)
@@ -652,6 +655,6 @@ def _is_stopping(trainer: Any) -> bool:
 
 
 def _validates(trainer: Any) -> bool:
-    """Tell whether there is anything to validate with; where it was not loaded yet, there may be."""
+    """Tell whether there is validation data; if it is not loaded yet, assume so."""
     loaded = trainer.num_val_batches
     return bool(trainer.enable_validation and (not loaded or any(loaded)))

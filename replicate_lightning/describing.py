@@ -1,4 +1,4 @@
-"""What is trained, and how, as plain data: hyperparameters, and what the trainer can tell."""
+"""Describes a training as plain data: its hyperparameters, and facts about the trainer."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from replicate_core import InvalidInput
 from replicate_core.adapters import plain, warn
 
 OF_LIGHTNING_CLI = frozenset({"_class_path", "_instantiator"})
-"""What LightningCLI keeps for itself among hyperparameters."""
+"""Hyperparameters that LightningCLI adds for its own use."""
 
 DEPTH_MAX = 32
-"""Nesting of hyperparameters; what is deeper contains itself, most likely."""
+"""Maximum nesting of hyperparameters; anything deeper most likely contains itself."""
 
 ARRAY_MAX = 1000
-"""Numbers of an array among hyperparameters; more of them are data."""
+"""Maximum number of values in an array among hyperparameters; larger arrays are data."""
 
 
 class Plain:
-    """Hyperparameters as they are recorded: numbers, texts, lists, dictionaries.
+    """Hyperparameters as they are recorded: numbers, strings, lists, dictionaries.
 
-    What the core takes is as it makes it; classes and functions become their names; what OmegaConf can't resolve, and
-    what is missing there, stays the text that the configuration holds.
+    The core converts what it can. Classes and functions become their names. Values that OmegaConf can't resolve, or
+    that are missing, stay the strings of the configuration.
 
     Attributes:
-        values: what was added.
-        left_out: what can't be recorded, each with its type.
+        values: name to value of the hyperparameters added.
+        left_out: names of values that can't be recorded, each with its type.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Plain:
         self.left_out: list[str] = []
 
     def add(self, values: Any) -> None:
-        """Add hyperparameters, of which none may be there, unless there are some of the same name."""
+        """Add hyperparameters (None adds nothing); a name that is already there keeps its value."""
         for name, value in self._items(_opened(values) or {}, "", 0).items():
             self.values.setdefault(name, value)
 
     def warn(self) -> None:
-        """Name what was left out, if anything was, in one warning."""
+        """Warn once, with the names of all values that were left out, if there are any."""
         if self.left_out:
             warn(
                 f"hyperparameters that are neither numbers nor text are not recorded: {', '.join(self.left_out)}. Give "
@@ -67,7 +67,7 @@ class Plain:
         return found
 
     def _value(self, value: Any, path: str, depth: int) -> Any:
-        """Raises `InvalidInput`: it can't be recorded, nor can a part of it by itself."""
+        """Convert a value. Raises `InvalidInput` if it can't be recorded, not even in part."""
         value = _opened(value)
         shape = getattr(value, "shape", None)
         if depth > DEPTH_MAX or (isinstance(shape, tuple) and math.prod(shape) > ARRAY_MAX):
@@ -89,13 +89,13 @@ class Plain:
 
 
 def _key(key: Any) -> str:
-    """A key of a dictionary as text. Raises `InvalidInput`: it has none."""
+    """Convert a key of a dictionary to a string. Raises `InvalidInput` if it can't be."""
     named: Any = plain({key: None}, name="hyperparameters")
     return str(next(iter(named)))
 
 
 def _name(value: Any) -> str | None:
-    """How a class or a function is called; None for anything else, whose text may be another one in each process."""
+    """Return the name of a class or function; None for anything else, as its repr may differ between processes."""
     if not hasattr(value, "__qualname__"):
         return repr(value) if isinstance(value, (range, slice)) else None
     module = getattr(value, "__module__", None)
@@ -103,12 +103,12 @@ def _name(value: Any) -> str | None:
 
 
 def _opened(value: Any) -> Any:
-    """What holds values by name or in order, as a dictionary or a list, one level deep; anything else as it is."""
+    """Convert a namespace, dataclass or OmegaConf container to a dict or list, one level deep; else return it."""
     if isinstance(value, (argparse.Namespace, types.SimpleNamespace)):
         return vars(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    omegaconf = sys.modules.get("omegaconf")  # it is in use if there is anything of it
+    omegaconf = sys.modules.get("omegaconf")  # imported if the value is one of its containers
     if omegaconf is None or not omegaconf.OmegaConf.is_config(value):
         return value
     written = omegaconf.OmegaConf.to_container(value, resolve=False)
@@ -124,23 +124,23 @@ def _opened(value: Any) -> Any:
     return [item(number) for number in range(len(written))] if isinstance(written, list) else written
 
 
-def hyperparameters(*owners: Any, tells: bool) -> dict[str, Any]:
-    """Those of a module and of a data module; of two with the same name the first one's.
+def hyperparameters(*owners: Any, warns: bool) -> dict[str, Any]:
+    """Return the hyperparameters of a module and a data module; on a clash of names the first owner wins.
 
     Args:
-        owners: they.
-        tells: whether to warn of what can't be recorded.
+        owners: the module and the data module.
+        warns: whether to warn about values that can't be recorded.
     """
     found = Plain()
     for owner in owners:
         found.add(getattr(owner, "hparams", None))
-    if tells:
+    if warns:
         found.warn()
     return found.values
 
 
 def description(trainer: Any, module: Any) -> dict[str, Any]:
-    """What is trained, and how; what can't be told is left out."""
+    """Describe the training; leaves out what can't be determined."""
     told: dict[str, Any] = {}
     attempts: dict[str, Callable[[], Any]] = {
         "version": lambda: importlib.metadata.version(type(trainer).__module__.partition(".")[0].replace("_", "-")),
@@ -155,7 +155,7 @@ def description(trainer: Any, module: Any) -> dict[str, Any]:
         "accumulate_grad_batches": lambda: trainer.accumulate_grad_batches,
     }
     for name, attempt in attempts.items():
-        with suppress(Exception):  # of a trainer of another version, or of lazy parameters
+        with suppress(Exception):  # the trainer is of another version, or parameters are lazy
             told[name] = plain(attempt(), name=name)
     return told
 

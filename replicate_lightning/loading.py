@@ -1,4 +1,4 @@
-"""How a training resumes from a checkpoint: its files on this machine, and Lightning restoring all of it."""
+"""Resumes a training from a checkpoint: fetches its files and lets Lightning restore them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check_resumable(trainer: Any, wanted: str) -> None:
     """Check that the trainer can restore a checkpoint before optimizers are made.
 
     Args:
-        trainer: is being set up.
-        wanted: what is to be resumed.
+        trainer: a trainer in `setup`.
+        wanted: what to resume, for the message.
 
     Raises:
-        InvalidInput: its strategy can't.
+        InvalidInput: the trainer's strategy can't.
     """
     if trainer.strategy.restore_checkpoint_after_setup:
         raise InvalidInput(
@@ -39,19 +39,20 @@ def check_resumable(trainer: Any, wanted: str) -> None:
         )
 
 
-def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
+def resume_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
     """Let a trainer restore a checkpoint, as if `fit` had been given its path.
 
     Args:
-        trainer: is being set up; or, late, has restored models and callbacks already, and not optimizers and loops.
-        checkpoint: one that Lightning has saved.
-        is_late: whether it is so late.
+        trainer: a trainer in `setup`; if `is_late`, one that has restored models and callbacks already, but not
+            optimizers and loops.
+        checkpoint: a checkpoint that Lightning has saved.
+        is_late: whether the trainer is past restoring models and callbacks.
 
     Raises:
-        InvalidInput: it holds no training; or more than plain data.
+        InvalidInput: the checkpoint holds no training, or more than plain data.
     """
-    # What `fit(ckpt_path=...)` calls a moment later. There is no public name for it: `trainer.ckpt_path` counts before
-    # `fit` only, and no hook is called then.
+    # `fit(ckpt_path=...)` calls the same a moment later. It has no public name: setting `trainer.ckpt_path` works only
+    # before `fit`, when no hook is called.
     connector = trainer._checkpoint_connector  # noqa: SLF001
     with local_copy(checkpoint) as path:
         if path.is_file():
@@ -62,12 +63,13 @@ def go_on_from(trainer: Any, checkpoint: Checkpoint, *, is_late: bool) -> None:
         connector.restore_model()
         connector.restore_datamodule()
         connector.restore_callbacks()
-        # Its loader has drawn random numbers before they were restored: it is made anew, as after the search itself.
+        # The loader drew random numbers before the random states were restored: Lightning makes it anew, as after the
+        # search itself.
         trainer.fit_loop._combined_loader = None  # noqa: SLF001
 
 
 def _check(path: Path, checkpoint: Checkpoint, trainer: Any) -> None:
-    """Look at a file without reading the weights: older versions of Lightning would unpickle whatever it holds."""
+    """Check a file without reading the weights: older versions of Lightning would unpickle anything in it."""
     try:
         saved = load_plain(path)
     except InvalidInput as error:
@@ -92,10 +94,10 @@ def _check(path: Path, checkpoint: Checkpoint, trainer: Any) -> None:
 
 
 def load_plain(path: Path) -> Any:
-    """What a file of torch holds, unless something had to be unpickled for that. Weights are read when they are used.
+    """Load a torch file without unpickling objects. Weights are read when they are used.
 
     Raises:
-        InvalidInput: something had.
+        InvalidInput: the file holds more than plain data.
     """
     try:
         with torch.serialization.safe_globals(_data_classes()):
@@ -110,9 +112,9 @@ def load_plain(path: Path) -> Any:
 
 
 def _data_classes() -> list[Any]:
-    """What hyperparameters may be, beside what torch knows: paths, and OmegaConf's containers where they are in use.
+    """Return the types that hyperparameters may have beside those torch allows: paths, and OmegaConf's containers.
 
-    They hold data, and run nothing as they are read.
+    They only hold data: loading them runs no code.
     """
     found: list[Any] = [pathlib.PosixPath, pathlib.WindowsPath, collections.defaultdict, Any]
     if (omegaconf := sys.modules.get("omegaconf")) is None:
@@ -123,32 +125,32 @@ def _data_classes() -> list[Any]:
     return [*found, dict, list, int, float, str, bool, bytes, *(one for one in members if issubclass(one, bases))]
 
 
-def tunes(trainer: Any) -> bool:
-    """Tell whether a batch size or a learning rate is searched first, which restores what was there before."""
+def searches(trainer: Any) -> bool:
+    """Tell whether Lightning searches a batch size or learning rate first, and restores the state afterwards."""
     return any(is_a(callback, "LearningRateFinder", "BatchSizeFinder") for callback in trainer.callbacks)
 
 
-def puts_back(trainer: Any) -> bool:
-    """Tell whether what is restored is what was there before such a search."""
+def is_search_backup(trainer: Any) -> bool:
+    """Tell whether the trainer restores the backup that it made before such a search."""
     path = trainer.ckpt_path
     return path is not None and Path(path).name.startswith((".lr_find_", ".scale_batch_size_"))
 
 
-def told_path(trainer: Any) -> str | None:
-    """The path that `fit` was told to resume from, once that was read."""
+def given_path(trainer: Any) -> str | None:
+    """Return the path that `fit` was given to resume from, once Lightning has read it; else None."""
     path = trainer.ckpt_path
-    return None if path is None or puts_back(trainer) else str(path)
+    return None if path is None or is_search_backup(trainer) else str(path)
 
 
-def let_configuration_be_rewritten(trainer: Any) -> None:
-    """Let LightningCLI write its configuration where the run that is resumed has written it: else it raises."""
+def allow_config_overwrite(trainer: Any) -> None:
+    """Let LightningCLI overwrite the configuration of the resumed run: otherwise it raises."""
     for callback in trainer.callbacks:
         if is_a(callback, "SaveConfigCallback"):
             callback.overwrite = True
 
 
 def was_stopped(trainer: Any) -> bool:
-    """Tell whether `EarlyStopping` had ended the training that was restored: Lightning would train one more epoch."""
+    """Tell whether `EarlyStopping` had stopped the restored training: Lightning would train one more epoch."""
     return any(
         callback.wait_count >= max(callback.patience, 1) or callback.stopped_epoch > 0
         for callback in trainer.callbacks
@@ -158,11 +160,11 @@ def was_stopped(trainer: Any) -> bool:
 
 @contextmanager
 def local_copy(checkpoint: Checkpoint) -> Iterator[Path]:
-    """The verified files of a checkpoint, on this machine as long as the `with` block lasts."""
+    """Yield a verified local copy of a checkpoint's files; it is deleted when the `with` block ends."""
     if checkpoint.path is None:
         raise InvalidInput(f"the checkpoint {checkpoint.short_id} has no files")
     with tempfile.TemporaryDirectory() as directory:
-        for name in checkpoint.files:  # several of a sharded one
+        for name in checkpoint.files:  # a sharded checkpoint has several
             path = Path(directory) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with checkpoint.open(name) as source, open(path, "wb") as target:

@@ -1,4 +1,4 @@
-"""`ReplicateLogger`: what Lightning logs, step by step, in the records of an experiment."""
+"""`ReplicateLogger`: records the metrics that Lightning logs, step by step, in an experiment."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from replicate_core.adapters import check_experiment, copy_for_training, warn
 from replicate_lightning.arguments import check_params
 from replicate_lightning.describing import Plain
 from replicate_lightning.namespaces import bases
-from replicate_lightning.ranks import joined, tell_other_ranks
+from replicate_lightning.ranks import join_experiment, tell_other_ranks
 from replicate_lightning.saving import wait_for_async
 
 
-class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  # the bases are those that are installed
+class ReplicateLogger(*bases("Logger", module="loggers")):  # type: ignore[misc]  # the bases are those that are installed
     """Record every metric that is logged, as often as `log_every_n_steps` says.
 
     A `ReplicateCallback` beside it records into the same experiment. Without one, the files of every `ModelCheckpoint`
-    are recorded, too. One logger is one experiment, of several calls of `fit` and of `test`; it ends with the process,
-    with the next training that is recorded, with an exception, or by `logger.experiment.stop()`.
+    are recorded, too. A logger has one experiment, for several calls of `fit` and `test`. The experiment ends with the
+    process, with the next recorded training, with an exception, or by `logger.experiment.stop()`.
 
     Args:
-        params: hyperparameters to record, beside those that the module logs; of the same name, these win.
-        name, tags, notes: of the experiment, as in `replicate.init`; where a callback names its own, that counts.
-        experiment: one that the script has begun, to record into.
-        save_dir: where Lightning saves what it keeps of a training: in a directory that begins with the id of the
-            experiment, the files of a `ModelCheckpoint` that names no directory, and the configuration of LightningCLI.
+        params: hyperparameters to record, beside those that the module logs; on a clash of names, these win.
+        name, tags, notes: name, tags and notes of the experiment, as in `replicate.init`; those of a callback win.
+        experiment: a running experiment to record into.
+        save_dir: the directory for Lightning's own files: the configuration of LightningCLI, and the files of a
+            `ModelCheckpoint` without a directory. They go into a subdirectory named by the first characters of the
+            experiment's id.
 
     Attributes:
-        experiment: what it records into; None until training begins, when the hyperparameters are known.
+        experiment: the experiment that is recorded into; None until training begins, when hyperparameters are known.
     """
 
     _last: ClassVar[replicate_core.Experiment | None] = None
-    """The one whose training is over, and that may still be tested."""
+    """The experiment whose training is over, but that may still be tested."""
 
     def __init__(
         self,
@@ -65,88 +66,88 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
         self._recorded: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For the processes that a trainer spawns: they begin experiments of their own."""
+        """Leave out the experiment: processes that a trainer spawns begin their own."""
         return vars(self) | {"experiment": None, "_checkpoint_io": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplicateLogger:
-        """A copy for another training of this process, with an experiment of its own unless one was given."""
+        """Copy for another training in this process, with a new experiment unless one was given."""
         copied: ReplicateLogger = copy_for_training(self, memo, given=self.experiment if self._is_given else None)
         return copied
 
     @property
     def name(self) -> str:
-        """Lightning puts it between `save_dir` and `version`, where nothing is needed."""
+        """Empty: Lightning puts it between `save_dir` and `version`, where no directory is needed."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """Where Lightning saves what it keeps of this training alone: LightningCLI refuses to write there twice."""
-        return os.path.join(self._root_dir, self.version)  # may be the URL of another storage
+        """The directory for Lightning's files of this training alone: LightningCLI refuses to overwrite its files."""
+        return os.path.join(self._root_dir, self.version)  # may be a URL
 
     @property
     def root_dir(self) -> str:
-        """Where the directories of all trainings are."""
+        """The directory that holds the directories of all trainings."""
         return self._root_dir
 
     @property
     def log_dir(self) -> str:
-        """The same: what others ask of TensorBoard's logger."""
+        """The same as `save_dir`, under the name that TensorBoard's logger has."""
         return self.save_dir
 
     @property
     def version(self) -> str:
-        """How the id of the experiment begins, where that is known so early, as it is with `resume`."""
+        """The beginning of the experiment's id if that is known so early, as with `resume`; else random characters."""
         if self._version is None:
             self._version = os.urandom(4).hex() if self.experiment is None else self.experiment.short_id
         return self._version
 
     @property
     def running(self) -> replicate_core.Experiment | None:
-        """The experiment that it records into; None before it began, and once it has ended."""
+        """The experiment while it is running; else None."""
         return self.experiment if self.experiment is not None and self.experiment.is_running() else None
 
     def merged(
         self, params: Mapping[str, object], labels: Mapping[str, Any]
     ) -> tuple[dict[str, object], dict[str, Any]]:
-        """Params and labels of a `ReplicateCallback` beside it, with its own: of labels, the callback's count."""
+        """Merge the params and labels of a `ReplicateCallback` with its own; the callback's labels win."""
         given = {label: value for label, value in labels.items() if value}
         return {**params, **self._params}, self._labels | given
 
     def expect(self, version: str) -> None:
         """Name the directory of this training after the experiment that a `ReplicateCallback` is about to begin.
 
-        Nothing was saved before: only profilers were told of another one.
+        Nothing was saved under the previous name; only profilers have read it.
         """
         self._version = version
 
     def take(self, experiment: replicate_core.Experiment, *, with_files: bool) -> None:
         """Record into the experiment that a `ReplicateCallback` has begun.
 
-        The files of `ModelCheckpoint` are recorded `with_files`: where the callback saves none.
+        `with_files` records the files of `ModelCheckpoint`, for a callback that saves none.
         """
         self.experiment, self._saves = experiment, with_files
 
     def join(self, experiment: replicate_core.Experiment, *, with_files: bool) -> None:
-        """Record into the one that the script has given to a `ReplicateCallback`, unless it has one. See `take`."""
+        """Record into the experiment given to a `ReplicateCallback`, unless the logger has one. See `take`."""
         self._saves = with_files
         if self.experiment is None:
             self.experiment, self._is_given = experiment, True
 
     def log_hyperparams(self, params: Any = None, *_: Any, **__: Any) -> None:
-        """Note hyperparameters: they are known before the experiment begins."""
+        """Keep hyperparameters until the experiment begins."""
         logged = Plain()
         logged.add(params)
         self._hyperparameters.values |= logged.values
         self._hyperparameters.left_out += [one for one in logged.left_out if one not in self._hyperparameters.left_out]
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:  # noqa: ARG002
-        """Begin: this is called once, when hyperparameters are known and training is about to begin."""
+        """Begin the experiment: Lightning calls this once, after `log_hyperparams` and before training."""
         params = {**self._hyperparameters.values, **self._params}
         trainer = None if model is None else model.trainer
         if trainer is not None:
             self._checkpoint_io = trainer.strategy.checkpoint_io
         if trainer is not None and not trainer.is_global_zero:
-            self.experiment = joined(trainer, self.running, params, self._labels)
+            self.experiment = join_experiment(trainer, self.running, params, self._labels)
             return
         if self.running is None:
             self._hyperparameters.warn()
@@ -156,7 +157,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
             tell_other_ranks(trainer, self.experiment.id)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Record metrics, and no files: cheap enough for every step."""
+        """Record metrics without files: fast enough for every step."""
         if self.experiment is None:
             self.log_graph(None)
         assert self.experiment is not None, "it has begun"
@@ -168,7 +169,7 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
             self.experiment.checkpoint(None, found, step=self._step, **self._place)
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Record the files that a `ModelCheckpoint` has just saved, with the metric that it looks at."""
+        """Record the files that a `ModelCheckpoint` has just saved, with its monitored metric."""
         if not self._saves or self.experiment is None:
             return
         wait_for_async(self._checkpoint_io)
@@ -178,14 +179,14 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
                 scores.setdefault(path, checkpoint_callback.current_score)
         for path, score in scores.items():
             file = Path(path)
-            if file.is_symlink() or not file.exists():  # the same as another one; or not of this machine
+            if file.is_symlink() or not file.exists():  # a link to another checkpoint, or on another machine
                 continue
             if self._recorded.get(path) != (saved_at := file.stat().st_mtime):
                 self._recorded[path] = saved_at
                 self._record(file, checkpoint_callback, score)
 
     def finalize(self, status: str) -> None:
-        """End the experiment if training failed; else it may still be tested."""
+        """End the experiment if training failed; otherwise it may still be tested."""
         if self.experiment is None or self._is_given:
             return
         if status == "failed":
@@ -196,14 +197,14 @@ class ReplicateLogger(*bases("Logger", room="loggers")):  # type: ignore[misc]  
 
     @classmethod
     def end_the_last(cls, *, unless: ReplicateLogger | None = None) -> None:
-        """End the experiment whose training is over, because another one begins."""
+        """End the last experiment whose training is over, because another one begins."""
         last = ReplicateLogger._last
         if last is not None and (unless is None or unless.experiment is not last):
             ReplicateLogger._last = None
             last.stop()
 
     def _record(self, path: Path, saved_by: Any, score: Any) -> None:
-        """Record a file. One that lies outside of the project is none of this experiment's: training goes on."""
+        """Record a file. If it is outside of the project, warn and record no more files."""
         assert self.experiment is not None, "it has begun"
         monitor = saved_by.monitor
         goal = "minimize" if saved_by.mode == "min" else "maximize"

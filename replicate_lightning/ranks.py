@@ -1,6 +1,6 @@
-"""One experiment for all ranks: the first one records it, and tells the others which one it is.
+"""One experiment for all ranks: the first rank records it, and broadcasts its id to the others.
 
-Telling is collective: each rank calls the function for its side, at the same place.
+The broadcast is collective: each rank must call the function for its side at the same point.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from replicate_core import Checkpoint, Experiment, adapters
 
 
 def tell_other_ranks(trainer: Any, experiment: str, resumed_from: Checkpoint | None = None) -> None:
-    """On the first rank: tell the others the id of the experiment, and the checkpoint that it resumes from."""
+    """On the first rank: broadcast the id of the experiment, and that of the checkpoint it resumes from."""
     trainer.strategy.broadcast((experiment, None if resumed_from is None else resumed_from.id))
 
 
-def joined(
+def join_experiment(
     trainer: Any, running: Experiment | None, params: Mapping[str, object], labels: Mapping[str, Any]
 ) -> Experiment:
-    """On another rank: the first rank's experiment; nothing is recorded here.
+    """On another rank: return the first rank's experiment; this rank records nothing.
 
     Args:
-        trainer: whose ranks they are.
-        running: the one that this rank has; it stays, if it is the one.
-        params: of an experiment that is new.
-        labels: its name, tags and notes.
+        trainer: the trainer of this rank.
+        running: the experiment that this rank has already; returned if it is the first rank's.
+        params: the params of a new experiment.
+        labels: name, tags and notes of a new experiment.
     """
     experiment, resumed_from = trainer.strategy.broadcast(None)
     if running is not None and running.id == experiment:
@@ -34,9 +34,9 @@ def joined(
 
 
 def same_on_all_ranks(trainer: Any, experiment: Experiment) -> Experiment:
-    """The experiment that the script has begun on every rank; on the others that of the first one takes its place."""
+    """Return the first rank's experiment on every rank, for a script that has begun one on each."""
     if trainer.is_global_zero:
         tell_other_ranks(trainer, experiment.id, experiment.resumed_from)
         return experiment
     labels = {"name": experiment.name, "tags": experiment.tags, "notes": experiment.notes}
-    return joined(trainer, experiment, experiment.params, labels)
+    return join_experiment(trainer, experiment, experiment.params, labels)

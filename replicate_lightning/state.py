@@ -1,7 +1,7 @@
-"""What training depends on beside what Lightning saves: random states, what is frozen, what is due after the save.
+"""The state of training that Lightning does not save: random states, frozen parameters, pending scheduler steps.
 
-It is put into Lightning's own checkpoint, under one name, in numbers, texts and tensors: torch loads it without
-unpickling anything.
+It is added to Lightning's own checkpoint under one key, as numbers, strings and tensors: torch loads it without
+unpickling objects.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from replicate_core import InvalidInput
 from replicate_core.adapters import has_random_state, warn
 
 NAME = "replicate"
-"""Of the entry in a checkpoint of Lightning."""
+"""Key of the state in a checkpoint of Lightning."""
 
 
-def of_all_ranks(trainer: Any) -> list[dict[str, Any]]:
-    """The random states of every rank, in order. Every rank must take part."""
+def random_states_of_all_ranks(trainer: Any) -> list[dict[str, Any]]:
+    """Return the random states of all ranks, in order. Every rank must call this."""
     own = random_states()
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
         return [own]
@@ -30,7 +30,7 @@ def of_all_ranks(trainer: Any) -> list[dict[str, Any]]:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of Python, torch, and NumPy if it is in use."""
+    """Return the random states of Python, torch, and NumPy if it is imported."""
     version, internal, gauss = random.getstate()
     states: dict[str, Any] = {
         "python": [version, list(internal), gauss],
@@ -39,34 +39,34 @@ def random_states() -> dict[str, Any]:
     }
     if (numpy := sys.modules.get("numpy")) is not None:
         name, keys, *rest = numpy.random.get_state(legacy=True)
-        if name == "MT19937":  # else somebody has put in another one
+        if name == "MT19937":  # else NumPy's global generator was replaced
             states["numpy"] = [name, [int(key) for key in keys], *rest]
     return states
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Go on with random states as they were."""
+    """Restore random states."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     if "numpy" in states:
-        import numpy as np  # noqa: PLC0415  # it was in use when this was saved
+        import numpy as np  # noqa: PLC0415  # it was imported when this was saved
 
         name, keys, *rest = states["numpy"]
         np.random.set_state((name, np.array(keys, "uint32"), *rest))
 
 
-def draws_by_itself(loader: Any) -> bool:
-    """Whether a data loader of torch draws from a random generator of its own, or its dataset does."""
+def has_own_generator(loader: Any) -> bool:
+    """Tell whether a torch `DataLoader` or its dataset has a random generator of its own."""
     if not isinstance(loader, torch.utils.data.DataLoader) or hasattr(loader, "state_dict"):
-        return False  # a loader that can say where it is goes on from there
+        return False  # a loader with a state_dict resumes from it
     return any(map(has_random_state, (loader, loader.sampler, loader.dataset)))
 
 
-def switches(module: Any) -> dict[str, dict[str, bool]]:
-    """What of a module is trained: which of its parameters, and of which BatchNorm layers the statistics."""
+def training_flags(module: Any) -> dict[str, dict[str, bool]]:
+    """Return which parameters of a module are trained, and which BatchNorm layers track statistics."""
     tracking = {name: getattr(part, "track_running_stats", None) for name, part in module.named_modules()}
     return {
         "requires_grad": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
@@ -74,16 +74,16 @@ def switches(module: Any) -> dict[str, dict[str, bool]]:
     }
 
 
-def switched(module: Any, before: dict[str, dict[str, bool]]) -> dict[str, dict[str, bool]]:
-    """Those switches that are not as they were when training began: what has frozen or unfrozen something since."""
+def changed_flags(module: Any, before: dict[str, dict[str, bool]]) -> dict[str, dict[str, bool]]:
+    """Return the flags that changed since training began: something was frozen or unfrozen."""
     return {
         kind: {name: value for name, value in values.items() if before[kind].get(name, value) != value}
-        for kind, values in switches(module).items()
+        for kind, values in training_flags(module).items()
     }
 
 
-def switch(module: Any, changed: dict[str, dict[str, bool]]) -> None:
-    """Freeze and unfreeze what training had, before it was saved: Lightning saves weights, not that."""
+def restore_flags(module: Any, changed: dict[str, dict[str, bool]]) -> None:
+    """Freeze and unfreeze parts of a module as in the saved training: Lightning saves only weights."""
     parameters, parts = dict(module.named_parameters()), dict(module.named_modules())
     for name, value in changed.get("requires_grad", {}).items():
         if name in parameters:
@@ -93,8 +93,8 @@ def switch(module: Any, changed: dict[str, dict[str, bool]]) -> None:
             parts[name].track_running_stats = value
 
 
-def described(optimizers: list[Any]) -> list[dict[str, Any]]:
-    """What tells optimizers apart that are just made: their class, the sizes of their groups, and learning rates."""
+def describe_optimizers(optimizers: list[Any]) -> list[dict[str, Any]]:
+    """Describe new optimizers: class, number of parameters in each group, and learning rates."""
     return [
         {
             "class": type(optimizer).__name__,
@@ -106,14 +106,14 @@ def described(optimizers: list[Any]) -> list[dict[str, Any]]:
 
 
 def check_optimizers(now: list[dict[str, Any]], before: list[dict[str, Any]] | None) -> None:
-    """Make sure that what was saved fits the optimizers of this start, and say so if their learning rates differ.
+    """Check that the saved training fits the optimizers of this start, and warn if their learning rates differ.
 
     Args:
-        now: as `described`.
-        before: those of the start that was saved; None if an earlier version has saved it.
+        now: the result of `describe_optimizers`.
+        before: the same of the saved training's first start; None in checkpoints of earlier versions.
 
     Raises:
-        InvalidInput: it does not fit.
+        InvalidInput: the optimizers do not fit.
     """
     if before is None:
         return
@@ -132,7 +132,7 @@ def check_optimizers(now: list[dict[str, Any]], before: list[dict[str, Any]] | N
 
 
 def _fits(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether an optimizer is of the same kind; groups that `BaseFinetuning` has added may come behind the others."""
+    """Tell whether an optimizer has the same class and groups; `BaseFinetuning` may have appended more groups."""
     groups = now["groups"][: len(before["groups"])]
     return bool(now["class"] == before["class"] and groups == before["groups"])
 
@@ -147,9 +147,9 @@ def _shown(rates: list[float]) -> str:
 
 
 def plateaus(trainer: Any) -> dict[str, float]:
-    """What each `ReduceLROnPlateau` is about to be told at the end of this epoch, by its number.
+    """Return the metric that each `ReduceLROnPlateau` is about to get at the end of this epoch, by its number.
 
-    Lightning tells them after the callbacks have saved, and when it goes on, not at all: the metrics are gone.
+    Lightning steps these schedulers after callbacks have saved. A resumed training does not, as the metrics are gone.
     """
     if not trainer.lightning_module.automatic_optimization:
         return {}
@@ -164,8 +164,8 @@ def plateaus(trainer: Any) -> dict[str, float]:
     }
 
 
-def tell_plateaus(trainer: Any, values: dict[str, float]) -> None:
-    """Tell them now."""
+def step_plateaus(trainer: Any, values: dict[str, float]) -> None:
+    """Step each `ReduceLROnPlateau` with its saved metric."""
     for number, config in enumerate(trainer.lr_scheduler_configs):
         if config.reduce_on_plateau and str(number) in values:
             trainer.lightning_module.lr_scheduler_step(config.scheduler, values[str(number)])

@@ -1,4 +1,4 @@
-"""Whether weights are half new: an optimizer's step has begun to change them, and has not ended."""
+"""Tells whether an optimizer's step is half done: it has begun to change weights, but has not ended."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 
 class Stepping:
-    """Watches optimizers by torch's own hooks.
+    """Watches optimizers through torch's own hooks.
 
-    `step(closure)` computes the loss and the gradients in the closure, with all of Lightning's hooks: until that has
-    returned for the first time, no weight is changed. An optimizer that calls it again (LBFGS) has changed some.
+    `step(closure)` computes the loss and the gradients in the closure, with all of Lightning's hooks. No weight changes
+    until the closure has returned for the first time. An optimizer that calls it again (LBFGS) has changed some.
     """
 
     def __init__(self) -> None:
         self.is_half_done = False
-        self._depth = 0  # the `step` of a subclass that calls its base's is in two of them at once
+        self._depth = 0  # a subclass's `step` that calls its base's is nested
         self._handles: list[Any] = []
 
     def watch(self, optimizers: Iterable[Any]) -> None:
-        """Watch these, until `stop`."""
+        """Watch these optimizers until `stop`."""
         self.stop()
         for optimizer in optimizers:
             if hasattr(optimizer, "register_step_pre_hook"):  # what wraps one (DeepSpeed's) has no such hook
@@ -27,11 +27,11 @@ class Stepping:
                 self._handles.append(optimizer.register_step_post_hook(self._end))
 
     def begin_batch(self) -> None:
-        """Forget a step that an exception has ended, and the training has gone on."""
+        """Forget a step that ended with an exception, if training continued."""
         self._depth, self.is_half_done = 0, False
 
     def stop(self) -> None:
-        """Watch none any more."""
+        """Stop watching."""
         self.begin_batch()
         for handle in self._handles:
             handle.remove()
@@ -56,7 +56,7 @@ class Stepping:
             self.is_half_done = False
 
     def _watched(self, optimizer: Any, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure; while it runs for the first time the weights are whole, unless they were changed before it."""
+        """Wrap a closure: during its first run the step is not half done, unless weights changed before."""
         before = _changes(optimizer)
         is_first = True
 
@@ -72,5 +72,5 @@ class Stepping:
 
 
 def _changes(optimizer: Any) -> int:
-    """How often its weights have been changed in place, as torch counts that."""
+    """Count the in-place changes of an optimizer's weights, by torch's version counters."""
     return sum(weight._version for group in optimizer.param_groups for weight in group["params"])  # noqa: SLF001

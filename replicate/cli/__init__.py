@@ -1,6 +1,6 @@
-"""The command line: parse, call the core, print. Every error becomes words and an exit code here, in one place.
+"""The command line: parse, call the core, print. This module alone turns errors into messages and exit codes.
 
-The commands are beside this file, one job each; how values and tables look is in `output`.
+Each command is a module of this package; `output` formats values and tables.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _CODES: tuple[tuple[type[replicate.ReplicateError], int], ...] = (
 
 
 READER_LEFT = 141
-"""What a shell says of any program that the reader of its output has left: 128, and the number of SIGPIPE."""
+"""Exit code after the reader of the output has left, as shells report it: 128 plus the number of SIGPIPE."""
 
 ALIASES = {"list": "ls", "processes": "ps", "delete": "rm"}
-"""Other words for a command, which people know from elsewhere."""
+"""Alias to command: names that people know from other tools."""
 
 
 class _Commands(click.Group):
@@ -66,7 +66,7 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Version control for machine learning: list, show, compare and get back what training runs have saved."""
-    context.obj = partial(options.open_project, context)  # opened by the command
+    context.obj = partial(options.open_project, context)  # each command opens the project itself
 
 
 for _command in (
@@ -97,10 +97,10 @@ for _taker in (cli, *cli.commands.values()):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line, and return its exit code. What goes wrong is said on standard error."""
+    """Run a command line and return its exit code. Errors go to standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every character
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not support every character
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
@@ -118,13 +118,13 @@ def run(arguments: Sequence[str]) -> int:
                 return run(["--create", *arguments])
             click.echo(f"replicate: {output.printable(str(error))}", err=True)
             return next(code for type_, code in _CODES if isinstance(error, type_))
-        except SystemExit as end:  # with 1 click answers a reader that leaves, as `head` does; else it has completed
+        except SystemExit as end:  # click exits with 1 when the reader leaves, as `head` does; else after completion
             return READER_LEFT if end.code == 1 else 0
     return result if isinstance(result, int) else 0
 
 
 def _may_create(error: replicate.ReplicateError, arguments: Sequence[str]) -> bool:
-    """Ask, at a terminal, whether a bucket that is missing shall be made."""
+    """At a terminal, ask whether to create the missing bucket."""
     if not (isinstance(error, replicate.StorageFailed) and error.bucket_is_missing) or "--create" in arguments:
         return False
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -141,7 +141,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `replicate`."""
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # it was closed, as in `replicate ls >&-`
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))
@@ -149,12 +149,12 @@ def main() -> None:
 
 
 def _printed_to_the_end(code: int) -> int:
-    """Print what is still to be printed; the exit code, which is 3 where standard output takes no more."""
+    """Flush standard output; returns the exit code, which is 3 if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes once more when it ends
+        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes once more at exit
         if isinstance(error, BrokenPipeError):  # `replicate ls | head`
             return code
         click.echo(f"replicate: standard output can't be written: {error.strerror}", err=True)

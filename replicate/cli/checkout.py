@@ -1,4 +1,4 @@
-"""`replicate checkout`: the code and files of an experiment or checkpoint, back in a directory."""
+"""`replicate checkout`: write the code and files of an experiment or checkpoint to a directory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import click
 
 import replicate
 from replicate.cli import options, output
+from replicate_core import formatting
 from replicate_core.machine.names import portable
 from replicate_core.repository.checkout import What
 
 LISTED = 10
-"""Maximum number of paths named, of those that would be replaced, before asking."""
+"""Maximum number of paths listed in the question whether to replace files."""
 
 EXAMPLES = """\b
 Example: replicate checkout 3fa2c1b -o best-model
@@ -67,7 +68,7 @@ def checkout(
         project.check_out(layout, directory, progress)
     written = f"{_words(what, chosen)} of experiment {experiment.short_id}"
     where = output.printable(str(directory))
-    click.echo(f"Wrote the {written} to {where} ({output.count(len(layout.files) + len(layout.links), 'file')}).")
+    click.echo(f"Wrote the {written} to {where} ({formatting.count(len(layout.files) + len(layout.links), 'file')}).")
     if experiment.command and path is None and not files_only:
         click.echo(f"It was started as: {output.printable(experiment.command)}")
     return 0

@@ -1,4 +1,4 @@
-"""`replicate compact`: put the records of many experiments together, so that listing them is quick."""
+"""`replicate compact`: combine the records of many experiments, so that listing them is fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 import replicate
 from replicate.cli import output
+from replicate_core import formatting
 
 
 @click.command(epilog="Example: replicate compact")
@@ -28,8 +29,8 @@ def compact(open_project: Callable[[], replicate.Project], rebuild: bool, as_jso
     if report.segment is None:
         click.echo("Nothing to do: all records are together already.")
     else:
-        click.echo(f"Put {output.count(report.records, 'record')} into {report.segment}.")
+        click.echo(f"Put {formatting.count(report.records, 'record')} into {report.segment}.")
     if report.replaced:
-        click.echo(f"It takes the place of {output.count(report.replaced, 'other')}.")
+        click.echo(f"It takes the place of {formatting.count(report.replaced, 'other')}.")
     if report.unusable:
         click.echo(f"Left as they are: {report.unusable}. `replicate verify` says whether they are damaged.")

@@ -1,4 +1,4 @@
-"""`replicate completion`: what a shell must know to complete commands, options and ids."""
+"""`replicate completion`: print the script that lets a shell complete commands, options and ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying between storages, as `replicate sync` and `replicate cp` do it: progress, and what is said of it."""
+"""Copying between storages, shared by `replicate sync` and `replicate cp`: progress and report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replicate_core.format import ids
 
 
 def copy(source: replicate.Project, target: replicate.Project, ids: Sequence[str] = (), *, as_json: bool) -> int:
-    """Copy, say what was copied, and return the exit code."""
+    """Copy, print what was copied, and return the exit code."""
     with output.progress("copying", "bytes", shown=not as_json) as progress:
         report = source.copy_to(target, ids, progress=progress)
     if as_json:
@@ -27,14 +27,15 @@ def copy(source: replicate.Project, target: replicate.Project, ids: Sequence[str
 def _say(report: replicate.CopyReport) -> None:
     if report.experiments:
         click.echo(
-            f"Copied {output.count(len(report.experiments), 'experiment')}: {output.count(report.records, 'record')}, "
-            f"{output.count(report.objects, 'object')}, {formatting.size(report.bytes_copied)}."
+            f"Copied {formatting.count(len(report.experiments), 'experiment')}: "
+            f"{formatting.count(report.records, 'record')}, {formatting.count(report.objects, 'object')}, "
+            f"{formatting.size(report.bytes_copied)}."
         )
     if report.deleted:
-        click.echo(f"Copied the deletion of {output.count(len(report.deleted), 'experiment')}.")
+        click.echo(f"Copied the deletion of {formatting.count(len(report.deleted), 'experiment')}.")
     if report.unchanged:
         verb = "was" if report.unchanged == 1 else "were"
-        click.echo(f"{output.count(report.unchanged, 'experiment')} {verb} there already.")
+        click.echo(f"{formatting.count(report.unchanged, 'experiment')} {verb} there already.")
     if not (report.experiments or report.deleted or report.unchanged or report.failed):
         click.echo("Nothing to copy: there are no experiments.")
     for experiment, problem in report.failed.items():

@@ -1,4 +1,4 @@
-"""`replicate diff`: what differs between two experiments or checkpoints, their code line by line."""
+"""`replicate diff`: show what differs between two experiments or checkpoints, and compare their code line by line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ VALUES = ("experiment", "params", "metrics", "environment", "packages", "git")
 SECTIONS = (*VALUES, "code", "files")
 
 LISTED = 20
-"""Maximum number of packages and files listed, unless only they are asked for."""
+"""Maximum number of packages and of files listed, unless `--only` selects them."""
 
 LINES = 200
-"""Maximum number of lines of code shown, unless only they are asked for."""
+"""Maximum number of lines of code shown, unless `--only` selects the code."""
 
 VALUE_CHARACTERS = 50
-"""Longer values are cut."""
+"""Maximum number of characters of a value; longer ones are cut."""
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~"}
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -97,7 +97,7 @@ def _side_fields(side: Side) -> dict[str, object]:
 
 
 def _change_fields(change: Change) -> dict[str, object]:
-    """Both values; one that is not set has no key."""
+    """Return both values; a value that is not set has no key."""
     both = {"before": change.before, "after": change.after}
     return {side: value for side, value in both.items() if not isinstance(value, Unset)}
 
@@ -128,11 +128,11 @@ def _by_interest(change: Change) -> tuple[bool, str]:
 
 
 def _print_patch(comparison: Comparison) -> None:
-    """The lines as they are where a program reads them, or else they would be no patch."""
+    """Print the diff; into a pipe unchanged, so that it stays a valid patch."""
     if output.is_plain():
         for change in comparison.code:
             lines = comparison.lines(change)
-            is_patch = lines[0].startswith("diff ")  # else it says why there is none
+            is_patch = lines[0].startswith("diff ")  # else the lines say why there is no patch
             (sys.stdout if is_patch else sys.stderr).write("".join(f"{line}\n" for line in lines))
         return
     with output.console() as console:
@@ -163,7 +163,7 @@ def _side_name(side: Side) -> str:
 
 
 def _show_section(console: Console, comparison: Comparison, section: str, *, whole: bool) -> bool:
-    """Show a section; False where it has nothing to show."""
+    """Show a section; returns False if it is empty."""
     if section in VALUES:
         changes = _changes(comparison, section)
         if changes:

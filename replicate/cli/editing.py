@@ -1,6 +1,6 @@
-"""`replicate tag`, `note` and `name`: what people say of an experiment, while it runs and later.
+"""`replicate tag`, `note` and `name`: label an experiment while it runs or later.
 
-A word that begins the id of something is taken for an id that stands where none is expected: `tag ID1 ID2 word`.
+These commands refuse a tag, note or name that is the beginning of an id, as in `tag ID1 ID2 word`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from replicate.cli import options, output
 _METHODS = {"tag": "tag", "note": "note", "name": "rename"}
 
 ID_CHARACTERS = 4
-"""Minimum number of characters of an id that is taken for one: `bad` and `fed` are words."""
+"""Minimum number of characters that are taken for an id: `bad` and `fed` are words."""
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_CHARACTERS},}}")
 
@@ -71,7 +71,7 @@ def name(open_project: Callable[[], replicate.Project], prefix: str, new_name: s
 
 
 def _check_are_no_ids(project: replicate.Project, words: Sequence[str], command: str) -> None:
-    """Refuse words that begin the id of an experiment or checkpoint: one command edits one experiment."""
+    """Refuse words that are the beginning of an id: each command edits one experiment."""
     for word in words:
         if not _ID.fullmatch(word) or not (matches := project.experiments.matching(word)):
             continue

@@ -1,4 +1,4 @@
-"""`replicate export`: experiments, or all their checkpoints, as a file that other programs read."""
+"""`replicate export`: write experiments, or all their checkpoints, to a file for other programs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import click
 
 import replicate
 from replicate.cli import listing, output
+from replicate_core import formatting
 from replicate_core.machine.files import temporary_beside
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "jsonl", "parquet")
 
 TIMES = ("created", "heartbeat", *(f"{which}.created" for which in listing.CHECKPOINTS))
-"""The columns that are times."""
+"""Columns that hold times."""
 
 EXAMPLES = """\b
 Example: replicate export experiments.csv
@@ -42,7 +43,7 @@ Example: replicate export experiments.csv
 def export(
     open_project: Callable[[], replicate.Project],
     *,
-    wish: listing.Wish,
+    query: listing.Query,
     file: Path | None,
     form: str | None,
     of_checkpoints: bool,
@@ -66,7 +67,7 @@ def export(
     if raw and form != "csv":
         raise click.UsageError(f"--raw is for CSV: {form} holds texts as they were recorded.")
     project = open_project()
-    chosen = listing.cut(project.experiments.list(wish.filters, sort=wish.sort), wish)
+    chosen = listing.limit(project.experiments.list(query.filters, sort=query.sort), query)
     if form == "jsonl":
         lines = [line for item in chosen for line in _lines(item, of_checkpoints=of_checkpoints)]
         data = "".join(output.as_json(line, indent=None) + "\n" for line in lines).encode()
@@ -80,7 +81,7 @@ def export(
     else:
         _write(file, data)
     if file is not None:
-        click.echo(f"Wrote {output.count(len(chosen), 'experiment')} to {output.printable(str(file))}.", err=True)
+        click.echo(f"Wrote {formatting.count(len(chosen), 'experiment')} to {output.printable(str(file))}.", err=True)
     return 0
 
 
@@ -96,7 +97,7 @@ def _form_of(file: Path | None) -> str:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Write a file, which appears when all is written."""
+    """Write a file atomically: it appears once all of it is written."""
     temporary = temporary_beside(file)
     try:
         temporary.write_bytes(data)
@@ -109,7 +110,7 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _lines(experiment: replicate.Experiment, *, of_checkpoints: bool) -> list[dict[str, object]]:
-    """The experiment with all that is known of it; or each of its checkpoints, after what it belongs to."""
+    """Return the experiment with all details, or one line for each checkpoint with the experiment's id first."""
     if not of_checkpoints:
         return [output.experiment_details(experiment)]
     best = experiment.best()
@@ -140,7 +141,7 @@ def _as_parquet(rows: Sequence[dict[str, object]]) -> bytes:
 
 
 def _column(values: Sequence[object], name: str) -> pa.Array:
-    """The values of one type, if they have one; else as text, in JSON."""
+    """Return a column of the values' common type; without one, a column of strings that hold JSON."""
     import pyarrow as pa  # noqa: PLC0415
 
     if name in TIMES:

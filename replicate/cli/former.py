@@ -1,6 +1,6 @@
-"""Words of Keepsake and of the first replicate: commands that are gone, and options that are spelled otherwise now.
+"""Commands and options of Keepsake and of the first replicate that are gone or have another name now.
 
-None of them stands in a help. What each does here is in `docs/importing.md`.
+The help lists none of them. `docs/importing.md` says what each does here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _ANYTHING = {"ignore_unknown_options": True, "help_option_names": []}
 
 @click.command(context_settings=_ANYTHING)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def run(words: Sequence[str]) -> int:  # noqa: ARG001  # whatever was to be run
-    """Say that nothing is run here."""
+def run(words: Sequence[str]) -> int:  # noqa: ARG001  # the command to run
+    """Explain that replicate does not run scripts."""
     click.echo(
         "replicate: `replicate run` is gone since 2020: start the script yourself, `python train.py`. "
         "replicate.init() in it saves the code and what it runs with.",
@@ -29,14 +29,14 @@ def run(words: Sequence[str]) -> int:  # noqa: ARG001  # whatever was to be run
 @click.command(context_settings=_ANYTHING)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def analytics(words: Sequence[str]) -> None:  # noqa: ARG001  # on or off
-    """Say that nothing is measured."""
+    """Say that there are no analytics."""
     click.echo("There are no analytics to turn on or off: nothing is sent to anyone.")
 
 
 @click.command(context_settings=_ANYTHING)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def feedback(words: Sequence[str]) -> None:  # noqa: ARG001  # the message
-    """Say that nothing is sent."""
+    """Say that no feedback is sent."""
     click.echo("Nothing was sent: there is no server that takes it. Open an issue where you got replicate from.")
 
 
@@ -61,9 +61,10 @@ COMMANDS: dict[str, click.Command] = {"run": run, "analytics": analytics, "feedb
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with a value for each `--color` that has none: in Keepsake it was true or false, and alone true.
+    """Return the arguments with each bare `--color` replaced by `--color=always`.
 
-    Else it would take the word behind it for its value: `replicate --color ls`.
+    In Keepsake a bare `--color` meant true. Unreplaced, it would take the next word for its value:
+    `replicate --color ls`.
     """
     made: list[str] = []
     for number, argument in enumerate(arguments):

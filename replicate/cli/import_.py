@@ -1,4 +1,4 @@
-"""`replicate import`: take over the experiments of Keepsake, and of the first replicate."""
+"""`replicate import`: import experiments of Keepsake and of the first replicate."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def _show(result: replicate.ImportResult, *, dry_run: bool) -> None:
 def _verdict(result: replicate.ImportResult, *, dry_run: bool) -> str:
     if result.outcome in _LEFT_ALONE:
         return _LEFT_ALONE[result.outcome]
-    came = f"{output.count(result.checkpoints, 'checkpoint')}, {formatting.size(result.size_bytes)}"
+    came = f"{formatting.count(result.checkpoints, 'checkpoint')}, {formatting.size(result.size_bytes)}"
     done = "would be imported" if dry_run else "imported"
     return f"{done}: {came}" + (", the rest was here already" if result.outcome == "completed" else "")
 
 
 def _summary(results: list[replicate.ImportResult], *, dry_run: bool) -> str:
     new = [result for result in results if result.outcome not in _LEFT_ALONE]
-    experiments = output.count(len(new), "experiment")
-    came = f"{experiments} with {output.count(sum(result.checkpoints for result in new), 'checkpoint')}"
+    experiments = formatting.count(len(new), "experiment")
+    came = f"{experiments} with {formatting.count(sum(result.checkpoints for result in new), 'checkpoint')}"
     return f"{'Would import' if dry_run else 'Imported'} {came}, of {len(results)} found."

@@ -1,4 +1,4 @@
-"""What `ls`, `ps` and `export` share: which experiments, in what order, how many, and in which form."""
+"""What `ls`, `ps` and `export` share: filters, sort order, number of experiments, and output format."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import click
 
 import replicate
 from replicate.cli import output
+from replicate_core import formatting
 
 TERMINAL_ROWS = 50
 """Maximum number of experiments shown in a terminal, unless `-n` says otherwise."""
 
 WIDE_COLUMNS = 140
-"""A narrower terminal gets fewer columns, with more lines in each."""
+"""Minimum width of a terminal for the wide table; a narrower one gets fewer columns with more lines in each."""
 
 NAME_CHARACTERS, NARROW_NAME_CHARACTERS = 40, 18
-"""Longer names are cut in a terminal."""
+"""Maximum number of characters of a name in a wide and in a narrow terminal."""
 
 CHECKPOINTS = ("best_checkpoint", "latest_checkpoint", "best_recorded", "latest_recorded")
 CHECKPOINT_COLUMNS = ("id", "created", "step", "metrics", "extra")
-"""Of which checkpoints of an experiment CSV and Parquet tell, and what."""
+"""Checkpoints of an experiment in CSV and Parquet, and the columns of each."""
 
 STYLES = {"running": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
 
 WRAPPED = ("PARAMS", "CHECKPOINTS", "LATEST CHECKPOINT", "BEST CHECKPOINT")
-WHOLE = {
+MIN_CHARACTERS = {
     "EXPERIMENT": 18,
     "STATUS": 14,
     "PARAMS": 12,
@@ -37,23 +38,23 @@ WHOLE = {
     "LATEST CHECKPOINT": 17,
     "BEST CHECKPOINT": 17,
 }
-"""Column to how many characters of it are kept, however narrow the terminal is."""
+"""Column to the minimum number of characters shown, even in a narrow terminal."""
 
 Form: TypeAlias = Literal["table", "json", "csv", "ids"]
 Columns: TypeAlias = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for."""
+class Query:
+    """Which experiments to list, in what order and in which format."""
 
     filters: tuple[str, ...]
     sort: str | None
     count: int | None
-    """None: not said; 0: all."""
+    """Maximum number of experiments; None: not given; 0: all."""
     form: Form = "table"
     raw: bool = False
-    """Whether CSV holds texts as they were recorded."""
+    """Whether CSV holds strings as they were recorded."""
 
 
 _SELECTION = (
@@ -81,7 +82,7 @@ raw = click.option(
     help="With CSV: texts as recorded. Else a ' stands before those that a spreadsheet would run, and control "
     "characters are escaped.",
 )
-"""For commands that write CSV."""
+"""The option of commands that write CSV."""
 
 _FORMS = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs."),
@@ -94,24 +95,24 @@ Command: TypeAlias = Callable[..., Any]
 
 
 def selection(command: Command) -> Command:
-    """Give a command the options that choose experiments: it gets them as `wish`."""
+    """Give a command the options that choose experiments; they arrive as `query`."""
 
     @functools.wraps(command)
-    def with_wish(
+    def with_query(
         *args: object, filters: tuple[str, ...], sort: str | None, count: int | None, **rest: object
     ) -> object:
-        return command(*args, wish=Wish(filters, sort, count), **rest)
+        return command(*args, query=Query(filters, sort, count), **rest)
 
-    return _decorated(with_wish, _SELECTION)
+    return _decorated(with_query, _SELECTION)
 
 
 def listing(command: Command) -> Command:
-    """Give a command those options and the ones that choose a form."""
+    """Give a command the options of `selection` and those that choose a format."""
 
     @functools.wraps(command)
     def with_form(
         *args: object,
-        wish: Wish,
+        query: Query,
         as_json: bool,
         as_csv: bool,
         raw: bool,
@@ -125,13 +126,13 @@ def listing(command: Command) -> Command:
         form: Form = forms[0] if forms else "table"
         if raw and form != "csv":
             raise click.UsageError("--raw is for CSV: add --csv.")
-        return command(*args, wish=Wish(wish.filters, wish.sort, wish.count, form, raw), **rest)
+        return command(*args, query=Query(query.filters, query.sort, query.count, form, raw), **rest)
 
     return selection(_decorated(with_form, _FORMS))
 
 
 def everything(help_: str) -> Callable[[Command], Command]:
-    """Give a command `--all`, which the first replicate called `-p`: it gets it as `everything`."""
+    """Give a command `--all`, which the first replicate called `-p`; it arrives as `everything`."""
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -150,57 +151,57 @@ def _decorated(command: Command, options: Sequence[Callable[[Command], Command]]
     return command
 
 
-def cut(found: replicate.ExperimentList, wish: Wish, *, default: int = 0) -> replicate.ExperimentList:
-    """As many of them as are wished for; 0 stands for all."""
-    count = default if wish.count is None else wish.count
+def limit(found: replicate.ExperimentList, query: Query, *, default: int = 0) -> replicate.ExperimentList:
+    """Return as many experiments as the query asks for, else `default`; 0 means all."""
+    count = default if query.count is None else query.count
     if not count:
         return found
-    return found[:count] if wish.sort else found[-count:]
+    return found[:count] if query.sort else found[-count:]
 
 
-def show(project: replicate.Project, wish: Wish, columns: Callable[[replicate.ExperimentList], Columns]) -> bool:
-    """Print the experiments in the form wished for; False, and nothing printed, where there are none for a table."""
-    found = project.experiments.list(wish.filters, sort=wish.sort)
-    is_table_for_people = wish.form == "table" and not output.is_plain()
-    shown = cut(found, wish, default=TERMINAL_ROWS if is_table_for_people else 0)
-    if wish.form == "ids":
+def show(project: replicate.Project, query: Query, columns: Callable[[replicate.ExperimentList], Columns]) -> bool:
+    """Print the experiments in the format of the query; a table without rows prints nothing and returns False."""
+    found = project.experiments.list(query.filters, sort=query.sort)
+    is_table_for_people = query.form == "table" and not output.is_plain()
+    shown = limit(found, query, default=TERMINAL_ROWS if is_table_for_people else 0)
+    if query.form == "ids":
         print("".join(f"{experiment.id}\n" for experiment in shown), end="")
-    elif wish.form == "json":
+    elif query.form == "json":
         lines = [output.as_json(output.experiment_fields(experiment), indent=None) for experiment in shown]
         click.echo("[\n" + ",\n".join(lines) + "\n]" if lines else "[]")
-    elif wish.form == "csv":
-        output.echo_csv(output.as_csv(map(row, shown), raw=wish.raw))
+    elif query.form == "csv":
+        output.echo_csv(output.as_csv(map(row, shown), raw=query.raw))
     elif not found:
         return False
     else:
         _show_table(columns(shown))
-        if len(shown) < len(found) and wish.count is None:
-            which = "first" if wish.sort else "latest"
+        if len(shown) < len(found) and query.count is None:
+            which = "first" if query.sort else "latest"
             click.echo(
-                f"The {which} {len(shown)} of {output.count(len(found), 'experiment')}. All of them: -n 0", err=True
+                f"The {which} {len(shown)} of {formatting.count(len(found), 'experiment')}. All of them: -n 0", err=True
             )
     return True
 
 
 def stacked(columns: Columns) -> list[str]:
-    """Several columns as one, the cells of a row below one another."""
+    """Merge several columns into one, with the cells of a row below one another."""
     return ["\n".join(filter(None, cells)) for cells in zip(*filter(None, columns.values()), strict=True)]
 
 
 def name_characters() -> int | None:
-    """How many characters of a name there is room for; None: for all."""
+    """Return the maximum number of characters of a name; None: no limit."""
     if output.is_plain():
         return None
     return NARROW_NAME_CHARACTERS if is_narrow() else NAME_CHARACTERS
 
 
 def is_narrow() -> bool:
-    """Tell whether a person reads what is printed, in a terminal that takes only few columns."""
+    """Tell whether the output goes to a narrow terminal."""
     return not output.is_plain() and shutil.get_terminal_size().columns < WIDE_COLUMNS
 
 
 def row(experiment: replicate.Experiment) -> dict[str, object]:
-    """An experiment in a table for programs: what `--json` prints, without nesting, and of checkpoints what matters."""
+    """Return an experiment as a row for CSV and Parquet: what `--json` prints, flat, with fewer checkpoint fields."""
     fields = output.experiment_fields(experiment)
     primary = experiment.primary_metric
     fields["primary_metric"] = {} if primary is None else primary._asdict()
@@ -217,4 +218,4 @@ def _show_table(columns: Columns) -> None:
         return
     with output.console() as console:
         rows = zip(*shown.values(), strict=True)
-        console.print(output.table(shown, rows, wrapped=WRAPPED, whole=WHOLE, styles=STYLES))
+        console.print(output.table(shown, rows, wrapped=WRAPPED, min_characters=MIN_CHARACTERS, styles=STYLES))

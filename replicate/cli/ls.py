@@ -1,4 +1,4 @@
-"""`replicate ls`: the experiments of a project, what tells them apart, and how well each did."""
+"""`replicate ls`: list the experiments of a project, the params that differ, and their best metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Example: replicate ls
 @listing.everything("Show all params and metrics, not only what tells them apart.")
 @listing.listing
 @click.pass_obj
-def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everything: bool) -> None:  # noqa: FBT001  # click's way
+def ls(open_project: Callable[[], replicate.Project], query: listing.Query, everything: bool) -> None:  # noqa: FBT001  # click's way
     """List experiments.
 
     Best and latest are those of the checkpoints that have files, if any has; where a better or a later one was recorded
@@ -36,11 +36,11 @@ def ls(open_project: Callable[[], replicate.Project], wish: listing.Wish, everyt
     """
     project = open_project()
     now = datetime.now(timezone.utc)
-    is_empty = not listing.show(project, wish, lambda found: _columns(found, everything=everything, now=now))
+    is_empty = not listing.show(project, query, lambda found: _columns(found, everything=everything, now=now))
     if is_empty:
         click.echo(
             "No experiments fulfil that."
-            if wish.filters
+            if query.filters
             else f"No experiments in {output.printable(project.location)} yet. "
             "`replicate.init()` in a script makes one."
         )
@@ -80,7 +80,7 @@ def _columns(experiments: Sequence[replicate.Experiment], *, everything: bool, n
 
 
 def _both_checkpoints(experiment: replicate.Experiment, *, everything: bool) -> str:
-    """The best and the latest checkpoint, below one another."""
+    """Return a cell with the best checkpoint above the latest one."""
     best, latest = experiment.best(), experiment.latest()
     better, later = experiment.better_without_files(), experiment.later_without_files()
     shown = output.checkpoint_cell(best, better, everything=everything, indented=True)
@@ -97,7 +97,7 @@ def _if_they_differ(cells: list[str]) -> list[str]:
 
 
 def _params(experiments: Sequence[replicate.Experiment], *, everything: bool) -> Sequence[Mapping[str, object]]:
-    """The params of each experiment: all, or those that are not the same everywhere."""
+    """Return the params of each experiment: all of them, or those that differ between experiments."""
     all_params = [metric_columns.flat(experiment.params) for experiment in experiments]
     if everything:
         return all_params

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have: which project, which storage, colours, ids and their completion."""
+"""Options and arguments that commands share: project, storage, colours, and ids with their completion."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from replicate.cli import former, output
 from replicate_core.format import ids
 
 DIRECTORY, STORAGE, CREATE = "replicate.directory", "replicate.storage", "replicate.create"
-"""Where the context keeps what was given: before a command and after it, which counts more."""
+"""Keys in the context's meta of the options given before or after a command; the ones after it win."""
 
-_TOLD = "replicate.told"
-"""Where the context keeps that the project above was named."""
+_ANNOUNCED = "replicate.told"
+"""Key in the context's meta: whether the message about a project in a parent directory was printed."""
 
 OFFERED = 100
-"""How many of the latest experiments a completion offers before anything is typed."""
+"""Maximum number of experiments that a completion offers before anything is typed, latest first."""
 
 
 def open_project(context: click.Context, *, storage: str | None = None) -> replicate.Project:
-    """The project that the options mean; with another storage, if one is named here."""
+    """Open the project that the options name; `storage` replaces its storage."""
     project = _project(context, storage)
-    if project.above is not None and not context.meta.get(_TOLD):
-        context.meta[_TOLD] = True
+    if project.above is not None and not context.meta.get(_ANNOUNCED):
+        context.meta[_ANNOUNCED] = True
         click.echo(f"replicate: no replicate.yaml here: this is the project above, {_shown(project.above)}", err=True)
     return project
 
@@ -56,8 +56,8 @@ def _colour(context: click.Context, _: click.Parameter, given: str | None) -> st
     return given
 
 
-class _Colours(click.Choice):  # type: ignore[type-arg]  # it has none before click 8.2
-    """When to colour; also true and false, which Keepsake took."""
+class _Colours(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """When to use colours; also accepts true and false, as Keepsake did."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return value if value in former.COLOURS else super().convert(value, param, ctx)
@@ -96,7 +96,7 @@ COMMON = (
         help="Colours. Default: in a terminal, unless NO_COLOR is set.",
     ),
 )
-"""Taken before a command, and after it."""
+"""Options of every command, before or after its name."""
 
 FORMER = (
     click.Option(
@@ -115,21 +115,21 @@ FORMER = (
         help="Taken as by Keepsake, and without effect: there is nothing more to say.",
     ),
 )
-"""The same in the words of Keepsake and of the first replicate; in no help."""
+"""Hidden options of every command, under the names of Keepsake and of the first replicate."""
 
 
 def complete_id(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The ids that begin so, of experiments and checkpoints; before a character is typed the latest experiments."""
+    """Complete ids of experiments and checkpoints; before anything is typed, offer the latest experiments."""
     try:
-        found = list(_begun(_project(context, None), begun))
+        found = list(_completions(_project(context, None), begun))
     except replicate.ReplicateError:
-        return []  # a completion has no way to say why
+        return []  # a completion can't report an error
     length = ids.SHORT_LENGTH if len(begun) < ids.SHORT_LENGTH else None
     return [CompletionItem(item[:length], help=said) for item, said in found]
 
 
-def _begun(project: replicate.Project, begun: str) -> Iterator[tuple[str, str]]:
-    """Ids, and what is said of each."""
+def _completions(project: replicate.Project, begun: str) -> Iterator[tuple[str, str]]:
+    """Yield ids, each with a description."""
     if not begun:
         for experiment in reversed(project.experiments.list()[-OFFERED:]):
             yield experiment.id, experiment.name or experiment.status

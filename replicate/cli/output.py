@@ -1,4 +1,4 @@
-"""How things look in a terminal and in a pipe: values, times, sizes, tables, CSV. Nothing here knows a command."""
+"""Formatting for terminals and pipes: values, times, tables, JSON, CSV. Nothing here knows a command."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ import replicate
 from replicate_core import formatting
 from replicate_core.safe_text import printable as printable  # noqa: PLC0414  # for all commands
 
-if TYPE_CHECKING:  # rich takes 0.1 s to import: what needs no terminal does without
+if TYPE_CHECKING:  # rich takes 0.1 s to import: commands that need no table skip it
     from rich.console import Console
     from rich.table import Table
 
 VALUE_CHARACTERS = 20
-"""Longer texts, lists and mappings are cut in tables."""
+"""Maximum number of characters of a value in a table; longer strings, lists and mappings are cut."""
 
 PADDED_CHARACTERS = 200
-"""Cells of a table for programs are padded to so many characters at most."""
+"""Maximum number of characters to which cells of a plain table are padded."""
 
 PIPE_COLUMNS = 10_000
-"""A pipe has no width: nothing is wrapped or cut to fit one."""
+"""Number of columns assumed for a pipe, large enough that nothing is wrapped or cut."""
 
-_DEFUSED = re.compile("[\t\r\n]| *[=@＝＠]| *[+＋－-](?!$)")  # noqa: RUF001  # spreadsheets take the wide ones, too
-"""How a text begins that a spreadsheet may take for a formula, unless it is a number."""
+_FORMULA_START = re.compile("[\t\r\n]| *[=@＝＠]| *[+＋－-](?!$)")  # noqa: RUF001  # spreadsheets accept the wide characters, too
+"""Beginning of a string that a spreadsheet may run as a formula, unless it is a number."""
 
 _UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
 
 
 def wants_colour() -> bool | None:
-    """What `--color` says, else `NO_COLOR`; None: wherever a terminal shows it."""
+    """Return what `--color` says, else `NO_COLOR`; None: colours if the output is a terminal."""
     context = click.get_current_context(silent=True)
     asked = None if context is None else context.color
     return False if asked is None and os.environ.get("NO_COLOR") else asked
 
 
 def is_plain() -> bool:
-    """Tell whether a program reads what is printed, and no person."""
+    """Tell whether a program, not a person, reads the output."""
     return not sys.stdout.isatty() and not wants_colour()
 
 
 @contextmanager
 def console() -> Iterator[Console]:
-    """Where a command prints: colours and wrapping in a terminal, plain text in a pipe."""
+    """Yield a console that prints colours and wraps in a terminal, and prints plain text into a pipe."""
     from rich.console import Console  # noqa: PLC0415
 
     colour = wants_colour()
@@ -76,17 +76,17 @@ def table(
     rows: Iterable[Sequence[str]],
     *,
     wrapped: Collection[str] = (),
-    whole: Mapping[str, int] | None = None,
+    min_characters: Mapping[str, int] | None = None,
     styles: Mapping[str, str] | None = None,
 ) -> Table:
-    """A table without lines around it.
+    """Make a table without borders.
 
     Args:
-        headings: of its columns.
-        rows: a cell for each column.
-        wrapped: the columns that are wrapped where the terminal is too narrow; the others are cut.
-        whole: the columns that keep so many characters even then.
-        styles: of a cell whose first line says exactly this.
+        headings: headings of the columns.
+        rows: rows, with a cell for each column.
+        wrapped: columns that are wrapped in a narrow terminal; the others are cut.
+        min_characters: column to the minimum number of characters shown even then.
+        styles: first line of a cell to its style.
     """
     from rich.cells import cell_len  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -95,23 +95,23 @@ def table(
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     columns, listed = list(headings), [[printable(cell) for cell in row] for row in rows]
     for number, heading in enumerate(columns):
-        most = (whole or {}).get(heading, 0)
+        least = (min_characters or {}).get(heading, 0)
         longest = max(map(cell_len, [heading, *(line for row in listed for line in row[number].split("\n"))]))
-        is_wrapped = heading in wrapped and longest > most  # where nothing need be, the others make room
+        is_wrapped = heading in wrapped and longest > least  # a column that fits is not wrapped: the others make room
         made.add_column(
             Text(printable(heading)),
             overflow="fold" if is_wrapped else "ellipsis",
             no_wrap=not is_wrapped,
-            min_width=min(most, longest) or None,
+            min_width=min(least, longest) or None,
         )
     for row in listed:
-        # Text: square brackets in values are no markup
+        # Text: rich must not read square brackets in values as markup
         made.add_row(*(Text(cell, style=(styles or {}).get(cell.partition("\n")[0], "")) for cell in row))
     return made
 
 
 def print_plain_table(columns: Mapping[str, Sequence[str]]) -> None:
-    """A table for programs: one line for each row, nothing cut, columns two spaces apart. Quick with many rows."""
+    """Print a table for programs: one line for each row, nothing cut, columns two spaces apart. Fast with many rows."""
     cells = [[_one_line(heading), *map(_one_line, column)] for heading, column in columns.items()]
     padded = [_padded(column) for column in cells]
     print("\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True)))
@@ -125,22 +125,22 @@ def _padded(cells: Sequence[str]) -> list[str]:
     from rich.cells import cell_len  # noqa: PLC0415
 
     widths = [len(cell) if cell.isascii() else cell_len(cell) for cell in cells]
-    widest = min(max(widths), PADDED_CHARACTERS)  # one long cell does not pad all rows
+    widest = min(max(widths), PADDED_CHARACTERS)  # one long cell must not pad all rows
     return [cell + " " * (widest - width) for cell, width in zip(cells, widths, strict=True)]
 
 
 def value(shown: object, *, characters: int | None = VALUE_CHARACTERS) -> str:
-    """A param or metric as people read it; all of it where `characters` is None."""
+    """Format a param or metric for people; `characters` is the maximum length, None for no limit."""
     return formatting.value(shown, characters=characters)
 
 
 def pairs(mapping: Mapping[str, object]) -> str:
-    """Names and values, one to a line; nothing is cut where a program may read it."""
+    """Format names and values, one pair a line; values are cut only in a terminal."""
     return formatting.pairs(mapping, characters=None if is_plain() else VALUE_CHARACTERS)
 
 
 def ago(moment: datetime, *, now: datetime) -> str:
-    """How long ago something was, in its largest unit."""
+    """Format how long ago a moment was, in the largest unit that fits."""
     passed = now - moment
     for unit, word in _UNITS:
         if (count := passed // unit) >= 1:
@@ -150,14 +150,14 @@ def ago(moment: datetime, *, now: datetime) -> str:
 
 
 def moment(time: datetime) -> str:
-    """A time in the zone of this machine."""
+    """Format a time in this machine's time zone."""
     return time.astimezone().strftime("%a, %d %b %Y %H:%M:%S %Z")
 
 
 def as_json(content: object, *, indent: int | None = 2) -> str:
-    """Content as JSON for other programs; NaN and infinities are null, because JSON has no word for them.
+    """Encode content as JSON for other programs; NaN and infinities become null, because JSON has neither.
 
-    What steers a terminal is escaped as JSON has it: a program reads what was recorded.
+    Control characters become JSON escapes, so a program still reads what was recorded.
     """
     try:
         text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
@@ -167,21 +167,21 @@ def as_json(content: object, *, indent: int | None = 2) -> str:
 
 
 def _escaped(text: str) -> str:
-    """JSON whose texts hold no character that steers a terminal, and which says the same."""
+    """Replace control characters in JSON by JSON escapes, which mean the same."""
     if text.isprintable():
         return text
     return "".join(char if char in "\n " or char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def as_csv(rows: Iterable[Mapping[str, object]], *, raw: bool) -> str:
-    """Rows as CSV. Their columns are those of any row, in the order in which they come up.
+    """Encode rows as CSV. The columns are the names in all rows, in the order of their first appearance.
 
     Args:
-        rows: name to value.
-        raw: whether texts are written as they are. Else those that a spreadsheet may take for a formula get a `'`
-            before them, and control and bidirectional characters are escaped.
+        rows: rows, each name to value.
+        raw: whether strings are written unchanged. Otherwise strings that a spreadsheet may run as a formula get a
+            `'` in front, and control and bidirectional characters are escaped.
     """
-    listed, safe = list(rows), _raw if raw else _defused
+    listed, safe = list(rows), _raw if raw else _without_formula
     names = list(dict.fromkeys(name for row in listed for name in row))
     made = io.StringIO()
     writer = csv.writer(made, lineterminator="\n")
@@ -191,7 +191,7 @@ def as_csv(rows: Iterable[Mapping[str, object]], *, raw: bool) -> str:
 
 
 def echo_csv(text: str) -> None:
-    """Print CSV; at a terminal without what steers one, even where it was to be raw."""
+    """Print CSV; at a terminal control characters are escaped, even with `--raw`."""
     click.echo((printable(text) if sys.stdout.isatty() else text).encode(), nl=False)
 
 
@@ -207,8 +207,8 @@ def _raw(text: str) -> str:
     return text
 
 
-def _defused(text: str) -> str:
-    return printable(f"'{text}" if _DEFUSED.match(text) and not _is_number(text) else text)
+def _without_formula(text: str) -> str:
+    return printable(f"'{text}" if _FORMULA_START.match(text) and not _is_number(text) else text)
 
 
 def _is_number(text: str) -> bool:
@@ -220,7 +220,7 @@ def _is_number(text: str) -> bool:
 
 
 def flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """A mapping without mappings in it: the names of nested values have dots, as filters have them."""
+    """Flatten a mapping: names of nested values are joined by dots, as in filters."""
     made: dict[str, object] = {}
     for name, item in mapping.items():
         if isinstance(item, Mapping):
@@ -241,7 +241,7 @@ def _finite(content: object) -> object:
 
 
 def hint_at_waiting(project: replicate.Project) -> None:
-    """Say, on standard error, that something waits on this machine."""
+    """Print on standard error that something on this machine waits to be stored."""
     if project.has_waiting:
         click.echo(
             "Something that was saved here is not stored: `replicate sync` stores it, or says why not.", err=True
@@ -249,35 +249,31 @@ def hint_at_waiting(project: replicate.Project) -> None:
 
 
 def hint_at_former(project: replicate.Project, *, remote: bool = False) -> None:
-    """Say, on standard error, where experiments of Keepsake or of the first replicate lie that are not here.
+    """Print on standard error where there are experiments of Keepsake or the first replicate to import.
 
     Args:
-        project: whose they are.
-        remote: also look into a storage that is not on the disks of this machine.
+        project: the project to look in.
+        remote: whether to look also into a storage that is not on a disk of this machine.
     """
     try:
         found = project.importable(remote=remote)
-    except replicate.StorageFailed:  # it was only a hint
+    except replicate.StorageFailed:  # only a hint is lost
         return
     for location, number in found.items():
+        is_are, it_them = ("is", "it") if number == 1 else ("are", "them")
         click.echo(
-            f"{printable(location)} holds {count(number, 'experiment')} of Keepsake or of the first replicate that "
-            f"{'is' if number == 1 else 'are'} not here: `replicate import {printable(shlex.quote(location))}` takes "
-            f"{'it' if number == 1 else 'them'} over.",
+            f"{printable(location)} holds {formatting.count(number, 'experiment')} of Keepsake or of the first "
+            f"replicate that {is_are} not here: `replicate import {printable(shlex.quote(location))}` takes {it_them} "
+            "over.",
             err=True,
         )
-
-
-def count(number: int, word: str) -> str:
-    """A number of things: `1 file`, `10,000 files`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 @contextmanager
 def progress(
     what: str, unit: Literal["bytes", "things"], *, shown: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error for what is done and all there is; nothing where nobody looks on."""
+    """Show a progress bar on standard error if that is a terminal; yields a function of done and total."""
     if not shown or not sys.stderr.isatty():
         yield lambda _done, _all: None
         return
@@ -304,13 +300,13 @@ def checkpoint_cell(
     everything: bool = False,
     indented: bool = False,
 ) -> str:
-    """A checkpoint in a table of experiments: its id, step and primary metric, or all its metrics.
+    """Format a checkpoint as a cell in a table of experiments: id, step and metrics.
 
     Args:
-        checkpoint: the best or the latest one.
-        recorded: the one that would be, if files did not count: its step and metrics are shown, too.
-        everything: whether all metrics are shown.
-        indented: whether lines after the first one are.
+        checkpoint: the best or the latest checkpoint that has files.
+        recorded: the better or later one without files, if any: its step and metrics are shown, too.
+        everything: whether to show all metrics, not only the primary one.
+        indented: whether to indent the lines after the first.
     """
     lines = []
     if checkpoint is not None:
@@ -328,7 +324,7 @@ def _metric_lines(checkpoint: replicate.Checkpoint, *, everything: bool) -> list
 
 
 def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
-    """What `--json` prints of an experiment in a listing."""
+    """Return the fields of an experiment that `--json` prints in a listing."""
     of_checkpoints = {
         "best_checkpoint": experiment.best(),
         "latest_checkpoint": experiment.latest(),
@@ -353,7 +349,7 @@ def experiment_fields(experiment: replicate.Experiment) -> dict[str, object]:
 
 
 def experiment_details(experiment: replicate.Experiment, *, with_files: bool = False) -> dict[str, object]:
-    """All that is known of an experiment, its checkpoints included; or only those of them that have files."""
+    """Return all that is known of an experiment; `with_files` leaves out checkpoints without files."""
     whole = experiment.to_json()
     packages = whole.pop("python_packages")
     checkpoints = [checkpoint_fields(item) for item in experiment.checkpoints if item.has_files or not with_files]
@@ -361,5 +357,5 @@ def experiment_details(experiment: replicate.Experiment, *, with_files: bool = F
 
 
 def checkpoint_fields(checkpoint: replicate.Checkpoint) -> dict[str, object]:
-    """What `--json` prints of a checkpoint."""
+    """Return the fields of a checkpoint that `--json` prints."""
     return checkpoint.to_json()

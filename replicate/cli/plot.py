@@ -1,4 +1,4 @@
-"""A curve drawn with characters: enough to see whether a training still learns."""
+"""Draws a curve with characters, to show whether a training still improves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 COLUMNS, ROWS = 60, 8
-"""Of characters."""
+"""Size of a plot, in characters."""
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a Braille character, by row and column; https://en.wikipedia.org/wiki/Braille_Patterns."""
@@ -20,11 +20,11 @@ def draw(points: Iterable[tuple[object, object]], *, only_ascii: bool = False) -
     """Draw points as a line, with the smallest and largest values beside it.
 
     Args:
-        points: x and y; what is no finite number is left out.
-        only_ascii: where the terminal has no Braille characters.
+        points: pairs of x and y; points with a value that is not a finite number are left out.
+        only_ascii: whether to do without Braille characters, which not every terminal has.
 
     Returns:
-        Lines of text; none where there are less than two points to draw.
+        Lines of text; an empty list if there are fewer than two points to draw.
     """
     numbers = ((_finite(x), _finite(y)) for x, y in points)
     kept = [(x, y) for x, y in numbers if x is not None and y is not None]
@@ -39,7 +39,7 @@ def draw(points: Iterable[tuple[object, object]], *, only_ascii: bool = False) -
 
 
 def _finite(value: object) -> float | None:
-    """A number that can be drawn."""
+    """Return the value as a finite float; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -49,7 +49,7 @@ def _finite(value: object) -> float | None:
 
 
 def _lit(points: Sequence[Point], width: int, height: int) -> Iterator[tuple[int, int]]:
-    """The dots of the lines from each point to the next, from the upper left corner."""
+    """Yield the dots of the lines between successive points; (0, 0) is the upper left corner."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     across, down = _scale(xs, width), _scale(ys, height)
     places = [(across(x), height - 1 - down(y)) for x, y in points]
@@ -60,8 +60,8 @@ def _lit(points: Sequence[Point], width: int, height: int) -> Iterator[tuple[int
 
 
 def _scale(values: Sequence[float], size: int) -> Callable[[float], int]:
-    """From the smallest and the largest of the values to the first and the last of the dots."""
-    low, high = min(values) / 2, max(values) / 2  # halves: their difference may be more than a float can hold
+    """Return a function that maps the range of the values to dots 0 to `size - 1`."""
+    low, high = min(values) / 2, max(values) / 2  # halves: the difference could overflow a float
     if not high > low:
         return lambda _: size // 2
     return lambda value: round((value / 2 - low) / (high - low) * (size - 1))

@@ -35,7 +35,7 @@ def prune(
     grace = timedelta(0) if alone else timedelta(hours=GRACE_HOURS)
     project = open_project()
     report = project.prune(dry_run=not yes, grace=grace, repack=not no_repack)
-    if alone and yes:  # what was announced now, and what was packed anew, is due at once
+    if alone and yes:  # what was just announced or repacked is due at once
         first, report = report, project.prune(grace=grace, repack=False)
         last = project.prune(grace=grace, repack=False)
         deleted = {**first.deleted, **report.deleted, **last.deleted}

@@ -1,4 +1,4 @@
-"""`replicate ps`: the experiments that run now, on every machine, and when each was last heard of."""
+"""`replicate ps`: list the experiments that are running, on every machine, with the last heartbeat of each."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Example: replicate ps
 @listing.everything("Show all params and metrics, too.")
 @listing.listing
 @click.pass_obj
-def ps(open_project: Callable[[], replicate.Project], wish: listing.Wish, everything: bool) -> None:  # noqa: FBT001  # click's way
+def ps(open_project: Callable[[], replicate.Project], query: listing.Query, everything: bool) -> None:  # noqa: FBT001  # click's way
     """List the experiments that are running now, on this machine and on others.
 
     Filters and sorts are those of `replicate ls`.
     """
     project = open_project()
     now = datetime.now(timezone.utc)
-    running = replace(wish, filters=("status = running", *wish.filters))
+    running = replace(query, filters=("status = running", *query.filters))
     if not listing.show(project, running, lambda experiments: _columns(experiments, everything=everything, now=now)):
-        which = "No such experiments" if wish.filters else "No experiments"
+        which = "No such experiments" if query.filters else "No experiments"
         click.echo(f"{which} are running. `replicate ls` shows those that have ended.")
     output.hint_at_waiting(project)
 

@@ -1,4 +1,4 @@
-"""Prints `docs/cli.md`: the commands as they describe themselves. `nox -s reference` writes it."""
+"""Prints `docs/cli.md`, from the help of the commands. `nox -s reference` writes it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ begin with `=`, `@`, `+` or `-`, and are no number); `--raw` leaves all this out
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     context = click.Context(cli, info_name="replicate")
     sections = [_INTRODUCTION, _exit_codes(), _common()]
     for name in cli.list_commands(context):

@@ -8,6 +8,7 @@ import click
 
 import replicate
 from replicate.cli import options, output
+from replicate_core import formatting
 
 
 @click.command(epilog="Example: replicate rm 3fa2c1b 9d01e77")
@@ -41,4 +42,4 @@ def _described(experiment: replicate.Experiment, checkpoint: replicate.Checkpoin
     name = f" {output.printable(experiment.name)!r}" if experiment.name else ""
     count = len(experiment.checkpoints)
     runs = ", which is running: what it records from now on is lost" if experiment.is_running() else ""
-    return f"experiment {experiment.short_id}{name} with {output.count(count, 'checkpoint')}{runs}"
+    return f"experiment {experiment.short_id}{name} with {formatting.count(count, 'checkpoint')}{runs}"

@@ -1,4 +1,4 @@
-"""`replicate show`: all that is known of one experiment or checkpoint."""
+"""`replicate show`: show all that is known of one experiment or checkpoint."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ INTERESTING = (
     "pandas",
     "scikit-learn",
 )
-"""Packages that are shown, or that come first; `--all` shows the rest."""
+"""Packages that are shown, or shown first; `--all` shows the rest."""
 
 OTHER_PACKAGES = 5
-"""How many others are shown where none of these is installed."""
+"""Maximum number of other packages shown if none of these is installed."""
 
 CHECKPOINTS_SHOWN = 40
-"""How many of the latest checkpoints are shown; `--all` shows the rest."""
+"""Maximum number of checkpoints shown, the latest; `--all` shows the rest."""
 
 METRICS_SHOWN = 100
 """Maximum number of metrics that are columns of the table; `--json` has the rest."""
@@ -45,13 +45,13 @@ LINES_SHOWN = 1000
 """Maximum number of lines of a section; `--json` has the rest."""
 
 TEXT_CHARACTERS = 2000
-"""Longer values are cut; `--json` shows all of them."""
+"""Maximum number of characters of a value; longer ones are cut, `--json` has all of them."""
 
 LEFT_COLUMNS = 46
-"""What the columns before the metrics take of a terminal, at most."""
+"""Maximum number of characters that the columns before the metrics take."""
 
 NUMBER_CHARACTERS = 11
-"""What a number takes: `-1.2345e-31`."""
+"""Maximum number of characters of a number: `-1.2345e-31`."""
 
 _INDENT = "  "
 
@@ -154,14 +154,14 @@ def _facts(experiment: replicate.Experiment) -> dict[str, str | None]:
 
 
 def _size(experiment: replicate.Experiment) -> str:
-    """The size of its files, and what of it lies in the storage already, because something else has the same bytes."""
+    """Format the size of all files, and how much of it is saved by sharing bytes with others."""
     saved = experiment.size_bytes - experiment.stored_bytes
     share = f" ({formatting.size(saved)} saved, {saved / experiment.size_bytes:.0%})" if saved > 0 else ""
     return f"{formatting.size(experiment.size_bytes)}, {formatting.size(experiment.stored_bytes)} stored{share}"
 
 
 def _show_plot(console: Console, experiment: replicate.Experiment) -> None:
-    """Draw the primary metric, if it has been measured twice."""
+    """Plot the primary metric, if it was measured at least twice."""
     primary = experiment.primary_metric
     if primary is None:
         return
@@ -216,12 +216,12 @@ def _marks(checkpoint: replicate.Checkpoint, best: replicate.Checkpoint | None) 
 
 
 def _files(checkpoint: replicate.Checkpoint) -> str:
-    """Whether it has files, as a cell: their size, or nothing."""
+    """Format the size of a checkpoint's files; empty if it has none."""
     return formatting.size(checkpoint.size_bytes) if checkpoint.has_files else ""
 
 
 def _checkpoints(experiment: replicate.Experiment, *, everything: bool, with_files: bool) -> tuple[object, list[str]]:
-    """A table of its checkpoints, and what to say of them and of the metrics that are left out."""
+    """Return a table of the checkpoints, and notes on what the table leaves out."""
     best = experiment.best()
     found = [item for item in experiment.checkpoints if item.has_files or not with_files]
     names, hidden = _metric_columns(experiment, everything=everything)
@@ -240,25 +240,27 @@ def _checkpoints(experiment: replicate.Experiment, *, everything: bool, with_fil
         ]
         for checkpoint in shown
     )
-    whole = {"ID": 24, "STEP": 10, "AFTER": 10, "FILES": 10}
-    table = output.table([*whole, *(name.upper() for name in names)], rows, whole=whole)
+    widths = {"ID": 24, "STEP": 10, "AFTER": 10, "FILES": 10}
+    table = output.table([*widths, *(name.upper() for name in names)], rows, min_characters=widths)
     notes = _notes_on_files(experiment, with_files=with_files)
     left_out = 0 if everything else max(0, len(found) - CHECKPOINTS_SHOWN)
     notes += [f"The best and the latest; {left_out} more: --all"] if left_out else []
     all_of_them = "--json" if everything or output.is_plain() else "--all, --json or a wider terminal"
-    notes += [f"{output.count(hidden, 'metric')} more: {all_of_them}"] if hidden else []
+    notes += [f"{formatting.count(hidden, 'metric')} more: {all_of_them}"] if hidden else []
     return table, notes
 
 
 def _notes_on_files(experiment: replicate.Experiment, *, with_files: bool) -> list[str]:
-    """How many checkpoints have files, unless all have; and where the best value was recorded, if that one has none."""
+    """Return notes on checkpoints without files: how many there are, and whether one has the best value."""
     number, all_of_them = sum(item.has_files for item in experiment.checkpoints), len(experiment.checkpoints)
     if number == all_of_them:
         return []
     if number == 0:
         return ["No checkpoint has files"]
     hint = "" if with_files else ": --with-files lists only those"
-    notes = [f"{number:,} of {output.count(all_of_them, 'checkpoint')} {'has' if number == 1 else 'have'} files{hint}"]
+    notes = [
+        f"{number:,} of {formatting.count(all_of_them, 'checkpoint')} {'has' if number == 1 else 'have'} files{hint}"
+    ]
     better, primary = experiment.better_without_files(), experiment.primary_metric
     if better is not None and primary is not None:
         value = output.value(better.metrics[primary.name])
@@ -269,7 +271,7 @@ def _notes_on_files(experiment: replicate.Experiment, *, with_files: bool) -> li
 
 
 def _metric_columns(experiment: replicate.Experiment, *, everything: bool) -> tuple[list[str], int]:
-    """The metrics that the terminal has room for, the primary one first, and how many it has no room for."""
+    """Return the metrics that fit the terminal, the primary one first, and the number of those that do not."""
     primary = experiment.primary_metric
     first = [primary.name] if primary else []
     found = (name for checkpoint in experiment.checkpoints for name in checkpoint.metrics)
@@ -320,11 +322,11 @@ def _values(mapping: Mapping[str, object]) -> dict[str, str | None]:
 def _whole_or_cut(text: str) -> str:
     if len(text) <= TEXT_CHARACTERS:
         return text
-    return f"{formatting.cut(text, TEXT_CHARACTERS)} ({output.count(len(text), 'character')}: --json shows all)"
+    return f"{formatting.cut(text, TEXT_CHARACTERS)} ({formatting.count(len(text), 'character')}: --json shows all)"
 
 
 def _section(console: Console, title: str, facts: Mapping[str, str | None]) -> None:
-    """Names and values below a heading; what is None is left out, and so is a section without anything in it."""
+    """Print names and values below a heading; values of None are left out, and so is an empty section."""
     rows: Iterable[tuple[str, str]] = [
         (f"{_INDENT}{name}:" if text else _INDENT + name, text) for name, text in facts.items() if text is not None
     ]

@@ -1,4 +1,4 @@
-"""`replicate status`: what `init()` would save from here, what it would not, and whether the storage is there."""
+"""`replicate status`: show what `init()` would save and leave out here, and whether the storage can be reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replicate_core.format import ids
 from replicate_core.spool import syncing
 
 FILES_SHOWN = 20
-"""How many of the largest files are shown; `--all` shows the rest."""
+"""Maximum number of files shown, the largest; `--all` shows the rest."""
 
 
 @click.command(epilog="Example: replicate status --all")
@@ -62,7 +62,7 @@ def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
         rows = (
             [
                 ids.short(one.experiment),
-                output.count(one.jobs, "job"),
+                formatting.count(one.jobs, "job"),
                 "is recorded" if one.is_recorded else "its process is gone",
                 one.trouble or "",
             ]
@@ -74,7 +74,7 @@ def _show_waiting(waits: Sequence[syncing.Queued]) -> None:
 
 
 def _show_spool(project: replicate.Project) -> None:
-    """Show what of the spool is not stored by anybody, and why."""
+    """Show what in the spool nothing will store, and why."""
     kept = project.kept_aside()
     with output.console() as console:
         if kept:
@@ -122,7 +122,7 @@ def _show(
     with output.console() as console:
         console.print(f"Project: {output.printable(str(project.directory))}", markup=False)
         console.print(f"Storage: {output.printable(project.shown_storage)} ({reached})", markup=False)
-        console.print(f"init() would save {count} file{'s' * (count != 1)}, {formatting.size(preview.total_bytes)}:")
+        console.print(f"init() would save {formatting.count(count, 'file')}, {formatting.size(preview.total_bytes)}:")
         if shown:
             console.print()
             rows = ([formatting.size(size), notes.get(path, ""), path] for path, size in shown)

@@ -1,4 +1,4 @@
-"""`replicate sync`: store what waits on this machine; or copy what one storage has and another has not."""
+"""`replicate sync`: store what waits on this machine, or copy from one storage what another one lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replicate_core.redaction import without_credentials
 from replicate_core.spool import syncing
 
 FILES_SHOWN = 20
-"""Maximum number of files that are named before something is accepted."""
+"""Maximum number of files listed before `--accept` asks."""
 
 
 @click.command(epilog="Example: replicate sync s3://bucket/experiments /mnt/backup")
@@ -32,7 +32,7 @@ FILES_SHOWN = 20
 @click.option("--yes", is_flag=True, help="With --accept: do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs; with two storages.")
 @click.pass_obj
-def sync(  # noqa: PLR0917  # click gives each option by its place
+def sync(  # noqa: PLR0917  # one parameter for each option
     open_project: Callable[..., replicate.Project],
     source: str | None,
     target: str | None,
@@ -75,7 +75,7 @@ def sync(  # noqa: PLR0917  # click gives each option by its place
 
 
 def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
-    """Show what is in a directory that is not known to be this user's; tells whether it may be stored."""
+    """Show a directory that may not be this user's; returns whether the user lets it be stored."""
     strangers = project.strangers()
     found = [one for one in strangers if one.queue.directory.name.startswith(name)]
     if len(found) != 1:
@@ -89,7 +89,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
     lines = [
         f"{found[0].queue.directory}: {found[0].why}.",
         f"Experiment  {ids.short(offer.experiment)} of {offer.project}",
-        f"Waiting     {output.count(offer.jobs, 'job')}, {formatting.size(offer.total_bytes)} of files",
+        f"Waiting     {formatting.count(offer.jobs, 'job')}, {formatting.size(offer.total_bytes)} of files",
         f"Files       {files or 'none'}",
         f"Storage     {offer.storage}",
         f"Options     {', '.join(offer.options) or 'none'}",
@@ -103,7 +103,7 @@ def _accept(project: replicate.Project, name: str, *, yes: bool) -> bool:
 
 
 def _verdict(synced: replicate.SyncResult) -> str:
-    waited = f"{output.count(synced.jobs, 'job')}"
+    waited = f"{formatting.count(synced.jobs, 'job')}"
     if synced.outcome == "recording":
         return f"is running, and stores what it saves itself ({waited} waiting)"
     if synced.outcome == "refused":

@@ -1,4 +1,4 @@
-"""`replicate trust`: allow what a project's file asks for and only the user may allow, and take that back."""
+"""`replicate trust`: allow what a project's file may only use with the user's consent, or revoke that."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trust(context: click.Context, file: Path | None, revoke: bool, list_: bool) 
 
 
 def _named(context: click.Context) -> Path | None:
-    """The file or the project that the options of all commands name."""
+    """Return the file or project that the common options name."""
     storage = context.meta.get(options.STORAGE)
     if storage is None:
         return context.meta.get(options.DIRECTORY)

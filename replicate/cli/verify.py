@@ -1,4 +1,4 @@
-"""`replicate verify`: is everything there, and is every byte what was stored?"""
+"""`replicate verify`: check that everything is in the storage and undamaged."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def verify(
             click.echo(f"note: {output.printable(lack.problem)}")
         if report.keyless:
             click.echo(
-                f"note: {output.count(report.keyless, 'document')} of an earlier version can't be checked for standing "
-                "in the place of another, except by experiment, kind and size"
+                f"note: {formatting.count(report.keyless, 'document')} of an earlier version can't be checked for "
+                "standing in the place of another, except by experiment, kind and size"
             )
         what = f"{formatting.size(report.bytes_checked)} read" if deep else "sizes compared"
-        verdict = output.count(len(report.damages), "problem") if report.damages else "no problems"
-        checked = f"{output.count(report.experiments, 'experiment')}, {output.count(report.objects, 'object')}"
+        verdict = formatting.count(len(report.damages), "problem") if report.damages else "no problems"
+        checked = f"{formatting.count(report.experiments, 'experiment')}, {formatting.count(report.objects, 'object')}"
         click.echo(f"{checked}, {what}: {verdict}.")
     return 4 if report.damages else 0
 

@@ -1,4 +1,4 @@
-"""`replicate whence`: from the bytes of a file to the checkpoints and experiments that hold them."""
+"""`replicate whence`: find the checkpoints and experiments that hold the bytes of a file."""
 
 from __future__ import annotations
 

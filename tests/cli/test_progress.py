@@ -17,7 +17,7 @@ from kit import Clock
 
 import replicate
 from replicate import progress
-from replicate.progress import EndOfRun, TerminalNotifier
+from replicate.progress import TerminalDisplay, TerminalNotifier
 from replicate_core.recording import notices, recording
 from replicate_core.recording.notices import Waiting
 
@@ -67,7 +67,7 @@ def _plain(text: str) -> str:
 
 class TestInALog:
     def test_a_run_that_ends_at_once_says_nothing(self, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-        end = EndOfRun()
+        end = TerminalDisplay()
         for _ in range(10):
             end.show(LEFT)
             clock.now += 0.049
@@ -77,7 +77,7 @@ class TestInALog:
     def test_after_half_a_second_there_is_a_line_and_then_one_every_ten_seconds(
         self, clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        end = EndOfRun()
+        end = TerminalDisplay()
         clock.now += 0.5
         for _ in range(300):  # for 30 seconds
             end.show(LEFT)
@@ -104,7 +104,7 @@ class TestInATerminal:
         self, clock: Clock, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "stderr", terminal.stream)
-        end = EndOfRun()
+        end = TerminalDisplay()
         end.show(LEFT)
         assert terminal.shown() == ""
         clock.now += 0.5
@@ -120,7 +120,7 @@ class TestInATerminal:
         self, clock: Clock, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "stderr", terminal.stream)
-        end = EndOfRun()
+        end = TerminalDisplay()
         clock.now += 1
         end.show(LEFT._replace(trouble="can't write [/bucket] [red]"))
         end.close(None)
@@ -130,7 +130,7 @@ class TestInATerminal:
         self, clock: Clock, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "stderr", terminal.stream)
-        end = EndOfRun()
+        end = TerminalDisplay()
         end.show(LEFT)
         end.close(None)
         assert terminal.shown() == ""
@@ -140,7 +140,7 @@ class TestWhereNobodyReads:
     """Whatever became of standard error, the run ends."""
 
     def end(self, clock: Clock) -> None:
-        end = EndOfRun()
+        end = TerminalDisplay()
         clock.now += 1
         for _ in range(3):
             end.show(LEFT)
@@ -173,7 +173,7 @@ class TestWhereNobodyReads:
     def test_it_is_closed_between(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         stream = io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
-        end = EndOfRun()
+        end = TerminalDisplay()
         clock.now += 1
         end.show(LEFT)
         assert stream.getvalue() == f"replicate: {LINE}\n"

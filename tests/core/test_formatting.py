@@ -24,3 +24,8 @@ def test_durations_are_in_whole_seconds() -> None:
 def test_sizes_have_units_of_a_thousand() -> None:
     sizes = {0: "0 B", 999: "999 B", 1500: "1.5 kB", 32_000_000: "32 MB", 7 * 10**9: "7 GB", 8 * 10**13: "80 TB"}
     assert {count: formatting.size(count) for count in sizes} == sizes
+
+
+def test_counts_have_a_separator_of_thousands_and_a_plural() -> None:
+    shown = [formatting.count(number, "job") for number in (0, 1, 2, 1000)]
+    assert shown == ["0 jobs", "1 job", "2 jobs", "1,000 jobs"]

@@ -116,12 +116,12 @@ def test_callbacks_are_known_by_what_they_monitor() -> None:
     before = pair()
     before[0].wait, before[0].best = 3, 0.5
     before[2].wait, before[2].best = 4, 0.25
-    memories = json.loads(json.dumps(state.remembered(before)))
+    memories = json.loads(json.dumps(state.callback_states(before)))
     after = pair()[::-1]
-    assert state.remind(after, memories) == [after[0], after[2]]
+    assert state.restore_callback_states(after, memories) == [after[0], after[2]]
     assert [(item.wait, item.best) for item in (after[0], after[2])] == [(4, 0.25), (3, 0.5)]
     assert type(after[0].wait) is int
-    assert state.remind([keras.callbacks.ReduceLROnPlateau("loss")], memories) == []
+    assert state.restore_callback_states([keras.callbacks.ReduceLROnPlateau("loss")], memories) == []
 
 
 def test_what_was_best_stays_the_best(project: Path, data) -> None:
