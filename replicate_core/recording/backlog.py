@@ -69,7 +69,7 @@ class _Stall:
         self.jobs = -1
 
     def is_over(self, jobs: int, seconds: float) -> bool:
-        """Tell whether the number of waiting jobs has been the same for more than so many seconds."""
+        """Tell whether the number of waiting jobs has been the same for more than `seconds`."""
         if jobs != self.jobs:
             self._since, self.jobs = time.monotonic(), jobs
         return self.seconds > seconds

@@ -233,7 +233,7 @@ class Recording:
             raise interruption
 
     def wait_until_known(self, seconds: float) -> bool:
-        """Wait until others can see that it has begun, for at most so many seconds. Returns whether they can."""
+        """Wait until others can see that it has begun, for at most `seconds`. Returns whether they can."""
         patience = time.monotonic() + seconds
         while self._queue.state().done == 0 and self._launched.ensure_running() and time.monotonic() < patience:
             time.sleep(WAIT_SECONDS)

@@ -291,7 +291,7 @@ class _Periodic:
             self._due_at = time.monotonic() + self._interval_seconds()
 
     def stop(self, seconds: float = 0.0) -> None:
-        """Stop calling the function. Wait at most so many seconds for a call that is running."""
+        """Stop calling the function. Wait at most `seconds` for a call that is running."""
         self._stopped.set()
         self._due_at = None
         if self._thread.is_alive():

@@ -159,7 +159,7 @@ class Spool:
             ulid: a new one.
 
         Raises:
-            StorageFailed: there is no room, the directory can't be written, or its file system knows no locks.
+            StorageFailed: there is no room, the directory can't be written, or its file system has no locks.
         """
         self._remove_abandoned()
         temporary = self.directory / f"{_NEW}{ulid}-{origin.experiment}"  # ignored by others until it is locked

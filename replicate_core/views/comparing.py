@@ -19,7 +19,7 @@ from replicate_core.views.preview import is_left_over
 from replicate_core.views.source import Source
 
 TEXT_BYTES_MAX = 1 << 20
-"""Maximum size in bytes of a file that is compared by lines: of larger files nobody reads them, and it takes long."""
+"""Maximum size in bytes of a file that is compared line by line: nobody reads more, and it would take long."""
 
 COPY_BYTES = 1 << 20
 

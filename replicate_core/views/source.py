@@ -60,7 +60,7 @@ class ExperimentView:
     """Its `ExperimentState`, given as that, or as a `StoredExperiment` to read it from."""
     status: Status  # type: ignore[misc]  # the field before has no default: see `_State`
     waiting: frozenset[str] = frozenset()
-    """The ids of the experiment and of its checkpoints, of those that are not stored yet."""
+    """The ids that are not stored yet: of the experiment itself, and of its checkpoints."""
     heartbeat: Heartbeat | None = None
     """Its last sign of life; None if it has ended or never gave one."""
 
