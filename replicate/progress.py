@@ -85,7 +85,7 @@ def say(line: str) -> None:
 def text(waiting: Waiting) -> str:
     """Describe what is still being stored."""
     size = f" ({waiting.total_bytes / 1e6:.0f} MB)" if waiting.total_bytes else ""
-    left = f"what is left, {waiting.jobs} to go{size}" if waiting.jobs else "the last of it"
+    left = f"what waits, {waiting.jobs} to go{size}" if waiting.jobs else "the last job"
     trouble = f": {waiting.trouble}" if waiting.trouble else ""
     return printable(f"storing {left}; Ctrl-C leaves it to the background{trouble}")
 

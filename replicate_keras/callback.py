@@ -143,7 +143,7 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             self._best.is_less_better  # noqa: B018  # raises now if the metric has no known goal
         has_file_rule = save_best_only or save_on_exception or self._keep or self.period > 1
         if filepath is None and (has_file_rule or resume is not None):
-            raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
+            raise InvalidInput("filepath=None saves no files, so nothing can be resumed, kept or best: give a filepath")
         check_resume(resume, experiment)
         self._has_trained = False
         self._reset()
@@ -443,8 +443,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         if monitor in metrics:
             self._warn_once(
                 f"what {monitor} is",
-                f"save_best_only compares numbers, and {monitor!r} is {_described(metrics[monitor])}, no single number:"
-                " every model is saved. Monitor a metric that is one, such as the mean over the classes",
+                f"save_best_only compares numbers, and {monitor!r} is {_described(metrics[monitor])}, not a single "
+                "number: every model is saved. Monitor a metric that is one, such as the mean over the classes",
             )
             return True
         if batch is not None:
@@ -513,8 +513,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             restored = restore(self.model, path, None if fit is None else fit.epochs)
         if restored is None:
             warn(
-                f"the checkpoint {checkpoint.short_id} was not saved by this callback: its weights are gone on with, "
-                "from epoch 0"
+                f"the checkpoint {checkpoint.short_id} was not saved by this callback: training starts at "
+                "epoch 0 with its weights"
             )
         return restored
 
@@ -548,8 +548,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
         states.restore_random_states(self.model, self._first_random)  # those of the first start
         if not fit.replay(until):
             warn(
-                f"the data of {until} epochs could not be drawn again within {MAX_SECONDS:.0f} seconds: training goes "
-                "on with other batches than it would have without the restart. A keras.utils.PyDataset with "
+                f"the data of {until} epochs could not be drawn again within {MAX_SECONDS:.0f} seconds: training "
+                "continues with other batches than it would have without the restart. A keras.utils.PyDataset with "
                 "fit(shuffle=True), or arrays, can be resumed without that"
             )
 
@@ -561,8 +561,8 @@ class ReplicateCallback(keras.callbacks.ModelCheckpoint):
             return
         warn(
             f"the optimizer was compiled with the learning rate {now:g}, and with {then:g} when this run began: "
-            f"training goes on with that of the checkpoint, {states.learning_rate(self.model):g}. Should it be the new "
-            f"one, let keras.callbacks.LearningRateScheduler(lambda epoch: {now:g}) set it"
+            f"training resumes with that of the checkpoint, {states.learning_rate(self.model):g}. To use the new "
+            f"one, give fit keras.callbacks.LearningRateScheduler(lambda epoch: {now:g})"
         )
 
     def _set_initial_epoch(self, epoch: int | None) -> None:

@@ -89,7 +89,7 @@ def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
         InvalidInput: the model is not the one that was saved, or is one of Keras 2.
     """
     if not isinstance(model, keras.Model):
-        raise InvalidInput("a model of Keras 2 (tf_keras) can be recorded, and not gone on with: leave resume out")
+        raise InvalidInput("a model of Keras 2 (tf_keras) can be recorded but not resumed: leave resume out")
     found = states.read(path)
     descriptions = None if found is None else found.optimizers
     with quietly():
@@ -104,14 +104,14 @@ def restore(model: Any, path: Path, epochs: Any = None) -> State | None:
             variables.restore_raw(model, {} if found is None else found.raw)
         except (ValueError, KeyError) as error:
             raise InvalidInput(
-                f"what {path.name} holds does not fit into this model: {error}. Was the model changed since? Then "
-                "begin anew: another name, or no resume"
+                f"{path.name} does not fit into this model: {error}. If the model was changed since, start a new run: "
+                "give another name, or leave resume out"
             ) from error
     variables.check_optimizers(model, descriptions)
     if descriptions is None and variables.has_lora(model):
         warn(
-            f"{path.name} was saved without the weights of LoRA, which Keras merges into the others: training goes on "
-            "from the merged ones, and ends with other weights than it would have without the restart"
+            f"{path.name} was saved without the weights of LoRA, which Keras merges into the others: training "
+            "resumes from the merged ones, and ends with other weights than it would have without the restart"
         )
     return found
 
@@ -147,7 +147,9 @@ def _restore_optimizer(model: Any, path: Path) -> None:
 def local_copy(checkpoint: Checkpoint) -> Iterator[Path]:
     """Yield a verified local copy of a checkpoint's model file; it is deleted when the `with` block ends."""
     if checkpoint.path is None or not checkpoint.path.endswith((*MODEL_ENDINGS, *WEIGHTS_ENDINGS)):
-        raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no model of Keras, but {checkpoint.path!r}")
+        raise InvalidInput(
+            f"the checkpoint {checkpoint.short_id} holds {checkpoint.path!r}, which is not a Keras model"
+        )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / Path(checkpoint.path).name
         with checkpoint.open(checkpoint.path) as source, open(path, "wb") as target:

@@ -339,11 +339,11 @@ def prepare_swapping(callbacks: list[Any], restored: State) -> None:
             callback.on_test_end()
         if restored.is_whole and swapped[0]["epochs"] == restored.epoch < (_epochs(callback) or 0):
             warn(
-                "SwapEMAWeights has kept the averaged weights alone when that training came to its end: they are "
-                "trained on, where a longer training would have gone on from those that were averaged"
+                "SwapEMAWeights has kept only the averaged weights at the end of that training: training resumes from "
+                "them, while a longer training would have continued from the weights before averaging"
             )
     if not swapping:
         warn(
-            "the averaged weights that SwapEMAWeights had put into the model were saved, and it is not among the "
-            "callbacks now: they are trained on, and not those that were averaged; give it to fit again"
+            "the checkpoint holds the averaged weights of SwapEMAWeights, which is not among the callbacks now: "
+            "training resumes from them instead of the weights before averaging. Give SwapEMAWeights to fit again"
         )

@@ -171,7 +171,7 @@ def check_optimizers(model: Any, descriptions: dict[str, Any] | None) -> None:
         if (optimizer := held.get(place)) is None:
             raise InvalidInput(
                 f"the model that was saved had an optimizer {place!r}, and this one has none there: compile it as "
-                "before, or begin anew: another name, or no resume"
+                "before, or start a new run: give another name, or leave resume out"
             )
         if not optimizer.built and saved["trains"] is None:
             raise InvalidInput(
@@ -181,8 +181,8 @@ def check_optimizers(model: Any, descriptions: dict[str, Any] | None) -> None:
         if len(optimizer.variables) != saved["variables"]:
             raise InvalidInput(
                 f"the optimizer {place!r} ({type(optimizer).__name__}) has {len(optimizer.variables)} variables, and "
-                f"the one that was saved has {saved['variables']}: compile the model as before, or begin anew: "
-                "another name, or no resume"
+                f"the one that was saved has {saved['variables']}: compile the model as before, or start a new "
+                "run: give another name, or leave resume out"
             )
 
 

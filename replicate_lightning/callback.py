@@ -176,10 +176,12 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._saves_on_exception = save_on_exception
         self._keep = check_keep(keep_best, keep_last, self._primary_metric)
         if filepath is None and (save_on_exception or self._keep or resume is not None):
-            raise InvalidInput("filepath=None saves no files: nothing could be resumed or kept, or be the best one")
+            raise InvalidInput("filepath=None saves no files, so nothing can be resumed or kept: give a filepath")
         check_resume(resume, experiment)
         if resume is not None and save_weights_only:
-            raise InvalidInput("save_weights_only leaves out what a training resumes with: leave one of both out")
+            raise InvalidInput(
+                "save_weights_only leaves out what resuming needs: give either resume or save_weights_only"
+            )
         self._has_trained = False
         self._reset()
 
@@ -286,7 +288,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
         self._begin()  # not earlier: if restoring the model fails, nothing is recorded
         if (told := given_path(trainer)) is not None and self._resume is not None and not self._has_trained:
             self._is_resuming = False
-            warn(f"fit was told to resume from {told}, and does, whatever resume={self._resume!r} has found")
+            warn(f"fit was given {told} to resume from, and uses it instead of what resume={self._resume!r} has found")
         self._flags_before = states.training_flags(pl_module)
         states.restore_flags(pl_module, self._changed_flags)  # after optimizers were made from the initial flags
         if self._random is not None and trainer.global_rank < len(self._random):
@@ -432,9 +434,7 @@ class ReplicateCallback(*bases("Callback")):  # type: ignore[misc]  # the bases 
 
     def _save_once_more(self, trainer: Any) -> None:
         if self._stepping.is_half_done:
-            warn(
-                "training ended in the midst of a step, when some weights were new and some were not: nothing is saved"
-            )
+            warn("training ended in the middle of a step, when only some weights were updated: nothing is saved")
         elif self._steps.done(trainer) != self._saved_step:
             self._checkpoint(trainer, in_batch=True)
 

@@ -50,8 +50,8 @@ class Plain:
         """Warn once, with the names of all values that were left out, if there are any."""
         if self.left_out:
             warn(
-                f"hyperparameters that are neither numbers nor text are not recorded: {', '.join(self.left_out)}. Give "
-                "what matters of them as params, or leave them out with save_hyperparameters(ignore=[...])"
+                f"hyperparameters that are neither numbers nor strings are not recorded: {', '.join(self.left_out)}. "
+                "Give those that matter as params, or leave them out with save_hyperparameters(ignore=[...])"
             )
 
     def _items(self, values: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def check_resumable(trainer: Any, wanted: str) -> None:
     if trainer.strategy.restore_checkpoint_after_setup:
         raise InvalidInput(
             f"resume={wanted!r} does not work with {type(trainer.strategy).__name__}, which restores sharded "
-            "checkpoints itself: leave resume out; to go on, check a checkpoint out (replicate checkout), and give its "
-            "path to fit(ckpt_path=...)"
+            "checkpoints itself: leave resume out; to resume, check a checkpoint out (replicate checkout), and give "
+            "its path to fit(ckpt_path=...)"
         )
 
 
@@ -78,11 +78,11 @@ def _check(path: Path, checkpoint: Checkpoint, trainer: Any) -> None:
             "fit(ckpt_path=..., weights_only=False)"
         ) from error
     except RuntimeError as error:
-        raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no file of torch: {error}") from error
+        raise InvalidInput(f"the checkpoint {checkpoint.short_id} holds no torch file: {error}") from error
     if not isinstance(saved, dict) or not {"loops", "optimizer_states"} <= saved.keys():
         raise InvalidInput(
             f"the checkpoint {checkpoint.short_id} holds weights alone, and no training to resume: it was saved "
-            "with save_weights_only, or by something else than Lightning"
+            "with save_weights_only, or not by Lightning"
         )
     averaged = saved.get(NAME, {}).get("averaged")
     if averaged is not None and averaged["epochs"] != trainer.max_epochs:

@@ -120,14 +120,15 @@ def check_optimizers(now: list[dict[str, Any]], before: list[dict[str, Any]] | N
     if len(now) != len(before) or not all(map(_fits, now, before)):
         raise InvalidInput(
             f"the optimizers were {_shape(before)} when this run began, and are {_shape(now)} now: what was saved does "
-            "not fit. Was configure_optimizers changed since? Then begin anew: another name, or no resume"
+            "not fit. If configure_optimizers was changed since, start a new run: give another "
+            "name, or leave resume out"
         )
     rates = ((old["rates"], new["rates"]) for old, new in zip(before, now, strict=True))
     if (changed := next(((old, new) for old, new in rates if old != new[: len(old)]), None)) is not None:
         old, new = changed
         warn(
             f"the learning rate is {_shown(new)} in configure_optimizers, and was {_shown(old)} when this run began: "
-            "training goes on with that of the checkpoint. Should it be the new one, set it in on_train_start"
+            "training resumes with that of the checkpoint. To use the new one, set it in on_train_start"
         )
 
 

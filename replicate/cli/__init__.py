@@ -65,7 +65,7 @@ class _Commands(click.Group):
 @click.version_option(replicate.__version__, prog_name="replicate")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Version control for machine learning: list, show, compare and get back what training runs have saved."""
+    """Version control for machine learning: list, show, compare and restore what training runs have saved."""
     context.obj = partial(options.open_project, context)  # each command opens the project itself
 
 
@@ -111,7 +111,9 @@ def run(arguments: Sequence[str]) -> int:
             error.show()
             return 2
         except (click.Abort, KeyboardInterrupt):
-            click.echo("Stopped: nothing is half done. Where a command asks, --force does it without.", err=True)
+            click.echo(
+                "Stopped: nothing was left half done. Where a command asks, --force skips the question.", err=True
+            )
             return 1
         except replicate.ReplicateError as error:
             if _may_create(error, arguments):
@@ -131,7 +133,7 @@ def _may_create(error: replicate.ReplicateError, arguments: Sequence[str]) -> bo
         return False
     click.echo(f"replicate: {output.printable(str(error))}", err=True)
     try:
-        return click.confirm("Make the bucket now?", err=True)
+        return click.confirm("Create the bucket now?", err=True)
     except click.Abort:
         return False
 
@@ -157,6 +159,6 @@ def _printed_to_the_end(code: int) -> int:
         os.dup2(nowhere, sys.stdout.fileno())  # Python flushes once more at exit
         if isinstance(error, BrokenPipeError):  # `replicate ls | head`
             return code
-        click.echo(f"replicate: standard output can't be written: {error.strerror}", err=True)
+        click.echo(f"replicate: can't write to standard output: {error.strerror}", err=True)
         return 3
     return code

@@ -32,7 +32,7 @@ Example: replicate checkout 3fa2c1b -o best-model
 @click.option("--path", help="Only this file or directory.")
 @click.option("--code-only", is_flag=True, help="Only the code.")
 @click.option("--files-only", is_flag=True, help="Only what the checkpoint saved, without the code.")
-@click.option("-f", "--force", is_flag=True, help="Replace what stands in the way without asking.")
+@click.option("-f", "--force", is_flag=True, help="Replace files that differ without asking.")
 @click.pass_obj
 def checkout(
     open_project: Callable[[], replicate.Project],
@@ -46,13 +46,13 @@ def checkout(
 ) -> int:
     """Write the code and the files of an experiment or checkpoint to a directory.
 
-    An experiment gives its best checkpoint, else its latest, of those that have files; without any checkpoint, its
-    code. A checkpoint without files is an error, which names the nearest ones that have some: --code-only says that
-    its code is wanted. Files that differ are named before they are replaced, and only with your consent; files of other
-    names stay. All is fetched and verified before the first one is touched.
+    An experiment stands for its best checkpoint that has files, else its latest one; without any checkpoint, only its
+    code is written. A checkpoint without files is an error that names the nearest ones with files, unless --code-only
+    is given. Files that differ are listed, and replaced only with your consent; files of other names stay. Everything
+    is fetched and verified before the first file is touched.
     """
     if code_only and files_only:
-        raise click.UsageError("--code-only and --files-only leave nothing: name one of them.")
+        raise click.UsageError("--code-only and --files-only exclude each other: give one of them.")
     what: What = "code" if code_only else "files" if files_only else "all"
     project = open_project()
     experiment, checkpoint = project.experiments.find(prefix)

@@ -20,12 +20,12 @@ Example: eval "$(replicate completion bash)"     in ~/.bashrc
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 @click.pass_context
 def completion(context: click.Context, shell: str | None) -> None:
-    """Print what makes a shell complete commands, options and ids, to be evaluated by it.
+    """Print a script that makes a shell complete commands, options and ids.
 
-    Without SHELL, for the one that the environment variable SHELL names.
+    Default for SHELL: the one that the environment variable SHELL names.
     """
     name = shell or PurePath(os.environ.get("SHELL", "")).name
     made = get_completion_class(name) if name in SHELLS else None
     if made is None:
-        raise click.UsageError(f"there is no completion for {name or 'an unknown shell'}: name {', '.join(SHELLS)}.")
+        raise click.UsageError(f"there is no completion for {name or 'an unknown shell'}: give {', '.join(SHELLS)}.")
     click.echo(made(context.find_root().command, {}, "replicate", "_REPLICATE_COMPLETE").source())

@@ -20,6 +20,6 @@ def cp(open_project: Callable[..., replicate.Project], ids: tuple[str, ...], tar
     """Copy experiments, with all their checkpoints, to another storage.
 
     They keep their ids. Every byte is verified; what is there already is not copied again. Exits with 4 if something
-    is damaged: the rest is copied. TARGET is named as for --storage.
+    is damaged; the rest is copied. TARGET is given like --storage.
     """
     return copy(open_project(), open_project(storage=target), ids, as_json=as_json)

@@ -59,8 +59,8 @@ def diff(
 ) -> None:
     """Show what differs between two experiments or checkpoints.
 
-    An experiment stands for its best checkpoint, else its latest, of those that have files. What is the same in both is
-    left out.
+    An experiment stands for its best checkpoint that has files, else its latest one. Values that are the same in both
+    are left out.
     """
     if only_code and only:
         raise click.UsageError("--code and --only exclude each other: --only code lists the files, too.")

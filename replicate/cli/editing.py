@@ -28,7 +28,7 @@ Example: replicate tag 3fa2c1b baseline
 @click.command(epilog=EXAMPLES)
 @click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
-@click.option("-r", "--remove", is_flag=True, help="Take these tags away instead.")
+@click.option("-r", "--remove", is_flag=True, help="Remove these tags instead.")
 @click.pass_obj
 def tag(open_project: Callable[[], replicate.Project], prefix: str, tags: tuple[str, ...], remove: bool) -> None:  # noqa: FBT001  # click's way
     """Tag an experiment. It may be running, on any machine."""
@@ -46,10 +46,10 @@ def tag(open_project: Callable[[], replicate.Project], prefix: str, tags: tuple[
 @click.command(epilog='Example: replicate note 3fa2c1b "Diverges after step 9000"')
 @click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.argument("text")
-@click.option("-a", "--append", is_flag=True, help="Add a line to the notes that are there.")
+@click.option("-a", "--append", is_flag=True, help="Add a line to the existing notes.")
 @click.pass_obj
 def note(open_project: Callable[[], replicate.Project], prefix: str, text: str, append: bool) -> None:  # noqa: FBT001  # click's way
-    """Write notes on an experiment, instead of those it has. An empty TEXT takes them away."""
+    """Replace the notes of an experiment. An empty TEXT removes them."""
     project = open_project()
     experiment = _experiment(project, prefix)
     _check_are_no_ids(project, [text], "note")
@@ -62,7 +62,7 @@ def note(open_project: Callable[[], replicate.Project], prefix: str, text: str, 
 @click.argument("new_name", metavar="NAME")
 @click.pass_obj
 def name(open_project: Callable[[], replicate.Project], prefix: str, new_name: str) -> None:
-    """Give an experiment a name, instead of the one it has. An empty NAME takes it away."""
+    """Give an experiment another name. An empty NAME removes it."""
     project = open_project()
     experiment = _experiment(project, prefix)
     _check_are_no_ids(project, [new_name], "name")

@@ -34,9 +34,11 @@ Example: replicate export experiments.csv
 
 @click.command(epilog=EXAMPLES)
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: what the name of FILE ends in, else csv.")
-@click.option("--checkpoints", "of_checkpoints", is_flag=True, help="A line for each checkpoint: the whole history.")
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the ending of FILE, else csv.")
+@click.option(
+    "--checkpoints", "of_checkpoints", is_flag=True, help="Write a line for each checkpoint: the whole history."
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @listing.raw
 @listing.selection
 @click.pass_obj
@@ -52,9 +54,9 @@ def export(
 ) -> int:
     """Write experiments to FILE, or to standard output, as CSV, JSON lines or Parquet.
 
-    A line is an experiment, with its best and latest checkpoints; as JSON with all that is known of it. Better and
-    later ones without files are best_recorded and latest_recorded. Filters and sorts are those of `replicate ls`.
-    Parquet needs the package pyarrow.
+    Each line is an experiment with its best and latest checkpoints; in JSON, with all that is known of it. Better and
+    later checkpoints without files are best_recorded and latest_recorded. Filters and sorts are those of
+    `replicate ls`. Parquet needs the package pyarrow.
     """
     file = None if file == Path("-") else file
     form = form or _form_of(file)
@@ -63,9 +65,9 @@ def export(
     if file is not None and not file.parent.is_dir():
         raise replicate.InvalidInput(f"{file} can't be written: there is no directory {file.parent}. Make it first")
     if form == "parquet" and file is None and sys.stdout.isatty():
-        raise click.UsageError("Parquet is not text for a terminal: name a FILE.")
+        raise click.UsageError("Parquet is binary and can't be shown in a terminal: give a FILE.")
     if raw and form != "csv":
-        raise click.UsageError(f"--raw is for CSV: {form} holds texts as they were recorded.")
+        raise click.UsageError(f"--raw is for CSV: {form} always holds strings as they were recorded.")
     project = open_project()
     chosen = listing.limit(project.experiments.list(query.filters, sort=query.sort), query)
     if form == "jsonl":
@@ -93,7 +95,7 @@ def _form_of(file: Path | None) -> str:
         return "jsonl"
     if suffix in (".parquet", ".pq"):
         return "parquet"
-    raise click.UsageError(f"the name of {file} tells no format: say --format {'|'.join(FORMATS)}.")
+    raise click.UsageError(f"the ending of {file} is not that of a known format: give --format {'|'.join(FORMATS)}.")
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -31,11 +31,11 @@ def import_(
     dry_run: bool,  # noqa: FBT001  # click's way
     as_json: bool,  # noqa: FBT001
 ) -> int:
-    """Take over the experiments of a repository that Keepsake 0.4 or the first replicate (2020) has written.
+    """Import the experiments of a repository that Keepsake 0.4 or the first replicate (2020) has written.
 
-    URL is the repository, or its path, or a file that names it, as for --storage. Ids, times, params, metrics, code
-    and files are kept; what is here already is passed over, so that it can be done again: files that were damaged or
-    missing before come over then. Nothing is changed there. Exits with 4 if something can't be read.
+    URL is the URL or path of the repository, or a file that names it, like --storage. Ids, times, params, metrics, code
+    and files are kept. What is here already is skipped, so the import can be repeated; files that were damaged or
+    missing before are imported then. The source is not changed. Exits with 4 if something can't be read.
     """
     with output.progress("importing", "things", shown=not as_json) as progress:
         results = open_project().import_from(url, dry_run=dry_run, progress=progress)

@@ -64,9 +64,10 @@ _SELECTION = (
         "filters",
         multiple=True,
         metavar="'NAME OP VALUE'",
-        help="Only these, such as 'loss < 0.1'. OP is one of = != < <= > >=. All of several must hold.",
+        help="Only experiments for which this holds, such as 'loss < 0.1'. OP is one of = != < <= > >=. "
+        "Of several, all must hold.",
     ),
-    click.option("-s", "--sort", metavar="NAME[-desc]", help="Sort by this. Default: created."),
+    click.option("-s", "--sort", metavar="NAME[-desc]", help="Sort by this value. Default: created."),
     click.option(
         "-n",
         "--number",
@@ -79,16 +80,16 @@ _SELECTION = (
 raw = click.option(
     "--raw",
     is_flag=True,
-    help="With CSV: texts as recorded. Else a ' stands before those that a spreadsheet would run, and control "
+    help="With CSV: strings as recorded. Otherwise a ' is put before those that a spreadsheet would run, and control "
     "characters are escaped.",
 )
 """The option of commands that write CSV."""
 
 _FORMS = (
     click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs."),
-    click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line for each."),
+    click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line for each experiment."),
     raw,
-    click.option("-q", "--quiet", is_flag=True, help="Print whole ids only, one to a line."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only full ids, one a line."),
 )
 
 Command: TypeAlias = Callable[..., Any]
@@ -122,7 +123,7 @@ def listing(command: Command) -> Command:
         given: dict[Form, bool] = {"json": as_json, "csv": as_csv, "ids": quiet}
         forms = [form for form, wished in given.items() if wished]
         if len(forms) > 1:
-            raise click.UsageError("--json, --csv and --quiet are three forms: name one of them.")
+            raise click.UsageError("--json, --csv and --quiet exclude each other: give one of them.")
         form: Form = forms[0] if forms else "table"
         if raw and form != "csv":
             raise click.UsageError("--raw is for CSV: add --csv.")

@@ -21,28 +21,28 @@ Example: replicate ls
 
 
 @click.command(epilog=EXAMPLES)
-@listing.everything("Show all params and metrics, not only what tells them apart.")
+@listing.everything("Show all params and metrics, not only those that differ.")
 @listing.listing
 @click.pass_obj
 def ls(open_project: Callable[[], replicate.Project], query: listing.Query, everything: bool) -> None:  # noqa: FBT001  # click's way
     """List experiments.
 
-    Best and latest are those of the checkpoints that have files, if any has; where a better or a later one was recorded
-    without files, its step stands beside it.
+    The best and the latest checkpoint are chosen from those that have files, if any has. If a better or later one was
+    recorded without files, its step is shown beside.
 
     A filter or a sort names a param (params.model.layers), a metric of the best checkpoint (metrics.loss), or one of:
     name, tag, created, status, step, checkpoints, host, user, command, commit, branch. "params." and "metrics." may be
-    left out. Times are such as "2 days ago", "yesterday" or "2026-11-24"; "= null" finds what has no such value.
+    left out. Times are written as "2 days ago", "yesterday" or "2026-11-24"; "= null" finds those without the value.
     """
     project = open_project()
     now = datetime.now(timezone.utc)
     is_empty = not listing.show(project, query, lambda found: _columns(found, everything=everything, now=now))
     if is_empty:
         click.echo(
-            "No experiments fulfil that."
+            "No experiments match."
             if query.filters
             else f"No experiments in {output.printable(project.location)} yet. "
-            "`replicate.init()` in a script makes one."
+            "`replicate.init()` in a script begins one."
         )
     output.hint_at_former(project, remote=is_empty)
     output.hint_at_waiting(project)

@@ -86,14 +86,14 @@ COMMON = (
         default=None,
         callback=_keep(CREATE),
         expose_value=False,
-        help="Make the bucket of the storage if it is missing.",
+        help="Create the bucket of the storage if it is missing.",
     ),
     click.Option(
         ["--color"],
         type=_Colours(["auto", "always", "never"]),
         callback=_colour,
         expose_value=False,
-        help="Colours. Default: in a terminal, unless NO_COLOR is set.",
+        help="Whether to use colours. Default: in a terminal, unless NO_COLOR is set.",
     ),
 )
 """Options of every command, before or after its name."""

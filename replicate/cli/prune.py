@@ -15,9 +15,9 @@ GRACE_HOURS = 24.0
 
 
 @click.command(epilog="Example: replicate prune --yes")
-@click.option("--yes", is_flag=True, help="Do it. Without, only show what would be done.")
-@click.option("--alone", is_flag=True, help="Nobody else writes to this storage now: delete at once, without a grace.")
-@click.option("--no-repack", is_flag=True, help="Do not pack objects anew of which little is needed.")
+@click.option("--yes", is_flag=True, help="Delete. Without it, only show what would be deleted.")
+@click.option("--alone", is_flag=True, help="Delete at once: nobody else may write to this storage now.")
+@click.option("--no-repack", is_flag=True, help="Do not repack objects of which little is needed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
 def prune(
@@ -27,10 +27,10 @@ def prune(
     no_repack: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Free the space of deleted experiments and of whatever else nothing refers to.
+    """Free the space of deleted experiments and of anything else that nothing refers to.
 
-    Safe beside running experiments, on any machine: what nothing has referred to for 24 hours is announced, and deleted
-    by a later prune, 24 hours after. Where nobody else writes, --alone does it at once.
+    Safe beside running experiments, on any machine: objects that nothing has referred to for 24 hours are announced,
+    and a prune at least 24 hours later deletes them. If nobody else writes, --alone deletes at once.
     """
     grace = timedelta(0) if alone else timedelta(hours=GRACE_HOURS)
     project = open_project()
@@ -48,12 +48,12 @@ def prune(
         click.echo(output.as_json({"dry_run": not yes, **{name: getattr(report, name) for name in fields}}))
         return
     for problem in report.passed_over:
-        click.echo(f"Passed over: {output.printable(problem)}")
+        click.echo(f"Skipped: {output.printable(problem)}")
     _say("Deleted" if yes else "Would delete", report.deleted)
     _say("Announced for deletion" if yes else "Would announce for deletion", report.doomed)
     _say("Announced before, and not due yet", report.waiting)
-    _say("Not needed, and too young: written within 24 hours", report.young)
-    _say("Packed anew, because most of it is not needed" if yes else "Would pack anew", report.repacked)
+    _say("Not needed, but written within the last 24 hours", report.young)
+    _say("Repacked, because most of it is not needed" if yes else "Would repack", report.repacked)
     if not any((report.deleted, report.doomed, report.waiting, report.young, report.repacked)):
         click.echo("Everything in the storage is needed.")
     elif not any((report.deleted, report.doomed, report.repacked)):
@@ -66,4 +66,4 @@ def prune(
 
 def _say(what: str, sizes: Mapping[str, int]) -> None:
     if sizes:
-        click.echo(f"{what}: {len(sizes)} objects, {formatting.size(sum(sizes.values()))}")
+        click.echo(f"{what}: {formatting.count(len(sizes), 'object')}, {formatting.size(sum(sizes.values()))}")

@@ -15,9 +15,9 @@ _INTRODUCTION = """\
 
 Written by `nox -s reference` from the help of the commands themselves: `replicate COMMAND --help` says the same.
 
-**IDs.** The first characters of an id are enough. Where several experiments or checkpoints begin so, the error lists
-them. Where a checkpoint is wanted and an experiment is named, its best checkpoint is meant, else its latest: of those
-that have files, if any has.
+**IDs.** The first characters of an id are enough. If several experiments or checkpoints match, the error lists them.
+If a command takes a checkpoint, the id of an experiment stands for its best checkpoint, else its latest: of those that
+have files, if any has.
 
 **Filters and sorts.** `-f 'NAME OP VALUE'` keeps the experiments for which it holds; of several, all must hold. OP is
 `=`, `!=`, `<`, `<=`, `>` or `>=`. NAME is one of these:
@@ -25,27 +25,26 @@ that have files, if any has.
 | NAME | is |
 |---|---|
 | `name`, `tag`, `created`, `status`, `host`, `user`, `command`, `commit`, `branch` | what is known of the experiment |
-| `step` | the step that it has come to: that of its last checkpoint, with files or without |
-| `checkpoints` | how many it has |
+| `step` | the step of its last checkpoint, with files or without |
+| `checkpoints` | its number of checkpoints |
 | `loss`, `metrics.loss`, `metrics.val.loss` | a metric of its best checkpoint, else of its latest |
-| `lr`, `params.lr`, `params.model.layers` | a param; dots lead to what is nested |
+| `lr`, `params.lr`, `params.model.layers` | a param; dots address nested ones |
 
-A metric that this checkpoint lacks is looked up in the one that would be the best, else the latest, if files did not
-count.
+A metric that this checkpoint lacks is looked up in the best, else the latest, of all checkpoints, also without files.
 
-VALUE is a number, `true`, `false`, `null` (there is no such value), or text, in quotes or not; the empty text is `''`.
-Numbers compare with numbers, also with those that were recorded as text; what can't be compared does not hold, and is
-never an error.
+VALUE is a number, `true`, `false`, `null` (there is no such value), or a string, in quotes or not; the empty string is
+`''`. Numbers compare with numbers, also with those that were recorded as strings. A filter on values that can't be
+compared does not hold; it is never an error.
 `created` takes `2 days ago`, `3h`, `today`, `yesterday`, `2026-11-24`, `2026-11` and `2026-11-24 09:30`. `-s loss`
 sorts by the same names, `-s loss-desc` the largest first; experiments without the value come last. Python takes the
 same: `replicate.experiments.list("metrics.loss < 0.1", sort="loss")`.
 
 **Output.** In a pipe it is plain text, one line for each experiment, with nothing cut; `--json`, `--csv` and `-q` are
 for programs. `show` cuts values of more than 2,000 characters and tables of more than 100 metrics, and says so:
-`--json` has all of them. `NO_COLOR` and `--color never` take the colours away, `--color always` keeps them in a pipe.
-Control and bidirectional characters in what was recorded are escaped; JSON says the same when it is parsed, but for NaN
-and infinities, which are `null` there. In CSV a `'` stands before texts that a spreadsheet would run as a formula (they
-begin with `=`, `@`, `+` or `-`, and are no number); `--raw` leaves all this out, except, at a terminal, the escaping.
+`--json` has all of them. `NO_COLOR` and `--color never` turn colours off, `--color always` keeps them in a pipe.
+Control and bidirectional characters in what was recorded are escaped; parsed JSON holds the recorded values, except NaN
+and infinities, which are `null`. In CSV a `'` is put before strings that a spreadsheet would run as a formula (they
+begin with `=`, `@`, `+` or `-`, and are not numbers); `--raw` turns all this off, except the escaping at a terminal.
 
 **Completion.** `eval "$(replicate completion bash)"` completes commands, options and ids.
 """

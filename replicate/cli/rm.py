@@ -18,7 +18,7 @@ from replicate_core import formatting
 def rm(open_project: Callable[[], replicate.Project], prefixes: tuple[str, ...], force: bool) -> int:  # noqa: FBT001  # click's way
     """Delete experiments and checkpoints.
 
-    They are in no listing any more, and nothing that others share is harmed. `replicate prune` frees the space.
+    They disappear from listings; data that others share is kept. `replicate prune` frees the space.
     """
     project = open_project()
     found = [project.experiments.find(prefix) for prefix in prefixes]

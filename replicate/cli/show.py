@@ -64,7 +64,7 @@ Example: replicate show 3fa2c1b
 @click.command(epilog=EXAMPLES)
 @click.argument("prefix", metavar="ID", shell_complete=options.complete_id)
 @click.option("--all", "everything", is_flag=True, help="Show every package and checkpoint.")
-@click.option("--with-files", is_flag=True, help="Of the checkpoints, only those that have files.")
+@click.option("--with-files", is_flag=True, help="Show only checkpoints that have files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
 def show(
@@ -72,7 +72,7 @@ def show(
 ) -> None:
     """Show an experiment or a checkpoint. The first characters of an ID are enough.
 
-    Of an experiment's checkpoints FILES says which have files, and of what size; the best is the best of those.
+    In the table of checkpoints, FILES is the size of a checkpoint's files. The best checkpoint is the best with files.
     """
     project = open_project()
     try:

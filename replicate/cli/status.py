@@ -18,16 +18,15 @@ FILES_SHOWN = 20
 
 
 @click.command(epilog="Example: replicate status --all")
-@click.option("--path", default=".", help="What init(path=...) is given. Default: the whole project.")
+@click.option("--path", default=".", help="The argument of init(path=...). Default: the whole project.")
 @click.option("--all", "everything", is_flag=True, help="Show every file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
 def status(open_project: Callable[[], replicate.Project], path: str, everything: bool, as_json: bool) -> None:  # noqa: FBT001  # click's way
     """Show what replicate.init() would save from here, largest first, what it would leave out, and where it would go.
 
-    Names files that look like secrets, or like data too large for code, and the experiments of which something waits on
-    this machine to be stored. Nothing is saved. Exits with 3 if the storage can't be reached; it is given up after 10
-    seconds.
+    Names files that look like secrets, or like data too large for code, and experiments with something on this machine
+    that waits to be stored. Nothing is saved. Exits with 3 if the storage can't be reached within 10 seconds.
     """
     project = open_project()
     waits = project.waiting()

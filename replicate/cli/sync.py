@@ -21,16 +21,14 @@ FILES_SHOWN = 20
 @click.command(epilog="Example: replicate sync s3://bucket/experiments /mnt/backup")
 @click.argument("source", metavar="[SOURCE", required=False)
 @click.argument("target", metavar="TARGET]", required=False)
-@click.option(
-    "--anew", is_flag=True, help="Store what waits also where the storage has lost what it held, and that for good."
-)
+@click.option("--anew", is_flag=True, help="Store what waits even if the storage has permanently lost what it held.")
 @click.option(
     "--accept",
     metavar="NAME",
-    help="Store also what is in this directory of the spool, which is not known to be yours. Shows it, and asks first.",
+    help="Store also this directory of the spool, which may not be yours. Shows its content and asks first.",
 )
 @click.option("--yes", is_flag=True, help="With --accept: do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs; with two storages.")
+@click.option("--json", "as_json", is_flag=True, help="With two storages: print JSON for other programs.")
 @click.pass_obj
 def sync(  # noqa: PLR0917  # one parameter for each option
     open_project: Callable[..., replicate.Project],
@@ -43,14 +41,14 @@ def sync(  # noqa: PLR0917  # one parameter for each option
 ) -> int:
     """Store what waits in the spool of this project, because its process was killed or its storage failed.
 
-    Experiments whose process is gone are ended. Exits with 3 if something could not be stored: it stays where it is.
+    Experiments whose process is gone are ended. Exits with 3 if something could not be stored: it stays in the spool.
 
-    A directory of the spool that you have not made on this machine, or with this home directory, is named and left
-    alone: a cloned project may have brought it. If you know it, --accept stores it.
+    A directory of the spool that you have not made on this machine, or with this home directory, is reported and left
+    alone: it may have come with a cloned project. If you know it, --accept stores it.
 
-    With two storages, copy all that the first has and the second has not: experiments, what was deleted, and every
-    file, verified. May be stopped and repeated. Exits with 4 if something is damaged: the rest is copied. Each storage
-    is named as for --storage.
+    With two storages, copy all that the first has and the second lacks: experiments, deletions, and every file,
+    verified. May be stopped and repeated. Exits with 4 if something is damaged; the rest is copied. Each storage is
+    given like --storage.
     """
     if source is not None and (anew or accept is not None):
         raise click.UsageError("--anew and --accept are for what waits on this machine, without storages")
@@ -58,7 +56,7 @@ def sync(  # noqa: PLR0917  # one parameter for each option
         return copy(open_project(storage=source), open_project(storage=target), as_json=as_json)
     if source is not None:
         shown = without_credentials(source)
-        raise click.UsageError(f"name two storages, from where to where, or none: {shown} is one")
+        raise click.UsageError(f"give two storages, the source and the target, or none: {shown} is only one")
     project = open_project()
     if accept is not None and not _accept(project, accept, yes=yes):
         return 1

@@ -18,15 +18,15 @@ from replicate_core.storage.vetting import doubts
 
 @click.command(epilog="Example: replicate trust archive.yaml")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--revoke", is_flag=True, help="Take it back.")
+@click.option("--revoke", is_flag=True, help="Revoke the trust in FILE.")
 @click.option("--list", "list_", is_flag=True, help="List the files that you trust.")
 @click.pass_context
 def trust(context: click.Context, file: Path | None, revoke: bool, list_: bool) -> None:  # noqa: FBT001  # click's way
     """Allow a replicate.yaml to use variables of your environment, or options that could run commands or read files.
 
-    A project may come from anywhere: without this, its file may name a storage, and options that do no harm. FILE is
-    a file or a project directory. Default: the replicate.yaml of this project. It is trusted where it lies and as it
-    is now: if its storage or its options change, you are asked again.
+    A project may come from anywhere: without trust, its file may only name a storage and harmless options. FILE is a
+    file or a project directory. Default: the replicate.yaml of this project. The trust is for this path and content:
+    if the storage or its options change, you are asked again.
     """
     if list_:
         for found in trusted():
@@ -45,11 +45,11 @@ def trust(context: click.Context, file: Path | None, revoke: bool, list_: bool) 
     try:
         remember(said)
     except OSError as error:
-        raise replicate.StorageFailed(f"what you trust can't be remembered: {error}") from error
+        raise replicate.StorageFailed(f"can't save what you trust: {error}") from error
     click.echo(f"Trusted as it is now: {shown}. It may use:")
     for item in asked:
         click.echo(f"  {output.printable(item)}")
-    click.echo("Take it back with --revoke.")
+    click.echo("Revoke this with --revoke.")
 
 
 def _named(context: click.Context) -> Path | None:

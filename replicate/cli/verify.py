@@ -15,7 +15,7 @@ from replicate_core.format import ids
 
 @click.command(epilog="Example: replicate verify --deep 3fa2c1b")
 @click.argument("prefixes", metavar="[ID...]", nargs=-1, shell_complete=options.complete_id)
-@click.option("--deep", is_flag=True, help="Read everything and check every byte, not only that it is there.")
+@click.option("--deep", is_flag=True, help="Read everything and check every byte, not only sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 @click.pass_obj
 def verify(
@@ -24,10 +24,10 @@ def verify(
     deep: bool,  # noqa: FBT001  # click's way
     as_json: bool,  # noqa: FBT001
 ) -> int:
-    """Check that everything that experiments refer to is in the storage, with its right size or, --deep, bytes.
+    """Check that everything that experiments refer to is in the storage, with the right size or, with --deep, bytes.
 
-    Names the experiments, checkpoints and files that are hurt, and whatever else in the storage can't be used, such as
-    segments and tombstones; exits with 4 if there is any. What an import could not take over is named as a note.
+    Names damaged experiments, checkpoints and files, and anything else in the storage that can't be used, such as
+    segments and tombstones; exits with 4 if there is any. Notes name what an import could not read.
     """
     with output.progress("checking", "bytes", shown=deep and not as_json) as progress:
         report = open_project().verify(prefixes, deep=deep, progress=progress)

@@ -20,7 +20,7 @@ from replicate_core import formatting
 def whence(open_project: Callable[[], replicate.Project], file: Path, as_json: bool) -> int:  # noqa: FBT001  # click's way
     """Find the checkpoints and experiments that hold a file, by its bytes: weights, code, or anything that was saved.
 
-    It may have been renamed, or copied out. Exits with 1 if nothing holds it.
+    The file may have been renamed or moved. Exits with 1 if nothing holds it.
     """
     project = open_project()
     holders = project.whence(file)

@@ -346,7 +346,7 @@ def test_a_standard_output_that_takes_no_more_is_an_error_in_words(experiments, 
         )
 
     assert done.returncode == 3
-    assert done.stderr == b"replicate: standard output can't be written: No space left on device\n"
+    assert done.stderr == b"replicate: can't write to standard output: No space left on device\n"
 
 
 def test_help_needs_no_project(cli: Cli, project: Path) -> None:

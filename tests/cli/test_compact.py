@@ -20,7 +20,7 @@ def experiment(project: Path) -> replicate.Experiment:
 
 
 def test_of_an_empty_storage_does_nothing(cli: Cli, project: Path) -> None:
-    assert cli("compact") == (0, "Nothing to do: all records are together already.\n", "")
+    assert cli("compact") == (0, "Nothing to do: all records are combined already.\n", "")
     assert not (project / ".replicate/storage/segments").exists()
 
 
@@ -31,7 +31,7 @@ def test_puts_records_together_and_changes_no_listing(cli: Cli, experiment, proj
     assert out.startswith("Put 3 records into segments/")
     assert cli("show", experiment.short_id) == before
     assert cli("ls", "-q") == (0, f"{experiment.id}\n", "")
-    assert cli("compact")[1] == "Nothing to do: all records are together already.\n"
+    assert cli("compact")[1] == "Nothing to do: all records are combined already.\n"
     assert cli("verify", "--deep")[0] == 0
 
 
@@ -41,7 +41,7 @@ def test_anew_replaces_what_was_there(cli: Cli, experiment, project: Path) -> No
     record.with_name(record.name.replace("-checkpoints", "-invented")).write_text("damaged")
     code, out, _ = cli("compact", "--rebuild")
     assert code == 0
-    assert "It takes the place of 1 other." in out
+    assert "It replaces 1 other." in out
     assert "Left as they are: 1." in out
     assert len(list((project / ".replicate/storage/segments").iterdir())) == 1
 

@@ -75,7 +75,7 @@ class TestSync:
     def test_with_one_storage_is_wrong(self, cli: Cli, project: Path) -> None:
         code, _, err = cli("sync", "s3://key:SECRET@backup")
         assert code == 2
-        assert "name two storages" in err
+        assert "give two storages" in err
         assert "SECRET" not in err
 
     def test_of_a_storage_to_itself_is_wrong(self, cli: Cli, experiments, project: Path) -> None:

@@ -110,18 +110,18 @@ def test_a_filter_that_can_not_be_read_exits_with_2(cli: Cli, experiments) -> No
 def test_a_name_that_nothing_has_is_told(cli: Cli, experiments) -> None:
     code, out, err = cli("ls", "-f", "model.layrs = 3", "-f", "zzz < 1")
 
-    assert (code, out) == (0, "No experiments fulfil that.\n")
+    assert (code, out) == (0, "No experiments match.\n")
     assert err == (
         "replicate: warning: no experiment has 'model.layrs': did you mean 'model.layers'?\n"
         "replicate: warning: no experiment has 'zzz'\n"
     )
-    assert cli("ls", "-f", "loss > 100") == (0, "No experiments fulfil that.\n", "")
+    assert cli("ls", "-f", "loss > 100") == (0, "No experiments match.\n", "")
 
 
 def test_forms_exclude_each_other(cli: Cli, experiments) -> None:
     code, _, err = cli("ls", "--json", "--csv")
     assert code == 2
-    assert "name one of them" in err
+    assert "give one of them" in err
 
 
 def test_csv_has_a_line_for_each_with_nested_names(cli: Cli, experiments) -> None:

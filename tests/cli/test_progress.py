@@ -22,7 +22,7 @@ from replicate_core.recording import notices, recording
 from replicate_core.recording.notices import Waiting
 
 LEFT = Waiting(3, 12_000_000, None)
-LINE = "storing what is left, 3 to go (12 MB); Ctrl-C leaves it to the background"
+LINE = "storing what waits, 3 to go (12 MB); Ctrl-C leaves it to the background"
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ class TestInALog:
     @pytest.mark.parametrize(
         ("waiting", "line"),
         [
-            (Waiting(0, 0, None), "storing the last of it; Ctrl-C leaves it to the background"),
-            (Waiting(1, 0, None), "storing what is left, 1 to go; Ctrl-C leaves it to the background"),
+            (Waiting(0, 0, None), "storing the last job; Ctrl-C leaves it to the background"),
+            (Waiting(1, 0, None), "storing what waits, 1 to go; Ctrl-C leaves it to the background"),
             (LEFT, LINE),
             (Waiting(3, 12_000_000, "the network is down"), f"{LINE}: the network is down"),
         ],
@@ -111,7 +111,7 @@ class TestInATerminal:
         threads = threading.active_count()
         for jobs in (3, 2, 1):
             end.show(LEFT._replace(jobs=jobs))
-            assert f"replicate: storing what is left, {jobs} to go" in _plain(terminal.shown())
+            assert f"replicate: storing what waits, {jobs} to go" in _plain(terminal.shown())
         assert threading.active_count() <= threads, "the end of an interpreter starts none"  # those of others may end
         end.close(None)
         assert terminal.shown().endswith("\r\x1b[2K"), "the line is erased"
@@ -228,7 +228,7 @@ class TestWhoeverImportsReplicate:
         assert isinstance(notices.notifier(), TerminalNotifier)
         self.run()
         assert capsys.readouterr().err == (
-            "replicate: storing what is left, 1 to go; Ctrl-C leaves it to the background\n"
+            "replicate: storing what waits, 1 to go; Ctrl-C leaves it to the background\n"
         )
 
     def test_does_not_where_it_is_to_be_quiet(

@@ -261,10 +261,10 @@ class TestPrune:
             age(storage)
             code, out, _ = cli("prune", "--yes")
             assert code == 0
-            assert f"Passed over: the tombstone prune/{tombstone.name} dooms 'replicate.json'" in out
+            assert f"Skipped: the tombstone prune/{tombstone.name} dooms 'replicate.json'" in out
         assert "the tombstone" in json.loads(cli("prune", "--json")[1])["passed_over"][0]
         for options in ((), ("--yes",)):
-            assert "Passed over: the tombstone" in cli("prune", "--alone", *options)[1]
+            assert "Skipped: the tombstone" in cli("prune", "--alone", *options)[1]
         assert cli("ls")[0] == 0
 
     def test_by_default_only_says_what_would_be_done(self, cli: Cli, experiments, storage: Path) -> None:
@@ -301,7 +301,7 @@ class TestPrune:
     def test_what_is_young_is_not_announced(self, cli: Cli, experiments) -> None:
         cli("rm", "-f", experiments[0].id)
         out = cli("prune", "--yes")[1]
-        assert out.startswith("Not needed, and too young: written within 24 hours: ")
+        assert out.startswith("Not needed, but written within the last 24 hours: ")
         assert out.endswith("Nothing to do yet.\n")
 
     def test_alone_deletes_at_once(self, cli: Cli, experiments, storage: Path) -> None:
@@ -343,9 +343,9 @@ class TestPrune:
         gone.delete()
         age(storage)
 
-        assert "Would pack anew: 1 objects, 1" in cli("prune")[1]
+        assert "Would repack: 1 object, 1" in cli("prune")[1]
         assert "pack" not in cli("prune", "--no-repack")[1]
-        assert "Packed anew" in cli("prune", "--yes", "--alone")[1]
+        assert "Repacked" in cli("prune", "--yes", "--alone")[1]
         assert sum((storage / key).stat().st_size for key in keys(storage, "data")) < 110_000
         assert cli("checkout", kept.id, "-o", "out")[0] == 0
         assert Path("out/model/0.bin").read_bytes() == (model / "0.bin").read_bytes()

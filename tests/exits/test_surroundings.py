@@ -156,14 +156,14 @@ class TestInATerminal:
         run = training.start(script, terminal=True).wait_for("ready")
         training.shut()
         run.wait_for("done")
-        until(lambda: "storing what is left" in run.err, "it shows what it waits for")
+        until(lambda: "storing what waits" in run.err, "it shows what it waits for")
         assert run.process.poll() is None
         training.open()
         run.finish(seconds=20)
         assert run.code == 0
         assert "Traceback" not in run.err
         assert "Error" not in run.err
-        assert "storing what is left" in run.err
+        assert "storing what waits" in run.err
         assert_ended(training.only(run), "finished")
 
 

@@ -74,7 +74,7 @@ def test_these_are_taken_and_nothing_begins(project: Path, arguments: dict) -> N
         ({"params": 3}, "params must be a dictionary, got int"),
         ({"filepath": "/elsewhere/model.keras"}, "outside of the project .*: save into the project, or put"),
         ({"filepath": "../model.keras"}, "outside of the project"),
-        ({"max_overhead": 0.1}, "with save_freq=\"auto\", got save_freq='epoch'"),
+        ({"max_overhead": 0.1}, "max_overhead needs save_freq=\"auto\", got save_freq='epoch'"),
         ({"save_freq": "auto", "max_overhead": 1}, "between 0 and 1, got 1"),
         ({"save_freq": "auto", "max_overhead": 0}, "between 0 and 1"),
         ({"save_freq": "auto", "max_overhead": "5%"}, "between 0 and 1"),

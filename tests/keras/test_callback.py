@@ -400,7 +400,7 @@ def test_the_best_is_one_whose_model_was_saved(project: Path, monkeypatch: pytes
     unsaved = experiment.best(with_files=False)
     with pytest.raises(replicate.NotFound, match="The nearest with files"):
         unsaved.checkout(project / "again")
-    with pytest.raises(replicate.InvalidInput, match="holds no model of Keras"):
+    with pytest.raises(replicate.InvalidInput, match="which is not a Keras model"):
         load_model(unsaved)
 
 

@@ -71,9 +71,9 @@ def test_what_is_no_model_is_refused(project: Path) -> None:
         (project / "notes.txt").write_text("no model")
         checkpoint = experiment.checkpoint("notes.txt", {})
         metrics_only = experiment.checkpoint(None, {"loss": 1.0})
-    with pytest.raises(replicate.InvalidInput, match="holds no model of Keras"):
+    with pytest.raises(replicate.InvalidInput, match="which is not a Keras model"):
         load_model(checkpoint)
-    with pytest.raises(replicate.InvalidInput, match="holds no model of Keras"):
+    with pytest.raises(replicate.InvalidInput, match="which is not a Keras model"):
         load_model(metrics_only)
 
 

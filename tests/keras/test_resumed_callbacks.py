@@ -192,8 +192,8 @@ def test_a_learning_rate_that_the_script_changed_gives_way_and_that_is_said(proj
     for epochs in (2, 3):  # each time, and not only the first
         model = rated(0.02)
         wanted = (
-            f"compiled with the learning rate 0.02, and with 0.01 when this run began: training goes on with that of "
-            f"the checkpoint, {0.01 / 2 ** (epochs - 1):g}. Should it be the new one, let keras.callbacks.LearningRate"
+            f"compiled with the learning rate 0.02, and with 0.01 when this run began: training resumes with that of "
+            f"the checkpoint, {0.01 / 2 ** (epochs - 1):g}. To use the new one, give fit keras.callbacks.LearningRate"
         )
         with pytest.warns(UserWarning, match=re.escape(wanted)):
             train_rated(model, epochs, Lowering(), resume=first)

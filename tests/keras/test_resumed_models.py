@@ -190,23 +190,23 @@ def averaged() -> keras.Model:
 def test_averaged_weights_without_what_swaps_them_are_warned_of(project: Path, data) -> None:
     with pytest.raises(RuntimeError):
         fit(data, 4, swapping(), Breaking(), model=averaged())
-    with pytest.warns(UserWarning, match="SwapEMAWeights had put into the model were saved, and it is not among the"):
+    with pytest.warns(UserWarning, match="averaged weights of SwapEMAWeights, which is not among the callbacks now"):
         fit(data, 4, model=averaged(), resume="auto")
 
 
 def test_averaged_weights_that_took_the_place_of_the_others_are_warned_of(project: Path, data) -> None:
     fit(data, 2, swapping(), model=averaged())
-    with pytest.warns(UserWarning, match="kept the averaged weights alone when that training came to its end"):
+    with pytest.warns(UserWarning, match="kept only the averaged weights at the end of that training"):
         fit(data, 4, swapping(), model=averaged())
 
 
-def test_weights_that_another_program_saved_are_gone_on_with(project: Path, data) -> None:
+def test_training_starts_with_weights_that_another_program_saved(project: Path, data) -> None:
     model = new_model()
     with replicate.init(name="sums") as experiment:
         model.fit(*data, verbose=0)
         model.save("model.keras")
         experiment.checkpoint("model.keras", {"loss": 1.0}, step=0)
-    with pytest.warns(UserWarning, match="was not saved by this callback: its weights are gone on with, from epoch 0"):
+    with pytest.warns(UserWarning, match="was not saved by this callback: training starts at epoch 0 with its weights"):
         second = fit(data, 1)
     assert second.epochs == [0]
 
@@ -215,7 +215,7 @@ def test_what_is_no_model_is_refused(project: Path, data) -> None:
     (project / "notes.txt").write_text("no model")
     with replicate.init(name="sums") as experiment:
         experiment.checkpoint("notes.txt", {}, step=0)
-    with pytest.raises(replicate.InvalidInput, match=r"holds no model of Keras, but 'notes\.txt'"):
+    with pytest.raises(replicate.InvalidInput, match=r"holds 'notes\.txt', which is not a Keras model"):
         fit(data, 1)
 
 
@@ -224,7 +224,9 @@ def test_another_model_is_refused_with_what_to_do(project: Path, data) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     callback = ReplicateCallback("model.keras", name="sums", resume=first.checkpoints[0].id)
-    with pytest.raises(replicate.InvalidInput, match=r"(?s)does not fit into this model.*another name, or no resume"):
+    with pytest.raises(
+        replicate.InvalidInput, match=r"(?s)does not fit into this model.*another name, or leave resume out"
+    ):
         model.fit(*data, verbose=0, callbacks=[callback])
     assert callback.experiment is None
     first.refresh()

@@ -185,7 +185,7 @@ def test_a_metric_of_each_class_does_not_stop_training(project: Path) -> None:
 @pytest.mark.parametrize("value", [np.array([0.5, 0.25]), "text", None, True], ids=repr)
 def test_what_is_no_single_number_can_not_be_compared_so_all_are_saved(project: Path, value: object) -> None:
     """As Keras does with a vector."""
-    with pytest.warns(UserWarning, match=r"save_best_only compares .* 'added' is .*, no single number") as warned:
+    with pytest.warns(UserWarning, match=r"save_best_only compares .* 'added' is .*, not a single number") as warned:
         new_model().fit(
             X,
             Y,

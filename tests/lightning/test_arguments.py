@@ -37,7 +37,7 @@ from replicate.lightning_callback import ReplicateCallback, ReplicateLogger
         ({"filepath": Path("/outside/m-{epoch}.ckpt")}, "outside of the project"),
         ({"keep_best": 1}, "keep_best needs primary_metric"),
         ({"keep_last": 0}, "keep_last must be"),
-        ({"max_overhead": 0.1}, 'with save_freq="auto"'),
+        ({"max_overhead": 0.1}, 'max_overhead needs save_freq="auto"'),
         ({"max_overhead": 2, "save_freq": "auto"}, "between 0 and 1"),
         ({"filepath": None, "resume": "auto"}, "filepath=None saves no files"),
         ({"filepath": None, "save_on_exception": True}, "filepath=None saves no files"),

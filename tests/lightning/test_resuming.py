@@ -415,7 +415,7 @@ def test_a_new_experiment_that_goes_on_from_a_file_says_where_it_comes_from(pl, 
 
 def test_a_path_that_fit_is_told_wins(one_pl, project: Path, run) -> None:
     first = run(one_pl, 3, filepath="m-{epoch}.ckpt")
-    with pytest.warns(UserWarning, match=r"fit was told to resume from m-0\.ckpt, and does"):
+    with pytest.warns(UserWarning, match=r"fit was given m-0\.ckpt to resume from, and uses it"):
         second = run(one_pl, 4, filepath="m-{epoch}.ckpt", options={"told": "m-0.ckpt"})
     assert (second.id, steps(second)) == (first.id, [0, 1, 2, 1, 2, 3])
 
@@ -426,7 +426,7 @@ def test_the_checkpoints_of_lightning_hold_random_states_too(one_pl, project: Pa
     assert set(loaded["replicate"]["random"][0]) == {"python", "torch", "numpy", "cuda"}
 
 
-# What can't be gone on with.
+# What can't be resumed.
 
 
 def adam(module) -> torch.optim.Optimizer:

@@ -236,7 +236,7 @@ def test_weights_that_are_half_new_are_not_saved(one_pl, project: Path, fit, mak
 
     module = make_module(one_pl, configure_optimizers=lambda module: Breaking(module.parameters(), 0.01))
     callback = ReplicateCallback(save_on_exception=True)
-    with pytest.warns(UserWarning, match="in the midst of a step"), pytest.raises(RuntimeError, match="broken"):
+    with pytest.warns(UserWarning, match="in the middle of a step"), pytest.raises(RuntimeError, match="broken"):
         fit(one_pl, callback, module=module)
     assert steps(callback.experiment) == [0]
 
@@ -384,7 +384,7 @@ def test_weights_that_a_second_closure_finds_half_new_are_not_saved(
         configure_optimizers=lambda module: Careless(module.parameters(), times),
     )
     callback = ReplicateCallback(save_freq=100, save_on_exception=True)
-    half_new = pytest.warns(UserWarning, match="in the midst of a step") if times == 2 else nullcontext()
+    half_new = pytest.warns(UserWarning, match="in the middle of a step") if times == 2 else nullcontext()
     with half_new, pytest.raises(RuntimeError, match="broken"):
         fit(one_pl, callback, module=module)
     assert [checkpoint.extra["global_step"] for checkpoint in callback.experiment.checkpoints] == [3] * (times == 1)
