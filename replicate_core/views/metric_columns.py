@@ -60,7 +60,7 @@ def choose(wanted: str | None, histories: Iterable[Sequence[CheckpointFacts]]) -
 
     Raises:
         NotFound: no checkpoint has it.
-        InvalidInput: it is never a number; or none was named, and there is neither a primary metric nor just one metric.
+        InvalidInput: it is never a number; or none was named, and there is no primary metric and not just one metric.
     """
     histories = list(histories)
     everything = [item for history in histories for item in history]
