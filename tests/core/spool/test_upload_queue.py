@@ -157,7 +157,9 @@ class TestClaims:
         job = append(queue, 1, a=b"12345", b=b"67890")
         small = queue.directory / "files" / "1" / "small"
         os.truncate(small, 9)
-        with pytest.warns(UserWarning, match=r"a, b of the experiment eeeeeee .*the files are not stored, and kept in"):
+        with pytest.warns(
+            UserWarning, match=r"a, b of the experiment eeeeeee .*the files are not stored, and are kept in"
+        ):
             assert queue.claim(job) is None
         kept = queue.directory.parent / f"torn-{queue.directory.name}-1"
         assert (kept / "small").read_bytes() == b"123456789", "whoever knows better may use them"
@@ -193,7 +195,7 @@ class TestAnotherStartOfTheMachine:
         assert job.boot == "one"
         monkeypatch.setattr(boots, "boot_id", lambda: "two")
         assert queue.copy_of(job, "model") is None
-        with pytest.warns(UserWarning, match="the machine stopped before model of the experiment"):
+        with pytest.warns(UserWarning, match="the machine stopped, maybe before model of the experiment"):
             assert queue.claim(job) is None
 
     @pytest.mark.parametrize("boot", ["two", None], ids=["another", "an unknown one"])

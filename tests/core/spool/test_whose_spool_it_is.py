@@ -150,7 +150,7 @@ class TestWhoseItIs:
         copy.unlink()
         copy.symlink_to(tmp_path / "secret")
         assert queue.copy_of(job, "model") is None
-        with pytest.warns(UserWarning, match="the files are not stored, and kept in"):
+        with pytest.warns(UserWarning, match="the files are not stored, and are kept in"):
             assert queue.claim(job) is None
         (kept,) = queue.kept_aside()
         assert kept.stat().st_mode & 0o777 == 0o700
