@@ -248,7 +248,9 @@ class TestPrimaryMetric:
         (project / "model").write_text("weights")
         experiment = replicate.init({}, path=None)
         experiment.keep(best=2)
-        with pytest.warns(UserWarning, match="all files are kept, not those of the best 2 checkpoints: they have"):
+        with pytest.warns(
+            UserWarning, match="all files are kept, not those of the best 2 checkpoints: without a primary metric"
+        ):
             experiment.checkpoint("model", {"loss": 1})
         experiment.checkpoint("model", {"loss": 1}, ("loss", "minimize"))
         experiment.keep()

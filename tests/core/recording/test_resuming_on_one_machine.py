@@ -390,7 +390,7 @@ class TestOneProcess:
         assert not one.is_recorded_here
         save(one, 7)
         assert steps(zero) == [0, 1]
-        with pytest.raises(NotFound, match="give all of them the same storage"):
+        with pytest.raises(NotFound, match="give all processes the same storage"):
             adapters.join("f" * 32, "e" * 32)
 
     def test_a_new_one_need_not_be_there_yet(self, project: Path) -> None:
