@@ -246,7 +246,9 @@ class TestS3:
             assert store.get_many(["segments/key"]) == {"segments/key": data}
 
     def test_an_option_that_is_not_known_is_called_one(self, on_s3: Place) -> None:
-        refused(lambda: hasty(on_s3, endpoint="http://x"), "The driver does not know one of storage_options", permanent=True)
+        refused(
+            lambda: hasty(on_s3, endpoint="http://x"), "The driver does not know one of storage_options", permanent=True
+        )
 
     def test_a_server_that_never_answers_holds_up_no_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("replicate_core.storage.fsspec_store.PROBE_SECONDS", 1.0)
