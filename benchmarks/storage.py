@@ -111,9 +111,8 @@ def torch_partly_frozen(percent: int) -> Series:
     def series(directory: Path, scale: int) -> Iterator[Path]:
         import torch
 
-        layers = round(
-            300 * percent / (100 + 2 * percent)
-        )  # of 100; trained layers are saved three times, with AdamW's state
+        # Of 100 layers. Those that are trained are saved three times, with AdamW's state.
+        layers = round(300 * percent / (100 + 2 * percent))
         model = torch_model(int(25_000_000 / scale / (layers / 100 + 3 * (1 - layers / 100))))
         for layer in model[:layers]:
             layer.requires_grad_(requires_grad=False)

@@ -18,7 +18,7 @@ def collection_paused() -> Iterator[None]:
     which are kept, it would scan each of them again and again. Measured: 40 % of the time that a listing takes.
     """
     global _pauses  # noqa: PLW0603  # the collector is global, too
-    if not gc.isenabled():  # whoever paused it will enable it again
+    if not gc.isenabled():  # the code that paused it will enable it again
         yield
         return
     gc.disable()

@@ -174,7 +174,7 @@ def _signature(key: bytes, name: str, data: bytes) -> str:
 
 
 def _key() -> bytes | None:
-    """The key of this user; None if there is none, or others could read it."""
+    """The key of this user; None if there is no key, or its file lets other users read it."""
     try:
         path = state_directory() / _KEY
         if path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -96,11 +96,7 @@ class TestByCtrlC:
         assert_ended(training.only(run), "interrupted", "KeyboardInterrupt")
 
     def test_while_the_end_waits(self, training: Training) -> None:
-        training.with_gate()
-        run = training.start(INIT + WAITING).wait_for("ready")
-        training.shut()
-        run.wait_for("done")
-        training.wait_until_over()
+        run = training.start_and_shut(INIT + WAITING)
         assert run.process.poll() is None
         run.send(signal.SIGINT).finish(seconds=10)
         assert "`replicate sync`" in run.err
@@ -110,11 +106,7 @@ class TestByCtrlC:
 
     def test_while_stop_waits(self, training: Training) -> None:
         """It is an interruption of the program as any other: what comes next is not run."""
-        training.with_gate()
-        run = training.start(INIT + WAITING + "experiment.stop()\nprint('still', flush=True)\n").wait_for("ready")
-        training.shut()
-        run.wait_for("done")
-        training.wait_until_over()
+        run = training.start_and_shut(INIT + WAITING + "experiment.stop()\nprint('still', flush=True)\n")
         run.send(signal.SIGINT).finish(seconds=10)
         assert (run.code, run.said("still")) == (-signal.SIGINT, [])
         assert "`replicate sync`" in run.err
@@ -167,11 +159,7 @@ class TestBySigterm:
 
     def test_while_the_process_ends(self, training: Training) -> None:
         """It is over at once; the recorder finishes."""
-        training.with_gate()
-        run = training.start(INIT + WAITING).wait_for("ready")
-        training.shut()
-        run.wait_for("done")
-        training.wait_until_over()
+        run = training.start_and_shut(INIT + WAITING)
         assert run.process.poll() is None
         run.send(signal.SIGTERM).finish(seconds=10)
         assert run.code in (143, -signal.SIGTERM)
@@ -180,15 +168,12 @@ class TestBySigterm:
 
     @pytest.mark.parametrize("others", [0, 1])
     def test_while_stop_waits(self, training: Training, others: int) -> None:
-        """It ends the process, and not only the wait: whoever sent it will not ask twice."""
-        training.with_gate()
-        run = training.start(
+        """It ends the process, and not only the wait: it is sent only once."""
+        run = training.start_and_shut(
             f"others = [replicate.init(name='other', path=None) for _ in range({others})]\n{INIT}{WAITING}"
-            "experiment.stop()\nprint('still', flush=True)\ntime.sleep(60)\n"
-        ).wait_for("ready")
-        training.shut()
-        run.wait_for("done")
-        training.wait_until_over(others)
+            "experiment.stop()\nprint('still', flush=True)\ntime.sleep(60)\n",
+            others=others,
+        )
         run.send(signal.SIGTERM)
         if others:
             until(lambda: not training.recording(), "the signal ends the other one, too")

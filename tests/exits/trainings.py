@@ -190,6 +190,15 @@ class Training:
         """How many experiments have not said their last word."""
         return sum(queue.is_owned() for queue in Workspace(directory=self.project).spool.queues())
 
+    def start_and_shut(self, script: str, *, others: int = 0) -> Run:
+        """Start a training whose storage is shut when it is ready, and wait until only the storing is left to do."""
+        self.with_gate()
+        run = self.start(script).wait_for("ready")
+        self.shut()
+        run.wait_for("done")
+        self.wait_until_over(others)
+        return run
+
     def wait_until_over(self, others: int = 0) -> None:
         """Wait until the training has said its last word, and only waits for what is left to store."""
         until(lambda: self.recording() <= others, "the training comes to its end")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from projects import found
 
 from replicate_core.errors import Corrupted, InvalidInput, NotFound, StorageFailed
 from replicate_core.format.digest import digest
@@ -41,20 +42,6 @@ def stored(repository: Repository, text: str, *, mode: int = 0o644) -> File:
 
 def layout(repository: Repository, files: Mapping[str, str], links=None, directories=()) -> Layout:
     return Layout({path: stored(repository, text) for path, text in files.items()}, links or {}, tuple(directories))
-
-
-def found(directory: Path) -> dict[str, str]:
-    """What stands below a directory: path to text, `-> target` or `/`."""
-    shown: dict[str, str] = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if path.is_symlink():
-            shown[name] = f"-> {os.readlink(path)}"
-        elif not path.is_dir():
-            shown[name] = path.read_text()
-        elif not any(path.iterdir()):
-            shown[name] = "/"
-    return shown
 
 
 EMPTY = File(0, 0o644, ())

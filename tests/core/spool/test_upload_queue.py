@@ -122,7 +122,7 @@ class TestClaims:
         assert not queue.withdraw(job.staged), "they are being stored"
         assert contents(claimed) == {"model": bytes(LARGE), "notes": b"n"}
 
-    def test_whoever_claims_again_after_a_kill_gets_them_again(self, queue: Queue) -> None:
+    def test_claiming_again_after_a_kill_returns_them_again(self, queue: Queue) -> None:
         job = append(queue, 1, model=b"m")
         assert queue.claim(job) == Queue(queue.directory).claim(job) is not None
 
@@ -162,7 +162,7 @@ class TestClaims:
         ):
             assert queue.claim(job) is None
         kept = queue.directory.parent / f"torn-{queue.directory.name}-1"
-        assert (kept / "small").read_bytes() == b"123456789", "whoever knows better may use them"
+        assert (kept / "small").read_bytes() == b"123456789", "they are kept for a user who knows that they are whole"
         assert os.listdir(queue.directory / "files") == []
         assert queue.claim(job) is None, "and is told once"
         assert [other.directory for other in Spool(queue.directory.parents[2]).queues()] == [queue.directory]
